@@ -1,0 +1,86 @@
+"""The fields that the adapters of both frameworks share, so that a name means one thing.
+
+Names and defaults are those of :class:`~rerank_plugins.Reranker` and
+:class:`~rerank_plugins.BiEncoder`; a test compares them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from rerank_plugins.core.bi_encoder import BiEncoder
+from rerank_plugins.core.config import MINI, Activation, Dtype
+from rerank_plugins.core.reranker import Reranker
+
+
+class ModelFields(BaseModel):
+    """Which model, and where and how it runs."""
+
+    model: Any = Field(
+        default=MINI,
+        description='"mini" (embedded), a Hugging Face Hub name, a folder, or a backend object.',
+    )
+    backend: str = Field(default="auto", description="What computes; auto chooses by the model.")
+    device: str | None = Field(
+        default=None, description="A torch device such as cuda:0 or cpu; None chooses."
+    )
+    dtype: Dtype = Field(
+        default="auto", description="Data type of the arithmetic; auto chooses by the device."
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
+    cache_folder: str | None = Field(default=None, description="Where downloads are kept.")
+    local_files_only: bool = Field(
+        default=False, description="Use only what is already on this machine."
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run Python code that comes with the model."
+    )
+
+
+class RerankerFields(ModelFields):
+    """Everything a :class:`~rerank_plugins.Reranker` can be told."""
+
+    max_length: int | None = Field(
+        default=512, description="Most tokens a pair may have; the document is cut to fit."
+    )
+    top_n: int | None = Field(
+        default=None, description="How many documents to return, at least 1; None returns all."
+    )
+    score_threshold: float | None = Field(
+        default=None, description="Documents with a lower relevance score are left out."
+    )
+    activation: Activation = Field(
+        default="sigmoid", description="sigmoid for scores from 0 to 1, none for logits."
+    )
+
+    def reranker(self) -> Reranker:
+        """Return a reranker with these settings; it shares the process's one model.
+
+        Raises:
+            ConfigurationError: If a setting is out of range.
+        """
+        return Reranker(**{name: getattr(self, name) for name in RerankerFields.model_fields})
+
+
+class BiEncoderFields(ModelFields):
+    """Everything a :class:`~rerank_plugins.BiEncoder` can be told."""
+
+    max_length: int | None = Field(
+        default=None, description="Most tokens a text may have; None is the model's own reach."
+    )
+    query_prompt: str | None = Field(
+        default=None, description="Put before every query; None is the model's own prompt."
+    )
+    document_prompt: str | None = Field(
+        default=None, description="Put before every document; None is the model's own prompt."
+    )
+
+    def bi_encoder(self) -> BiEncoder:
+        """Return a bi-encoder with these settings; it shares the process's one model.
+
+        Raises:
+            ConfigurationError: If a setting is out of range.
+        """
+        return BiEncoder(**{name: getattr(self, name) for name in BiEncoderFields.model_fields})

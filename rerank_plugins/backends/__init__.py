@@ -1,0 +1,73 @@
+"""The only place that knows all backends: name -> (module, class, extra).
+
+Importing it imports no backend; it registers the loaders that the core calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from rerank_plugins._optional import require
+from rerank_plugins.core.loading import register_loader
+from rerank_plugins.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rerank_plugins.core.config import ModelConfig
+    from rerank_plugins.core.protocols import Backend
+
+
+class Entry(NamedTuple):
+    """Where a backend lives. Its class is called with a resolved configuration."""
+
+    module: str
+    cls: str
+    extra: str | None
+
+
+CROSS_ENCODERS: Final[Mapping[str, Entry]] = {
+    "torch": Entry("rerank_plugins.backends.torch.model", "TorchCrossEncoder", None),
+}
+BI_ENCODERS: Final[Mapping[str, Entry]] = {
+    "sentence-transformers": Entry(
+        "rerank_plugins.backends.bi_encoder", "SentenceTransformerBiEncoder", None
+    ),
+}
+
+
+class TableLoader:
+    """Loads backends by name from a table; ``"auto"`` is the table's first entry."""
+
+    def __init__(self, table: Mapping[str, Entry]) -> None:
+        """Use a table of backends."""
+        self._table = table
+
+    def resolve(self, config: ModelConfig) -> ModelConfig:
+        """Choose backend, device and data type where the configuration leaves them open.
+
+        Raises:
+            ConfigurationError: If there is no backend of that name, or no such device here.
+        """
+        name = next(iter(self._table)) if config.backend == "auto" else config.backend
+        if name not in self._table:
+            allowed = ", ".join(["auto", *self._table])
+            message = f"backend is {config.backend!r}; allowed are {allowed}."
+            raise ConfigurationError(message)
+        resolved: ModelConfig = self._class(name).resolve(replace(config, backend=name))
+        return resolved
+
+    def load(self, config: ModelConfig) -> Backend[Any]:
+        """Load the model of a resolved configuration."""
+        backend: Backend[Any] = self._class(config.backend)(config)
+        return backend
+
+    def _class(self, name: str) -> Any:  # noqa: ANN401  (classes of unrelated types)
+        entry = self._table[name]
+        module = require(entry.module, entry.extra)
+        return getattr(module, entry.cls)
+
+
+register_loader("cross-encoder", TableLoader(CROSS_ENCODERS))
+register_loader("bi-encoder", TableLoader(BI_ENCODERS))

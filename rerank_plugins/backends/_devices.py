@@ -1,0 +1,71 @@
+"""Devices and data types, chosen at run time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from rerank_plugins.core.config import MINI, Dtype, ModelConfig
+from rerank_plugins.errors import ConfigurationError
+
+
+def resolve_device(device: str | None) -> str:
+    """Return the canonical name of a device that is there, the best one for None.
+
+    Raises:
+        ConfigurationError: If the name is not a device or the device is not on this machine.
+    """
+    if device is None:
+        if torch.cuda.is_available():
+            return "cuda:0"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        parsed = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        message = f"device is {device!r}; use a torch device such as 'cpu', 'cuda:0' or 'mps'."
+        raise ConfigurationError(message) from error
+    if parsed.type == "cuda":
+        index = parsed.index or 0
+        if index >= torch.cuda.device_count():
+            message = (
+                f"device is {device!r}, and this machine has {torch.cuda.device_count()} CUDA "
+                "devices that torch can use. Use another, 'cpu', or None to choose."
+            )
+            raise ConfigurationError(message)
+        return f"cuda:{index}"
+    if parsed.type == "mps" and not torch.backends.mps.is_available():
+        message = f"device is {device!r}, and torch finds no Apple GPU. Use 'cpu' or None."
+        raise ConfigurationError(message)
+    return str(parsed)
+
+
+def fast_bfloat16_on_cpu() -> bool:
+    """Return whether this CPU multiplies bfloat16 in hardware (elsewhere it is far slower)."""
+    return bool(
+        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001
+    )
+
+
+def resolve_dtype(dtype: Dtype, device: str) -> Dtype:
+    """Return a data type for the device: what was asked for, or for ``"auto"`` a fast one."""
+    if dtype != "auto":
+        return dtype
+    if device.startswith("cuda"):
+        return "float16"
+    if device == "cpu" and fast_bfloat16_on_cpu():
+        return "bfloat16"
+    return "float32"
+
+
+def resolve_local(config: ModelConfig) -> ModelConfig:
+    """Choose device and data type of a model that runs here, and make a folder absolute.
+
+    Raises:
+        ConfigurationError: If the device is not on this machine.
+    """
+    device = resolve_device(config.device)
+    path = Path(config.model).expanduser()
+    model = str(path.resolve()) if config.model != MINI and path.is_dir() else config.model
+    return replace(config, model=model, device=device, dtype=resolve_dtype(config.dtype, device))

@@ -1,0 +1,35 @@
+"""A private Rust tokenizer: no truncation or padding state that threads could race on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer
+
+from rerank_plugins.errors import ModelLoadError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def private_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str) -> Tokenizer:
+    """Return a copy of the Rust tokenizer inside a transformers tokenizer.
+
+    transformers sets truncation and padding on the shared object at every call, so two
+    threads with different settings silently get each other's (transformers#47085). The copy
+    has neither and is never changed afterwards: encoding with it is thread-safe.
+
+    Raises:
+        ModelLoadError: If the tokenizer has no Rust form.
+    """
+    rust = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(rust, Tokenizer):
+        message = (
+            f"the tokenizer of {model!r} ({type(tokenizer).__name__}) has no tokenizer.json "
+            "form. Save one with transformers' fast tokenizer beside the weights."
+        )
+        raise ModelLoadError(message)
+    copy: Tokenizer = Tokenizer.from_str(rust.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy

@@ -1,0 +1,112 @@
+"""Bi-encoders through sentence-transformers, with the model's own prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from rerank_plugins.backends._devices import resolve_local
+from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
+from rerank_plugins.backends._mini import bi_encoder_folder
+from rerank_plugins.backends._texts import encodable
+from rerank_plugins.backends._tokenizer import private_tokenizer
+from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.protocols import FloatArray, Prepared, Role, RoleText
+from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.errors import EngineClosedError, ModelLoadError
+
+_BATCH_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
+
+
+class SentenceTransformerBiEncoder:
+    """Any sentence-transformers bi-encoder; embeddings are normalised to length 1."""
+
+    resolve = staticmethod(resolve_local)
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Load the model of a resolved configuration onto its device.
+
+        Raises:
+            ModelLoadError: If there is no such model.
+            MissingDependencyError: If the embedded model's package is not installed.
+        """
+        source = locate(config, bi_encoder_folder)
+        options = hub_options(config)
+        options["cache_folder"] = options.pop("cache_dir")
+        with quiet_loading(config.model):
+            model = SentenceTransformer(
+                source,
+                device=config.device,
+                model_kwargs={"dtype": getattr(torch, config.dtype), "use_safetensors": True},
+                **options,
+            )
+        reach = min(model.max_seq_length or 512, config.max_length or 2**31)
+        dimension = model.get_embedding_dimension()
+        if dimension is None:
+            message = f"{config.model!r} does not say the dimension of its embeddings."
+            raise ModelLoadError(message)
+        model.max_seq_length = reach
+        self.dimension = int(dimension)
+        self.identity = ModelIdentity(
+            config.model, config.revision, config.backend, config.dtype, reach
+        )
+        self.batch_tokens = _BATCH_TOKENS[torch.device(str(config.device)).type]
+        self._tokenizer = private_tokenizer(model.tokenizer, config.model)
+        self._prompts: dict[Role, str] = {
+            role: model.prompts.get(role) or "" for role in ("query", "document")
+        }
+        self._model: SentenceTransformer | None = model
+
+    def prepare(self, items: Sequence[RoleText]) -> list[Prepared]:
+        """Choose each text's prompt and count its tokens; thread-safe."""
+        reach = self.identity.max_length
+        texts = [
+            item._replace(
+                text=encodable(item.text),
+                prompt=self._prompts[item.role] if item.prompt is None else item.prompt,
+            )
+            for item in items
+        ]
+        counts = [
+            len(encoding)
+            for encoding in self._tokenizer.encode_batch_fast(
+                [f"{item.prompt}{item.text}" for item in texts]
+            )
+        ]
+        return [
+            Prepared(min(count, reach), count > reach, item)
+            for count, item in zip(counts, texts, strict=True)
+        ]
+
+    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+        """Embed one batch; unit vectors, float32 of shape ``(len(batch), dimension)``."""
+        if self._model is None:
+            message = f"the model {self.identity.model!r} was closed."
+            raise EngineClosedError(message)
+        vectors = np.empty((len(batch), self.dimension), dtype=np.float32)
+        items: list[RoleText] = [one.payload for one in batch]
+        for role, prompt in dict.fromkeys((item.role, item.prompt) for item in items):
+            rows = [
+                row for row, item in enumerate(items) if (item.role, item.prompt) == (role, prompt)
+            ]
+            encode = self._model.encode_query if role == "query" else self._model.encode_document
+            vectors[rows] = encode(
+                [items[row].text for row in rows],
+                prompt=prompt,
+                batch_size=len(rows),
+                show_progress_bar=False,
+            )
+        # Normalised here, in float32: in half precision lengths would be off by 1e-3.
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: FloatArray = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return unit
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        self._model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,1 @@
+"""Encoder cross-encoders (BERT, RoBERTa, ELECTRA, DeBERTa, ModernBERT families) in torch."""

@@ -1,0 +1,70 @@
+"""Loading a model that really is a reranker."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
+from rerank_plugins.backends._mini import cross_encoder_folder
+from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.errors import ModelLoadError
+
+_HEAD: Final = "ForSequenceClassification"
+_LABELS: Final = (1, 2)
+
+
+def load_reranker(config: ModelConfig) -> tuple[torch.nn.Module, Any]:
+    """Load model and tokenizer of a resolved configuration.
+
+    Returns:
+        The model (on the CPU, in evaluation mode, in the configured data type) and its
+        transformers tokenizer.
+
+    Raises:
+        ModelLoadError: If there is no such model, or it is not a reranker.
+    """
+    source = locate(config, cross_encoder_folder)
+    options = hub_options(config)
+    with quiet_loading(config.model):
+        settings = AutoConfig.from_pretrained(source, **options)
+        check_head(settings, config.model)
+        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **options)
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            dtype=getattr(torch, config.dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    if report["missing_keys"]:
+        message = (
+            f"{config.model!r} lacks the weights {', '.join(sorted(report['missing_keys']))}: "
+            "they would be random. It is not a trained reranker."
+        )
+        raise ModelLoadError(message)
+    return model.eval(), tokenizer
+
+
+def check_head(settings: Any, model: str) -> None:  # noqa: ANN401  (a model's own class)
+    """Check that a model's configuration describes a reranker.
+
+    Raises:
+        ModelLoadError: If it is another kind of model; the message says which.
+    """
+    architectures = settings.architectures or []
+    if not any(name.endswith(_HEAD) for name in architectures):
+        kind = ", ".join(architectures) or f"a {settings.model_type} model without a head"
+        message = (
+            f"{model!r} is {kind}, not a reranker: this backend needs a *{_HEAD} model with "
+            "one or two labels. (A bi-encoder belongs into BiEncoder.)"
+        )
+        raise ModelLoadError(message)
+    if settings.num_labels not in _LABELS:
+        message = (
+            f"{model!r} has {settings.num_labels} labels ({', '.join(settings.id2label.values())}): "
+            "it classifies. A reranker has one label, or two of which the second is 'relevant'."
+        )
+        raise ModelLoadError(message)

@@ -1,0 +1,154 @@
+"""Token ids of text pairs: queries and documents encoded once, pairs assembled by us."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from rerank_plugins.backends._texts import encodable
+from rerank_plugins.core.protocols import Prepared
+from rerank_plugins.core.types import TextPair
+from rerank_plugins.errors import ModelLoadError
+
+_PROBES = (("what is rain", "water that falls"), ("a", "b c d e f"))
+
+
+@dataclass(frozen=True)
+class TokenPair:
+    """One assembled pair.
+
+    Attributes:
+        ids: Token ids, special tokens included, int32 of shape ``(tokens,)``.
+        types: Token type ids (which segment), the same shape.
+    """
+
+    ids: NDArray[np.int32]
+    types: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class PairTemplate:
+    """Where a tokenizer puts its special tokens in a pair: ids and type ids of each part.
+
+    For BERT: ``[CLS] query [SEP] document [SEP]``, types 0 up to the first ``[SEP]``.
+    """
+
+    prefix: TokenPair
+    middle: TokenPair
+    suffix: TokenPair
+    query_type: int
+    document_type: int
+
+    @property
+    def special_tokens(self) -> int:
+        """How many tokens the template adds."""
+        return len(self.prefix.ids) + len(self.middle.ids) + len(self.suffix.ids)
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, model: str) -> PairTemplate:
+        """Read the template off encoded probe pairs and check that it reproduces them.
+
+        Raises:
+            ModelLoadError: If the tokenizer does not build pairs from two whole segments.
+        """
+        first = tokenizer.encode(*_PROBES[0])
+        runs = [
+            (segment, [position for position, _ in run])
+            for segment, run in groupby(enumerate(first.sequence_ids), key=lambda item: item[1])
+        ]
+        if [segment for segment, _ in runs if segment is not None] != [0, 1]:
+            message = f"the tokenizer of {model!r} does not join a query and a document."
+            raise ModelLoadError(message)
+        ids, types = _int32(first.ids), _int32(first.type_ids)
+        query = next(run for segment, run in runs if segment == 0)
+        document = next(run for segment, run in runs if segment == 1)
+
+        def part(start: int, stop: int) -> TokenPair:
+            return TokenPair(ids[start:stop], types[start:stop])
+
+        template = cls(
+            prefix=part(0, query[0]),
+            middle=part(query[-1] + 1, document[0]),
+            suffix=part(document[-1] + 1, len(ids)),
+            query_type=int(types[query[0]]),
+            document_type=int(types[document[0]]),
+        )
+        for probe in _PROBES:
+            wanted = tokenizer.encode(*probe)
+            made = template.join(
+                *(_int32(tokenizer.encode(text, add_special_tokens=False).ids) for text in probe)
+            )
+            if made.ids.tolist() != wanted.ids or made.types.tolist() != wanted.type_ids:
+                message = f"the tokenizer of {model!r} treats a pair differently from its parts."
+                raise ModelLoadError(message)
+        return template
+
+    def join(self, query: NDArray[np.int32], document: NDArray[np.int32]) -> TokenPair:
+        """Put a query's and a document's ids together."""
+        parts = (self.prefix.ids, query, self.middle.ids, document, self.suffix.ids)
+        types = (
+            self.prefix.types,
+            np.full(len(query), self.query_type, dtype=np.int32),
+            self.middle.types,
+            np.full(len(document), self.document_type, dtype=np.int32),
+            self.suffix.types,
+        )
+        return TokenPair(np.concatenate(parts), np.concatenate(types))
+
+
+class PairTokenizer:
+    """Prepares text pairs for a model with ``[CLS] query [SEP] document [SEP]`` input.
+
+    Each distinct query is encoded once, and all documents in one call. A pair that is too
+    long loses the end of its document; its query loses its end only beyond half of
+    ``max_length``.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int, model: str) -> None:
+        """Use a private tokenizer (no truncation, no padding).
+
+        Args:
+            tokenizer: The Rust tokenizer; never changed.
+            max_length: Most tokens a pair may have.
+            model: Name of the model, for messages.
+
+        Raises:
+            ModelLoadError: If its pairs cannot be assembled.
+        """
+        self._tokenizer = tokenizer
+        self._template = PairTemplate.of(tokenizer, model)
+        self._room = max_length - self._template.special_tokens
+        self._query_room = max_length // 2
+
+    def prepare(self, pairs: Sequence[TextPair]) -> list[Prepared]:
+        """Tokenise, cut and assemble; thread-safe."""
+        queries = dict.fromkeys(query for query, _ in pairs)
+        documents = dict.fromkeys(document for _, document in pairs)
+        query_ids = self._encode(list(queries))
+        document_ids = self._encode(list(documents))
+        return [
+            self._prepared(query_ids[pair.query], document_ids[pair.document]) for pair in pairs
+        ]
+
+    def _encode(self, texts: list[str]) -> dict[str, NDArray[np.int32]]:
+        encoded = self._tokenizer.encode_batch_fast(
+            [encodable(text) for text in texts], add_special_tokens=False
+        )
+        return {text: _int32(one.ids) for text, one in zip(texts, encoded, strict=True)}
+
+    def _prepared(self, query: NDArray[np.int32], document: NDArray[np.int32]) -> Prepared:
+        truncated = len(query) + len(document) > self._room
+        if truncated:
+            query = query[: self._query_room]
+            document = document[: self._room - len(query)]
+        pair = self._template.join(query, document)
+        return Prepared(tokens=len(pair.ids), truncated=truncated, payload=pair)
+
+
+def _int32(values: Sequence[int]) -> NDArray[np.int32]:
+    return np.asarray(values, dtype=np.int32)

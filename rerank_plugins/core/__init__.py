@@ -1,0 +1,1 @@
+"""The scoring core: numpy and the standard library only."""

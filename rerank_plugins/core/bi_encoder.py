@@ -1,0 +1,162 @@
+"""The first stage: texts to vectors, with separate prompts for queries and documents."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, cast
+
+import numpy as np
+
+from rerank_plugins._progress import chunks
+from rerank_plugins.core.config import MINI, Dtype, ModelConfig
+from rerank_plugins.core.engine import Engine, get_engine
+from rerank_plugins.core.protocols import BiEncoderBackend, FloatArray, Role, RoleText
+from rerank_plugins.core.request import check_documents
+from rerank_plugins.errors import InvalidScoresError
+
+CHUNK: Final = 512
+"""Texts handed to the engine at once: enough for full batches of like lengths."""
+
+
+class BiEncoder:
+    """Embeds queries and documents as unit vectors, whose dot product is their similarity.
+
+    Bi-encoders of one configuration share one loaded model; it is loaded at first use, or by
+    :meth:`warm_up`. All methods are safe from any thread.
+
+    Example:
+        >>> from rerank_plugins import BiEncoder
+        >>> encoder = BiEncoder()
+        >>> similarity = encoder.encode_queries(["rain"]) @ encoder.encode_documents(["wet"]).T
+        >>> similarity.shape
+        (1, 1)
+    """
+
+    def __init__(
+        self,
+        model: str | Path | BiEncoderBackend = MINI,
+        *,
+        backend: str = "auto",
+        device: str | None = None,
+        dtype: Dtype = "auto",
+        max_length: int | None = None,
+        revision: str | None = None,
+        cache_folder: str | Path | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+    ) -> None:
+        """Check the settings; the model is loaded later.
+
+        Args:
+            model: ``"mini"`` (all-MiniLM-L6-v2 from the extra ``mini``), a Hugging Face Hub
+                name, a folder, or a backend object.
+            backend: What computes; ``"auto"`` chooses by the model.
+            device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses.
+            dtype: Data type of the arithmetic; ``"auto"`` chooses by the device.
+            max_length: Most tokens a text may have; None is the model's own reach.
+            revision: Branch, tag or commit on the hub.
+            cache_folder: Where downloads are kept.
+            local_files_only: Whether to use only what is already on this machine.
+            trust_remote_code: Whether to run Python code that comes with the model.
+            query_prompt: Put before every query; None is the model's own prompt.
+            document_prompt: Put before every document; None is the model's own prompt.
+
+        Raises:
+            ConfigurationError: If a setting is out of range.
+        """
+        self._prompts: dict[Role, str | None] = {
+            "query": query_prompt,
+            "document": document_prompt,
+        }
+        self._model: ModelConfig | BiEncoderBackend
+        if isinstance(model, (str, Path)):
+            self._model = ModelConfig(
+                model=str(model),
+                backend=backend,
+                device=device,
+                dtype=dtype,
+                max_length=max_length,
+                revision=revision,
+                cache_folder=None if cache_folder is None else str(cache_folder),
+                local_files_only=local_files_only,
+                trust_remote_code=trust_remote_code,
+            )
+        else:
+            self._model = model
+
+    @property
+    def engine(self) -> Engine[RoleText]:
+        """The engine, shared with everybody who uses the same model; loads it if needed."""
+        return get_engine("bi-encoder", self._model)
+
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+        return cast(BiEncoderBackend, self.engine.backend).dimension
+
+    def warm_up(self) -> BiEncoder:
+        """Load the model now, so that the first text does not wait for it.
+
+        Raises:
+            ModelLoadError: If the model cannot be loaded.
+            MissingDependencyError: If its backend's extra is not installed.
+        """
+        self.engine  # noqa: B018
+        return self
+
+    def encode_queries(
+        self, texts: Sequence[str], *, show_progress: bool | None = None
+    ) -> FloatArray:
+        """Embed queries, with the model's query prompt.
+
+        Args:
+            texts: The queries.
+            show_progress: Whether to show a progress bar; None shows it for long work in a
+                terminal.
+
+        Returns:
+            Unit vectors, float32 of shape ``(len(texts), dimension)``.
+
+        Raises:
+            InvalidInputError: If a text is not a string.
+            InferenceError: If the model fails.
+        """
+        return self._encode(texts, "query", show_progress=show_progress)
+
+    def encode_documents(
+        self, texts: Sequence[str], *, show_progress: bool | None = None
+    ) -> FloatArray:
+        """Embed documents, with the model's document prompt; see :meth:`encode_queries`."""
+        return self._encode(texts, "document", show_progress=show_progress)
+
+    async def aencode_queries(self, texts: Sequence[str]) -> FloatArray:
+        """Embed queries without blocking the event loop; see :meth:`encode_queries`."""
+        return await asyncio.to_thread(self.encode_queries, texts, show_progress=False)
+
+    async def aencode_documents(self, texts: Sequence[str]) -> FloatArray:
+        """Embed documents without blocking the event loop; see :meth:`encode_queries`."""
+        return await asyncio.to_thread(self.encode_documents, texts, show_progress=False)
+
+    def _encode(
+        self, texts: Sequence[str], role: Role, *, show_progress: bool | None
+    ) -> FloatArray:
+        prompt = self._prompts[role]
+        items = [RoleText(text, role, prompt) for text in check_documents(texts)]
+        engine = self.engine
+        dimension = cast(BiEncoderBackend, engine.backend).dimension
+        vectors = np.empty((len(items), dimension), dtype=np.float32)
+        done = 0
+        for part in chunks(items, CHUNK, f"Encoding ({role})", show=show_progress):
+            vectors[done : done + len(part)] = engine.compute(part).values
+            done += len(part)
+        if not np.isfinite(vectors).all():
+            message = (
+                f"an embedding of {engine.backend.identity.model!r} is not finite. Half "
+                "precision overflows on some models: try dtype='float32'."
+            )
+            raise InvalidScoresError(message)
+        return vectors

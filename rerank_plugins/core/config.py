@@ -1,0 +1,131 @@
+"""What a model is (:class:`ModelConfig`) and how rankings are made (:class:`RerankConfig`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Literal, get_args
+
+from rerank_plugins.errors import ConfigurationError
+
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Activation = Literal["sigmoid", "none"]
+
+
+class Unset(Enum):
+    """The type of :data:`UNSET`, for settings where None means something."""
+
+    UNSET = "unset"
+
+
+UNSET: Final = Unset.UNSET
+"""Not given: use the object's own setting."""
+
+MINI: Final = "mini"
+"""The name of the embedded models, which need no network."""
+
+MIN_MAX_LENGTH: Final = 16
+"""Room for the special tokens, a few words of the query and a few of the document."""
+
+
+def check_top_n(top_n: int | None) -> int | None:
+    """Return ``top_n`` if it is None (all) or at least 1.
+
+    Raises:
+        ConfigurationError: If it is anything else.
+    """
+    if top_n is None:
+        return None
+    if isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1:
+        message = f"top_n is {top_n!r}; it must be an integer of at least 1, or None for all."
+        raise ConfigurationError(message)
+    return top_n
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The identity of a model in this process: equal configurations share one engine.
+
+    Attributes:
+        model: ``"mini"`` (embedded), a Hugging Face Hub name or a folder.
+        backend: ``"auto"`` or the name of a backend.
+        device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses the best here.
+        dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device.
+        max_length: Most tokens an input may have, special tokens included; lowered to the
+            model's own reach where that is shorter. None is the model's own reach.
+        revision: Branch, tag or commit on the hub.
+        cache_folder: Where downloads are kept; None is Hugging Face's own place.
+        local_files_only: Whether to use only what is already on this machine.
+        trust_remote_code: Whether to run Python code that comes with the model.
+    """
+
+    model: str = MINI
+    backend: str = "auto"
+    device: str | None = None
+    dtype: Dtype = "auto"
+    max_length: int | None = 512
+    revision: str | None = None
+    cache_folder: str | None = None
+    local_files_only: bool = False
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigurationError: If one is out of range.
+        """
+        if not isinstance(self.model, str) or not self.model.strip():
+            message = f'model is {self.model!r}; give "mini", a Hub name or a folder.'
+            raise ConfigurationError(message)
+        if self.dtype not in get_args(Dtype):
+            message = f"dtype is {self.dtype!r}; allowed are {', '.join(get_args(Dtype))}."
+            raise ConfigurationError(message)
+        length = self.max_length
+        if length is None:
+            return
+        if isinstance(length, bool) or not isinstance(length, int) or length < MIN_MAX_LENGTH:
+            message = (
+                f"max_length is {length!r}; it must be an integer of at least "
+                f"{MIN_MAX_LENGTH} tokens (the model's own reach is applied on top)."
+            )
+            raise ConfigurationError(message)
+
+
+@dataclass(frozen=True)
+class RerankConfig:
+    """How a ranking is made from scores.
+
+    Attributes:
+        top_n: How many documents to return; None returns all.
+        score_threshold: Documents below this ``relevance_score`` are left out; a document
+            at the threshold stays. None keeps all.
+        activation: ``"sigmoid"`` maps logits to 0..1; ``"none"`` leaves them as they are.
+    """
+
+    top_n: int | None = None
+    score_threshold: float | None = None
+    activation: Activation = "sigmoid"
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigurationError: If one is out of range.
+        """
+        check_top_n(self.top_n)
+        if self.activation not in get_args(Activation):
+            message = (
+                f"activation is {self.activation!r}; allowed are {', '.join(get_args(Activation))}."
+            )
+            raise ConfigurationError(message)
+        threshold = self.score_threshold
+        if threshold is None:
+            return
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+            message = f"score_threshold is {threshold!r}; it must be a number or None."
+            raise ConfigurationError(message)
+        if not math.isfinite(threshold):
+            message = f"score_threshold is {threshold!r}; it must be finite, or None to keep all."
+            raise ConfigurationError(message)

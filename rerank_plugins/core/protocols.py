@@ -1,0 +1,97 @@
+"""The whole contract between the core and what computes.
+
+A backend works in two steps, so that texts are tokenised once and batches can be planned
+by true token counts: :meth:`Backend.prepare` turns items into :class:`Prepared` ones (any
+thread, no model), :meth:`Backend.run` computes one batch of them (the engine calls it from
+one thread at a time). The batch may mix the items of many callers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
+
+FloatArray = NDArray[np.float32]
+Role = Literal["query", "document"]
+
+
+class RoleText(NamedTuple):
+    """A text for a bi-encoder, its role, and the prompt (None is the model's own)."""
+
+    text: str
+    role: Role
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One item made ready for a model.
+
+    Attributes:
+        tokens: Tokens the model will read; an estimate where only a server knows.
+        truncated: Whether the text was longer than the model's reach and was cut.
+        payload: Whatever the backend needs to compute it.
+    """
+
+    tokens: int
+    truncated: bool
+    payload: Any
+
+
+ItemT_contra = TypeVar("ItemT_contra", contravariant=True)
+
+
+class Backend(Protocol[ItemT_contra]):
+    """What computes: a local model or a remote one."""
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What results depend on besides the items."""
+        ...
+
+    @property
+    def batch_tokens(self) -> int:
+        """Most tokens, padding included, that one call of :meth:`run` should hold."""
+        ...
+
+    def prepare(self, items: Sequence[ItemT_contra]) -> list[Prepared]:
+        """Tokenise and cut; thread-safe, one result an item, in order."""
+        ...
+
+    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+        """Compute one batch; the first axis of the result is the batch, in order.
+
+        Raises:
+            InferenceError: If the model fails; the cause is chained.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the model; calling it twice does no harm."""
+        ...
+
+
+@runtime_checkable
+class CrossEncoderBackend(Backend[TextPair], Protocol):
+    """Scores text pairs: :meth:`run` returns raw scores of shape ``(len(batch),)``."""
+
+    @property
+    def scale(self) -> ScoreScale:
+        """What the raw scores mean."""
+        ...
+
+
+@runtime_checkable
+class BiEncoderBackend(Backend[RoleText], Protocol):
+    """Embeds texts: :meth:`run` returns unit vectors of shape ``(len(batch), dimension)``."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+        ...

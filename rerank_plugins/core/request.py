@@ -1,0 +1,108 @@
+"""One query with its documents: checked, merged into unique pairs, and ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rerank_plugins.core.ordering import activate, check_scores, order
+from rerank_plugins.core.types import RankedDocument, Ranking, RankingStats, TextPair
+from rerank_plugins.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from rerank_plugins.core.config import RerankConfig
+    from rerank_plugins.core.engine import Computed
+    from rerank_plugins.core.types import ModelIdentity, ScoreScale
+
+
+def check_query(query: object) -> str:
+    """Return the query if it is text with something in it.
+
+    Raises:
+        InvalidInputError: If it is not a string, or empty.
+    """
+    if not isinstance(query, str):
+        message = f"the query is {type(query).__name__}; it must be a string."
+        raise InvalidInputError(message)
+    if not query.strip():
+        message = f"the query is {query!r}; nothing can be relevant to an empty query. Pass text."
+        raise InvalidInputError(message)
+    return query
+
+
+def check_documents(documents: Iterable[object]) -> list[str]:
+    """Return the documents as a list if each is a string; empty strings are allowed.
+
+    Raises:
+        InvalidInputError: If ``documents`` is one string, or one of them is not a string.
+    """
+    if isinstance(documents, (str, bytes)):
+        message = "documents is one string; pass a list of strings, even for one document."
+        raise InvalidInputError(message)
+    texts: list[str] = []
+    for position, text in enumerate(documents):
+        if not isinstance(text, str):
+            message = (
+                f"document {position} is {type(text).__name__}; each must be a string. "
+                "Pass the text, for example page_content or get_content()."
+            )
+            raise InvalidInputError(message)
+        texts.append(text)
+    return texts
+
+
+class RankRequest:
+    """A query and its documents on their way to a :class:`Ranking`.
+
+    Attributes:
+        pairs: The unique text pairs to score; a text that occurs twice is scored once.
+    """
+
+    def __init__(self, query: str, documents: Sequence[str]) -> None:
+        """Check the texts and merge identical ones.
+
+        Raises:
+            InvalidInputError: If a text cannot be scored.
+        """
+        self.query = check_query(query)
+        self.texts = check_documents(documents)
+        position = {text: number for number, text in enumerate(dict.fromkeys(self.texts))}
+        self.pairs = [TextPair(query, text) for text in position]
+        self._pair_of = np.array([position[text] for text in self.texts], dtype=np.intp)
+
+    def ranking(
+        self, computed: Computed, model: ModelIdentity, scale: ScoreScale, config: RerankConfig
+    ) -> Ranking:
+        """Make the ranking from the computed scores of :attr:`pairs`.
+
+        Raises:
+            InvalidScoresError: If a score is missing or not finite.
+        """
+        scores = check_scores(computed.values, len(self.pairs))[self._pair_of]
+        truncated = computed.truncated[self._pair_of]
+        relevance = activate(scores, config.activation, scale)
+        ranked = [
+            RankedDocument(
+                index=int(index),
+                relevance_score=float(relevance[index]),
+                raw_score=float(scores[index]),
+                text=self.texts[index],
+                truncated=bool(truncated[index]),
+            )
+            for index in order(scores)
+        ]
+        if config.score_threshold is not None:
+            ranked = [one for one in ranked if one.relevance_score >= config.score_threshold]
+        return Ranking(
+            query=self.query,
+            documents=tuple(ranked[: config.top_n]),
+            model=model,
+            stats=RankingStats(
+                documents=len(self.texts),
+                pairs=len(self.pairs),
+                tokens=int(computed.tokens.sum()),
+                truncated=int(truncated.sum()),
+            ),
+        )

@@ -1,0 +1,205 @@
+"""The pipeline, and nothing else: texts in, :class:`Ranking` out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from rerank_plugins.core.config import (
+    MINI,
+    UNSET,
+    Activation,
+    Dtype,
+    ModelConfig,
+    RerankConfig,
+    Unset,
+)
+from rerank_plugins.core.engine import Computed, Engine, get_engine
+from rerank_plugins.core.ordering import check_scores
+from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray
+from rerank_plugins.core.request import RankRequest, check_documents, check_query
+from rerank_plugins.core.types import Ranking, TextPair
+
+
+class Reranker:
+    """Puts the documents most relevant to a query first, with a cross-encoder.
+
+    Rerankers of one configuration share one loaded model; it is loaded at first use, or by
+    :meth:`warm_up`. All methods are safe from any thread.
+
+    Example:
+        >>> from rerank_plugins import Reranker
+        >>> ranking = Reranker().rank("Who wrote Faust?", ["Goethe wrote it.", "It rains."])
+        >>> ranking[0].index
+        0
+    """
+
+    def __init__(
+        self,
+        model: str | Path | CrossEncoderBackend = MINI,
+        *,
+        backend: str = "auto",
+        device: str | None = None,
+        dtype: Dtype = "auto",
+        max_length: int = 512,
+        revision: str | None = None,
+        cache_folder: str | Path | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        top_n: int | None = None,
+        score_threshold: float | None = None,
+        activation: Activation = "sigmoid",
+    ) -> None:
+        """Check the settings; the model is loaded later.
+
+        Args:
+            model: ``"mini"`` (embedded, English, needs no network), a Hugging Face Hub name
+                such as ``"BAAI/bge-reranker-v2-m3"``, a folder, or a backend object.
+            backend: What computes; ``"auto"`` chooses by the model.
+            device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses.
+            dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device.
+            max_length: Most tokens a pair may have. The document is cut to fit, the query
+                only beyond half of it; :attr:`RankedDocument.truncated` tells.
+            revision: Branch, tag or commit on the hub.
+            cache_folder: Where downloads are kept.
+            local_files_only: Whether to use only what is already on this machine.
+            trust_remote_code: Whether to run Python code that comes with the model.
+            top_n: How many documents to return, at least 1; None returns all.
+            score_threshold: Documents with a lower ``relevance_score`` are left out.
+            activation: ``"sigmoid"`` for scores between 0 and 1, ``"none"`` for logits.
+
+        Raises:
+            ConfigurationError: If a setting is out of range.
+        """
+        self.config = RerankConfig(top_n, score_threshold, activation)
+        self._model: ModelConfig | CrossEncoderBackend
+        if isinstance(model, (str, Path)):
+            self._model = ModelConfig(
+                model=str(model),
+                backend=backend,
+                device=device,
+                dtype=dtype,
+                max_length=max_length,
+                revision=revision,
+                cache_folder=None if cache_folder is None else str(cache_folder),
+                local_files_only=local_files_only,
+                trust_remote_code=trust_remote_code,
+            )
+        else:
+            self._model = model
+
+    @property
+    def engine(self) -> Engine[TextPair]:
+        """The engine, shared with everybody who uses the same model; loads it if needed."""
+        return get_engine("cross-encoder", self._model)
+
+    def warm_up(self) -> Reranker:
+        """Load the model now, so that the first query does not wait for it.
+
+        Raises:
+            ModelLoadError: If the model cannot be loaded.
+            MissingDependencyError: If its backend's extra is not installed.
+        """
+        self.engine  # noqa: B018
+        return self
+
+    def rank(
+        self, query: str, documents: Sequence[str], *, top_n: int | Unset | None = UNSET
+    ) -> Ranking:
+        """Rank documents for a query.
+
+        Args:
+            query: The query; not empty.
+            documents: The texts, in first-stage order (ties keep it). Empty texts are
+                allowed and scored.
+            top_n: Overrides the reranker's own; None returns all.
+
+        Returns:
+            The ranking, best document first. With no documents it is empty and the model
+            is not called.
+
+        Raises:
+            InvalidInputError: If a text cannot be scored.
+            InferenceError: If the model fails.
+        """
+        return self.rank_many([(query, documents)], top_n=top_n)[0]
+
+    async def arank(
+        self, query: str, documents: Sequence[str], *, top_n: int | Unset | None = UNSET
+    ) -> Ranking:
+        """Rank documents for a query without blocking the event loop; see :meth:`rank`."""
+        config = self._policy(top_n)
+        request = RankRequest(query, documents)
+        engine = await asyncio.to_thread(get_engine, "cross-encoder", self._model)
+        computed = await engine.acompute(request.pairs)
+        return self._rankings([request], computed, config, engine)[0]
+
+    def rank_many(
+        self,
+        requests: Iterable[tuple[str, Sequence[str]]],
+        *,
+        top_n: int | Unset | None = UNSET,
+    ) -> list[Ranking]:
+        """Rank for many queries at once; their pairs share batches.
+
+        Args:
+            requests: ``(query, documents)`` for each.
+            top_n: Overrides the reranker's own; None returns all.
+
+        Returns:
+            One ranking a request, in order; each equals what :meth:`rank` gives.
+
+        Raises:
+            InvalidInputError: If a text cannot be scored.
+            InferenceError: If the model fails.
+        """
+        config = self._policy(top_n)
+        checked = [RankRequest(query, documents) for query, documents in requests]
+        pairs = [pair for request in checked for pair in request.pairs]
+        engine = self.engine
+        return self._rankings(checked, engine.compute(pairs), config, engine)
+
+    def score(self, pairs: Iterable[tuple[str, str]]) -> FloatArray:
+        """Score text pairs.
+
+        Args:
+            pairs: ``(query, document)`` for each.
+
+        Returns:
+            Raw scores before any activation, float32 of shape ``(len(pairs),)``.
+
+        Raises:
+            InvalidInputError: If a text cannot be scored.
+            InferenceError: If the model fails.
+        """
+        checked = [
+            TextPair(check_query(query), check_documents([document])[0])
+            for query, document in pairs
+        ]
+        return check_scores(self.engine.compute(checked).values, len(checked))
+
+    def _policy(self, top_n: int | Unset | None) -> RerankConfig:
+        return self.config if isinstance(top_n, Unset) else replace(self.config, top_n=top_n)
+
+    def _rankings(
+        self,
+        requests: list[RankRequest],
+        computed: Computed,
+        config: RerankConfig,
+        engine: Engine[TextPair],
+    ) -> list[Ranking]:
+        """Give each request its share of the computed pairs."""
+        backend = cast(CrossEncoderBackend, engine.backend)
+        rankings = []
+        start = 0
+        for request in requests:
+            share = slice(start, start + len(request.pairs))
+            start = share.stop
+            part = Computed(
+                computed.values[share], computed.tokens[share], computed.truncated[share]
+            )
+            rankings.append(request.ranking(part, backend.identity, backend.scale, config))
+        return rankings
