@@ -63,8 +63,9 @@ def check_head(settings: Any, model: str) -> None:  # noqa: ANN401  (a model's o
         )
         raise ModelLoadError(message)
     if settings.num_labels not in _LABELS:
+        names = ", ".join(settings.id2label.values())
         message = (
-            f"{model!r} has {settings.num_labels} labels ({', '.join(settings.id2label.values())}): "
+            f"{model!r} has {settings.num_labels} labels ({names}): "
             "it classifies. A reranker has one label, or two of which the second is 'relevant'."
         )
         raise ModelLoadError(message)
