@@ -126,18 +126,17 @@ def _xlm_roberta(**kwargs: Any) -> transformers.PreTrainedModel:
 
 
 def _deberta(**kwargs: Any) -> transformers.PreTrainedModel:
-    config = transformers.DebertaV2Config(
-        relative_attention=True,
-        position_buckets=32,
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        pos_att_type=["p2c", "c2p"],
-        position_biased_input=False,
-        type_vocab_size=0,
-        pad_token_id=1,
-        **kwargs,
-    )
-    return transformers.DebertaV2ForSequenceClassification(config)
+    kwargs |= {
+        "relative_attention": True,
+        "position_buckets": 32,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+        "pad_token_id": 1,
+    }
+    return transformers.DebertaV2ForSequenceClassification(transformers.DebertaV2Config(**kwargs))
 
 
 def _modernbert(**kwargs: Any) -> transformers.PreTrainedModel:
@@ -174,7 +173,7 @@ def save_reranker(architecture: str, folder: Path, *, labels: int = 1) -> Path:
     """Save a random reranker with scores of a realistic spread; return its folder."""
     make_model, make_tokenizer = ARCHITECTURES[architecture]
     torch.manual_seed(7)
-    model = make_model(num_labels=labels, initializer_range=0.3, **WIDTHS).eval()
+    model = make_model(num_labels=labels, initializer_range=0.3, **WIDTHS)
     model.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
