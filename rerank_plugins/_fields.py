@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from rerank_plugins.core.bi_encoder import BiEncoder
-from rerank_plugins.core.config import MINI, Activation, Dtype
+from rerank_plugins.core.config import MINI, Activation, Dtype, Overload
+from rerank_plugins.core.jobs import Priority
 from rerank_plugins.core.reranker import Reranker
 
 
@@ -37,6 +38,9 @@ class ModelFields(BaseModel):
     trust_remote_code: bool = Field(
         default=False, description="Run Python code that comes with the model."
     )
+    idle_unload_s: float | None = Field(
+        default=None, description="Seconds without work after which the memory is given back."
+    )
 
 
 class RerankerFields(ModelFields):
@@ -53,6 +57,12 @@ class RerankerFields(ModelFields):
     )
     activation: Activation = Field(
         default="sigmoid", description="sigmoid for scores from 0 to 1, none for logits."
+    )
+    priority: Priority = Field(
+        default="interactive", description="interactive, or bulk to stand behind the former."
+    )
+    overload: Overload = Field(
+        default="wait", description="While the engine's queue is full: wait, or raise."
     )
 
     def reranker(self) -> Reranker:

@@ -9,6 +9,8 @@
     ├── ModelLoadError                        a model that cannot be loaded or is no reranker
     └── InferenceError                        the model failed while scoring
         ├── InvalidScoresError                wrong number of scores, or a NaN or infinity
+        ├── OutOfMemoryError                  one item alone does not fit on the device
+        ├── EngineOverloadedError             the queue is full and the caller would not wait
         └── EngineClosedError                 the engine was closed
 
 A message says what was got, what is allowed and what to do next. A foreign exception
@@ -44,6 +46,14 @@ class InferenceError(RerankError):
 
 class InvalidScoresError(InferenceError):
     """A backend returned the wrong number of scores, or a score that is not finite."""
+
+
+class OutOfMemoryError(InferenceError):
+    """The device ran out of memory; the engine tries smaller batches before it says so."""
+
+
+class EngineOverloadedError(InferenceError):
+    """The queue is full, and the caller asked not to wait."""
 
 
 class EngineClosedError(InferenceError):

@@ -41,6 +41,8 @@ class FakeCrossEncoder:
         closed: Whether :meth:`close` was called.
     """
 
+    padded = True
+
     def __init__(
         self,
         score: Callable[[str, str], float] = overlap,
@@ -57,9 +59,9 @@ class FakeCrossEncoder:
         self.closed = False
         self._score = score
 
-    def prepare(self, items: Sequence[TextPair]) -> list[Prepared]:
+    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
         """Count words."""
-        reach = self.identity.max_length
+        reach = min(max_length or self.identity.max_length, self.identity.max_length)
         counts = [len(query.split()) + len(document.split()) + 3 for query, document in items]
         return [
             Prepared(min(count, reach), count > reach, item)
@@ -87,6 +89,8 @@ class FakeBiEncoder:
         closed: Whether :meth:`close` was called.
     """
 
+    padded = True
+
     def __init__(self, dimension: int = 64, *, batch_tokens: int = 1_024) -> None:
         """Embed in this many dimensions; tokens are words."""
         self.identity = ModelIdentity("fake", None, "fake", "float32", 512)
@@ -95,10 +99,15 @@ class FakeBiEncoder:
         self.batches: list[list[str]] = []
         self.closed = False
 
-    def prepare(self, items: Sequence[RoleText]) -> list[Prepared]:
+    def prepare(self, items: Sequence[RoleText], max_length: int | None = None) -> list[Prepared]:
         """Put prompts before texts and count words."""
         texts = [f"{item.prompt or ''}{item.text}" for item in items]
-        return [Prepared(len(text.split()) + 2, False, text) for text in texts]  # noqa: FBT003
+        reach = max_length or self.identity.max_length
+        counts = [len(text.split()) + 2 for text in texts]
+        return [
+            Prepared(min(count, reach), count > reach, text)
+            for count, text in zip(counts, texts, strict=True)
+        ]
 
     def run(self, batch: Sequence[Prepared]) -> FloatArray:
         """Embed one batch; unit vectors of shape ``(len(batch), dimension)``."""

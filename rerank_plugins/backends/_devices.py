@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from rerank_plugins.core.config import MINI, Dtype, ModelConfig
-from rerank_plugins.errors import ConfigurationError
+from rerank_plugins.errors import ConfigurationError, OutOfMemoryError
 
 
 def resolve_device(device: str | None) -> str:
@@ -69,3 +71,22 @@ def resolve_local(config: ModelConfig) -> ModelConfig:
     path = Path(config.model).expanduser()
     model = str(path.resolve()) if config.model != MINI and path.is_dir() else config.model
     return replace(config, model=model, device=device, dtype=resolve_dtype(config.dtype, device))
+
+
+@contextmanager
+def mapped_out_of_memory() -> Iterator[None]:
+    """Map a real out-of-memory error, and nothing else, to ours.
+
+    Raises:
+        OutOfMemoryError: If the device, or on a CPU the allocator, has no memory left.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise OutOfMemoryError(str(error)) from error
+    except RuntimeError as error:
+        # The CPU's allocator has no exception class of its own.
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise OutOfMemoryError(str(error)) from error

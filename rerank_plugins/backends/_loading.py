@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -76,3 +77,13 @@ def hub_options(config: ModelConfig) -> dict[str, Any]:
         "local_files_only": config.local_files_only,
         "trust_remote_code": config.trust_remote_code,
     }
+
+
+def _new_lock() -> None:
+    """In a forked child: another thread of the parent may have held the lock."""
+    global _LOADING  # noqa: PLW0603  (the one place that replaces it)
+    _LOADING = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)

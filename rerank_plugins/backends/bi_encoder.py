@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from rerank_plugins.backends._devices import resolve_local
+from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
 from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import bi_encoder_folder
 from rerank_plugins.backends._texts import encodable
@@ -25,6 +25,7 @@ _BATCH_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
 class SentenceTransformerBiEncoder:
     """Any sentence-transformers bi-encoder; embeddings are normalised to length 1."""
 
+    padded = True
     resolve = staticmethod(resolve_local)
 
     def __init__(self, config: ModelConfig) -> None:
@@ -44,12 +45,11 @@ class SentenceTransformerBiEncoder:
                 model_kwargs={"dtype": getattr(torch, config.dtype), "use_safetensors": True},
                 **options,
             )
-        reach = min(model.max_seq_length or 512, config.max_length or 2**31)
+        reach = model.max_seq_length or 512
         dimension = model.get_embedding_dimension()
         if dimension is None:
             message = f"{config.model!r} does not say the dimension of its embeddings."
             raise ModelLoadError(message)
-        model.max_seq_length = reach
         self.dimension = int(dimension)
         self.identity = ModelIdentity(
             config.model, config.revision, config.backend, config.dtype, reach
@@ -61,9 +61,9 @@ class SentenceTransformerBiEncoder:
         }
         self._model: SentenceTransformer | None = model
 
-    def prepare(self, items: Sequence[RoleText]) -> list[Prepared]:
+    def prepare(self, items: Sequence[RoleText], max_length: int | None = None) -> list[Prepared]:
         """Choose each text's prompt and count its tokens; thread-safe."""
-        reach = self.identity.max_length
+        reach = min(max_length or self.identity.max_length, self.identity.max_length)
         texts = [
             item._replace(
                 text=encodable(item.text),
@@ -78,7 +78,7 @@ class SentenceTransformerBiEncoder:
             )
         ]
         return [
-            Prepared(min(count, reach), count > reach, item)
+            Prepared(min(count, reach), count > reach, (item, reach))
             for count, item in zip(counts, texts, strict=True)
         ]
 
@@ -88,18 +88,23 @@ class SentenceTransformerBiEncoder:
             message = f"the model {self.identity.model!r} was closed."
             raise EngineClosedError(message)
         vectors = np.empty((len(batch), self.dimension), dtype=np.float32)
-        items: list[RoleText] = [one.payload for one in batch]
-        for role, prompt in dict.fromkeys((item.role, item.prompt) for item in items):
-            rows = [
-                row for row, item in enumerate(items) if (item.role, item.prompt) == (role, prompt)
-            ]
-            encode = self._model.encode_query if role == "query" else self._model.encode_document
-            vectors[rows] = encode(
-                [items[row].text for row in rows],
-                prompt=prompt,
-                batch_size=len(rows),
-                show_progress_bar=False,
-            )
+        # sentence-transformers takes one role, prompt and length a call.
+        calls: dict[tuple[Role, str, int], list[int]] = {}
+        for row, one in enumerate(batch):
+            item, reach = one.payload
+            calls.setdefault((item.role, item.prompt, reach), []).append(row)
+        with mapped_out_of_memory():
+            for (role, prompt, reach), rows in calls.items():
+                self._model.max_seq_length = reach
+                encode = (
+                    self._model.encode_query if role == "query" else self._model.encode_document
+                )
+                vectors[rows] = encode(
+                    [batch[row].payload[0].text for row in rows],
+                    prompt=prompt,
+                    batch_size=len(rows),
+                    show_progress_bar=False,
+                )
         # Normalised here, in float32: in half precision lengths would be off by 1e-3.
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: FloatArray = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, cast
@@ -11,10 +10,10 @@ import numpy as np
 
 from rerank_plugins._progress import chunks
 from rerank_plugins.core.config import MINI, Dtype, ModelConfig
-from rerank_plugins.core.engine import Engine, get_engine
+from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.protocols import BiEncoderBackend, FloatArray, Role, RoleText
+from rerank_plugins.core.registry import aget_engine, get_engine
 from rerank_plugins.core.request import check_documents
-from rerank_plugins.errors import InvalidScoresError
 
 CHUNK: Final = 512
 """Texts handed to the engine at once: enough for full batches of like lengths."""
@@ -46,6 +45,7 @@ class BiEncoder:
         cache_folder: str | Path | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
+        idle_unload_s: float | None = None,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
     ) -> None:
@@ -62,12 +62,15 @@ class BiEncoder:
             cache_folder: Where downloads are kept.
             local_files_only: Whether to use only what is already on this machine.
             trust_remote_code: Whether to run Python code that comes with the model.
+            idle_unload_s: Seconds without work after which the model's memory is given back
+                until the next request; None keeps the model.
             query_prompt: Put before every query; None is the model's own prompt.
             document_prompt: Put before every document; None is the model's own prompt.
 
         Raises:
             ConfigurationError: If a setting is out of range.
         """
+        self.max_length = max_length
         self._prompts: dict[Role, str | None] = {
             "query": query_prompt,
             "document": document_prompt,
@@ -84,6 +87,7 @@ class BiEncoder:
                 cache_folder=None if cache_folder is None else str(cache_folder),
                 local_files_only=local_files_only,
                 trust_remote_code=trust_remote_code,
+                idle_unload_s=idle_unload_s,
             )
         else:
             self._model = model
@@ -135,28 +139,35 @@ class BiEncoder:
 
     async def aencode_queries(self, texts: Sequence[str]) -> FloatArray:
         """Embed queries without blocking the event loop; see :meth:`encode_queries`."""
-        return await asyncio.to_thread(self.encode_queries, texts, show_progress=False)
+        return await self._aencode(texts, "query")
 
     async def aencode_documents(self, texts: Sequence[str]) -> FloatArray:
         """Embed documents without blocking the event loop; see :meth:`encode_queries`."""
-        return await asyncio.to_thread(self.encode_documents, texts, show_progress=False)
+        return await self._aencode(texts, "document")
 
     def _encode(
         self, texts: Sequence[str], role: Role, *, show_progress: bool | None
     ) -> FloatArray:
-        prompt = self._prompts[role]
-        items = [RoleText(text, role, prompt) for text in check_documents(texts)]
+        items = self._items(texts, role)
         engine = self.engine
-        dimension = cast(BiEncoderBackend, engine.backend).dimension
-        vectors = np.empty((len(items), dimension), dtype=np.float32)
-        done = 0
+        vectors = _empty(engine)
         for part in chunks(items, CHUNK, f"Encoding ({role})", show=show_progress):
-            vectors[done : done + len(part)] = engine.compute(part).values
-            done += len(part)
-        if not np.isfinite(vectors).all():
-            message = (
-                f"an embedding of {engine.backend.identity.model!r} is not finite. Half "
-                "precision overflows on some models: try dtype='float32'."
-            )
-            raise InvalidScoresError(message)
-        return vectors
+            vectors.append(engine.compute(part, max_length=self.max_length).values)
+        return np.concatenate(vectors)
+
+    async def _aencode(self, texts: Sequence[str], role: Role) -> FloatArray:
+        items = self._items(texts, role)
+        engine = await aget_engine("bi-encoder", self._model)
+        vectors = _empty(engine)
+        for part in chunks(items, CHUNK, f"Encoding ({role})", show=False):
+            vectors.append((await engine.acompute(part, max_length=self.max_length)).values)
+        return np.concatenate(vectors)
+
+    def _items(self, texts: Sequence[str], role: Role) -> list[RoleText]:
+        prompt = self._prompts[role]
+        return [RoleText(text, role, prompt) for text in check_documents(texts)]
+
+
+def _empty(engine: Engine[RoleText]) -> list[FloatArray]:
+    """Return a start for concatenation, so that no texts give shape ``(0, dimension)``."""
+    return [np.empty((0, cast(BiEncoderBackend, engine.backend).dimension), dtype=np.float32)]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal, get_args
 
+from rerank_plugins.core.jobs import Priority
 from rerank_plugins.errors import ConfigurationError
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 Activation = Literal["sigmoid", "none"]
+Overload = Literal["wait", "raise"]
 
 
 class Unset(Enum):
@@ -43,6 +45,12 @@ def check_top_n(top_n: int | None) -> int | None:
     return top_n
 
 
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        message = f"{name} is {value!r}; allowed are {', '.join(allowed)}."
+        raise ConfigurationError(message)
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The identity of a model in this process: equal configurations share one engine.
@@ -58,6 +66,9 @@ class ModelConfig:
         cache_folder: Where downloads are kept; None is Hugging Face's own place.
         local_files_only: Whether to use only what is already on this machine.
         trust_remote_code: Whether to run Python code that comes with the model.
+        idle_unload_s: Seconds without work after which the model's memory is given back,
+            until the next request; None keeps it. Not part of the identity: the last who
+            asks for a model with a number sets it.
     """
 
     model: str = MINI
@@ -69,6 +80,7 @@ class ModelConfig:
     cache_folder: str | None = None
     local_files_only: bool = False
     trust_remote_code: bool = False
+    idle_unload_s: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -79,8 +91,10 @@ class ModelConfig:
         if not isinstance(self.model, str) or not self.model.strip():
             message = f'model is {self.model!r}; give "mini", a Hub name or a folder.'
             raise ConfigurationError(message)
-        if self.dtype not in get_args(Dtype):
-            message = f"dtype is {self.dtype!r}; allowed are {', '.join(get_args(Dtype))}."
+        _check_choice("dtype", self.dtype, get_args(Dtype))
+        idle = self.idle_unload_s
+        if idle is not None and not (isinstance(idle, (int, float)) and idle > 0):
+            message = f"idle_unload_s is {idle!r}; it must be a number above 0, or None for never."
             raise ConfigurationError(message)
         length = self.max_length
         if length is None:
@@ -102,11 +116,15 @@ class RerankConfig:
         score_threshold: Documents below this ``relevance_score`` are left out; a document
             at the threshold stays. None keeps all.
         activation: ``"sigmoid"`` maps logits to 0..1; ``"none"`` leaves them as they are.
+        priority: ``"interactive"``, or ``"bulk"`` to stand behind the former.
+        overload: What to do while the engine's queue is full: ``"wait"``, or ``"raise"``.
     """
 
     top_n: int | None = None
     score_threshold: float | None = None
     activation: Activation = "sigmoid"
+    priority: Priority = "interactive"
+    overload: Overload = "wait"
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -115,11 +133,9 @@ class RerankConfig:
             ConfigurationError: If one is out of range.
         """
         check_top_n(self.top_n)
-        if self.activation not in get_args(Activation):
-            message = (
-                f"activation is {self.activation!r}; allowed are {', '.join(get_args(Activation))}."
-            )
-            raise ConfigurationError(message)
+        _check_choice("activation", self.activation, get_args(Activation))
+        _check_choice("priority", self.priority, get_args(Priority))
+        _check_choice("overload", self.overload, get_args(Overload))
         threshold = self.score_threshold
         if threshold is None:
             return

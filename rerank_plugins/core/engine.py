@@ -1,155 +1,181 @@
-"""One engine per model per process: whoever asks for a model gets the same one."""
+"""An engine: a backend and the scheduler through which everybody uses it."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Final, Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from rerank_plugins.core.jobs import Computed, Priority
+from rerank_plugins.core.protocols import Backend
+from rerank_plugins.core.scheduler import Scheduler
+from rerank_plugins.core.sources import Source
+from rerank_plugins.core.stats import EngineStats
 
-from rerank_plugins.core.batching import token_batches
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.loading import Kind, get_loader
-from rerank_plugins.core.protocols import Backend, FloatArray
-from rerank_plugins.errors import EngineClosedError, InferenceError, InvalidScoresError, RerankError
+ItemT = TypeVar("ItemT", bound=tuple[Any, ...])
+ResultT = TypeVar("ResultT")
 
-ItemT = TypeVar("ItemT")
-
-
-@dataclass(frozen=True)
-class Computed:
-    """What an engine made of one request.
-
-    Attributes:
-        values: Float32, the first axis is the request's items in their order.
-        tokens: Tokens of each item, shape ``(items,)``.
-        truncated: Whether each item was cut, shape ``(items,)``.
-    """
-
-    values: FloatArray
-    tokens: NDArray[np.int64]
-    truncated: NDArray[np.bool_]
+MAX_QUEUE_TOKENS: Final = 4_000_000
+"""Bound of an engine's queue: about 25,000 passages of 160 tokens."""
 
 
 class Engine(Generic[ItemT]):
-    """Computes items with one backend, in token-budget batches, one batch at a time."""
+    """Computes items for all its callers at once, from threads, event loops and futures.
 
-    def __init__(self, backend: Backend[ItemT]) -> None:
-        """Wrap a loaded backend, which this engine then owns."""
-        self.backend = backend
-        self._lock = threading.Lock()
-        self._closed = False
+    A context manager that closes itself. Get one by
+    :func:`~rerank_plugins.core.registry.get_engine`.
+    """
 
-    def compute(self, items: Sequence[ItemT]) -> Computed:
-        """Compute all items and return when they are done; safe from any thread.
+    def __init__(self, source: Source, *, max_queue_tokens: int = MAX_QUEUE_TOKENS) -> None:
+        """Load the backend.
+
+        Args:
+            source: Where the backend comes from.
+            max_queue_tokens: Bound of the queue. A request that comes when it is full waits
+                for room, or is refused, as the request says.
 
         Raises:
-            EngineClosedError: If the engine was closed.
-            InferenceError: If the backend fails.
+            ModelLoadError: If the backend cannot be loaded.
         """
-        if not items:
-            return Computed(*(np.zeros(0, dtype=kind) for kind in ("f4", "i8", "?")))
-        try:
-            prepared = self.backend.prepare(items)
-            tokens = [one.tokens for one in prepared]
-            parts: list[tuple[list[int], FloatArray]] = []
-            with self._lock:
-                if self._closed:
-                    message = f"the engine of {self.backend.identity.model!r} was closed."
-                    raise EngineClosedError(message)
-                for batch in token_batches(tokens, self.backend.batch_tokens):
-                    values = self.backend.run([prepared[index] for index in batch])
-                    if len(values) != len(batch):
-                        message = f"the backend gave {len(values)} rows for {len(batch)} items."
-                        raise InvalidScoresError(message)
-                    parts.append((batch, values))
-        except RerankError:
-            raise
-        except Exception as error:
-            message = f"the backend of {self.backend.identity.model!r} failed: {error}"
-            raise InferenceError(message) from error
-        return Computed(
-            values=_scatter(parts, len(prepared)),
-            tokens=np.array(tokens, dtype=np.int64),
-            truncated=np.array([one.truncated for one in prepared], dtype=np.bool_),
-        )
+        self._source = source
+        name = f"the engine of {source.backend().identity.model!r}"
+        self._scheduler = Scheduler(source, name, max_queue_tokens)
 
-    async def acompute(self, items: Sequence[ItemT]) -> Computed:
-        """Compute all items without blocking the event loop."""
-        return await asyncio.to_thread(self.compute, items)
+    @property
+    def backend(self) -> Backend[ItemT]:
+        """The backend, loaded again if it was unloaded."""
+        return self._source.backend()
+
+    @property
+    def idle_unload_s(self) -> float | None:
+        """Seconds without work after which the model's memory is given back; None is never.
+
+        The next request loads the model again.
+        """
+        return self._scheduler.idle_unload_s
+
+    @idle_unload_s.setter
+    def idle_unload_s(self, seconds: float | None) -> None:
+        self._scheduler.idle_unload_s = seconds
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is in memory now."""
+        return self._source.loaded
 
     @property
     def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._closed
+        """Whether it was closed, or belongs to the parent of this process."""
+        return self._scheduler.closed
+
+    def submit(
+        self,
+        items: Sequence[ItemT],
+        *,
+        max_length: int | None = None,
+        priority: Priority = "interactive",
+        wait: bool = True,
+    ) -> Future[Computed]:
+        """Queue items and return the future of their results; cancelling it frees the queue.
+
+        Args:
+            items: What to compute.
+            max_length: Most tokens an item may have; None is the model's reach.
+            priority: ``"interactive"``, or ``"bulk"`` to stand behind the former.
+            wait: Whether to block while the queue is full.
+
+        Raises:
+            EngineOverloadedError: If the queue is full and ``wait`` is False.
+            EngineClosedError: If the engine was closed.
+        """
+        future, room = self._scheduler.submit(
+            items, max_length=max_length, priority=priority, wait=wait
+        )
+        _or_cancel(future, room.result)
+        return future
+
+    def compute(
+        self,
+        items: Sequence[ItemT],
+        *,
+        max_length: int | None = None,
+        priority: Priority = "interactive",
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> Computed:
+        """Compute items and return when they are done; see :meth:`submit`.
+
+        Args:
+            items: What to compute.
+            max_length: Most tokens an item may have; None is the model's reach.
+            priority: ``"interactive"``, or ``"bulk"`` to stand behind the former.
+            wait: Whether to wait while the queue is full.
+            timeout: Seconds after which to give up; what is queued is then cancelled.
+
+        Raises:
+            EngineOverloadedError: If the queue is full and ``wait`` is False.
+            EngineClosedError: If the engine was closed.
+            InferenceError: If the backend fails.
+            TimeoutError: If the time is up.
+        """
+        future = self.submit(items, max_length=max_length, priority=priority, wait=wait)
+        return _or_cancel(future, lambda: future.result(timeout))
+
+    async def acompute(
+        self,
+        items: Sequence[ItemT],
+        *,
+        max_length: int | None = None,
+        priority: Priority = "interactive",
+        wait: bool = True,
+    ) -> Computed:
+        """Compute items without blocking the event loop and without a thread a call.
+
+        Cancelling the task takes the items off the queue; see :meth:`submit`.
+        """
+        future, room = self._scheduler.submit(
+            items, max_length=max_length, priority=priority, wait=wait
+        )
+        try:
+            await asyncio.wrap_future(room)
+            return await asyncio.wrap_future(future)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stats(self) -> EngineStats:
+        """Return what the engine has done so far."""
+        return self._scheduler.stats()
 
     def close(self) -> None:
-        """Release the model; calling it twice does no harm."""
-        with self._lock:
-            self._closed = True
-            self.backend.close()
+        """Fail what waits, let the current batch end, release the model; idempotent."""
+        self._scheduler.close()
+        self._source.close()
+
+    def abandon(self) -> None:
+        """Stop at once, because the backend's owner let it go."""
+        self._scheduler.abandon()
+
+    def __enter__(self) -> Engine[ItemT]:
+        """Return the engine."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the engine."""
+        self.close()
 
 
-def _scatter(parts: list[tuple[list[int], FloatArray]], count: int) -> FloatArray:
-    """Put batch results back into the order of the items."""
-    values = np.empty((count, *parts[0][1].shape[1:]), dtype=np.float32)
-    for batch, rows in parts:
-        values[batch] = rows
-    return values
-
-
-class _Registry:
-    """Engines by configuration, each loaded once however many threads ask."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loading: dict[tuple[Kind, ModelConfig], threading.Lock] = {}
-        self._engines: dict[tuple[Kind, ModelConfig], Engine[Any]] = {}
-        self._injected: WeakKeyDictionary[Backend[Any], Engine[Any]] = WeakKeyDictionary()
-
-    def get(self, kind: Kind, config: ModelConfig) -> Engine[Any]:
-        loader = get_loader(kind)
-        key = (kind, loader.resolve(config))
-        with self._lock:
-            gate = self._loading.setdefault(key, threading.Lock())
-        with gate:
-            engine = self._engines.get(key)
-            if engine is None or engine.closed:
-                engine = Engine(loader.load(key[1]))
-                self._engines[key] = engine
-            return engine
-
-    def wrap(self, backend: Backend[Any]) -> Engine[Any]:
-        with self._lock:
-            engine = self._injected.get(backend)
-            if engine is None:
-                engine = self._injected[backend] = Engine(backend)
-            return engine
-
-
-_REGISTRY = _Registry()
-
-
-def get_engine(kind: Kind, model: ModelConfig | Backend[Any]) -> Engine[Any]:
-    """Return the one engine of this process for a model.
-
-    A hundred threads asking at once load one model; a failed load is tried again by the
-    next who asks.
-
-    Args:
-        kind: ``"cross-encoder"`` or ``"bi-encoder"``.
-        model: A configuration, or a backend object to use as it is.
-
-    Raises:
-        ConfigurationError: If no backend of that name exists.
-        MissingDependencyError: If the backend's extra is not installed.
-        ModelLoadError: If the model cannot be loaded.
-    """
-    if isinstance(model, ModelConfig):
-        return _REGISTRY.get(kind, model)
-    return _REGISTRY.wrap(model)
+def _or_cancel(future: Future[Computed], wait: Callable[[], ResultT]) -> ResultT:
+    """Wait; if that is interrupted or times out, nobody waits any more, so cancel."""
+    try:
+        return wait()
+    except BaseException:
+        future.cancel()
+        raise

@@ -57,18 +57,33 @@ class Backend(Protocol[ItemT_contra]):
 
     @property
     def batch_tokens(self) -> int:
-        """Most tokens, padding included, that one call of :meth:`run` should hold."""
+        """Most tokens that one call of :meth:`run` should hold."""
         ...
 
-    def prepare(self, items: Sequence[ItemT_contra]) -> list[Prepared]:
-        """Tokenise and cut; thread-safe, one result an item, in order."""
+    @property
+    def padded(self) -> bool:
+        """Whether padding counts among those tokens, because :meth:`run` computes it."""
+        ...
+
+    def prepare(
+        self, items: Sequence[ItemT_contra], max_length: int | None = None
+    ) -> list[Prepared]:
+        """Tokenise and cut; thread-safe, one result an item, in order.
+
+        Args:
+            items: What to prepare.
+            max_length: Most tokens an item may have; None, or more than the model's reach,
+                is the reach.
+        """
         ...
 
     def run(self, batch: Sequence[Prepared]) -> FloatArray:
         """Compute one batch; the first axis of the result is the batch, in order.
 
         Raises:
-            InferenceError: If the model fails; the cause is chained.
+            OutOfMemoryError: If the batch does not fit on the device; the engine then tries
+                smaller ones. No other failure may be reported as this one.
+            InferenceError: If the model fails. (Any other exception is mapped to it.)
         """
         ...
 

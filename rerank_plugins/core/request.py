@@ -13,7 +13,7 @@ from rerank_plugins.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from rerank_plugins.core.config import RerankConfig
-    from rerank_plugins.core.engine import Computed
+    from rerank_plugins.core.jobs import Computed
     from rerank_plugins.core.types import ModelIdentity, ScoreScale
 
 
@@ -104,5 +104,8 @@ class RankRequest:
                 pairs=len(self.pairs),
                 tokens=int(computed.tokens.sum()),
                 truncated=int(truncated.sum()),
+                batches=computed.batches,
+                queue_s=computed.queue_s,
+                compute_s=computed.compute_s,
             ),
         )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TypedDict, cast
 
 from rerank_plugins.core.config import (
     MINI,
@@ -14,14 +13,23 @@ from rerank_plugins.core.config import (
     Activation,
     Dtype,
     ModelConfig,
+    Overload,
     RerankConfig,
     Unset,
 )
-from rerank_plugins.core.engine import Computed, Engine, get_engine
+from rerank_plugins.core.engine import Engine
+from rerank_plugins.core.jobs import Computed, Priority
 from rerank_plugins.core.ordering import check_scores
 from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray
+from rerank_plugins.core.registry import aget_engine, get_engine
 from rerank_plugins.core.request import RankRequest, check_documents, check_query
 from rerank_plugins.core.types import Ranking, TextPair
+
+
+class _Options(TypedDict):
+    max_length: int | None
+    priority: Priority
+    wait: bool
 
 
 class Reranker:
@@ -44,14 +52,17 @@ class Reranker:
         backend: str = "auto",
         device: str | None = None,
         dtype: Dtype = "auto",
-        max_length: int = 512,
+        max_length: int | None = 512,
         revision: str | None = None,
         cache_folder: str | Path | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
+        idle_unload_s: float | None = None,
         top_n: int | None = None,
         score_threshold: float | None = None,
         activation: Activation = "sigmoid",
+        priority: Priority = "interactive",
+        overload: Overload = "wait",
     ) -> None:
         """Check the settings; the model is loaded later.
 
@@ -61,20 +72,27 @@ class Reranker:
             backend: What computes; ``"auto"`` chooses by the model.
             device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses.
             dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device.
-            max_length: Most tokens a pair may have. The document is cut to fit, the query
-                only beyond half of it; :attr:`RankedDocument.truncated` tells.
+            max_length: Most tokens a pair may have; None is the model's own reach. The
+                document is cut to fit, the query only beyond half of it;
+                :attr:`RankedDocument.truncated` tells.
             revision: Branch, tag or commit on the hub.
             cache_folder: Where downloads are kept.
             local_files_only: Whether to use only what is already on this machine.
             trust_remote_code: Whether to run Python code that comes with the model.
+            idle_unload_s: Seconds without work after which the model's memory is given back
+                until the next request; None keeps the model.
             top_n: How many documents to return, at least 1; None returns all.
             score_threshold: Documents with a lower ``relevance_score`` are left out.
             activation: ``"sigmoid"`` for scores between 0 and 1, ``"none"`` for logits.
+            priority: ``"interactive"``, or ``"bulk"`` to stand behind the former.
+            overload: While the queue is full, ``"wait"``, or ``"raise"``
+                :class:`~rerank_plugins.errors.EngineOverloadedError`.
 
         Raises:
             ConfigurationError: If a setting is out of range.
         """
-        self.config = RerankConfig(top_n, score_threshold, activation)
+        self.config = RerankConfig(top_n, score_threshold, activation, priority, overload)
+        self.max_length = max_length
         self._model: ModelConfig | CrossEncoderBackend
         if isinstance(model, (str, Path)):
             self._model = ModelConfig(
@@ -87,6 +105,7 @@ class Reranker:
                 cache_folder=None if cache_folder is None else str(cache_folder),
                 local_files_only=local_files_only,
                 trust_remote_code=trust_remote_code,
+                idle_unload_s=idle_unload_s,
             )
         else:
             self._model = model
@@ -133,8 +152,8 @@ class Reranker:
         """Rank documents for a query without blocking the event loop; see :meth:`rank`."""
         config = self._policy(top_n)
         request = RankRequest(query, documents)
-        engine = await asyncio.to_thread(get_engine, "cross-encoder", self._model)
-        computed = await engine.acompute(request.pairs)
+        engine = await aget_engine("cross-encoder", self._model)
+        computed = await engine.acompute(request.pairs, **self._options)
         return self._rankings([request], computed, config, engine)[0]
 
     def rank_many(
@@ -160,7 +179,7 @@ class Reranker:
         checked = [RankRequest(query, documents) for query, documents in requests]
         pairs = [pair for request in checked for pair in request.pairs]
         engine = self.engine
-        return self._rankings(checked, engine.compute(pairs), config, engine)
+        return self._rankings(checked, engine.compute(pairs, **self._options), config, engine)
 
     def score(self, pairs: Iterable[tuple[str, str]]) -> FloatArray:
         """Score text pairs.
@@ -179,7 +198,16 @@ class Reranker:
             TextPair(check_query(query), check_documents([document])[0])
             for query, document in pairs
         ]
-        return check_scores(self.engine.compute(checked).values, len(checked))
+        computed = self.engine.compute(checked, **self._options)
+        return check_scores(computed.values, len(checked))
+
+    @property
+    def _options(self) -> _Options:
+        return {
+            "max_length": self.max_length,
+            "priority": self.config.priority,
+            "wait": self.config.overload == "wait",
+        }
 
     def _policy(self, top_n: int | Unset | None) -> RerankConfig:
         return self.config if isinstance(top_n, Unset) else replace(self.config, top_n=top_n)
@@ -198,8 +226,6 @@ class Reranker:
         for request in requests:
             share = slice(start, start + len(request.pairs))
             start = share.stop
-            part = Computed(
-                computed.values[share], computed.tokens[share], computed.truncated[share]
-            )
+            part = computed.part(share)
             rankings.append(request.ranking(part, backend.identity, backend.scale, config))
         return rankings

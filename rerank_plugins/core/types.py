@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, overload
 
@@ -73,12 +73,18 @@ class RankingStats:
         pairs: Pairs scored, after identical texts were merged.
         tokens: Tokens scored, without padding.
         truncated: Documents of which the model could not read all.
+        batches: Batches that held at least one of the pairs, shared with other requests.
+        queue_s: Seconds from arrival to the first batch.
+        compute_s: Seconds of computing: the pairs' share of their batches, by tokens.
     """
 
     documents: int = 0
     pairs: int = 0
     tokens: int = 0
     truncated: int = 0
+    batches: int = field(default=0, compare=False)
+    queue_s: float = field(default=0.0, compare=False)
+    compute_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)

@@ -58,13 +58,13 @@ def test_document_is_cut_and_the_query_is_not(folder: Path) -> None:
 
 
 def test_query_is_cut_only_beyond_half(folder: Path) -> None:
-    reranker = Reranker(folder, dtype="float32", max_length=64)
-    prepared = reranker.engine.backend.prepare
+    backend = Reranker(folder, dtype="float32").engine.backend
     long_query, long_document = " ".join(TEXTS * 10), " ".join(TEXTS * 40)
-    both, alone = prepared([TextPair(long_query, long_document), TextPair(long_query, "")])
+    pairs = [TextPair(long_query, long_document), TextPair(long_query, "")]
+    both, alone = backend.prepare(pairs, max_length=64)
     assert both.tokens == 64
     # Half of max_length is the query's: the special tokens come from the document's half.
-    special = reranker.engine.backend._pairs._template.special_tokens  # type: ignore[attr-defined]
+    special = backend._pairs._template.special_tokens  # type: ignore[attr-defined]
     assert alone.tokens == 32 + special
 
 

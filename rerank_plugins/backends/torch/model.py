@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from rerank_plugins.backends._devices import resolve_local
+from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.loading import load_reranker
 from rerank_plugins.backends.torch.pairs import PairTokenizer
@@ -24,6 +24,7 @@ class TorchCrossEncoder:
     """Any ``AutoModelForSequenceClassification`` reranker with one or two labels."""
 
     scale = ScoreScale.LOGIT
+    padded = True
     resolve = staticmethod(resolve_local)
 
     def __init__(self, config: ModelConfig) -> None:
@@ -33,34 +34,33 @@ class TorchCrossEncoder:
             ModelLoadError: If there is no such model, or it is not a reranker.
         """
         model, tokenizer = load_reranker(config)
-        reach = min(_reach(model), tokenizer.model_max_length, config.max_length or 2**31)
+        reach = min(_reach(model), tokenizer.model_max_length)
         self.identity = ModelIdentity(
             config.model, config.revision, config.backend, config.dtype, int(reach)
         )
         self.device = torch.device(str(config.device))
         self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cpu"])
-        self._pairs = PairTokenizer(
-            private_tokenizer(tokenizer, config.model), int(reach), config.model
-        )
+        self._pairs = PairTokenizer(private_tokenizer(tokenizer, config.model), config.model)
         self._pad = int(tokenizer.pad_token_id or 0)
         self._typed = "token_type_ids" in tokenizer.model_input_names
         _head_in_float32(model)
         self._model: torch.nn.Module | None = model.to(self.device)
 
-    def prepare(self, items: Sequence[TextPair]) -> list[Prepared]:
+    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
         """Tokenise and cut text pairs; thread-safe."""
-        return self._pairs.prepare(items)
+        reach = self.identity.max_length
+        return self._pairs.prepare(items, min(max_length or reach, reach))
 
     def run(self, batch: Sequence[Prepared]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
         if self._model is None:
             message = f"the model {self.identity.model!r} was closed."
             raise EngineClosedError(message)
-        inputs = {name: tensor.to(self.device) for name, tensor in self._padded(batch).items()}
-        with torch.inference_mode():
+        with torch.inference_mode(), mapped_out_of_memory():
+            inputs = {name: part.to(self.device) for name, part in self._inputs(batch).items()}
             logits = self._model(**inputs).logits
-        # A two-label head gives (not relevant, relevant); a one-label head just the latter.
-        scores: FloatArray = logits[:, -1].float().cpu().numpy()
+            # A two-label head gives (not relevant, relevant), a one-label head the latter.
+            scores: FloatArray = logits[:, -1].float().cpu().numpy()
         return scores
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class TorchCrossEncoder:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _padded(self, batch: Sequence[Prepared]) -> dict[str, torch.Tensor]:
+    def _inputs(self, batch: Sequence[Prepared]) -> dict[str, torch.Tensor]:
         shape = (len(batch), max(one.tokens for one in batch))
         ids = np.full(shape, self._pad, dtype=np.int64)
         types = np.zeros(shape, dtype=np.int64)

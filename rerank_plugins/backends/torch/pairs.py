@@ -109,12 +109,11 @@ class PairTokenizer:
     ``max_length``.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_length: int, model: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, model: str) -> None:
         """Use a private tokenizer (no truncation, no padding).
 
         Args:
             tokenizer: The Rust tokenizer; never changed.
-            max_length: Most tokens a pair may have.
             model: Name of the model, for messages.
 
         Raises:
@@ -122,17 +121,16 @@ class PairTokenizer:
         """
         self._tokenizer = tokenizer
         self._template = PairTemplate.of(tokenizer, model)
-        self._room = max_length - self._template.special_tokens
-        self._query_room = max_length // 2
 
-    def prepare(self, pairs: Sequence[TextPair]) -> list[Prepared]:
-        """Tokenise, cut and assemble; thread-safe."""
+    def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[Prepared]:
+        """Tokenise, cut to ``max_length`` tokens and assemble; thread-safe."""
         queries = dict.fromkeys(query for query, _ in pairs)
         documents = dict.fromkeys(document for _, document in pairs)
         query_ids = self._encode(list(queries))
         document_ids = self._encode(list(documents))
         return [
-            self._prepared(query_ids[pair.query], document_ids[pair.document]) for pair in pairs
+            self._prepared(query_ids[pair.query], document_ids[pair.document], max_length)
+            for pair in pairs
         ]
 
     def _encode(self, texts: list[str]) -> dict[str, NDArray[np.int32]]:
@@ -141,11 +139,14 @@ class PairTokenizer:
         )
         return {text: _int32(one.ids) for text, one in zip(texts, encoded, strict=True)}
 
-    def _prepared(self, query: NDArray[np.int32], document: NDArray[np.int32]) -> Prepared:
-        truncated = len(query) + len(document) > self._room
+    def _prepared(
+        self, query: NDArray[np.int32], document: NDArray[np.int32], max_length: int
+    ) -> Prepared:
+        room = max_length - self._template.special_tokens
+        truncated = len(query) + len(document) > room
         if truncated:
-            query = query[: self._query_room]
-            document = document[: self._room - len(query)]
+            query = query[: max_length // 2]
+            document = document[: room - len(query)]
         pair = self._template.join(query, document)
         return Prepared(tokens=len(pair.ids), truncated=truncated, payload=pair)
 

@@ -1,0 +1,190 @@
+"""The monitor of a scheduler: all its state, behind one lock and one condition."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+from rerank_plugins.core.execute import Outcome
+from rerank_plugins.core.job_queue import JobQueue
+from rerank_plugins.core.jobs import Job
+from rerank_plugins.core.planner import Slot
+from rerank_plugins.core.protocols import Prepared
+from rerank_plugins.core.stats import EngineStats
+from rerank_plugins.errors import EngineClosedError, EngineOverloadedError
+
+
+class Desk:
+    """Where callers hand in jobs and the two threads pick up work; no futures are set here.
+
+    Attributes:
+        generation: Number of the pair of threads in charge; older ones stop.
+    """
+
+    def __init__(
+        self, name: str, batch_tokens: int, max_queue_tokens: int, *, padded: bool
+    ) -> None:
+        """Start with nothing to do."""
+        self.generation = 0
+        self._name = name
+        self._max_queue_tokens = max_queue_tokens
+        self._padded = padded
+        self._queue = JobQueue(batch_tokens)
+        self._outside: deque[tuple[Job[Any], Future[None]]] = deque()
+        # Reentrant, because a garbage collection under the lock may come back to `close`.
+        self._wake = threading.Condition(threading.RLock())
+        self._stats = EngineStats()
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    def enter(self, job: Job[Any], room: Future[None], *, wait: bool) -> None:
+        """Hand in a job; it waits outside while the queue is full.
+
+        Raises:
+            EngineOverloadedError: If the queue is full and ``wait`` is False.
+            EngineClosedError: If the desk is closed.
+        """
+        with self._wake:
+            if self._closed:
+                message = f"{self._name} was closed. Ask for a new engine."
+                raise EngineClosedError(message)
+            if not wait and (self._outside or self._full()):
+                message = (
+                    f"{self._name} has {self._queue.tokens} tokens queued, and its bound is "
+                    f"{self._max_queue_tokens}. Try again later, or wait."
+                )
+                raise EngineOverloadedError(message)
+            self._outside.append((job, room))
+            self._stats = replace(self._stats, requests=self._stats.requests + 1)
+
+    def admit(self) -> list[Future[None]]:
+        """Let jobs in, in order, while there is room; return the futures to tell them by."""
+        admitted = []
+        with self._wake:
+            while self._outside and not self._full():
+                job, room = self._outside.popleft()
+                if not job.future.cancelled():
+                    self._queue.add(job)
+                    admitted.append(room)
+            if admitted:
+                self._wake.notify_all()
+        return admitted
+
+    def cancel(self, job: Job[Any]) -> None:
+        """Forget a job whose caller is gone."""
+        with self._wake:
+            self._queue.discard(job)
+            self._stats = replace(self._stats, cancelled=self._stats.cancelled + 1)
+
+    def next_to_prepare(self, generation: int) -> tuple[Job[Any], range] | None:
+        """Wait for items to prepare; None tells the thread to stop."""
+        with self._wake:
+            while self._in_charge(generation):
+                work = self._queue.next_to_prepare()
+                if work is not None:
+                    return work
+                self._wake.wait()
+        return None
+
+    def add_prepared(self, job: Job[Any], indices: range, prepared: list[Prepared]) -> None:
+        """Make prepared items ready."""
+        with self._wake:
+            self._queue.add_prepared(job, indices, prepared)
+            self._wake.notify_all()
+
+    def next_batch(self, generation: int, idle_s: float | None) -> list[Slot] | None:
+        """Wait for a batch; None tells the thread to stop, an empty one that time is up.
+
+        Args:
+            generation: Number of the calling thread's pair.
+            idle_s: Return an empty batch after so many seconds without work.
+        """
+        with self._wake:
+            while self._in_charge(generation):
+                batch = self._queue.next_batch(padded=self._padded)
+                if batch:
+                    # The preparer may have waited for what is ready to become less.
+                    self._wake.notify_all()
+                    return batch
+                if not self._wake.wait(idle_s) and len(self._queue) == 0:
+                    return []
+        return None
+
+    def done(self, batch: list[Slot], outcome: Outcome, seconds: float) -> list[Job[Any]]:
+        """Store what became of a batch; return the jobs that it finished."""
+        prepared = [job.prepared(index) for job, index in batch]
+        tokens = [one.tokens for one in prepared]
+        share = seconds / sum(tokens)
+        finished = []
+        with self._wake:
+            for (job, index), row in outcome.rows:
+                if self._queue.complete(job, index, row, share * job.prepared(index).tokens):
+                    finished.append(job)
+            for job in outcome.failed:
+                self._queue.discard(job)
+            old = self._stats
+            self._stats = replace(
+                old,
+                items=old.items + len(outcome.rows),
+                tokens=old.tokens + sum(tokens),
+                padded_tokens=old.padded_tokens + self._cost(tokens),
+                batches=old.batches + 1,
+                truncated=old.truncated + sum(one.truncated for one in prepared),
+                compute_s=old.compute_s + seconds,
+                queue_s=old.queue_s + sum(job.result().queue_s for job in finished),
+            )
+        return finished
+
+    def shrink(self, batch: list[Slot]) -> bool:
+        """Put a batch back that did not fit, and halve the budget.
+
+        Returns:
+            False if the batch was one item: it will never fit.
+        """
+        with self._wake:
+            old = self._stats
+            self._stats = replace(old, out_of_memory=old.out_of_memory + 1)
+            if len(batch) == 1:
+                return False
+            cost = self._cost([job.prepared(index).tokens for job, index in batch])
+            self._queue.budget = min(self._queue.budget, cost) // 2
+            self._queue.put_back(batch)
+        return True
+
+    def drop(self, job: Job[Any]) -> None:
+        """Forget a job that failed."""
+        with self._wake:
+            self._queue.discard(job)
+
+    def clear(self, *, close: bool) -> list[Job[Any]]:
+        """Forget all jobs and return them; the threads in charge are told to stop."""
+        with self._wake:
+            waiting = [*self._queue.clear(), *(job for job, _ in self._outside)]
+            self._outside.clear()
+            self._closed = self._closed or close
+            self.generation += 1
+            self._wake.notify_all()
+        return waiting
+
+    def stats(self) -> EngineStats:
+        """Return the counters so far."""
+        with self._wake:
+            return replace(
+                self._stats, queued_tokens=self._queue.tokens, batch_tokens=self._queue.budget
+            )
+
+    def _full(self) -> bool:
+        return len(self._queue) > 0 and self._queue.tokens >= self._max_queue_tokens
+
+    def _in_charge(self, generation: int) -> bool:
+        return not self._closed and generation == self.generation
+
+    def _cost(self, tokens: list[int]) -> int:
+        return max(tokens) * len(tokens) if self._padded else sum(tokens)

@@ -1,0 +1,85 @@
+"""Running one batch so that a fault reaches only the jobs that caused it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank_plugins.core.jobs import Job
+from rerank_plugins.core.planner import Slot
+from rerank_plugins.core.protocols import Backend, FloatArray
+from rerank_plugins.errors import InferenceError, InvalidScoresError, OutOfMemoryError, RerankError
+
+
+@dataclass
+class Outcome:
+    """What became of a batch.
+
+    Attributes:
+        rows: A result for each slot that worked.
+        failed: The error of each job that did not.
+    """
+
+    rows: list[tuple[Slot, NDArray[np.float32]]] = field(default_factory=list)
+    failed: dict[Job[Any], RerankError] = field(default_factory=dict)
+
+
+def execute(backend: Backend[Any], batch: Sequence[Slot]) -> Outcome:
+    """Run a batch; if it fails, run each job's part of it alone.
+
+    Raises:
+        OutOfMemoryError: If the device ran out of memory; nothing is decided then.
+    """
+    outcome = Outcome()
+    try:
+        rows = _run(backend, batch)
+    except OutOfMemoryError:
+        raise
+    except RerankError as error:
+        jobs = list(dict.fromkeys(job for job, _ in batch))
+        if len(jobs) == 1:
+            outcome.failed[jobs[0]] = error
+            return outcome
+        for job in jobs:
+            part = execute(backend, [slot for slot in batch if slot[0] is job])
+            outcome.rows += part.rows
+            outcome.failed |= part.failed
+        return outcome
+    for slot, row in zip(batch, rows, strict=True):
+        if np.isfinite(row).all():
+            outcome.rows.append((slot, row))
+        else:
+            message = (
+                f"{backend.identity.model!r} gave {row} for item {slot[1]} in "
+                f"{backend.identity.dtype}, which is not finite. Half precision overflows on "
+                "some models: try dtype='float32'."
+            )
+            outcome.failed[slot[0]] = InvalidScoresError(message)
+    return outcome
+
+
+def _run(backend: Backend[Any], batch: Sequence[Slot]) -> FloatArray:
+    """Run a batch, map every exception, and check the count.
+
+    Raises:
+        RerankError: Whatever went wrong; a foreign exception is chained.
+    """
+    model = backend.identity.model
+    try:
+        rows = backend.run([job.prepared(index) for job, index in batch])
+    except RerankError:
+        raise
+    except MemoryError as error:
+        message = f"{model!r} ran out of memory on a batch of {len(batch)}."
+        raise OutOfMemoryError(message) from error
+    except Exception as error:
+        message = f"the backend of {model!r} failed: {error}"
+        raise InferenceError(message) from error
+    if len(rows) != len(batch):
+        message = f"the backend of {model!r} gave {len(rows)} results for {len(batch)} items."
+        raise InvalidScoresError(message)
+    return rows

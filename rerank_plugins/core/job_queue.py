@@ -1,0 +1,133 @@
+"""The jobs of a scheduler: who waits for what, and how full it is. No locks, no threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank_plugins.core.jobs import Job
+from rerank_plugins.core.planner import LEVEL_BATCHES, Slot, level, plan_batch, serving_order
+from rerank_plugins.core.protocols import Prepared
+
+PREPARE_ITEMS: Final = 64
+"""Items prepared at once: few enough that a newcomer does not wait long."""
+
+AHEAD_BATCHES: Final = 8
+"""Batches' worth of tokens that are prepared ahead of the worker."""
+
+
+class JobQueue:
+    """Jobs by what they wait for: to be prepared, or to be computed.
+
+    Attributes:
+        budget: Token budget of a batch; lowered when the device runs out of memory.
+        tokens: Tokens that wait or are in a batch now (estimated until prepared).
+    """
+
+    def __init__(self, budget: int) -> None:
+        """Start empty."""
+        self.budget = budget
+        self.tokens = 0
+        self._jobs: dict[Job[Any], None] = {}
+        self._ready: dict[Job[Any], None] = {}
+        self._ready_tokens = 0
+        self._unprepared: list[deque[Job[Any]]] = [deque() for _ in range(len(LEVEL_BATCHES) + 1)]
+        self._batches = 0
+
+    def __len__(self) -> int:
+        """Return how many jobs are not finished."""
+        return len(self._jobs)
+
+    def __contains__(self, job: Job[Any]) -> bool:
+        """Return whether a job is still waited for."""
+        return job in self._jobs
+
+    def add(self, job: Job[Any]) -> None:
+        """Take a new job."""
+        self._jobs[job] = None
+        self.tokens += job.queued
+        self._unprepared[level(job, self.budget)].append(job)
+
+    def discard(self, job: Job[Any]) -> bool:
+        """Forget a job, finished or not; return whether it was there."""
+        if job not in self._jobs:
+            return False
+        del self._jobs[job]
+        self.tokens -= job.queued
+        if self._ready.pop(job, job) is None:
+            self._ready_tokens -= job.ready_tokens
+        return True
+
+    def clear(self) -> list[Job[Any]]:
+        """Forget all jobs and return them."""
+        jobs = list(self._jobs)
+        for job in jobs:
+            self.discard(job)
+        return jobs
+
+    def next_to_prepare(self) -> tuple[Job[Any], range] | None:
+        """Return a job and which of its items to prepare next; None if enough is ready.
+
+        Jobs of a level take turns. A job is also prepared beyond that if it goes before
+        everything that is ready.
+        """
+        for number, jobs in enumerate(self._unprepared):
+            while jobs and jobs[0] not in self._jobs:
+                jobs.popleft()
+            if not jobs:
+                continue
+            enough = self._ready_tokens >= AHEAD_BATCHES * self.budget
+            if enough and min(level(job, self.budget) for job in self._ready) <= number:
+                return None
+            job = jobs.popleft()
+            indices = job.take_unprepared(PREPARE_ITEMS)
+            if job.unprepared:
+                self._unprepared[level(job, self.budget)].append(job)
+            return job, indices
+        return None
+
+    def add_prepared(self, job: Job[Any], indices: range, prepared: Sequence[Prepared]) -> None:
+        """Make a job's items ready; nothing happens if the job is gone."""
+        if job not in self._jobs:
+            return
+        self.tokens -= job.queued
+        job.add_prepared(indices, prepared)
+        self.tokens += job.queued
+        self._ready[job] = None
+        self._ready_tokens += sum(one.tokens for one in prepared)
+
+    def next_batch(self, *, padded: bool) -> list[Slot]:
+        """Take the next batch off the queue; empty if nothing is ready."""
+        if not self._ready:
+            return []
+        jobs = serving_order(self._ready, self.budget, self._batches)
+        batch = plan_batch(jobs, self.budget, padded=padded)
+        for job, index in batch:
+            self._ready_tokens -= job.take(index)
+            job.served_at = self._batches
+            if not job.ready:
+                self._ready.pop(job, None)
+        for job in {job for job, _ in batch}:
+            job.batches += 1
+        self._batches += 1
+        return batch
+
+    def put_back(self, batch: Sequence[Slot]) -> None:
+        """Make the items of a batch ready again, except those of jobs that are gone."""
+        for job, index in batch:
+            if job in self._jobs:
+                self._ready_tokens += job.put_back(index)
+                self._ready[job] = None
+
+    def complete(self, job: Job[Any], index: int, row: NDArray[np.float32], seconds: float) -> bool:
+        """Store one result; return whether it was the job's last."""
+        if job not in self._jobs:
+            return False
+        self.tokens -= job.complete(index, row, seconds)
+        if job.finished:
+            self.discard(job)
+        return job.finished

@@ -1,0 +1,171 @@
+"""One request on its way through the scheduler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank_plugins.core.protocols import FloatArray, Prepared
+
+ItemT = TypeVar("ItemT")
+
+Priority = Literal["interactive", "bulk"]
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What an engine made of one request.
+
+    Attributes:
+        values: Float32, the first axis is the request's items in their order.
+        tokens: Tokens of each item, shape ``(items,)``.
+        truncated: Whether each item was cut, shape ``(items,)``.
+        batches: Batches that held at least one of the items.
+        queue_s: Seconds from the request's arrival to its first batch.
+        compute_s: Seconds of computing, each batch's shared out by tokens.
+    """
+
+    values: FloatArray
+    tokens: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+    batches: int = 0
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+
+    def part(self, share: slice) -> Computed:
+        """Return some of the items; the times are those of the whole request."""
+        return Computed(
+            self.values[share],
+            self.tokens[share],
+            self.truncated[share],
+            self.batches,
+            self.queue_s,
+            self.compute_s,
+        )
+
+
+EMPTY = Computed(np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+
+
+class Job(Generic[ItemT]):
+    """A request's items, what is prepared of them, and what is computed.
+
+    Not thread-safe: the scheduler calls it under its lock.
+
+    Attributes:
+        future: What the caller waits for.
+        ready: ``(tokens, index)`` of prepared items that wait, shortest first.
+        served: Tokens computed so far; the scheduler's fairness counts them.
+        served_at: Number of the last batch that held one of its items.
+        queued: Tokens that still count against the queue's bound (estimated until
+            prepared).
+    """
+
+    def __init__(
+        self,
+        items: Sequence[ItemT],
+        max_length: int | None,
+        priority: Priority,
+        estimates: Sequence[int],
+    ) -> None:
+        """Take the items of one request."""
+        self.items = items
+        self.max_length = max_length
+        self.priority = priority
+        self.future: Future[Computed] = Future()
+        self.ready: list[tuple[int, int]] = []
+        self.served = 0
+        self.served_at = -1
+        self.queued = sum(estimates)
+        self.batches = 0
+        self._estimates = estimates
+        self._next = 0
+        self._prepared: dict[int, Prepared] = {}
+        self._values: FloatArray | None = None
+        self._tokens = np.zeros(len(items), dtype=np.int64)
+        self._truncated = np.zeros(len(items), dtype=np.bool_)
+        self._left = len(items)
+        self._arrived = time.perf_counter()
+        self._started: float | None = None
+        self._compute_s = 0.0
+
+    @property
+    def ready_tokens(self) -> int:
+        """Tokens of the prepared items that wait."""
+        return sum(tokens for tokens, _ in self.ready)
+
+    @property
+    def unprepared(self) -> bool:
+        """Whether some items still have to be prepared."""
+        return self._next < len(self.items)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every item is computed."""
+        return self._left == 0
+
+    def take_unprepared(self, count: int) -> range:
+        """Return the indices of the next items to prepare, and count them as taken."""
+        taken = range(self._next, min(self._next + count, len(self.items)))
+        self._next = taken.stop
+        return taken
+
+    def add_prepared(self, indices: range, prepared: Sequence[Prepared]) -> None:
+        """Make items ready, and count their true tokens."""
+        for index, one in zip(indices, prepared, strict=True):
+            self._prepared[index] = one
+            self._tokens[index] = one.tokens
+            self._truncated[index] = one.truncated
+            self.queued += one.tokens - self._estimates[index]
+            self.ready.append((one.tokens, index))
+        self.ready.sort()
+
+    def prepared(self, index: int) -> Prepared:
+        """Return a prepared item."""
+        return self._prepared[index]
+
+    def take(self, index: int) -> int:
+        """Take an item off the ready list, into a batch; return its tokens."""
+        tokens = int(self._tokens[index])
+        self.ready.remove((tokens, index))
+        if self._started is None:
+            self._started = time.perf_counter()
+        return tokens
+
+    def put_back(self, index: int) -> int:
+        """Make an item ready again, since its batch did not work; return its tokens."""
+        tokens = int(self._tokens[index])
+        self.ready.append((tokens, index))
+        self.ready.sort()
+        return tokens
+
+    def complete(self, index: int, row: NDArray[np.float32], seconds: float) -> int:
+        """Store an item's result and its share of the batch's time; return its tokens."""
+        if self._values is None:
+            self._values = np.empty((len(self.items), *row.shape), dtype=np.float32)
+        self._values[index] = row
+        del self._prepared[index]
+        tokens = int(self._tokens[index])
+        self._left -= 1
+        self._compute_s += seconds
+        self.served += tokens
+        self.queued -= tokens
+        return tokens
+
+    def result(self) -> Computed:
+        """Return the results of all items."""
+        started = self._arrived if self._started is None else self._started
+        return Computed(
+            values=EMPTY.values if self._values is None else self._values,
+            tokens=self._tokens,
+            truncated=self._truncated,
+            batches=self.batches,
+            queue_s=started - self._arrived,
+            compute_s=self._compute_s,
+        )

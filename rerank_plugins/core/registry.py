@@ -1,0 +1,113 @@
+"""One engine per model per process: whoever asks for a model gets the same one."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from dataclasses import replace
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.engine import Engine
+from rerank_plugins.core.loading import Kind, get_loader
+from rerank_plugins.core.protocols import Backend
+from rerank_plugins.core.sources import InjectedModel, LoadedModel
+
+Model: TypeAlias = "ModelConfig | Backend[Any]"
+
+
+class _Registry:
+    """Engines by what they compute with."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._gates: dict[tuple[Kind, ModelConfig], threading.Lock] = {}
+        self._engines: dict[tuple[Kind, ModelConfig], Engine[Any]] = {}
+        self._asked: dict[tuple[Kind, ModelConfig], Engine[Any]] = {}
+        self._injected: WeakKeyDictionary[Backend[Any], Engine[Any]] = WeakKeyDictionary()
+
+    def known(self, kind: Kind, config: ModelConfig) -> Engine[Any] | None:
+        """Return the engine if it was asked for in the same words before."""
+        engine = self._asked.get((kind, config))
+        return None if engine is None or engine.closed else engine
+
+    def load(self, kind: Kind, config: ModelConfig) -> Engine[Any]:
+        """Return the engine, loading its model if nobody has; one thread loads."""
+        loader = get_loader(kind)
+        # The length is a setting of each request: engines that differ in it alone are one.
+        key: tuple[Kind, ModelConfig] = (kind, replace(loader.resolve(config), max_length=None))
+        with self._lock:
+            gate = self._gates.setdefault(key, threading.Lock())
+        with gate:
+            engine = self._engines.get(key)
+            if engine is None or engine.closed:
+                engine = self._engines[key] = Engine(LoadedModel(loader, key[1]))
+            self._asked[kind, config] = engine
+            return engine
+
+    def wrap(self, backend: Backend[Any]) -> Engine[Any]:
+        """Return the engine of a backend object; it lives as long as the object."""
+        with self._lock:
+            engine = self._injected.get(backend)
+            if engine is None or engine.closed:
+                source = InjectedModel(backend)
+                engine = self._injected[backend] = Engine(source)
+                source.on_death = engine.abandon
+            return engine
+
+    def close(self) -> None:
+        """Close every engine."""
+        for engine in [*self._engines.values(), *self._injected.values()]:
+            engine.close()
+
+
+_registry = _Registry()
+
+
+def get_engine(kind: Kind, model: Model) -> Engine[Any]:
+    """Return the one engine of this process for a model.
+
+    A hundred threads asking at once load one model; a failed load is tried again by the
+    next who asks.
+
+    Args:
+        kind: ``"cross-encoder"`` or ``"bi-encoder"``.
+        model: A configuration, or a backend object to use as it is.
+
+    Raises:
+        ConfigurationError: If no backend of that name exists.
+        MissingDependencyError: If the backend's extra is not installed.
+        ModelLoadError: If the model cannot be loaded.
+    """
+    if not isinstance(model, ModelConfig):
+        return _registry.wrap(model)
+    engine = _registry.known(kind, model) or _registry.load(kind, model)
+    if model.idle_unload_s is not None:
+        engine.idle_unload_s = model.idle_unload_s
+    return engine
+
+
+async def aget_engine(kind: Kind, model: Model) -> Engine[Any]:
+    """Return the engine; only a load, which happens once a model, takes a thread."""
+    if isinstance(model, ModelConfig) and _registry.known(kind, model) is None:
+        return await asyncio.to_thread(get_engine, kind, model)
+    return get_engine(kind, model)
+
+
+def close_engines() -> None:
+    """Close every engine of this process and release their models."""
+    _registry.close()
+
+
+def _forget_in_child() -> None:
+    """Start empty in a forked child: the parent's threads and locks do not work there."""
+    global _registry  # noqa: PLW0603  (the one place that replaces it)
+    _registry = _Registry()
+
+
+atexit.register(close_engines)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

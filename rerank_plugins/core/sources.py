@@ -1,0 +1,110 @@
+"""Where an engine's backend comes from: loaded by us, or handed in."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.loading import Loader
+from rerank_plugins.core.protocols import Backend
+from rerank_plugins.errors import EngineClosedError
+
+
+class Source(Protocol):
+    """Gives an engine its backend; safe from any thread."""
+
+    @property
+    def loaded(self) -> bool:
+        """Whether :meth:`unload` has something to release."""
+        ...
+
+    def backend(self) -> Backend[Any]:
+        """Return the backend, loading it if it is not there."""
+        ...
+
+    def unload(self) -> None:
+        """Release the backend's memory if it can be had again."""
+        ...
+
+    def close(self) -> None:
+        """Release the backend for good."""
+        ...
+
+
+class LoadedModel:
+    """A backend that is loaded when it is first needed, and again after :meth:`unload`."""
+
+    def __init__(self, loader: Loader, config: ModelConfig) -> None:
+        """Remember what to load."""
+        self._loader = loader
+        self._config = config
+        self._lock = threading.Lock()
+        self._backend: Backend[Any] | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._backend is not None
+
+    def backend(self) -> Backend[Any]:
+        """Return the backend; one thread loads it, the others wait.
+
+        Raises:
+            ModelLoadError: If it cannot be loaded; the next call tries again.
+        """
+        with self._lock:
+            if self._backend is None:
+                self._backend = self._loader.load(self._config)
+            return self._backend
+
+    def unload(self) -> None:
+        """Release the model's memory; the next :meth:`backend` loads it again."""
+        with self._lock:
+            if self._backend is not None:
+                self._backend.close()
+                self._backend = None
+
+    close = unload
+
+
+class InjectedModel:
+    """A backend that somebody else made and keeps alive.
+
+    Attributes:
+        on_death: Called when the owner lets the backend go.
+    """
+
+    loaded = False
+
+    def __init__(self, backend: Backend[Any]) -> None:
+        """Refer to the backend weakly; its owner decides how long it lives."""
+        self.on_death: Callable[[], None] | None = None
+        self._reference = weakref.ref(backend, self._died)
+
+    def backend(self) -> Backend[Any]:
+        """Return the backend.
+
+        Raises:
+            EngineClosedError: If its owner let it go.
+        """
+        backend = self._reference()
+        if backend is None:
+            message = "the backend object that was handed in is gone; keep a reference to it."
+            raise EngineClosedError(message)
+        return backend
+
+    def unload(self) -> None:
+        """Do nothing: the backend could not be had again."""
+
+    def close(self) -> None:
+        """Close the backend."""
+        backend = self._reference()
+        if backend is not None:
+            backend.close()
+
+    def _died(self, _: weakref.ref[Backend[Any]]) -> None:
+        if self.on_death is not None:
+            self.on_death()
