@@ -6,9 +6,10 @@ Names and defaults are those of :class:`~rerank_plugins.Reranker` and
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.config import MINI, Activation, Dtype, Overload
@@ -18,6 +19,9 @@ from rerank_plugins.core.reranker import Reranker
 
 class ModelFields(BaseModel):
     """Which model, and where and how it runs."""
+
+    # Lax validation would take top_n=True for 1 and a misspelt field for nothing.
+    model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
 
     model: Any = Field(
         default=MINI,
@@ -31,7 +35,7 @@ class ModelFields(BaseModel):
         default="auto", description="Data type of the arithmetic; auto chooses by the device."
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
-    cache_folder: str | None = Field(default=None, description="Where downloads are kept.")
+    cache_folder: str | Path | None = Field(default=None, description="Where downloads are kept.")
     local_files_only: bool = Field(
         default=False, description="Use only what is already on this machine."
     )

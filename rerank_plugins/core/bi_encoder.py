@@ -12,7 +12,7 @@ from rerank_plugins._progress import chunks
 from rerank_plugins.core.config import MINI, Dtype, ModelConfig
 from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.protocols import BiEncoderBackend, FloatArray, Role, RoleText
-from rerank_plugins.core.registry import aget_engine, get_engine
+from rerank_plugins.core.registry import aget_engine, get_engine, named_or_given
 from rerank_plugins.core.request import check_documents
 
 CHUNK: Final = 512
@@ -75,22 +75,19 @@ class BiEncoder:
             "query": query_prompt,
             "document": document_prompt,
         }
-        self._model: ModelConfig | BiEncoderBackend
-        if isinstance(model, (str, Path)):
-            self._model = ModelConfig(
-                model=str(model),
-                backend=backend,
-                device=device,
-                dtype=dtype,
-                max_length=max_length,
-                revision=revision,
-                cache_folder=None if cache_folder is None else str(cache_folder),
-                local_files_only=local_files_only,
-                trust_remote_code=trust_remote_code,
-                idle_unload_s=idle_unload_s,
-            )
-        else:
-            self._model = model
+        self._model: ModelConfig | BiEncoderBackend = named_or_given(
+            model,
+            BiEncoderBackend,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            max_length=max_length,
+            revision=revision,
+            cache_folder=None if cache_folder is None else str(cache_folder),
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+            idle_unload_s=idle_unload_s,
+        )
 
     @property
     def engine(self) -> Engine[RoleText]:

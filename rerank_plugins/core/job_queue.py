@@ -49,6 +49,7 @@ class JobQueue:
     def add(self, job: Job[Any]) -> None:
         """Take a new job."""
         self._jobs[job] = None
+        job.served_at = self._batches
         self.tokens += job.queued
         self._unprepared[level(job, self.budget)].append(job)
 

@@ -62,7 +62,8 @@ class Job(Generic[ItemT]):
         future: What the caller waits for.
         ready: ``(tokens, index)`` of prepared items that wait, shortest first.
         served: Tokens computed so far; the scheduler's fairness counts them.
-        served_at: Number of the last batch that held one of its items.
+        served_at: Number of the last batch that held one of its items, or of the batch at
+            its arrival.
         queued: Tokens that still count against the queue's bound (estimated until
             prepared).
     """
@@ -81,7 +82,7 @@ class Job(Generic[ItemT]):
         self.future: Future[Computed] = Future()
         self.ready: list[tuple[int, int]] = []
         self.served = 0
-        self.served_at = -1
+        self.served_at = 0
         self.queued = sum(estimates)
         self.batches = 0
         self._estimates = estimates

@@ -7,6 +7,7 @@ import atexit
 import os
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -15,6 +16,7 @@ from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.loading import Kind, get_loader
 from rerank_plugins.core.protocols import Backend
 from rerank_plugins.core.sources import InjectedModel, LoadedModel
+from rerank_plugins.errors import ConfigurationError
 
 Model: TypeAlias = "ModelConfig | Backend[Any]"
 
@@ -95,6 +97,28 @@ async def aget_engine(kind: Kind, model: Model) -> Engine[Any]:
     if isinstance(model, ModelConfig) and _registry.known(kind, model) is None:
         return await asyncio.to_thread(get_engine, kind, model)
     return get_engine(kind, model)
+
+
+def named_or_given(model: object, protocol: Any, **settings: Any) -> Any:  # noqa: ANN401
+    """Return the configuration of a named model, or the backend object that was given.
+
+    Args:
+        model: A name, a folder or a backend object.
+        protocol: What a backend object must have.
+        settings: The other fields of :class:`ModelConfig`.
+
+    Raises:
+        ConfigurationError: If it is neither, or a setting is out of range.
+    """
+    if isinstance(model, (str, Path)):
+        return ModelConfig(model=str(model), **settings)
+    if isinstance(model, protocol):
+        return model
+    message = (
+        f"model is {model!r}; give a name, a folder or an object with the methods of "
+        f"{protocol.__module__}.{protocol.__name__}."
+    )
+    raise ConfigurationError(message)
 
 
 def close_engines() -> None:

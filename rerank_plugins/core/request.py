@@ -72,6 +72,10 @@ class RankRequest:
         self.pairs = [TextPair(query, text) for text in position]
         self._pair_of = np.array([position[text] for text in self.texts], dtype=np.intp)
 
+    def empty(self) -> Ranking:
+        """Return the ranking of no documents, for which no model is needed."""
+        return Ranking(self.query, (), None, RankingStats())
+
     def ranking(
         self, computed: Computed, model: ModelIdentity, scale: ScoreScale, config: RerankConfig
     ) -> Ranking:

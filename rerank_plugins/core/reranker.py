@@ -21,7 +21,7 @@ from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.jobs import Computed, Priority
 from rerank_plugins.core.ordering import check_scores
 from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray
-from rerank_plugins.core.registry import aget_engine, get_engine
+from rerank_plugins.core.registry import aget_engine, get_engine, named_or_given
 from rerank_plugins.core.request import RankRequest, check_documents, check_query
 from rerank_plugins.core.types import Ranking, TextPair
 
@@ -93,22 +93,19 @@ class Reranker:
         """
         self.config = RerankConfig(top_n, score_threshold, activation, priority, overload)
         self.max_length = max_length
-        self._model: ModelConfig | CrossEncoderBackend
-        if isinstance(model, (str, Path)):
-            self._model = ModelConfig(
-                model=str(model),
-                backend=backend,
-                device=device,
-                dtype=dtype,
-                max_length=max_length,
-                revision=revision,
-                cache_folder=None if cache_folder is None else str(cache_folder),
-                local_files_only=local_files_only,
-                trust_remote_code=trust_remote_code,
-                idle_unload_s=idle_unload_s,
-            )
-        else:
-            self._model = model
+        self._model: ModelConfig | CrossEncoderBackend = named_or_given(
+            model,
+            CrossEncoderBackend,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            max_length=max_length,
+            revision=revision,
+            cache_folder=None if cache_folder is None else str(cache_folder),
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+            idle_unload_s=idle_unload_s,
+        )
 
     @property
     def engine(self) -> Engine[TextPair]:
@@ -152,6 +149,8 @@ class Reranker:
         """Rank documents for a query without blocking the event loop; see :meth:`rank`."""
         config = self._policy(top_n)
         request = RankRequest(query, documents)
+        if not request.pairs:
+            return request.empty()
         engine = await aget_engine("cross-encoder", self._model)
         computed = await engine.acompute(request.pairs, **self._options)
         return self._rankings([request], computed, config, engine)[0]
@@ -178,6 +177,8 @@ class Reranker:
         config = self._policy(top_n)
         checked = [RankRequest(query, documents) for query, documents in requests]
         pairs = [pair for request in checked for pair in request.pairs]
+        if not pairs:
+            return [request.empty() for request in checked]
         engine = self.engine
         return self._rankings(checked, engine.compute(pairs, **self._options), config, engine)
 

@@ -94,13 +94,13 @@ class Ranking(Sequence[RankedDocument]):
     Attributes:
         query: The query.
         documents: The ranked documents, best first.
-        model: Identity of the model that scored them.
+        model: Identity of the model that scored them; None if there was nothing to score.
         stats: What the request cost.
     """
 
     query: str
     documents: tuple[RankedDocument, ...]
-    model: ModelIdentity
+    model: ModelIdentity | None
     stats: RankingStats
 
     def __iter__(self) -> Iterator[RankedDocument]:

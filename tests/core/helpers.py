@@ -1,0 +1,100 @@
+"""Backends that misbehave on purpose."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rerank_plugins.core.protocols import FloatArray, Prepared
+from rerank_plugins.core.types import TextPair
+from rerank_plugins.errors import OutOfMemoryError
+from rerank_plugins.testing import FakeCrossEncoder
+
+
+def pairs(query: str, count: int, words: int = 8) -> list[TextPair]:
+    """Return distinct pairs of one query."""
+    return [TextPair(query, f"{query} {number} " + "word " * words) for number in range(count)]
+
+
+def expected(items: Sequence[TextPair]) -> FloatArray:
+    """Return the scores a fake gives, computed one by one."""
+    fake = FakeCrossEncoder()
+    return np.concatenate([fake.run([one]) for one in fake.prepare(items)])
+
+
+class GatedCrossEncoder(FakeCrossEncoder):
+    """Computes only while its gate is open, so that a test decides what waits.
+
+    Attributes:
+        gate: Set it to let batches pass.
+        entered: Set as soon as a batch waits at the gate.
+    """
+
+    def __init__(self, *, batch_tokens: int = 1_024) -> None:
+        super().__init__(batch_tokens=batch_tokens)
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+
+    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+        self.entered.set()
+        assert self.gate.wait(30)
+        return super().run(batch)
+
+
+class FaultyCrossEncoder(FakeCrossEncoder):
+    """Fails on some pairs, or at random, or slowly.
+
+    Attributes:
+        fault: Called with each batch's pairs before it is scored; may raise.
+        poison: Queries whose scores come out as NaN.
+    """
+
+    def __init__(
+        self,
+        fault: Callable[[list[TextPair]], None] = lambda _: None,
+        *,
+        poison: frozenset[str] = frozenset(),
+        delay_s: float = 0.0,
+        seed: int = 0,
+        batch_tokens: int = 1_024,
+    ) -> None:
+        super().__init__(batch_tokens=batch_tokens)
+        self.fault = fault
+        self.poison = poison
+        self._delay_s = delay_s
+        self._random = random.Random(seed)  # noqa: S311
+
+    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+        if self._delay_s:
+            time.sleep(self._random.random() * self._delay_s)
+        self.fault([one.payload for one in batch])
+        scores = super().run(batch)
+        for row, one in enumerate(batch):
+            if one.payload.query in self.poison:
+                scores[row] = np.nan
+        return scores
+
+
+def out_of_memory_beyond(limit: int) -> Callable[[list[TextPair]], None]:
+    """Return a fault: more than so many pairs do not fit."""
+
+    def fault(batch: list[TextPair]) -> None:
+        if len(batch) > limit:
+            message = f"{len(batch)} pairs do not fit"
+            raise OutOfMemoryError(message)
+
+    return fault
+
+
+def raise_for(query: str, error: BaseException) -> Callable[[list[TextPair]], None]:
+    """Return a fault: a batch with this query fails."""
+
+    def fault(batch: list[TextPair]) -> None:
+        if any(pair.query == query for pair in batch):
+            raise error
+
+    return fault
