@@ -9,19 +9,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, field_validator
 
 from rerank_plugins.core.bi_encoder import BiEncoder
-from rerank_plugins.core.config import MINI, Activation, Dtype, Overload
+from rerank_plugins.core.config import (
+    MINI,
+    Activation,
+    Dtype,
+    ModelConfig,
+    Overload,
+    RerankConfig,
+    check_top_n,
+)
 from rerank_plugins.core.jobs import Priority
 from rerank_plugins.core.reranker import Reranker
 
 
 class ModelFields(BaseModel):
     """Which model, and where and how it runs."""
-
-    # Lax validation would take top_n=True for 1 and a misspelt field for nothing.
-    model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
 
     model: Any = Field(
         default=MINI,
@@ -35,7 +40,7 @@ class ModelFields(BaseModel):
         default="auto", description="Data type of the arithmetic; auto chooses by the device."
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
-    cache_folder: str | Path | None = Field(default=None, description="Where downloads are kept.")
+    cache_folder: str | None = Field(default=None, description="Where downloads are kept.")
     local_files_only: bool = Field(
         default=False, description="Use only what is already on this machine."
     )
@@ -45,6 +50,18 @@ class ModelFields(BaseModel):
     idle_unload_s: float | None = Field(
         default=None, description="Seconds without work after which the memory is given back."
     )
+
+    # These run before pydantic converts, which would read True as 1 and refuse a Path.
+
+    @field_validator("model", "cache_folder", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("max_length", mode="before", check_fields=False)
+    @classmethod
+    def _checked_max_length(cls, value: Any) -> int | None:  # noqa: ANN401  (not yet checked)
+        return ModelConfig(max_length=value).max_length
 
 
 class RerankerFields(ModelFields):
@@ -68,6 +85,16 @@ class RerankerFields(ModelFields):
     overload: Overload = Field(
         default="wait", description="While the engine's queue is full: wait, or raise."
     )
+
+    @field_validator("top_n", mode="before")
+    @classmethod
+    def _checked_top_n(cls, value: Any) -> int | None:  # noqa: ANN401  (not yet checked)
+        return check_top_n(value)
+
+    @field_validator("score_threshold", mode="before")
+    @classmethod
+    def _checked_score_threshold(cls, value: Any) -> float | None:  # noqa: ANN401
+        return RerankConfig(score_threshold=value).score_threshold
 
     def reranker(self) -> Reranker:
         """Return a reranker with these settings; it shares the process's one model.
