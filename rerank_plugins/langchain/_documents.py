@@ -9,8 +9,10 @@ from langchain_core.documents import Document
 from rerank_plugins.core.types import Ranking
 
 
-def texts_of(documents: Sequence[str | Document]) -> list[str]:
+def texts_of(documents: Sequence[str | Document]) -> Sequence[str]:
     """Return the text of each document."""
+    if isinstance(documents, str):
+        return documents  # Not its characters: the core says that a list is needed.
     return [one.page_content if isinstance(one, Document) else one for one in documents]
 
 

@@ -49,17 +49,17 @@ class CrossEncoderCompressor(LangChainRerankerFields, BaseDocumentCompressor):
             InvalidInputError: If a text cannot be scored.
             InferenceError: If the model fails.
         """
-        if not documents:
+        if not (documents := list(documents)):
             return []
         run = CallbackManager.configure(_inherited(callbacks)).on_chain_start(
-            None, {"query": query, "documents": list(documents)}, name=RUN_NAME
+            None, {"query": query, "documents": documents}, name=RUN_NAME
         )
         try:
             ranking = self.reranker().rank(query, texts_of(documents))
+            result = ranked_copies(documents, ranking)
         except BaseException as error:
             run.on_chain_error(error)
             raise
-        result = ranked_copies(documents, ranking)
         run.on_chain_end({"documents": result})
         return result
 
@@ -67,17 +67,17 @@ class CrossEncoderCompressor(LangChainRerankerFields, BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """Do the same without blocking the event loop; see :meth:`compress_documents`."""
-        if not documents:
+        if not (documents := list(documents)):
             return []
         run = await AsyncCallbackManager.configure(_inherited(callbacks)).on_chain_start(
-            None, {"query": query, "documents": list(documents)}, name=RUN_NAME
+            None, {"query": query, "documents": documents}, name=RUN_NAME
         )
         try:
             ranking = await self.reranker().arank(query, texts_of(documents))
+            result = ranked_copies(documents, ranking)
         except BaseException as error:
             await run.on_chain_error(error)
             raise
-        result = ranked_copies(documents, ranking)
         await run.on_chain_end({"documents": result})
         return result
 

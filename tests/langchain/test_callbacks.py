@@ -98,6 +98,13 @@ async def test_errors_end_the_run(
     assert handler.errors == [first.value, second.value]
 
 
+def test_documents_that_are_none_end_the_run(fake: FakeCrossEncoder, recorder: Recorder) -> None:
+    compressor = CrossEncoderCompressor(model=fake)
+    with pytest.raises(AttributeError, match="model_copy"):
+        compressor.compress_documents(["red"], QUERY, [recorder])  # type: ignore[list-item]
+    assert recorder.events == FAILED
+
+
 async def test_cancelling_ends_the_run(recorder: Recorder, documents: list[Document]) -> None:
     started, released = threading.Event(), threading.Event()
 

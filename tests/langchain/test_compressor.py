@@ -231,6 +231,39 @@ def test_rerank_has_the_shape_of_cohere(fake: FakeCrossEncoder, documents: list[
             compressor.rerank(documents, QUERY, top_n=top_n)
 
 
+def test_one_string_is_not_a_list_of_documents(fake: FakeCrossEncoder) -> None:
+    compressor = CrossEncoderCompressor(model=fake)
+    with pytest.raises(InvalidInputError, match="pass a list"):
+        compressor.rerank("red", QUERY)
+    with pytest.raises(InvalidInputError, match="document 0 is tuple; each must be a string"):
+        compressor.compress_documents(Document("red"), QUERY)  # type: ignore[arg-type]
+
+
+async def test_a_list_that_changes_meanwhile_does_no_harm(documents: list[Document]) -> None:
+    started, released = threading.Event(), threading.Event()
+
+    class Waiting(FakeCrossEncoder):
+        def run(self, batch: list[Prepared]) -> FloatArray:  # type: ignore[override]
+            started.set()
+            assert released.wait(10)
+            return super().run(batch)
+
+    compressor = CrossEncoderCompressor(model=Waiting())
+    task = asyncio.create_task(compressor.acompress_documents(documents, QUERY))
+    assert await asyncio.to_thread(started.wait, 10)
+    documents.clear()
+    released.set()
+    assert ids(await task) == ["c", "a", "b"]
+
+
+def test_documents_may_come_from_a_generator(
+    fake: FakeCrossEncoder, documents: list[Document]
+) -> None:
+    compressor = CrossEncoderCompressor(model=fake)
+    result = compressor.compress_documents((one for one in documents), QUERY)  # type: ignore[arg-type]
+    assert ids(result) == ["c", "a", "b"]
+
+
 def test_a_score_that_is_no_number_is_an_error(documents: list[Document]) -> None:
     broken = FakeCrossEncoder(lambda _query, _document: float("nan"))
     with pytest.raises(InvalidScoresError, match="not finite"):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from rerank_plugins import Reranker
-from rerank_plugins.langchain import BiEncoderEmbeddings, RerankRetriever
+from rerank_plugins.langchain import (
+    BiEncoderEmbeddings,
+    CrossEncoderCompressor,
+    CrossEncoderModel,
+    RerankRetriever,
+)
 
 QUERY = "Which planet has the most moons?"
 TEXTS = [
@@ -34,3 +40,29 @@ async def test_two_stages_with_the_embedded_models() -> None:
         one.relevance_score for one in ranking[:3]
     ]
     assert await retriever.ainvoke(QUERY) == result
+
+
+def test_every_kind_of_text_is_ranked_and_returned_unchanged() -> None:
+    texts = [
+        *TEXTS,
+        "",
+        " \n",
+        "a\x00b",
+        "lone \ud800 surrogate",
+        "🌙" * 50,
+        "قمر زحل",
+        "moon " * 20_000,
+    ]
+    documents = [Document(text, id=str(n)) for n, text in enumerate(texts)]
+    result = CrossEncoderCompressor().compress_documents(documents, QUERY)
+    assert result[0].page_content == TEXTS[0]
+    assert {(one.id, one.page_content) for one in result} == {
+        (one.id, one.page_content) for one in documents
+    }
+    assert all(0 <= one.metadata["relevance_score"] <= 1 for one in result)
+
+
+def test_compressor_and_cross_encoder_give_the_same_scores() -> None:
+    result = CrossEncoderCompressor().compress_documents([Document(text) for text in TEXTS], QUERY)
+    scores = CrossEncoderModel().score([(QUERY, one.page_content) for one in result])
+    assert scores == pytest.approx([one.metadata["relevance_score"] for one in result], abs=1e-6)

@@ -34,10 +34,10 @@ def test_importing_it_loads_neither_langchain_nor_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603
 
 
-def test_the_adapters_load_no_model_library() -> None:
+def test_the_adapters_load_no_model_library_and_no_classic_langchain() -> None:
     code = (
         "import sys; from rerank_plugins.langchain import *; "
         "CrossEncoderCompressor(); BiEncoderEmbeddings(); "
-        "sys.exit(bool({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))"
+        "sys.exit(bool({'torch', 'transformers', 'langchain_classic'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603

@@ -4,6 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from langchain_core.runnables import ConfigurableField, RunnableLambda
@@ -99,12 +100,16 @@ async def test_other_arguments_go_to_the_base_retriever(fake: FakeCrossEncoder) 
     assert await retriever.ainvoke(QUERY, filter=is_short) == result
 
 
-def test_a_base_retriever_that_ignores_k_is_cut(fake: FakeCrossEncoder) -> None:
+async def test_a_base_retriever_that_ignores_k_is_cut(fake: FakeCrossEncoder) -> None:
     class Everything(BaseRetriever):
-        def _get_relevant_documents(self, query: str, **_: object) -> list[Document]:
+        def _get_relevant_documents(
+            self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+        ) -> list[Document]:
             return [Document(text) for text in TEXTS]
 
-    assert len(RerankRetriever(base_retriever=Everything(), model=fake, k=3).invoke(QUERY)) == 3
+    retriever = RerankRetriever(base_retriever=Everything(), model=fake, k=3)
+    assert len(retriever.invoke(QUERY)) == 3
+    assert len(await retriever.ainvoke(QUERY)) == 3
 
 
 def test_any_runnable_can_be_the_first_stage(fake: FakeCrossEncoder) -> None:
