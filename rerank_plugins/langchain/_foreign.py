@@ -48,6 +48,7 @@ class ForeignCrossEncoder:
 
     scale = ScoreScale.UNDECLARED
     batch_tokens = _BATCH_TOKENS
+    padded = False
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401  (duck-typed)
         """Wrap the model; :func:`as_backend` keeps one wrapper a model.
@@ -63,8 +64,8 @@ class ForeignCrossEncoder:
             message = f"{name} cannot be used as a model: {error}. Add __weakref__ to its slots."
             raise ConfigurationError(message) from error
 
-    def prepare(self, items: Sequence[TextPair]) -> list[Prepared]:
-        """Estimate tokens from the number of characters."""
+    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
+        """Estimate tokens from the number of characters; nothing is cut here."""
         return [
             Prepared(
                 tokens=min((len(query) + len(document)) // _CHARACTERS_A_TOKEN + 3, _REACH),

@@ -78,7 +78,7 @@ class Foreign(BaseCrossEncoder):
         self._score = score
         self.calls: list[int] = []
 
-    def score(self, text_pairs: list[tuple[str, str]]) -> Any:  # noqa: ANN401
+    def score(self, text_pairs: list[tuple[str, str]]) -> Any:
         self.calls.append(len(text_pairs))
         return self._score(text_pairs)
 
@@ -118,8 +118,8 @@ def test_whatever_numbers_it_returns(
 @pytest.mark.parametrize(
     ("scores", "error", "message"),
     [
-        (lambda pairs: overlaps(pairs)[:-1], InvalidScoresError, "2 rows for 3 items"),
-        (lambda pairs: [*overlaps(pairs), 1.0], InvalidScoresError, "4 rows for 3 items"),
+        (lambda pairs: overlaps(pairs)[:-1], InvalidScoresError, "2 results for 3 items"),
+        (lambda pairs: [*overlaps(pairs), 1.0], InvalidScoresError, "4 results for 3 items"),
         (lambda pairs: [[score] for score in overlaps(pairs)], InvalidScoresError, "shape"),
         (lambda pairs: [float("nan")] * len(pairs), InvalidScoresError, "not finite"),
         (lambda _pairs: None, InferenceError, "not iterable"),

@@ -29,7 +29,7 @@ def store() -> InMemoryVectorStore:
     return made
 
 
-def make(fake: FakeCrossEncoder, **settings: Any) -> RerankRetriever:  # noqa: ANN401
+def make(fake: FakeCrossEncoder, **settings: Any) -> RerankRetriever:
     return RerankRetriever(base_retriever=store().as_retriever(), model=fake, **settings)
 
 

@@ -110,8 +110,9 @@ def test_two_names_that_differ_are_refused() -> None:
         BiEncoderEmbedding(model="a", model_name="b")
 
 
-def test_a_model_that_is_nothing_known_is_named_by_its_type() -> None:
-    assert BiEncoderEmbedding(model=object()).model_name == "object"
+def test_a_model_that_is_nothing_known_is_refused() -> None:
+    with pytest.raises(ValueError, match="model is <object object .*; give a name, a folder"):
+        BiEncoderEmbedding(model=object())
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ MODEL: dict[str, Any] = {
     "local_files_only": True,
     "trust_remote_code": True,
     "max_length": 64,
+    "idle_unload_s": 60.0,
 }
 COMPONENTS: list[tuple[type[Component], dict[str, Any]]] = [
     (
@@ -41,6 +42,8 @@ COMPONENTS: list[tuple[type[Component], dict[str, Any]]] = [
             "top_n": 3,
             "score_threshold": 0.25,
             "activation": "none",
+            "priority": "bulk",
+            "overload": "raise",
             "metadata_mode": MetadataMode.LLM,
             "keep_retrieval_score": True,
         },
