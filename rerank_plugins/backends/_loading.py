@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import transformers.utils.logging
 
@@ -16,6 +16,18 @@ from rerank_plugins.errors import ModelLoadError
 
 # transformers' loading context (default data type, device) is process-wide state.
 _LOADING = threading.Lock()
+
+_HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+_LONGEST_NAME: Final = 96
+
+
+def find_folder(model: str) -> Path | None:
+    """Return the absolute path of a model that is a folder here, else None."""
+    try:
+        path = Path(model).expanduser()
+        return path.resolve() if path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long, not allowed, a user that is not
+        return None
 
 
 def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
@@ -30,11 +42,12 @@ def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
     """
     if config.model == MINI:
         return str(mini())
-    path = Path(config.model).expanduser()
-    if path.is_dir():
-        return str(path.resolve())
-    hub_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", config.model)
-    if hub_name is None or path.is_file():
+    folder = find_folder(config.model)
+    if folder is not None:
+        return str(folder)
+    # Hugging Face allows names of at most 96 characters.
+    hub_name = len(config.model) <= _LONGEST_NAME and _HUB_NAME.fullmatch(config.model)
+    if not hub_name or Path(config.model).is_file():
         message = (
             f"there is no folder {config.model!r}. Give a folder with config.json and "
             'model.safetensors, a Hub name such as "BAAI/bge-reranker-v2-m3", or "mini".'
@@ -49,7 +62,9 @@ def quiet_loading(model: str) -> Iterator[None]:
     with _LOADING:
         log = transformers.utils.logging
         bar, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
-        log.disable_progress_bar()
+        # Not disable_progress_bar(): it also hides the bars of downloads, which the user
+        # should see, and warns where HF_HUB_DISABLE_PROGRESS_BARS is set.
+        log._tqdm_active = False  # noqa: SLF001
         log.set_verbosity_error()
         try:
             yield
@@ -64,8 +79,7 @@ def quiet_loading(model: str) -> Iterator[None]:
             raise ModelLoadError(message) from error
         finally:
             log.set_verbosity(verbosity)
-            if bar:
-                log.enable_progress_bar()
+            log._tqdm_active = bar  # noqa: SLF001
 
 
 def hub_options(config: ModelConfig) -> dict[str, Any]:
