@@ -54,7 +54,9 @@ class SentenceTransformerBiEncoder:
         self.identity = ModelIdentity(
             config.model, config.revision, config.backend, config.dtype, reach
         )
-        self.batch_tokens = _BATCH_TOKENS[torch.device(str(config.device)).type]
+        self.batch_tokens = _BATCH_TOKENS.get(
+            torch.device(str(config.device)).type, _BATCH_TOKENS["cpu"]
+        )
         self._tokenizer = private_tokenizer(model.tokenizer, config.model)
         self._prompts: dict[Role, str] = {
             role: model.prompts.get(role) or "" for role in ("query", "document")
@@ -67,7 +69,7 @@ class SentenceTransformerBiEncoder:
         texts = [
             item._replace(
                 text=encodable(item.text),
-                prompt=self._prompts[item.role] if item.prompt is None else item.prompt,
+                prompt=self._prompts[item.role] if item.prompt is None else encodable(item.prompt),
             )
             for item in items
         ]
