@@ -5,19 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 
 from rerank_plugins._progress import chunks
 from rerank_plugins.core.config import MINI, Dtype, ModelConfig
 from rerank_plugins.core.engine import Engine, get_engine
-from rerank_plugins.core.protocols import BiEncoderBackend, FloatArray, Role, RoleText
+from rerank_plugins.core.protocols import (
+    BiEncoderBackend,
+    FloatArray,
+    Role,
+    RoleText,
+    check_backend,
+)
 from rerank_plugins.core.request import check_documents
-from rerank_plugins.errors import InvalidScoresError
+from rerank_plugins.errors import ConfigurationError, InvalidScoresError
 
 CHUNK: Final = 512
 """Texts handed to the engine at once: enough for full batches of like lengths."""
+
+
+def _check_prompt(name: str, prompt: Any) -> str | None:  # noqa: ANN401  (unchecked yet)
+    if prompt is None or isinstance(prompt, str):
+        return prompt
+    message = f"{name} is {prompt!r}; it must be a string, or None for the model's own."
+    raise ConfigurationError(message)
 
 
 class BiEncoder:
@@ -69,8 +82,8 @@ class BiEncoder:
             ConfigurationError: If a setting is out of range.
         """
         self._prompts: dict[Role, str | None] = {
-            "query": query_prompt,
-            "document": document_prompt,
+            "query": _check_prompt("query_prompt", query_prompt),
+            "document": _check_prompt("document_prompt", document_prompt),
         }
         self._model: ModelConfig | BiEncoderBackend
         if isinstance(model, (str, Path)):
@@ -86,6 +99,7 @@ class BiEncoder:
                 trust_remote_code=trust_remote_code,
             )
         else:
+            check_backend(model, BiEncoderBackend)
             self._model = model
 
     @property

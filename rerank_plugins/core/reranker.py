@@ -19,8 +19,8 @@ from rerank_plugins.core.config import (
 )
 from rerank_plugins.core.engine import Computed, Engine, get_engine
 from rerank_plugins.core.ordering import check_scores
-from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray
-from rerank_plugins.core.request import RankRequest, check_documents, check_query
+from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray, check_backend
+from rerank_plugins.core.request import RankRequest, check_documents, check_query, check_two
 from rerank_plugins.core.types import Ranking, TextPair
 
 
@@ -89,6 +89,7 @@ class Reranker:
                 trust_remote_code=trust_remote_code,
             )
         else:
+            check_backend(model, CrossEncoderBackend)
             self._model = model
 
     @property
@@ -157,7 +158,10 @@ class Reranker:
             InferenceError: If the model fails.
         """
         config = self._policy(top_n)
-        checked = [RankRequest(query, documents) for query, documents in requests]
+        checked = [
+            RankRequest(*check_two(request, position, "(query, documents)"))
+            for position, request in enumerate(requests)
+        ]
         pairs = [pair for request in checked for pair in request.pairs]
         engine = self.engine
         return self._rankings(checked, engine.compute(pairs), config, engine)
@@ -175,10 +179,10 @@ class Reranker:
             InvalidInputError: If a text cannot be scored.
             InferenceError: If the model fails.
         """
-        checked = [
-            TextPair(check_query(query), check_documents([document])[0])
-            for query, document in pairs
-        ]
+        checked = []
+        for position, pair in enumerate(pairs):
+            query, document = check_two(pair, position, "(query, document)")
+            checked.append(TextPair(check_query(query), check_documents([document])[0]))
         return check_scores(self.engine.compute(checked).values, len(checked))
 
     def _policy(self, top_n: int | Unset | None) -> RerankConfig:
