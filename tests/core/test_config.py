@@ -93,11 +93,9 @@ def test_configurations_are_frozen_values(config: ModelConfig | RerankConfig) ->
 
 
 def test_every_field_is_part_of_the_identity() -> None:
-    others = ModelConfig("x", "torch", "cpu", "float32", 64, "v1", "folder", True, True)  # noqa: FBT003
+    others = ModelConfig("x", "torch", "cpu", "float32", 64, "v1", "folder", True, True)
     for field in dataclasses.fields(ModelConfig):
-        changed = dataclasses.replace(
-            ModelConfig(), **{field.name: getattr(others, field.name)}
-        )
+        changed = dataclasses.replace(ModelConfig(), **{field.name: getattr(others, field.name)})
         assert changed != ModelConfig(), field.name
 
 

@@ -16,7 +16,9 @@ from tests.strategies import any_text, documents, queries
 
 @pytest.mark.parametrize("query", ["", " ", "\n\t ", "\u2003"])
 def test_an_empty_query_is_refused(query: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"the query is .*nothing can be relevant") as caught:
+    with pytest.raises(
+        InvalidInputError, match=r"the query is .*nothing can be relevant"
+    ) as caught:
         check_query(query)
     assert repr(query) in str(caught.value)
 
