@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import huggingface_hub.constants
 import transformers.utils.logging
 
 from rerank_plugins.core.config import MINI, ModelConfig
@@ -19,6 +20,8 @@ _LOADING = threading.Lock()
 
 _HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _LONGEST_NAME: Final = 96
+_PATIENCE: Final = 5.0
+"""Seconds for the hub to answer."""
 
 
 def find_folder(model: str) -> Path | None:
@@ -56,6 +59,21 @@ def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
     return config.model
 
 
+def hub_answers() -> bool:
+    """Return whether the Hugging Face Hub can be reached.
+
+    Without this question, a machine without network waits half a minute for each file,
+    while the hub's client tries again, even if everything is in its cache.
+    """
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=_PATIENCE)
+    except Exception:  # noqa: BLE001  (whatever keeps the request from being answered)
+        return False
+    return True
+
+
 @contextmanager
 def quiet_loading(model: str) -> Iterator[None]:
     """Load one model at a time, silently, with every failure mapped to ModelLoadError."""
@@ -82,11 +100,17 @@ def quiet_loading(model: str) -> Iterator[None]:
             log._tqdm_active = bar  # noqa: SLF001
 
 
-def hub_options(config: ModelConfig) -> dict[str, Any]:
-    """Return the keyword arguments that transformers' ``from_pretrained`` methods share."""
+def hub_options(config: ModelConfig, source: str) -> dict[str, Any]:
+    """Return the keyword arguments that transformers' ``from_pretrained`` methods share.
+
+    Args:
+        config: The configuration that names the model.
+        source: What :func:`locate` made of it.
+    """
+    from_hub = not Path(source).is_absolute()
     return {
         "revision": config.revision or "main",
         "cache_dir": config.cache_folder,
-        "local_files_only": config.local_files_only,
+        "local_files_only": config.local_files_only or (from_hub and not hub_answers()),
         "trust_remote_code": config.trust_remote_code,
     }

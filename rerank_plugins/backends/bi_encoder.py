@@ -35,7 +35,7 @@ class SentenceTransformerBiEncoder:
             MissingDependencyError: If the embedded model's package is not installed.
         """
         source = locate(config, bi_encoder_folder)
-        options = hub_options(config)
+        options = hub_options(config, source)
         options["cache_folder"] = options.pop("cache_dir")
         with quiet_loading(config.model):
             model = SentenceTransformer(
