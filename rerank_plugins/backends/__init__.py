@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rerank_plugins._optional import require
 from rerank_plugins.core.loading import register_loader
-from rerank_plugins.errors import ConfigurationError
+from rerank_plugins.errors import ConfigurationError, ModelLoadError, RerankError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,8 +59,22 @@ class TableLoader:
         return resolved
 
     def load(self, config: ModelConfig) -> Backend[Any]:
-        """Load the model of a resolved configuration."""
-        backend: Backend[Any] = self._class(config.backend)(config)
+        """Load the model of a resolved configuration.
+
+        Raises:
+            ModelLoadError: If it cannot be loaded; whatever went wrong is chained.
+        """
+        cls = self._class(config.backend)
+        try:
+            backend: Backend[Any] = cls(config)
+        except RerankError:
+            raise
+        except Exception as error:
+            message = (
+                f"{config.model!r} cannot be loaded on {config.device} in {config.dtype}: "
+                f"{type(error).__name__}: {error}"
+            )
+            raise ModelLoadError(message) from error
         return backend
 
     def _class(self, name: str) -> Any:  # noqa: ANN401  (classes of unrelated types)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
+from rerank_plugins.backends._loading import find_folder
 from rerank_plugins.core.config import MINI, Dtype, ModelConfig
 from rerank_plugins.errors import ConfigurationError, OutOfMemoryError
 
@@ -28,6 +28,8 @@ def resolve_device(device: str | None) -> str:
     except (RuntimeError, TypeError) as error:
         message = f"device is {device!r}; use a torch device such as 'cpu', 'cuda:0' or 'mps'."
         raise ConfigurationError(message) from error
+    if parsed.type == "cpu":
+        return "cpu"
     if parsed.type == "cuda":
         index = parsed.index or 0
         if index >= torch.cuda.device_count():
@@ -37,10 +39,21 @@ def resolve_device(device: str | None) -> str:
             )
             raise ConfigurationError(message)
         return f"cuda:{index}"
-    if parsed.type == "mps" and not torch.backends.mps.is_available():
-        message = f"device is {device!r}, and torch finds no Apple GPU. Use 'cpu' or None."
+    if parsed.type == "mps" and torch.backends.mps.is_available():
+        return "mps"
+    if parsed.type in {"mps", "meta"} or not _computes(parsed):
+        message = f"device is {device!r}, and torch cannot compute on it here. Use 'cpu' or None."
         raise ConfigurationError(message)
     return str(parsed)
+
+
+def _computes(device: torch.device) -> bool:
+    """Return whether torch can put numbers on a device of a rarer kind (xpu, hpu, ...)."""
+    try:
+        torch.zeros(1, device=device).cpu()
+    except Exception:  # noqa: BLE001  (each kind fails in its own way where it is missing)
+        return False
+    return True
 
 
 def fast_bfloat16_on_cpu() -> bool:
@@ -68,8 +81,8 @@ def resolve_local(config: ModelConfig) -> ModelConfig:
         ConfigurationError: If the device is not on this machine.
     """
     device = resolve_device(config.device)
-    path = Path(config.model).expanduser()
-    model = str(path.resolve()) if config.model != MINI and path.is_dir() else config.model
+    folder = None if config.model == MINI else find_folder(config.model)
+    model = config.model if folder is None else str(folder)
     return replace(config, model=model, device=device, dtype=resolve_dtype(config.dtype, device))
 
 

@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import huggingface_hub.constants
 import transformers.utils.logging
 
 from rerank_plugins.core.config import MINI, ModelConfig
@@ -17,6 +18,20 @@ from rerank_plugins.errors import ModelLoadError
 
 # transformers' loading context (default data type, device) is process-wide state.
 _LOADING = threading.Lock()
+
+_HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+_LONGEST_NAME: Final = 96
+_PATIENCE: Final = 5.0
+"""Seconds for the hub to answer."""
+
+
+def find_folder(model: str) -> Path | None:
+    """Return the absolute path of a model that is a folder here, else None."""
+    try:
+        path = Path(model).expanduser()
+        return path.resolve() if path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long, not allowed, a user that is not
+        return None
 
 
 def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
@@ -31,11 +46,12 @@ def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
     """
     if config.model == MINI:
         return str(mini())
-    path = Path(config.model).expanduser()
-    if path.is_dir():
-        return str(path.resolve())
-    hub_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", config.model)
-    if hub_name is None or path.is_file():
+    folder = find_folder(config.model)
+    if folder is not None:
+        return str(folder)
+    # Hugging Face allows names of at most 96 characters.
+    hub_name = len(config.model) <= _LONGEST_NAME and _HUB_NAME.fullmatch(config.model)
+    if not hub_name or Path(config.model).is_file():
         message = (
             f"there is no folder {config.model!r}. Give a folder with config.json and "
             'model.safetensors, a Hub name such as "BAAI/bge-reranker-v2-m3", or "mini".'
@@ -44,13 +60,30 @@ def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
     return config.model
 
 
+def hub_answers() -> bool:
+    """Return whether the Hugging Face Hub can be reached.
+
+    Without this question, a machine without network waits half a minute for each file,
+    while the hub's client tries again, even if everything is in its cache.
+    """
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=_PATIENCE)
+    except Exception:  # noqa: BLE001  (whatever keeps the request from being answered)
+        return False
+    return True
+
+
 @contextmanager
 def quiet_loading(model: str) -> Iterator[None]:
     """Load one model at a time, silently, with every failure mapped to ModelLoadError."""
     with _LOADING:
         log = transformers.utils.logging
         bar, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
-        log.disable_progress_bar()
+        # Not disable_progress_bar(): it also hides the bars of downloads, which the user
+        # should see, and warns where HF_HUB_DISABLE_PROGRESS_BARS is set.
+        log._tqdm_active = False  # noqa: SLF001
         log.set_verbosity_error()
         try:
             yield
@@ -65,16 +98,21 @@ def quiet_loading(model: str) -> Iterator[None]:
             raise ModelLoadError(message) from error
         finally:
             log.set_verbosity(verbosity)
-            if bar:
-                log.enable_progress_bar()
+            log._tqdm_active = bar  # noqa: SLF001
 
 
-def hub_options(config: ModelConfig) -> dict[str, Any]:
-    """Return the keyword arguments that transformers' ``from_pretrained`` methods share."""
+def hub_options(config: ModelConfig, source: str) -> dict[str, Any]:
+    """Return the keyword arguments that transformers' ``from_pretrained`` methods share.
+
+    Args:
+        config: The configuration that names the model.
+        source: What :func:`locate` made of it.
+    """
+    from_hub = not Path(source).is_absolute()
     return {
         "revision": config.revision or "main",
         "cache_dir": config.cache_folder,
-        "local_files_only": config.local_files_only,
+        "local_files_only": config.local_files_only or (from_hub and not hub_answers()),
         "trust_remote_code": config.trust_remote_code,
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tokenizers import Tokenizer
 
@@ -10,6 +10,9 @@ from rerank_plugins.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_FEWEST_WORDS: Final = 16
+"""A real vocabulary has more pieces of text than this, besides its special tokens."""
 
 
 def private_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str) -> Tokenizer:
@@ -20,13 +23,22 @@ def private_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str) -> Tokeniz
     has neither and is never changed afterwards: encoding with it is thread-safe.
 
     Raises:
-        ModelLoadError: If the tokenizer has no Rust form.
+        ModelLoadError: If the tokenizer has no Rust form, or no vocabulary: without its
+            files, transformers builds one of special tokens only, which reads every text
+            as unknown.
     """
     rust = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(rust, Tokenizer):
         message = (
             f"the tokenizer of {model!r} ({type(tokenizer).__name__}) has no tokenizer.json "
             "form. Save one with transformers' fast tokenizer beside the weights."
+        )
+        raise ModelLoadError(message)
+    words = rust.get_vocab().keys() - set(tokenizer.all_special_tokens)
+    if len(words) < _FEWEST_WORDS:
+        message = (
+            f"the tokenizer of {model!r} knows {len(words)} pieces of text: its files are "
+            "missing. Put its tokenizer.json beside the weights."
         )
         raise ModelLoadError(message)
     copy: Tokenizer = Tokenizer.from_str(rust.to_str())

@@ -36,7 +36,7 @@ class SentenceTransformerBiEncoder:
             MissingDependencyError: If the embedded model's package is not installed.
         """
         source = locate(config, bi_encoder_folder)
-        options = hub_options(config)
+        options = hub_options(config, source)
         options["cache_folder"] = options.pop("cache_dir")
         with quiet_loading(config.model):
             model = SentenceTransformer(
@@ -54,7 +54,9 @@ class SentenceTransformerBiEncoder:
         self.identity = ModelIdentity(
             config.model, config.revision, config.backend, config.dtype, reach
         )
-        self.batch_tokens = _BATCH_TOKENS[torch.device(str(config.device)).type]
+        self.batch_tokens = _BATCH_TOKENS.get(
+            torch.device(str(config.device)).type, _BATCH_TOKENS["cpu"]
+        )
         self._tokenizer = private_tokenizer(model.tokenizer, config.model)
         self._prompts: dict[Role, str] = {
             role: model.prompts.get(role) or "" for role in ("query", "document")
@@ -67,7 +69,7 @@ class SentenceTransformerBiEncoder:
         texts = [
             item._replace(
                 text=encodable(item.text),
-                prompt=self._prompts[item.role] if item.prompt is None else item.prompt,
+                prompt=self._prompts[item.role] if item.prompt is None else encodable(item.prompt),
             )
             for item in items
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -14,9 +14,17 @@ from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.protocols import BiEncoderBackend, FloatArray, Role, RoleText
 from rerank_plugins.core.registry import aget_engine, get_engine, named_or_given
 from rerank_plugins.core.request import check_documents
+from rerank_plugins.errors import ConfigurationError
 
 CHUNK: Final = 512
 """Texts handed to the engine at once: enough for full batches of like lengths."""
+
+
+def _check_prompt(name: str, prompt: Any) -> str | None:  # noqa: ANN401  (unchecked yet)
+    if prompt is None or isinstance(prompt, str):
+        return prompt
+    message = f"{name} is {prompt!r}; it must be a string, or None for the model's own."
+    raise ConfigurationError(message)
 
 
 class BiEncoder:
@@ -72,8 +80,8 @@ class BiEncoder:
         """
         self.max_length = max_length
         self._prompts: dict[Role, str | None] = {
-            "query": query_prompt,
-            "document": document_prompt,
+            "query": _check_prompt("query_prompt", query_prompt),
+            "document": _check_prompt("document_prompt", document_prompt),
         }
         self._model: ModelConfig | BiEncoderBackend = named_or_given(
             model,

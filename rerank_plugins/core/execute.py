@@ -54,9 +54,9 @@ def execute(backend: Backend[Any], batch: Sequence[Slot]) -> Outcome:
             outcome.rows.append((slot, row))
         else:
             message = (
-                f"{backend.identity.model!r} gave {row} for item {slot[1]} in "
-                f"{backend.identity.dtype}, which is not finite. Half precision overflows on "
-                "some models: try dtype='float32'."
+                f"a result of {backend.identity.model!r} is not finite (item {slot[1]}, dtype "
+                f"{backend.identity.dtype}). Half precision overflows on some models: try "
+                "dtype='float32'."
             )
             outcome.failed[slot[0]] = InvalidScoresError(message)
     return outcome
@@ -74,7 +74,7 @@ def _run(backend: Backend[Any], batch: Sequence[Slot]) -> FloatArray:
     except RerankError:
         raise
     except MemoryError as error:
-        message = f"{model!r} ran out of memory on a batch of {len(batch)}."
+        message = f"{model!r} ran out of memory on a batch of {len(batch)}: {error}"
         raise OutOfMemoryError(message) from error
     except Exception as error:
         message = f"the backend of {model!r} failed: {error}"

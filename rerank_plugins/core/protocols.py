@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
+from rerank_plugins.errors import ConfigurationError
 
 FloatArray = NDArray[np.float32]
 Role = Literal["query", "document"]
@@ -110,3 +111,17 @@ class BiEncoderBackend(Backend[RoleText], Protocol):
     def dimension(self) -> int:
         """Length of an embedding."""
         ...
+
+
+def check_backend(model: object, protocol: type[Any]) -> None:
+    """Check that an object handed in as a model has what the core calls.
+
+    Raises:
+        ConfigurationError: If it has not.
+    """
+    if not isinstance(model, protocol):
+        message = (
+            f"model is {type(model).__name__}; give a name, a folder, or an object with the "
+            f"methods of {__name__}.{protocol.__name__}."
+        )
+        raise ConfigurationError(message)

@@ -14,9 +14,8 @@ from weakref import WeakKeyDictionary
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.loading import Kind, get_loader
-from rerank_plugins.core.protocols import Backend
+from rerank_plugins.core.protocols import Backend, check_backend
 from rerank_plugins.core.sources import InjectedModel, LoadedModel
-from rerank_plugins.errors import ConfigurationError
 
 Model: TypeAlias = "ModelConfig | Backend[Any]"
 
@@ -112,13 +111,8 @@ def named_or_given(model: object, protocol: Any, **settings: Any) -> Any:  # noq
     """
     if isinstance(model, (str, Path)):
         return ModelConfig(model=str(model), **settings)
-    if isinstance(model, protocol):
-        return model
-    message = (
-        f"model is {model!r}; give a name, a folder or an object with the methods of "
-        f"{protocol.__module__}.{protocol.__name__}."
-    )
-    raise ConfigurationError(message)
+    check_backend(model, protocol)
+    return model
 
 
 def close_engines() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,14 +32,18 @@ def check_query(query: object) -> str:
     return query
 
 
-def check_documents(documents: Iterable[object]) -> list[str]:
+def check_documents(documents: object) -> list[str]:
     """Return the documents as a list if each is a string; empty strings are allowed.
 
     Raises:
-        InvalidInputError: If ``documents`` is one string, or one of them is not a string.
+        InvalidInputError: If ``documents`` is one string or no iterable at all, or one of
+            them is not a string.
     """
     if isinstance(documents, (str, bytes)):
         message = "documents is one string; pass a list of strings, even for one document."
+        raise InvalidInputError(message)
+    if not isinstance(documents, Iterable):
+        message = f"documents is {type(documents).__name__}; pass a list of strings."
         raise InvalidInputError(message)
     texts: list[str] = []
     for position, text in enumerate(documents):
@@ -51,6 +55,23 @@ def check_documents(documents: Iterable[object]) -> list[str]:
             raise InvalidInputError(message)
         texts.append(text)
     return texts
+
+
+def check_two(pair: object, position: int, shape: str) -> tuple[Any, Any]:
+    """Return the two parts of an element of a list of pairs.
+
+    Args:
+        pair: The element.
+        position: Where it stands in the list, for the message.
+        shape: What it should be, for the message.
+
+    Raises:
+        InvalidInputError: If it is not a sequence of two; a string of two letters is not.
+    """
+    if isinstance(pair, (str, bytes)) or not isinstance(pair, Sequence) or len(pair) != 2:  # noqa: PLR2004
+        message = f"element {position} is {type(pair).__name__}; each must be a tuple {shape}."
+        raise InvalidInputError(message)
+    return pair[0], pair[1]
 
 
 class RankRequest:

@@ -22,7 +22,7 @@ from rerank_plugins.core.jobs import Computed, Priority
 from rerank_plugins.core.ordering import check_scores
 from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray
 from rerank_plugins.core.registry import aget_engine, get_engine, named_or_given
-from rerank_plugins.core.request import RankRequest, check_documents, check_query
+from rerank_plugins.core.request import RankRequest, check_documents, check_query, check_two
 from rerank_plugins.core.types import Ranking, TextPair
 
 
@@ -175,7 +175,10 @@ class Reranker:
             InferenceError: If the model fails.
         """
         config = self._policy(top_n)
-        checked = [RankRequest(query, documents) for query, documents in requests]
+        checked = [
+            RankRequest(*check_two(request, position, "(query, documents)"))
+            for position, request in enumerate(requests)
+        ]
         pairs = [pair for request in checked for pair in request.pairs]
         if not pairs:
             return [request.empty() for request in checked]
@@ -195,10 +198,10 @@ class Reranker:
             InvalidInputError: If a text cannot be scored.
             InferenceError: If the model fails.
         """
-        checked = [
-            TextPair(check_query(query), check_documents([document])[0])
-            for query, document in pairs
-        ]
+        checked = []
+        for position, pair in enumerate(pairs):
+            query, document = check_two(pair, position, "(query, document)")
+            checked.append(TextPair(check_query(query), check_documents([document])[0]))
         computed = self.engine.compute(checked, **self._options)
         return check_scores(computed.values, len(checked))
 
@@ -225,6 +228,9 @@ class Reranker:
         rankings = []
         start = 0
         for request in requests:
+            if not request.pairs:
+                rankings.append(request.empty())
+                continue
             share = slice(start, start + len(request.pairs))
             start = share.stop
             part = computed.part(share)

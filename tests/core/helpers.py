@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.protocols import FloatArray, Prepared
+from rerank_plugins.core.sources import InjectedModel
 from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import OutOfMemoryError
 from rerank_plugins.testing import FakeCrossEncoder
@@ -18,6 +20,13 @@ from rerank_plugins.testing import FakeCrossEncoder
 def pairs(query: str, count: int, words: int = 8) -> list[TextPair]:
     """Return distinct pairs of one query."""
     return [TextPair(query, f"{query} {number} " + "word " * words) for number in range(count)]
+
+
+def engine_of(backend: FakeCrossEncoder, **options: int) -> Engine[TextPair]:
+    """Return an engine that keeps its backend alive, as the backend's owner would."""
+    engine: Engine[TextPair] = Engine(InjectedModel(backend), **options)
+    engine.__dict__["owned"] = backend
+    return engine
 
 
 def expected(items: Sequence[TextPair]) -> FloatArray:

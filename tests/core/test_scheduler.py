@@ -16,7 +16,6 @@ from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.jobs import Computed
 from rerank_plugins.core.registry import get_engine
-from rerank_plugins.core.sources import InjectedModel
 from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import (
     EngineClosedError,
@@ -29,15 +28,12 @@ from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 from tests.core.helpers import (
     FaultyCrossEncoder,
     GatedCrossEncoder,
+    engine_of,
     expected,
     out_of_memory_beyond,
     pairs,
     raise_for,
 )
-
-
-def engine_of(backend: FakeCrossEncoder, **options: int) -> Engine[TextPair]:
-    return Engine(InjectedModel(backend), **options)
 
 
 def threads_of(engine: Engine[Any]) -> list[threading.Thread]:

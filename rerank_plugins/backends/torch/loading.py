@@ -27,7 +27,7 @@ def load_reranker(config: ModelConfig) -> tuple[torch.nn.Module, Any]:
         ModelLoadError: If there is no such model, or it is not a reranker.
     """
     source = locate(config, cross_encoder_folder)
-    options = hub_options(config)
+    options = hub_options(config, source)
     with quiet_loading(config.model):
         settings = AutoConfig.from_pretrained(source, **options)
         check_head(settings, config.model)

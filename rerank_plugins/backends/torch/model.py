@@ -17,6 +17,7 @@ from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
 from rerank_plugins.errors import EngineClosedError
 
+_UNLIMITED: Final = 2**31
 _BATCH_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
 
 
@@ -90,13 +91,15 @@ def _reach(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
     RoBERTa's family numbers positions from ``padding_idx + 1``, so its table of 514
     positions reaches 512 tokens.
     """
-    positions = int(model.config.max_position_embeddings)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is None:  # relative positions only, as in T5: the tokenizer's limit counts
+        return _UNLIMITED
     for module in model.modules():
         table = getattr(module, "position_embeddings", None)
         padding = getattr(module, "padding_idx", None)
         if isinstance(table, torch.nn.Embedding) and isinstance(padding, int):
-            return positions - padding - 1
-    return positions
+            return int(positions) - padding - 1
+    return int(positions)
 
 
 def _head_in_float32(model: Any) -> None:  # noqa: ANN401  (one of many model classes)

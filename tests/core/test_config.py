@@ -1,0 +1,104 @@
+"""Settings are checked when they are given, and each message says what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins.core.config import UNSET, ModelConfig, RerankConfig, Unset, check_top_n
+from rerank_plugins.errors import ConfigurationError
+
+BAD_MODEL_SETTINGS: list[tuple[dict[str, Any], str]] = [
+    ({"model": ""}, r"model is ''; give \"mini\", a Hub name or a folder"),
+    ({"model": "  "}, r"model is '  '; give"),
+    ({"dtype": "int8"}, "dtype is 'int8'; allowed are auto, float32, float16, bfloat16"),
+    ({"dtype": None}, "dtype is None; allowed are auto"),
+    ({"max_length": 15}, "max_length is 15; it must be an integer of at least 16"),
+    ({"max_length": 0}, "max_length is 0; it must be"),
+    ({"max_length": -512}, "max_length is -512; it must be"),
+    ({"max_length": True}, "max_length is True; it must be"),
+    ({"max_length": 512.0}, r"max_length is 512\.0; it must be"),
+    ({"max_length": "512"}, "max_length is '512'; it must be"),
+]
+BAD_POLICIES: list[tuple[dict[str, Any], str]] = [
+    ({"top_n": 0}, "top_n is 0; it must be an integer of at least 1, or None for all"),
+    ({"top_n": -1}, "top_n is -1; it must be"),
+    ({"top_n": True}, "top_n is True; it must be"),
+    ({"top_n": 1.5}, r"top_n is 1\.5; it must be"),
+    ({"top_n": "3"}, "top_n is '3'; it must be"),
+    ({"activation": "softmax"}, "activation is 'softmax'; allowed are sigmoid, none"),
+    ({"activation": None}, "activation is None; allowed are"),
+    ({"score_threshold": "0.5"}, r"score_threshold is '0\.5'; it must be a number or None"),
+    ({"score_threshold": True}, "score_threshold is True; it must be a number"),
+    ({"score_threshold": math.nan}, "score_threshold is nan; it must be finite"),
+    ({"score_threshold": math.inf}, "score_threshold is inf; it must be finite"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_MODEL_SETTINGS)
+def test_model_settings_are_checked(settings: dict[str, Any], message: str) -> None:
+    for cls in (ModelConfig, Reranker, BiEncoder):
+        with pytest.raises(ConfigurationError, match=message):
+            cls(**settings)
+
+
+@pytest.mark.parametrize("model", [None, 3, object(), ["mini"]])
+def test_a_model_is_a_name_or_a_backend(model: Any) -> None:
+    kind = type(model).__name__
+    with pytest.raises(ConfigurationError, match="model is"):
+        ModelConfig(model=model)
+    with pytest.raises(ConfigurationError, match=f"model is {kind}; .*CrossEncoderBackend"):
+        Reranker(model)
+    with pytest.raises(ConfigurationError, match=f"model is {kind}; .*BiEncoderBackend"):
+        BiEncoder(model)
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_POLICIES)
+def test_policies_are_checked(settings: dict[str, Any], message: str) -> None:
+    for cls in (RerankConfig, Reranker):
+        with pytest.raises(ConfigurationError, match=message):
+            cls(**settings)
+
+
+@pytest.mark.parametrize("name", ["query_prompt", "document_prompt"])
+def test_prompts_are_strings(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} is 5; it must be a string"):
+        BiEncoder(**{name: 5})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("top_n", [None, 1, 10_000])
+def test_top_n_that_works(top_n: int | None) -> None:
+    assert check_top_n(top_n) == top_n
+
+
+def test_settings_at_the_limit_work() -> None:
+    assert ModelConfig(max_length=16).max_length == 16
+    assert ModelConfig(max_length=None).max_length is None
+    for threshold in (None, 0, 0.0, -3.5, 1):
+        assert RerankConfig(score_threshold=threshold).score_threshold == threshold
+
+
+@pytest.mark.parametrize("config", [ModelConfig(), RerankConfig()])
+def test_configurations_are_frozen_values(config: ModelConfig | RerankConfig) -> None:
+    same = dataclasses.replace(config)
+    assert same == config
+    assert hash(same) == hash(config)
+    for field in dataclasses.fields(config):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(config, field.name, None)
+
+
+def test_every_field_but_a_policy_is_part_of_the_identity() -> None:
+    others = ModelConfig("x", "torch", "cpu", "float32", 64, "v1", "folder", True, True, 60.0)
+    for field in dataclasses.fields(ModelConfig):
+        changed = dataclasses.replace(ModelConfig(), **{field.name: getattr(others, field.name)})
+        assert (changed == ModelConfig()) == (field.name == "idle_unload_s"), field.name
+
+
+def test_unset_is_not_none() -> None:
+    assert isinstance(UNSET, Unset)
+    assert UNSET is not None

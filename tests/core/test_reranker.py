@@ -1,0 +1,249 @@
+"""What a ranking is, whatever the model: properties over all texts."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank_plugins import Reranker
+from rerank_plugins.core.config import Activation
+from rerank_plugins.core.ordering import activate
+from rerank_plugins.core.types import Ranking, ScoreScale
+from rerank_plugins.errors import ConfigurationError, InvalidInputError
+from rerank_plugins.testing import FakeCrossEncoder
+from tests.strategies import any_text, documents, queries, words
+
+QUERY = "rain and snow"
+DOCUMENTS = ["sun", "snow", "", "rain and snow", "sun", "rain", "and rain", "wind"]
+
+some_queries = words.filter(bool) | queries
+
+
+def length_score(_: str, document: str) -> float:
+    """Score so that many documents tie."""
+    return float(len(document) % 3)
+
+
+def indices(ranking: Ranking) -> list[int]:
+    return [document.index for document in ranking]
+
+
+@given(some_queries, documents)
+def test_a_ranking_is_the_sorted_permutation_of_its_input(query: str, texts: list[str]) -> None:
+    ranking = Reranker(FakeCrossEncoder()).rank(query, texts)
+    assert sorted(indices(ranking)) == list(range(len(texts)))
+    keys = [(-document.raw_score, document.index) for document in ranking]
+    assert keys == sorted(keys)
+    assert all(document.text is texts[document.index] for document in ranking)
+
+
+@given(some_queries, documents, st.randoms(use_true_random=False))
+def test_scores_do_not_depend_on_the_inputs_order(query: str, texts: list[str], rng: Any) -> None:
+    shuffled = list(texts)
+    rng.shuffle(shuffled)
+    reranker = Reranker(FakeCrossEncoder(batch_tokens=16))
+    straight = {one.text: one.raw_score for one in reranker.rank(query, texts)}
+    assert {one.text: one.raw_score for one in reranker.rank(query, shuffled)} == straight
+
+
+@given(some_queries, documents)
+def test_ties_keep_the_inputs_order(query: str, texts: list[str]) -> None:
+    ranking = Reranker(FakeCrossEncoder(length_score)).rank(query, texts)
+    expected = sorted(range(len(texts)), key=lambda index: -length_score("", texts[index]))
+    assert indices(ranking) == expected
+
+
+@given(some_queries, documents, st.integers(1, 15))
+def test_top_n_is_a_prefix(query: str, texts: list[str], top_n: int) -> None:
+    everything = Reranker(FakeCrossEncoder()).rank(query, texts)
+    prefix = everything[:top_n]
+    assert Reranker(FakeCrossEncoder()).rank(query, texts, top_n=top_n).documents == prefix
+    assert Reranker(FakeCrossEncoder(), top_n=top_n).rank(query, texts).documents == prefix
+
+
+@given(some_queries, documents)
+def test_the_input_is_not_touched(query: str, texts: list[str]) -> None:
+    before = copy.deepcopy(texts)
+    Reranker(FakeCrossEncoder(), top_n=1).rank(query, texts)
+    assert texts == before
+
+
+@given(some_queries, documents)
+def test_duplicates_are_scored_once_and_each_reported(query: str, texts: list[str]) -> None:
+    backend = FakeCrossEncoder()
+    ranking = Reranker(backend).rank(query, texts)
+    scored = Counter(pair.document for batch in backend.batches for pair in batch)
+    assert scored == dict.fromkeys(texts, 1)
+    assert Counter(one.text for one in ranking) == Counter(texts)
+    assert len({(one.text, one.raw_score) for one in ranking}) == len(scored)
+    assert (ranking.stats.documents, ranking.stats.pairs) == (len(texts), len(scored))
+
+
+@given(st.lists(st.tuples(some_queries, documents), max_size=4))
+def test_rank_many_equals_each_rank(requests: list[tuple[str, list[str]]]) -> None:
+    reranker = Reranker(FakeCrossEncoder(batch_tokens=20), top_n=3)
+    each = [reranker.rank(query, texts) for query, texts in requests]
+    assert reranker.rank_many(requests) == each
+    assert reranker.rank_many(iter(requests)) == each
+
+
+def test_rank_many_shares_batches() -> None:
+    backend = FakeCrossEncoder()
+    Reranker(backend).rank_many([("rain", ["a", "b"]), ("snow", ["a", "c"])])
+    assert len(backend.batches) == 1
+    assert len(backend.batches[0]) == 4
+
+
+@pytest.mark.parametrize("top_n", [None, 2])
+async def test_arank_equals_rank(top_n: int | None) -> None:
+    reranker = Reranker(FakeCrossEncoder(), top_n=1, score_threshold=0.01)
+    expected = reranker.rank(QUERY, DOCUMENTS, top_n=top_n)
+    assert await reranker.arank(QUERY, DOCUMENTS, top_n=top_n) == expected
+    assert await reranker.arank(QUERY, DOCUMENTS) == reranker.rank(QUERY, DOCUMENTS)
+    assert (await reranker.arank(QUERY, [])).documents == ()
+
+
+async def test_arank_checks_as_rank_does() -> None:
+    reranker = Reranker(FakeCrossEncoder())
+    with pytest.raises(InvalidInputError, match="empty query"):
+        await reranker.arank("", ["a"])
+    with pytest.raises(InvalidInputError, match="document 0 is int"):
+        await reranker.arank("q", [1])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match="top_n is 0"):
+        await reranker.arank("q", ["a"], top_n=0)
+
+
+def test_no_documents_make_an_empty_ranking_without_the_model() -> None:
+    backend = FakeCrossEncoder()
+    ranking = Reranker(backend, top_n=3, score_threshold=0.5).rank("rain", [])
+    assert (len(ranking), ranking.documents, ranking.query) == (0, (), "rain")
+    assert ranking.stats.pairs == ranking.stats.tokens == 0
+    assert Reranker(backend).rank_many([]) == []
+    assert backend.batches == []
+
+
+@pytest.mark.parametrize("top_n", [0, -1, True, 1.5, "2"])
+def test_a_bad_top_n_is_refused_at_the_call(top_n: Any) -> None:
+    backend = FakeCrossEncoder()
+    reranker = Reranker(backend)
+    with pytest.raises(ConfigurationError, match=r"top_n is .*at least 1, or None"):
+        reranker.rank("q", ["a", "b"], top_n=top_n)
+    with pytest.raises(ConfigurationError, match="top_n is"):
+        reranker.rank_many([("q", ["a"])], top_n=top_n)
+    assert backend.batches == []
+
+
+def test_a_calls_top_n_overrides_and_none_is_all() -> None:
+    reranker = Reranker(FakeCrossEncoder(), top_n=2)
+    assert len(reranker.rank(QUERY, DOCUMENTS)) == 2
+    assert len(reranker.rank(QUERY, DOCUMENTS, top_n=None)) == len(DOCUMENTS)
+    assert len(reranker.rank(QUERY, DOCUMENTS, top_n=3)) == 3
+    assert len(reranker.rank(QUERY, DOCUMENTS, top_n=100)) == len(DOCUMENTS)
+    assert len(reranker.rank(QUERY, DOCUMENTS)) == 2
+
+
+def logit_of_text(_: str, document: str) -> float:
+    return float(document)
+
+
+def test_a_document_at_the_threshold_stays() -> None:
+    """The threshold is in the units of relevance_score: logit 0 is 0.5."""
+    ranking = Reranker(FakeCrossEncoder(logit_of_text), score_threshold=0.5).rank(
+        "q", ["-0.001", "0", "2", "-7"]
+    )
+    assert [one.text for one in ranking] == ["2", "0"]
+    assert ranking[-1].relevance_score == 0.5
+
+
+def test_without_activation_the_threshold_is_in_logits() -> None:
+    reranker = Reranker(FakeCrossEncoder(logit_of_text), score_threshold=-1.0, activation="none")
+    assert [one.text for one in reranker.rank("q", ["-1", "-1.5", "4"])] == ["4", "-1"]
+
+
+def test_a_threshold_of_zero_is_a_threshold() -> None:
+    reranker = Reranker(FakeCrossEncoder(logit_of_text), score_threshold=0, activation="none")
+    assert [one.text for one in reranker.rank("q", ["-1", "0", "1"])] == ["1", "0"]
+
+
+def test_top_n_counts_what_the_threshold_left() -> None:
+    reranker = Reranker(FakeCrossEncoder(logit_of_text), score_threshold=0.5, top_n=2)
+    assert [one.text for one in reranker.rank("q", ["1", "-1", "3", "2"])] == ["3", "2"]
+    assert [one.text for one in reranker.rank("q", ["-1", "3", "-2"])] == ["3"]
+    assert reranker.rank("q", ["-1", "-3"]).documents == ()
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "none"])
+@pytest.mark.parametrize("scale", list(ScoreScale))
+def test_relevance_follows_activation_and_scale(activation: Activation, scale: ScoreScale) -> None:
+    texts = ["-3", "0.25", "9"]
+    reranker = Reranker(FakeCrossEncoder(logit_of_text, scale=scale), activation=activation)
+    ranking = reranker.rank("q", texts)
+    assert [one.raw_score for one in ranking] == [9.0, 0.25, -3.0]
+    raw = np.array([9.0, 0.25, -3.0], dtype=np.float32)
+    expected = activate(raw, activation, scale).tolist()
+    assert [one.relevance_score for one in ranking] == expected
+    is_activated = activation == "sigmoid" and scale is ScoreScale.LOGIT
+    assert (expected[0] < 1) == is_activated
+
+
+def test_order_is_made_on_raw_scores_where_relevance_saturates() -> None:
+    """Logits 40 and 50 both show as 1.0; the ranking still knows which is more."""
+    ranking = Reranker(FakeCrossEncoder(logit_of_text)).rank("q", ["40", "50", "45"])
+    assert {one.relevance_score for one in ranking} == {1.0}
+    assert [one.text for one in ranking] == ["50", "45", "40"]
+
+
+def test_results_are_plain_python_numbers() -> None:
+    for one in Reranker(FakeCrossEncoder()).rank(QUERY, DOCUMENTS):
+        kinds = {type(one.index), type(one.relevance_score), type(one.raw_score)}
+        assert kinds == {int, float}
+        assert type(one.truncated) is bool
+
+
+def test_cut_documents_are_reported_on_each_duplicate() -> None:
+    reranker = Reranker(FakeCrossEncoder(max_length=16))
+    long = "word " * 40
+    ranking = reranker.rank("rain", [long, long, "short"])
+    assert {one.index: one.truncated for one in ranking} == {0: True, 1: True, 2: False}
+    assert (ranking.stats.truncated, ranking.stats.pairs) == (2, 2)
+    assert ranking.stats.tokens == 16 + 5
+
+
+@given(some_queries, st.lists(any_text, max_size=5))
+def test_score_gives_raw_scores_in_order(query: str, texts: list[str]) -> None:
+    backend = FakeCrossEncoder(batch_tokens=16)
+    scores = Reranker(backend).score([(query, text) for text in texts])
+    assert scores.dtype == np.float32
+    assert scores.shape == (len(texts),)
+    expected = np.array([backend._score(query, text) for text in texts], dtype=np.float32)
+    np.testing.assert_array_equal(scores, expected)
+
+
+def test_score_checks_its_pairs() -> None:
+    reranker = Reranker(FakeCrossEncoder())
+    with pytest.raises(InvalidInputError, match="element 1 is str; each must be a tuple"):
+        reranker.score([("q", "d"), "ab"])  # type: ignore[list-item]
+    with pytest.raises(InvalidInputError, match="empty query"):
+        reranker.score([("", "d")])
+    with pytest.raises(InvalidInputError, match="is NoneType"):
+        reranker.score([("q", None)])  # type: ignore[list-item]
+    with pytest.raises(InvalidInputError, match="element 0 is tuple"):
+        reranker.rank_many([("q",)])  # type: ignore[list-item]
+
+
+def test_one_bad_request_is_found_before_any_is_scored() -> None:
+    backend = FakeCrossEncoder()
+    with pytest.raises(InvalidInputError, match="documents is one string"):
+        Reranker(backend).rank_many([("q", ["a"]), ("q", "text")])
+    assert backend.batches == []
+
+
+def test_documents_may_come_from_a_generator() -> None:
+    texts: Any = (text for text in DOCUMENTS)
+    assert len(Reranker(FakeCrossEncoder()).rank(QUERY, texts)) == len(DOCUMENTS)
