@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from concurrent.futures import Future
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +34,7 @@ class Desk:
         self._max_queue_tokens = max_queue_tokens
         self._padded = padded
         self._queue = JobQueue(batch_tokens)
-        self._outside: deque[tuple[Job[Any], Future[None]]] = deque()
+        self._outside: deque[Job[Any]] = deque()
         # Reentrant, because a garbage collection under the lock may come back to `close`.
         self._wake = threading.Condition(threading.RLock())
         self._stats = EngineStats()
@@ -44,7 +45,7 @@ class Desk:
         """Whether :meth:`close` was called."""
         return self._closed
 
-    def enter(self, job: Job[Any], room: Future[None], *, wait: bool) -> None:
+    def enter(self, job: Job[Any], *, wait: bool) -> None:
         """Hand in a job; it waits outside while the queue is full.
 
         Raises:
@@ -61,25 +62,23 @@ class Desk:
                     f"{self._max_queue_tokens}. Try again later, or wait."
                 )
                 raise EngineOverloadedError(message)
-            self._outside.append((job, room))
+            self._outside.append(job)
             self._stats = replace(self._stats, requests=self._stats.requests + 1)
 
-    def admit(self) -> list[Future[None]]:
-        """Let jobs in, in order, while there is room; return the futures to tell them by."""
+    def admit(self) -> list[Job[Any]]:
+        """Let jobs in, in order, while there is room; return them, to be told."""
         admitted = []
-        with self._wake:
+        with self._changed():
             while self._outside and not self._full():
-                job, room = self._outside.popleft()
+                job = self._outside.popleft()
                 if not job.future.cancelled():
                     self._queue.add(job)
-                    admitted.append(room)
-            if admitted:
-                self._wake.notify_all()
+                    admitted.append(job)
         return admitted
 
     def cancel(self, job: Job[Any]) -> None:
         """Forget a job whose caller is gone."""
-        with self._wake:
+        with self._changed():
             self._queue.discard(job)
             self._stats = replace(self._stats, cancelled=self._stats.cancelled + 1)
 
@@ -95,9 +94,8 @@ class Desk:
 
     def add_prepared(self, job: Job[Any], indices: range, prepared: list[Prepared]) -> None:
         """Make prepared items ready."""
-        with self._wake:
+        with self._changed():
             self._queue.add_prepared(job, indices, prepared)
-            self._wake.notify_all()
 
     def next_batch(self, generation: int, idle_s: float | None) -> list[Slot] | None:
         """Wait for a batch; None tells the thread to stop, an empty one that time is up.
@@ -123,7 +121,7 @@ class Desk:
         tokens = [one.tokens for one in prepared]
         share = seconds / sum(tokens)
         finished = []
-        with self._wake:
+        with self._changed():
             for (job, index), row in outcome.rows:
                 if self._queue.complete(job, index, row, share * job.prepared(index).tokens):
                     finished.append(job)
@@ -148,7 +146,7 @@ class Desk:
         Returns:
             False if the batch was one item: it will never fit.
         """
-        with self._wake:
+        with self._changed():
             old = self._stats
             self._stats = replace(old, out_of_memory=old.out_of_memory + 1)
             if len(batch) == 1:
@@ -160,17 +158,16 @@ class Desk:
 
     def drop(self, job: Job[Any]) -> None:
         """Forget a job that failed."""
-        with self._wake:
+        with self._changed():
             self._queue.discard(job)
 
     def clear(self, *, close: bool) -> list[Job[Any]]:
         """Forget all jobs and return them; the threads in charge are told to stop."""
-        with self._wake:
-            waiting = [*self._queue.clear(), *(job for job, _ in self._outside)]
+        with self._changed():
+            waiting = [*self._queue.clear(), *self._outside]
             self._outside.clear()
             self._closed = self._closed or close
             self.generation += 1
-            self._wake.notify_all()
         return waiting
 
     def stats(self) -> EngineStats:
@@ -179,6 +176,13 @@ class Desk:
             return replace(
                 self._stats, queued_tokens=self._queue.tokens, batch_tokens=self._queue.budget
             )
+
+    @contextmanager
+    def _changed(self) -> Iterator[None]:
+        """Change the state, and let both threads look again: each waits for several things."""
+        with self._wake:
+            yield
+            self._wake.notify_all()
 
     def _full(self) -> bool:
         return len(self._queue) > 0 and self._queue.tokens >= self._max_queue_tokens

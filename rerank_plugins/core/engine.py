@@ -90,11 +90,9 @@ class Engine(Generic[ItemT]):
             EngineOverloadedError: If the queue is full and ``wait`` is False.
             EngineClosedError: If the engine was closed.
         """
-        future, room = self._scheduler.submit(
-            items, max_length=max_length, priority=priority, wait=wait
-        )
-        _or_cancel(future, room.result)
-        return future
+        job = self._scheduler.submit(items, max_length=max_length, priority=priority, wait=wait)
+        _or_cancel(job.future, job.room.result)
+        return job.future
 
     def compute(
         self,
@@ -135,14 +133,12 @@ class Engine(Generic[ItemT]):
 
         Cancelling the task takes the items off the queue; see :meth:`submit`.
         """
-        future, room = self._scheduler.submit(
-            items, max_length=max_length, priority=priority, wait=wait
-        )
+        job = self._scheduler.submit(items, max_length=max_length, priority=priority, wait=wait)
         try:
-            await asyncio.wrap_future(room)
-            return await asyncio.wrap_future(future)
+            await asyncio.wrap_future(job.room)
+            return await asyncio.wrap_future(job.future)
         except BaseException:
-            future.cancel()
+            job.future.cancel()
             raise
 
     def stats(self) -> EngineStats:

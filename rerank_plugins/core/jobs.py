@@ -60,6 +60,7 @@ class Job(Generic[ItemT]):
 
     Attributes:
         future: What the caller waits for.
+        room: Done once the job has left the line outside the queue, whatever way.
         ready: ``(tokens, index)`` of prepared items that wait, shortest first.
         served: Tokens computed so far; the scheduler's fairness counts them.
         served_at: Number of the last batch that held one of its items, or of the batch at
@@ -80,6 +81,7 @@ class Job(Generic[ItemT]):
         self.max_length = max_length
         self.priority = priority
         self.future: Future[Computed] = Future()
+        self.room: Future[None] = Future()
         self.ready: list[tuple[int, int]] = []
         self.served = 0
         self.served_at = 0
@@ -158,6 +160,23 @@ class Job(Generic[ItemT]):
         self.served += tokens
         self.queued -= tokens
         return tokens
+
+    def enter(self) -> None:
+        """Tell the caller that the job has room in the queue."""
+        if self.room.set_running_or_notify_cancel():
+            self.room.set_result(None)
+
+    def finish(self) -> None:
+        """Give the caller the results."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(self.result())
+
+    def fail(self, error: Exception) -> None:
+        """Give the caller an error, wherever the job is; nothing happens if it has ended."""
+        if not self.room.done():
+            self.enter()
+        if not self.future.done() and self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
 
     def result(self) -> Computed:
         """Return the results of all items."""

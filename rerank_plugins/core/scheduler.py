@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from rerank_plugins.core.desk import Desk
 from rerank_plugins.core.execute import Outcome, execute
-from rerank_plugins.core.jobs import EMPTY, Computed, Job, Priority
+from rerank_plugins.core.jobs import Computed, Job, Priority
 from rerank_plugins.core.planner import Slot
 from rerank_plugins.core.sources import Source
 from rerank_plugins.core.stats import EngineStats
@@ -59,31 +59,30 @@ class Scheduler:
         max_length: int | None,
         priority: Priority,
         wait: bool,
-    ) -> tuple[Future[Computed], Future[None]]:
+    ) -> Job[Any]:
         """Queue a request; the items are tuples whose strings are what the model reads.
 
         Returns:
-            The future of the result (cancelling it takes the request off the queue), and
-            one that is done once the request has room in the queue.
+            The job: its ``room`` is done once it has room in the queue, its ``future`` once
+            it has ended. Cancelling the future takes it off the queue.
 
         Raises:
             EngineOverloadedError: If the queue is full and ``wait`` is False.
             EngineClosedError: If the scheduler was closed, or made before a fork.
         """
         job = Job(items, max_length, priority, self._estimates(items, max_length))
-        room: Future[None] = Future()
         if os.getpid() != self._process:
             message = f"{self._name} was made before a fork. Ask for a new engine."
             raise EngineClosedError(message)
         if not items:
-            job.future.set_result(EMPTY)
-            room.set_result(None)
-            return job.future, room
-        self._desk.enter(job, room, wait=wait)
+            job.enter()
+            job.finish()
+            return job
+        self._desk.enter(job, wait=wait)
         job.future.add_done_callback(lambda future: self._gone(job, future))
         self._start()
         self._admit()
-        return job.future, room
+        return job
 
     def stats(self) -> EngineStats:
         """Return the counters so far."""
@@ -132,9 +131,8 @@ class Scheduler:
                 thread.start()
 
     def _admit(self) -> None:
-        for room in self._desk.admit():
-            if room.set_running_or_notify_cancel():
-                room.set_result(None)
+        for job in self._desk.admit():
+            job.enter()
 
     def _gone(self, job: Job[Any], future: Future[Computed]) -> None:
         if future.cancelled():
@@ -195,8 +193,7 @@ class Scheduler:
         finished = self._desk.done(batch, outcome, time.perf_counter() - start)
         self._admit()
         for job in finished:
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_result(job.result())
+            job.finish()
         self._failed(outcome.failed)
 
     def _idle_s(self) -> float | None:
@@ -205,7 +202,7 @@ class Scheduler:
     def _failed(self, failed: dict[Job[Any], RerankError]) -> None:
         for job, error in failed.items():
             self._desk.drop(job)
-            _set_error(job, error)
+            job.fail(error)
         if failed:
             self._admit()
 
@@ -217,9 +214,4 @@ def _fail(
     for job in jobs:
         error = make()
         error.__cause__ = cause
-        _set_error(job, error)
-
-
-def _set_error(job: Job[Any], error: RerankError) -> None:
-    if not job.future.done() and job.future.set_running_or_notify_cancel():
-        job.future.set_exception(error)
+        job.fail(error)

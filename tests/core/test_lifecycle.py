@@ -1,0 +1,170 @@
+"""Idle unload, interpreter exit and fork."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from rerank_plugins import Reranker
+from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.engine import Engine
+from rerank_plugins.core.sources import LoadedModel
+from rerank_plugins.core.types import TextPair
+from rerank_plugins.errors import ModelLoadError
+from rerank_plugins.testing import FakeCrossEncoder
+from tests.core.helpers import pairs
+
+
+class ReloadingLoader:
+    """Keeps every backend it loaded."""
+
+    def __init__(self) -> None:
+        self.loaded: list[FakeCrossEncoder] = []
+        self.broken = False
+
+    def resolve(self, config: ModelConfig) -> ModelConfig:
+        return config
+
+    def load(self, config: ModelConfig) -> FakeCrossEncoder:
+        if self.broken:
+            message = f"{config.model} is gone"
+            raise ModelLoadError(message)
+        self.loaded.append(FakeCrossEncoder())
+        return self.loaded[-1]
+
+
+def wait_until_unloaded(engine: Engine[TextPair]) -> None:
+    deadline = time.monotonic() + 10
+    while engine.loaded:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_idle_unload_gives_memory_back_and_reloads() -> None:
+    loader = ReloadingLoader()
+    engine: Engine[TextPair] = Engine(LoadedModel(loader, ModelConfig()))
+    engine.idle_unload_s = 0.05
+    first = engine.compute(pairs("query", 3)).values
+    wait_until_unloaded(engine)
+    assert loader.loaded[0].closed
+    again = engine.compute(pairs("query", 3)).values
+    assert again.tolist() == first.tolist()
+    assert len(loader.loaded) == 2
+    wait_until_unloaded(engine)
+    engine.close()
+
+
+def test_a_model_that_cannot_be_reloaded_is_an_error() -> None:
+    loader = ReloadingLoader()
+    engine: Engine[TextPair] = Engine(LoadedModel(loader, ModelConfig()))
+    engine.idle_unload_s = 0.05
+    engine.compute(pairs("query", 1))
+    wait_until_unloaded(engine)
+    loader.broken = True
+    with pytest.raises(ModelLoadError, match="gone"):
+        engine.compute(pairs("query", 1))
+    loader.broken = False
+    assert len(engine.compute(pairs("query", 2)).values) == 2
+    engine.close()
+
+
+def test_the_setting_reaches_the_shared_engine() -> None:
+    reranker = Reranker("mini", dtype="float32", idle_unload_s=3600)
+    engine = reranker.engine
+    assert engine.idle_unload_s == 3600
+    assert Reranker("mini", dtype="float32").engine is engine
+    assert engine.idle_unload_s == 3600
+    engine.idle_unload_s = None
+
+
+def test_idle_engines_do_not_poll() -> None:
+    """Without work, the threads of an engine use no processor time."""
+    loader = ReloadingLoader()
+    engine: Engine[TextPair] = Engine(LoadedModel(loader, ModelConfig()))
+    with engine:
+        engine.compute(pairs("query", 3))
+        before = time.process_time()
+        threading.Event().wait(0.5)
+        assert time.process_time() - before < 0.1
+
+
+def run_script(script: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603  (our own script)
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_the_interpreter_exits_while_requests_wait() -> None:
+    """No hang, no traceback, whatever is queued or running."""
+    result = run_script(
+        """
+        import threading, time
+        from rerank_plugins import Reranker
+        from rerank_plugins.core.types import TextPair
+        from rerank_plugins.testing import FakeCrossEncoder
+
+        class Slow(FakeCrossEncoder):
+            def run(self, batch):
+                time.sleep(0.05)
+                return super().run(batch)
+
+        backend = Slow(batch_tokens=50)
+        engine = Reranker(backend).engine
+        futures = [engine.submit([TextPair("q", f"d {n}") for n in range(200)]) for _ in range(9)]
+        threading.Thread(target=futures[0].exception, daemon=True).start()
+        print("leaving")
+        """
+    )
+    assert result.returncode == 0
+    assert result.stdout == "leaving\n"
+    assert result.stderr == ""
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
+def test_a_forked_child_gets_an_engine_of_its_own() -> None:
+    """Fork after the parent has scored, in the middle of its load: both sides go on."""
+    result = run_script(
+        """
+        import os, threading, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads
+        from rerank_plugins import Reranker
+        from rerank_plugins.errors import EngineClosedError
+
+        documents = ["Goethe wrote Faust.", "Rain falls."] * 20
+        reranker = Reranker("mini", dtype="float32")
+        expected = [one.raw_score for one in reranker.rank("who wrote Faust", documents)]
+        engine = reranker.engine
+        busy = threading.Thread(
+            target=lambda: [reranker.rank("who", [f"{n} {d}" for d in documents]) for n in range(9)]
+        )
+        busy.start()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                try:
+                    engine.compute([("who", "he")])
+                except EngineClosedError:
+                    scores = [one.raw_score for one in reranker.rank("who wrote Faust", documents)]
+                    same = all(abs(a - b) < 1e-5 for a, b in zip(scores, expected))
+                    code = 0 if same and reranker.engine is not engine else 2
+            finally:
+                os._exit(code)
+        busy.join()
+        _, status = os.waitpid(child, 0)
+        print("child", os.waitstatus_to_exitcode(status))
+        again = [one.raw_score for one in reranker.rank("who wrote Faust", documents)]
+        print("parent", all(abs(a - b) < 1e-5 for a, b in zip(again, expected)))
+        """
+    )
+    assert result.stdout == "child 0\nparent True\n", result.stderr
+    assert result.returncode == 0
