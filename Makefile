@@ -17,8 +17,8 @@ install: $(STAMP) ## make .venv with everything that the demo and the tests need
 # pip first: reading the dependency group `dev` needs a newer one than Python 3.11 brings.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]" --group dev
+	$(BIN)/python -m pip install -qq --constraint constraints.txt pip
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable ".[$(EXTRAS)]" --group dev
 	@touch $@
 
 demo: $(STAMP) ## two-stage retrieval on real text, through LangChain and LlamaIndex
