@@ -6,12 +6,20 @@ Names and defaults are those of :class:`~rerank_plugins.Reranker` and
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from rerank_plugins.core.bi_encoder import BiEncoder
-from rerank_plugins.core.config import MINI, Activation, Dtype
+from rerank_plugins.core.config import (
+    MINI,
+    Activation,
+    Dtype,
+    ModelConfig,
+    RerankConfig,
+    check_top_n,
+)
 from rerank_plugins.core.reranker import Reranker
 
 
@@ -38,6 +46,18 @@ class ModelFields(BaseModel):
         default=False, description="Run Python code that comes with the model."
     )
 
+    # These run before pydantic converts, which would read True as 1 and refuse a Path.
+
+    @field_validator("model", "cache_folder", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("max_length", mode="before", check_fields=False)
+    @classmethod
+    def _checked_max_length(cls, value: Any) -> int | None:  # noqa: ANN401  (not yet checked)
+        return ModelConfig(max_length=value).max_length
+
 
 class RerankerFields(ModelFields):
     """Everything a :class:`~rerank_plugins.Reranker` can be told."""
@@ -54,6 +74,16 @@ class RerankerFields(ModelFields):
     activation: Activation = Field(
         default="sigmoid", description="sigmoid for scores from 0 to 1, none for logits."
     )
+
+    @field_validator("top_n", mode="before")
+    @classmethod
+    def _checked_top_n(cls, value: Any) -> int | None:  # noqa: ANN401  (not yet checked)
+        return check_top_n(value)
+
+    @field_validator("score_threshold", mode="before")
+    @classmethod
+    def _checked_score_threshold(cls, value: Any) -> float | None:  # noqa: ANN401
+        return RerankConfig(score_threshold=value).score_threshold
 
     def reranker(self) -> Reranker:
         """Return a reranker with these settings; it shares the process's one model.

@@ -1,0 +1,87 @@
+"""LangChain's own cross-encoders, made usable by the core."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, Final
+
+import numpy as np
+
+from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray, Prepared
+from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
+from rerank_plugins.errors import ConfigurationError, EngineClosedError
+
+_BATCH_TOKENS: Final = 32_768
+_CHARACTERS_A_TOKEN: Final = 4
+_REACH: Final = 1_000_000_000
+"""Only the model knows its own; nothing is cut before it."""
+
+_NUMBERS = count()
+_WRAPPED: dict[int, ForeignCrossEncoder] = {}
+"""By id, because models are often pydantic objects, which cannot be hashed."""
+
+
+def as_backend(model: Any) -> Any:  # noqa: ANN401  (whatever a field named model may hold)
+    """Return a backend for an object with LangChain's ``score``; anything else unchanged.
+
+    The same object gets the same backend for as long as it lives, so that all who use it
+    share one engine.
+    """
+    if isinstance(model, CrossEncoderBackend) or not callable(getattr(model, "score", None)):
+        return model
+    backend = _WRAPPED.get(id(model))
+    if backend is None:
+        backend = _WRAPPED.setdefault(id(model), ForeignCrossEncoder(model))
+        weakref.finalize(model, _WRAPPED.pop, id(model), None)
+    return backend
+
+
+class ForeignCrossEncoder:
+    """Somebody else's model, with a method ``score(list of pairs) -> numbers``.
+
+    Its scores are used as they are, no activation is applied. It reports no cut texts,
+    because only the model would know. It refers to the model weakly: whoever uses the
+    backend holds the model.
+    """
+
+    scale = ScoreScale.UNDECLARED
+    batch_tokens = _BATCH_TOKENS
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401  (duck-typed)
+        """Wrap the model; :func:`as_backend` keeps one wrapper a model.
+
+        Raises:
+            ConfigurationError: If the object cannot be referred to weakly.
+        """
+        name = f"{type(model).__name__} object {next(_NUMBERS)}"
+        self.identity = ModelIdentity(name, None, "langchain", "unknown", _REACH)
+        try:
+            self._model = weakref.ref(model)
+        except TypeError as error:
+            message = f"{name} cannot be used as a model: {error}. Add __weakref__ to its slots."
+            raise ConfigurationError(message) from error
+
+    def prepare(self, items: Sequence[TextPair]) -> list[Prepared]:
+        """Estimate tokens from the number of characters."""
+        return [
+            Prepared(
+                tokens=min((len(query) + len(document)) // _CHARACTERS_A_TOKEN + 3, _REACH),
+                truncated=False,
+                payload=(query, document),
+            )
+            for query, document in items
+        ]
+
+    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+        """Score one batch; shape ``(len(batch),)`` if the model keeps its promise."""
+        model = self._model()
+        if model is None:
+            message = f"the model {self.identity.model!r} is no longer in use."
+            raise EngineClosedError(message)
+        scores = model.score([one.payload for one in batch])
+        return np.array(list(scores), dtype=np.float32)
+
+    def close(self) -> None:
+        """Do nothing: the model belongs to its maker."""

@@ -1,0 +1,126 @@
+"""Reranking as a LangChain document compressor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, Callbacks
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, ensure_config
+
+from rerank_plugins.core.config import UNSET, Unset
+from rerank_plugins.langchain._documents import ranked_copies, texts_of
+from rerank_plugins.langchain._fields import LangChainRerankerFields
+
+RUN_NAME: Final = "CrossEncoderRerank"
+OWN_TOP_N: Final = -1
+
+
+class CrossEncoderCompressor(LangChainRerankerFields, BaseDocumentCompressor):
+    """Puts the documents most relevant to the query first and keeps the best ``top_n``.
+
+    Returned documents are copies with a float in ``metadata["relevance_score"]`` (an older
+    one is replaced); id, type and all other metadata are kept, nested metadata values are
+    shared with the original. The documents passed in are never changed.
+
+    Works in ``ContextualCompressionRetriever`` and ``DocumentCompressorPipeline``. A rerank
+    shows as a run named ``CrossEncoderRerank`` in a trace. Pickles hold settings, no weights.
+
+    ``model`` may also be a LangChain ``BaseCrossEncoder``: its scores are used as they are,
+    so ``score_threshold`` is then in that model's own unit.
+
+    Example:
+        >>> from langchain_core.documents import Document
+        >>> from rerank_plugins.langchain import CrossEncoderCompressor
+        >>> compressor = CrossEncoderCompressor(top_n=1)
+        >>> texts = ["It rains.", "Goethe wrote Faust."]
+        >>> documents = [Document(page_content=text) for text in texts]
+        >>> compressor.compress_documents(documents, "Who wrote Faust?")[0].page_content
+        'Goethe wrote Faust.'
+    """
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """Return copies of the best documents, best first.
+
+        Args:
+            documents: The candidates, in first-stage order (ties keep it).
+            query: The query; not empty.
+            callbacks: Where the run is reported; None means those of the runnable that is
+                being run, if any.
+
+        Raises:
+            InvalidInputError: If a text cannot be scored.
+            InferenceError: If the model fails.
+        """
+        if not documents:
+            return []
+        run = CallbackManager.configure(_inherited(callbacks)).on_chain_start(
+            None, {"query": query, "documents": list(documents)}, name=RUN_NAME
+        )
+        try:
+            ranking = self.reranker().rank(query, texts_of(documents))
+        except BaseException as error:
+            run.on_chain_error(error)
+            raise
+        result = ranked_copies(documents, ranking)
+        run.on_chain_end({"documents": result})
+        return result
+
+    async def acompress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """Do the same without blocking the event loop; see :meth:`compress_documents`."""
+        if not documents:
+            return []
+        run = await AsyncCallbackManager.configure(_inherited(callbacks)).on_chain_start(
+            None, {"query": query, "documents": list(documents)}, name=RUN_NAME
+        )
+        try:
+            ranking = await self.reranker().arank(query, texts_of(documents))
+        except BaseException as error:
+            await run.on_chain_error(error)
+            raise
+        result = ranked_copies(documents, ranking)
+        await run.on_chain_end({"documents": result})
+        return result
+
+    def rerank(
+        self, documents: Sequence[str | Document], query: str, *, top_n: int | None = OWN_TOP_N
+    ) -> list[dict[str, Any]]:
+        """Rank texts or documents in the shape of LangChain's ``CohereRerank.rerank``.
+
+        Args:
+            documents: The candidates.
+            query: The query; not empty.
+            top_n: How many to return; -1 is the compressor's own ``top_n``, None is all.
+
+        Returns:
+            ``{"index": position in documents, "relevance_score": float}``, best first.
+        """
+        if not documents:
+            return []
+        chosen: int | Unset | None = UNSET if top_n == OWN_TOP_N else top_n
+        ranking = self.reranker().rank(query, texts_of(documents), top_n=chosen)
+        return [{"index": one.index, "relevance_score": one.relevance_score} for one in ranking]
+
+    def as_runnable(self) -> Runnable[dict[str, Any], list[Document]]:
+        """Return a runnable for LCEL that takes ``{"query": ..., "documents": ...}``."""
+
+        def rerank(inputs: dict[str, Any], config: RunnableConfig) -> list[Document]:
+            return self.compress_documents(
+                inputs["documents"], inputs["query"], config.get("callbacks")
+            )
+
+        async def arerank(inputs: dict[str, Any], config: RunnableConfig) -> list[Document]:
+            return await self.acompress_documents(
+                inputs["documents"], inputs["query"], config.get("callbacks")
+            )
+
+        return RunnableLambda(rerank, afunc=arerank, name="rerank")
+
+
+def _inherited(callbacks: Callbacks | None) -> Callbacks | None:
+    return ensure_config().get("callbacks") if callbacks is None else callbacks

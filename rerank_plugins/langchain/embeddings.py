@@ -1,0 +1,69 @@
+"""The bi-encoder as LangChain embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.embeddings import Embeddings
+from pydantic import AliasChoices, ConfigDict, Field
+
+from rerank_plugins._fields import BiEncoderFields
+from rerank_plugins.core.config import MINI
+
+
+class BiEncoderEmbeddings(BiEncoderFields, Embeddings):
+    """Embeds queries and documents, each with the model's own prompt, as unit vectors.
+
+    Texts reach the model unchanged (newlines are kept). ``model_name`` is accepted for
+    ``model``, as other LangChain embeddings call it.
+
+    Example:
+        >>> from rerank_plugins.langchain import BiEncoderEmbeddings
+        >>> len(BiEncoderEmbeddings().embed_query("rain"))
+        384
+    """
+
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True, extra="forbid", strict=True, protected_namespaces=()
+    )
+
+    model: Any = Field(
+        default=MINI,
+        validation_alias=AliasChoices("model", "model_name"),
+        description='"mini" (embedded), a Hugging Face Hub name, a folder, or a backend object.',
+    )
+    show_progress: bool | None = Field(
+        default=None,
+        description="Show a progress bar; None shows it for long work in a terminal.",
+    )
+
+    def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's signature)
+        """Check the settings now; the model is loaded at first use."""
+        super().model_post_init(context)
+        self.bi_encoder()
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embed documents; one unit vector of Python floats a text, in order.
+
+        Raises:
+            InvalidInputError: If a text is not a string.
+            InferenceError: If the model fails.
+        """
+        vectors = self.bi_encoder().encode_documents(texts, show_progress=self.show_progress)
+        return [vector.tolist() for vector in vectors]
+
+    def embed_query(self, text: str) -> list[float]:
+        """Embed a query; a unit vector of Python floats. Errors: :meth:`embed_documents`."""
+        vector: list[float] = self.bi_encoder().encode_queries([text])[0].tolist()
+        return vector
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embed documents without blocking the event loop; see :meth:`embed_documents`."""
+        vectors = await self.bi_encoder().aencode_documents(texts)
+        return [vector.tolist() for vector in vectors]
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """Embed a query without blocking the event loop; see :meth:`embed_query`."""
+        vectors = await self.bi_encoder().aencode_queries([text])
+        vector: list[float] = vectors[0].tolist()
+        return vector
