@@ -47,7 +47,7 @@ def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
 def quiet_loading(model: str) -> Iterator[None]:
     """Load one model at a time, silently, with every failure mapped to ModelLoadError."""
     with _LOADING:
-        log: Any = transformers.utils.logging  # untyped upstream
+        log = transformers.utils.logging
         bar, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
         log.disable_progress_bar()
         log.set_verbosity_error()
