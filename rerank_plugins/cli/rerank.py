@@ -38,7 +38,9 @@ def rerank(
         bool, typer.Option("--json", help="Print one JSON object a document, with its fields.")
     ] = False,
     model: Model = MINI,
-    backend: Annotated[str, typer.Option(help="What computes; auto chooses by the model.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="What computes; auto chooses by the model.")
+    ] = "auto",
     device: Annotated[
         str | None, typer.Option(help="A torch device such as cuda:0 or cpu; chosen by default.")
     ] = None,
@@ -47,9 +49,7 @@ def rerank(
     activation: Annotated[
         Activation, typer.Option(help="sigmoid for scores from 0 to 1, none for logits.")
     ] = "sigmoid",
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit on the hub.")
-    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     cache_folder: Annotated[str | None, typer.Option(help="Where downloads are kept.")] = None,
     local_files_only: Annotated[
         bool, typer.Option("--local-files-only", help="Use only what is already on this machine.")

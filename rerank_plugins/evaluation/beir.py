@@ -51,15 +51,7 @@ def read_beir(folder: Path, split: str = "test") -> RetrievalSet:
     Raises:
         InvalidInputError: If a file is missing or is not in that layout.
     """
-    qrels: dict[str, dict[str, int]] = {}
-    file = folder / "qrels" / f"{split}.tsv"
-    for line in _lines(file)[1:]:
-        try:
-            query, passage, grade = line.split("\t")
-            qrels.setdefault(query, {})[passage] = int(grade)
-        except ValueError as error:
-            message = f"{file}: {line!r} is not query-id, corpus-id and score, tab separated."
-            raise InvalidInputError(message) from error
+    qrels = _judgments(folder / "qrels" / f"{split}.tsv")
     return RetrievalSet(
         passages=tuple(
             Passage(row["_id"], row.get("title", ""), row["text"])
@@ -72,6 +64,17 @@ def read_beir(folder: Path, split: str = "test") -> RetrievalSet:
         },
         qrels=qrels,
     )
+
+
+def _judgments(file: Path) -> dict[str, dict[str, int]]:
+    qrels: dict[str, dict[str, int]] = {}
+    try:
+        for query, passage, grade in (line.split("\t") for line in _lines(file)[1:]):
+            qrels.setdefault(query, {})[passage] = int(grade)
+    except ValueError as error:
+        message = f"{file}: expected query-id, corpus-id and score, tab separated ({error})."
+        raise InvalidInputError(message) from error
+    return qrels
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
