@@ -9,34 +9,29 @@ from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, Call
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, ensure_config
 
-from rerank_plugins.core.config import UNSET, Unset
+from rerank_plugins.core.config import UNSET
 from rerank_plugins.langchain._documents import ranked_copies, texts_of
 from rerank_plugins.langchain._fields import LangChainRerankerFields
 
 RUN_NAME: Final = "CrossEncoderRerank"
-OWN_TOP_N: Final = -1
 
 
 class CrossEncoderCompressor(LangChainRerankerFields, BaseDocumentCompressor):
     """Puts the documents most relevant to the query first and keeps the best ``top_n``.
 
-    Returned documents are copies with a float in ``metadata["relevance_score"]`` (an older
-    one is replaced); id, type and all other metadata are kept, nested metadata values are
-    shared with the original. The documents passed in are never changed.
+    Returned documents are copies with a float in ``metadata["relevance_score"]``, an older
+    one is replaced; id, type and other metadata are kept (nested values are shared with the
+    original). The documents passed in are never changed.
 
-    Works in ``ContextualCompressionRetriever`` and ``DocumentCompressorPipeline``. A rerank
-    shows as a run named ``CrossEncoderRerank`` in a trace. Pickles hold settings, no weights.
-
-    ``model`` may also be a LangChain ``BaseCrossEncoder``: its scores are used as they are,
-    so ``score_threshold`` is then in that model's own unit.
+    In a trace a rerank is a run named ``CrossEncoderRerank``. ``model`` may also be a LangChain
+    ``BaseCrossEncoder``: its scores are used as they are, ``score_threshold`` is in its unit.
 
     Example:
         >>> from langchain_core.documents import Document
         >>> from rerank_plugins.langchain import CrossEncoderCompressor
-        >>> compressor = CrossEncoderCompressor(top_n=1)
-        >>> texts = ["It rains.", "Goethe wrote Faust."]
-        >>> documents = [Document(page_content=text) for text in texts]
-        >>> compressor.compress_documents(documents, "Who wrote Faust?")[0].page_content
+        >>> documents = [Document("It rains."), Document("Goethe wrote Faust.")]
+        >>> best = CrossEncoderCompressor().compress_documents(documents, "Who wrote Faust?")[0]
+        >>> best.page_content
         'Goethe wrote Faust.'
     """
 
@@ -48,8 +43,7 @@ class CrossEncoderCompressor(LangChainRerankerFields, BaseDocumentCompressor):
         Args:
             documents: The candidates, in first-stage order (ties keep it).
             query: The query; not empty.
-            callbacks: Where the run is reported; None means those of the runnable that is
-                being run, if any.
+            callbacks: Told of the run; None is those of the runnable being run, if any.
 
         Raises:
             InvalidInputError: If a text cannot be scored.
@@ -88,22 +82,22 @@ class CrossEncoderCompressor(LangChainRerankerFields, BaseDocumentCompressor):
         return result
 
     def rerank(
-        self, documents: Sequence[str | Document], query: str, *, top_n: int | None = OWN_TOP_N
+        self, documents: Sequence[str | Document], query: str, *, top_n: int | None = -1
     ) -> list[dict[str, Any]]:
         """Rank texts or documents in the shape of LangChain's ``CohereRerank.rerank``.
 
         Args:
             documents: The candidates.
             query: The query; not empty.
-            top_n: How many to return; -1 is the compressor's own ``top_n``, None is all.
+            top_n: How many; -1 is the compressor's own ``top_n``, None is all.
 
         Returns:
-            ``{"index": position in documents, "relevance_score": float}``, best first.
+            ``{"index": position, "relevance_score": float}`` for each, best first.
         """
         if not documents:
             return []
-        chosen: int | Unset | None = UNSET if top_n == OWN_TOP_N else top_n
-        ranking = self.reranker().rank(query, texts_of(documents), top_n=chosen)
+        own = top_n == -1
+        ranking = self.reranker().rank(query, texts_of(documents), top_n=UNSET if own else top_n)
         return [{"index": one.index, "relevance_score": one.relevance_score} for one in ranking]
 
     def as_runnable(self) -> Runnable[dict[str, Any], list[Document]]:

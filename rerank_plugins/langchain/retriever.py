@@ -10,7 +10,7 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from rerank_plugins.core.config import UNSET, Unset, check_top_n
 from rerank_plugins.errors import ConfigurationError
@@ -36,6 +36,9 @@ class RerankRetriever(LangChainRerankerFields, BaseRetriever):
         >>> retriever.invoke("Who wrote Faust?")[0].page_content
         'Goethe wrote Faust.'
     """
+
+    # Again, because pydantic lets the last base's configuration win.
+    model_config = ConfigDict(extra="forbid")
 
     base_retriever: RetrieverLike = Field(description="The first stage.")
     k: int | None = Field(

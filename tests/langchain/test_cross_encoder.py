@@ -1,0 +1,214 @@
+"""Our model behind LangChain's interface, and LangChain's models behind ours."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
+from langchain_core.cross_encoders import BaseCrossEncoder
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from pydantic import BaseModel, ValidationError
+
+from rerank_plugins import Reranker
+from rerank_plugins.core.types import ScoreScale
+from rerank_plugins.errors import (
+    ConfigurationError,
+    EngineClosedError,
+    InferenceError,
+    InvalidInputError,
+    InvalidScoresError,
+)
+from rerank_plugins.langchain import CrossEncoderCompressor, CrossEncoderModel, RerankRetriever
+from rerank_plugins.langchain._foreign import _WRAPPED, as_backend
+from rerank_plugins.testing import FakeCrossEncoder, overlap
+
+QUERY = "red blue"
+PAIRS = [(QUERY, "red sky"), (QUERY, "red blue"), ("green", "green"), (QUERY, "red sky")]
+
+
+def test_scores_are_relevance_scores_in_order(fake: FakeCrossEncoder) -> None:
+    scores = CrossEncoderModel(model=fake).score(PAIRS)
+    assert [type(score) for score in scores] == [float] * 4
+    expected = [1 / (1 + np.exp(-overlap(*pair))) for pair in PAIRS]
+    assert scores == pytest.approx(expected, abs=1e-6)
+    raw = CrossEncoderModel(model=fake, activation="none").score(PAIRS)
+    assert raw == pytest.approx([overlap(*pair) for pair in PAIRS], abs=1e-5)
+    assert raw == Reranker(fake).score(PAIRS).tolist()
+
+
+def test_no_pairs_need_no_model() -> None:
+    assert CrossEncoderModel(model="/does/not/exist").score([]) == []
+
+
+def test_drops_into_the_classic_reranker(fake: FakeCrossEncoder, documents: list[Document]) -> None:
+    classic = CrossEncoderReranker(model=CrossEncoderModel(model=fake), top_n=2)
+    ours = CrossEncoderCompressor(model=fake, top_n=2)
+    assert [one.id for one in classic.compress_documents(documents, QUERY)] == [
+        one.id for one in ours.compress_documents(documents, QUERY)
+    ]
+    assert list(classic.compress_documents([], QUERY)) == []
+
+
+def test_settings_of_the_model() -> None:
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        CrossEncoderModel(top_n=3)  # type: ignore[call-arg]
+    with pytest.raises(ValidationError, match="max_length is 1"):
+        CrossEncoderModel(max_length=1)
+    with pytest.raises(InvalidInputError, match="empty query"):
+        CrossEncoderModel(model=FakeCrossEncoder()).score([("", "text")])
+    model = CrossEncoderModel()
+    assert model.trust_remote_code is False
+    assert vars(model.reranker()) == vars(Reranker())
+    model.score(PAIRS[:1])
+    pickled = pickle.dumps(model)
+    assert len(pickled) < 2_000
+    assert pickle.loads(pickled) == model  # noqa: S301
+
+
+class Foreign(BaseCrossEncoder):
+    """Somebody else's model, as LangChain defines it."""
+
+    def __init__(self, score: Callable[[list[tuple[str, str]]], Any]) -> None:
+        self._score = score
+        self.calls: list[int] = []
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> Any:  # noqa: ANN401
+        self.calls.append(len(text_pairs))
+        return self._score(text_pairs)
+
+
+def overlaps(pairs: Sequence[tuple[str, str]]) -> list[float]:
+    return [overlap(*pair) for pair in pairs]
+
+
+async def test_a_foreign_model_reranks_with_its_own_scores(documents: list[Document]) -> None:
+    foreign = Foreign(overlaps)
+    compressor = CrossEncoderCompressor(model=foreign, score_threshold=-1.0)
+    result = compressor.compress_documents(documents, QUERY)
+    assert [one.id for one in result] == ["c", "a"]
+    assert [one.metadata["relevance_score"] for one in result] == pytest.approx([4, 0], abs=1e-4)
+    assert await compressor.acompress_documents(documents, QUERY) == result
+    assert foreign.calls == [3, 3]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda pairs: np.array(overlaps(pairs)),
+        lambda pairs: np.array(overlaps(pairs), dtype=np.float32),
+        lambda pairs: map(float, overlaps(pairs)),
+        lambda pairs: tuple(np.float64(score) for score in overlaps(pairs)),
+    ],
+    ids=["float64 array", "float32 array", "map", "tuple of numpy scalars"],
+)
+def test_whatever_numbers_it_returns(
+    shape: Callable[[list[tuple[str, str]]], Any], documents: list[Document]
+) -> None:
+    result = CrossEncoderCompressor(model=Foreign(shape)).compress_documents(documents, QUERY)
+    assert [one.id for one in result] == ["c", "a", "b"]
+    assert all(type(one.metadata["relevance_score"]) is float for one in result)
+
+
+@pytest.mark.parametrize(
+    ("scores", "error", "message"),
+    [
+        (lambda pairs: overlaps(pairs)[:-1], InvalidScoresError, "2 rows for 3 items"),
+        (lambda pairs: [*overlaps(pairs), 1.0], InvalidScoresError, "4 rows for 3 items"),
+        (lambda pairs: [[score] for score in overlaps(pairs)], InvalidScoresError, "shape"),
+        (lambda pairs: [float("nan")] * len(pairs), InvalidScoresError, "not finite"),
+        (lambda _pairs: None, InferenceError, "not iterable"),
+        (lambda pairs: ["high"] * len(pairs), InferenceError, "could not convert"),
+    ],
+    ids=["too few", "too many", "two-dimensional", "nan", "None", "strings"],
+)
+def test_broken_promises_are_errors(
+    scores: Callable[[list[tuple[str, str]]], Any],
+    error: type[InferenceError],
+    message: str,
+    documents: list[Document],
+) -> None:
+    compressor = CrossEncoderCompressor(model=Foreign(scores))
+    with pytest.raises(error, match=message):
+        compressor.compress_documents(documents, QUERY)
+
+
+def test_one_engine_an_object() -> None:
+    foreign, other = Foreign(overlaps), Foreign(overlaps)
+    first = CrossEncoderCompressor(model=foreign).reranker()
+    second = RerankRetriever(base_retriever=_base(), model=foreign).reranker()
+    assert first.engine is second.engine
+    third = CrossEncoderCompressor(model=other).reranker()
+    assert third.engine is not first.engine
+    assert third.engine.backend.identity != first.engine.backend.identity
+
+
+def test_a_pydantic_model_cannot_be_hashed_but_used(documents: list[Document]) -> None:
+    class Settings(BaseModel, BaseCrossEncoder):
+        def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+            return overlaps(text_pairs)
+
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Settings())
+    result = CrossEncoderCompressor(model=Settings()).compress_documents(documents, QUERY)
+    assert result[0].id == "c"
+
+
+def test_our_own_objects_are_foreign_models_too(
+    fake: FakeCrossEncoder, documents: list[Document]
+) -> None:
+    wrapped = CrossEncoderCompressor(model=CrossEncoderModel(model=fake))
+    plain = CrossEncoderCompressor(model=fake)
+    for one, other in zip(
+        wrapped.compress_documents(documents, QUERY),
+        plain.compress_documents(documents, QUERY),
+        strict=True,
+    ):
+        assert one.id == other.id
+        assert one.metadata["relevance_score"] == pytest.approx(other.metadata["relevance_score"])
+
+
+def test_the_wrapper_keeps_no_model_alive() -> None:
+    foreign = Foreign(overlaps)
+    backend = as_backend(foreign)
+    assert as_backend(foreign) is backend
+    assert backend.scale is ScoreScale.UNDECLARED
+    prepared = backend.prepare([(QUERY, "red")])
+    backend.close()
+    assert len(backend.run(prepared)) == 1, "closing leaves the maker's model alone"
+    number = id(foreign)
+    assert number in _WRAPPED
+    del foreign
+    gc.collect()
+    assert number not in _WRAPPED
+    with pytest.raises(EngineClosedError, match="no longer in use"):
+        backend.run(prepared)
+
+
+def test_backends_and_names_pass_through(fake: FakeCrossEncoder) -> None:
+    assert as_backend(fake) is fake
+    assert as_backend("mini") == "mini"
+
+
+def test_an_object_that_cannot_be_watched_is_refused() -> None:
+    class Slotted:
+        __slots__ = ()
+
+        def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+            return overlaps(text_pairs)
+
+    with pytest.raises((ConfigurationError, ValidationError), match="Add __weakref__"):
+        CrossEncoderCompressor(model=Slotted())
+
+
+def _base() -> BaseRetriever:
+    class Nothing(BaseRetriever):
+        def _get_relevant_documents(self, query: str, **_: object) -> list[Document]:
+            return []
+
+    return Nothing()

@@ -1,0 +1,36 @@
+"""The embedded models on real sentences, from texts to ranked documents."""
+
+from __future__ import annotations
+
+from langchain_core.documents import Document
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from rerank_plugins import Reranker
+from rerank_plugins.langchain import BiEncoderEmbeddings, RerankRetriever
+
+QUERY = "Which planet has the most moons?"
+TEXTS = [
+    "Saturn has 274 known moons, more than any other planet in the Solar System.",
+    "Mercury and Venus have no moons at all.",
+    "The Moon is Earth's only natural satellite.",
+    "Jupiter is the largest planet in the Solar System.",
+    "Full moons are brighter than half moons.",
+    "Bread is made from flour, water and yeast.",
+]
+
+
+async def test_two_stages_with_the_embedded_models() -> None:
+    store = InMemoryVectorStore(BiEncoderEmbeddings())
+    store.add_documents([Document(text, id=str(n)) for n, text in enumerate(TEXTS)])
+    retriever = RerankRetriever(base_retriever=store.as_retriever(), k=5, top_n=3)
+    result = retriever.invoke(QUERY)
+    assert len(result) == 3
+    assert result[0].page_content == TEXTS[0]
+    assert TEXTS[-1] not in {one.page_content for one in result}
+    ranking = Reranker().rank(
+        QUERY, [one.page_content for one in store.similarity_search(QUERY, 5)]
+    )
+    assert [one.metadata["relevance_score"] for one in result] == [
+        one.relevance_score for one in ranking[:3]
+    ]
+    assert await retriever.ainvoke(QUERY) == result
