@@ -11,7 +11,7 @@ import typer
 
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins._optional import require
-from rerank_plugins.cli._console import out, progress
+from rerank_plugins.cli._console import err, out, progress
 from rerank_plugins.cli._frameworks import check_agreement, through_langchain, through_llama_index
 from rerank_plugins.cli._report import examples, show_examples, show_table
 from rerank_plugins.cli._stages import Answer, TwoStages
@@ -73,6 +73,10 @@ def _ask(stages: TwoStages, data: RetrievalSet, questions: int, time_limit: floa
     position = {passage.id: number for number, passage in enumerate(data.passages)}
     chosen = random.Random(SEED).sample(list(data.queries), questions)  # noqa: S311  (no secret)
     answers: list[Answer] = []
+    err.print(
+        f"Indexing {len(data.passages):,} passages, then asking {questions} questions.",
+        highlight=False,
+    )
     with progress() as bars:
         indexing = bars.add_task("Indexing passages", total=len(data.passages))
         stages.build(lambda done: bars.advance(indexing, done))
