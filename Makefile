@@ -1,0 +1,52 @@
+# Two commands: `make demo` and `make test`. Each makes .venv when it is missing or stale.
+
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS := langchain,llama-index,mini,cli,evaluation
+STAMP := .venv/installed
+COVERED := rerank_plugins/core/*,rerank_plugins/langchain/*,rerank_plugins/llama_index/*
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo lint format test test-slow build constraints clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
+
+install: $(STAMP) ## make .venv with everything that the demo and the tests need
+
+# pip first: reading the dependency group `dev` needs a newer one than Python 3.11 brings.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -qq --constraint constraints.txt pip
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable ".[$(EXTRAS)]" --group dev
+	@touch $@
+
+demo: $(STAMP) ## two-stage retrieval on real text, through LangChain and LlamaIndex
+	$(BIN)/rerank-plugins demo
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(STAMP) ## let ruff fix what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+test: lint ## lint, and the quick tests with their coverage
+	$(BIN)/coverage run -m pytest -m "not slow and not gpu"
+	@$(BIN)/coverage report --include="$(COVERED)" --fail-under=95
+
+test-slow: $(STAMP) ## the tests that take longer: wheel, documentation, demo
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+build: $(STAMP) ## sdist and wheel in dist/
+	$(BIN)/python -m build --no-isolation
+
+# Keeps what is pinned; UPGRADE="--upgrade-package NAME" or UPGRADE=--upgrade chooses anew.
+constraints: ## complete constraints.txt after a change of dependencies (needs uv)
+	uv pip compile --quiet --universal --python-version 3.10 --all-extras --group dev \
+		--no-header --no-annotate $(UPGRADE) --output-file constraints.txt pyproject.toml
+
+clean: ## remove .venv and everything that is generated
+	rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

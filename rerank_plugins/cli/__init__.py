@@ -1,0 +1,21 @@
+"""The command line: ``rerank-plugins demo`` and ``rerank-plugins rerank``."""
+
+from __future__ import annotations
+
+import sys
+
+from rerank_plugins._optional import require
+from rerank_plugins.errors import MissingDependencyError
+
+
+def main() -> None:
+    """Run the command line, or say what is missing to run it."""
+    try:
+        for module in ("rich", "typer"):
+            require(module, "cli")
+    except MissingDependencyError as error:
+        sys.stderr.write(f"rerank-plugins: {error}\n")
+        raise SystemExit(2) from None
+    from rerank_plugins.cli.app import app  # noqa: PLC0415  (needs what was just checked)
+
+    app()

@@ -1,0 +1,6 @@
+"""``python -m rerank_plugins.cli``."""
+
+from rerank_plugins.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""``rerank-plugins rerank``: put the documents of a file in order."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from rerank_plugins import RankedDocument, Reranker
+from rerank_plugins.cli._console import err, out, printable
+from rerank_plugins.cli._inputs import STDIN, Item, read_items
+from rerank_plugins.core.config import MINI, Activation, Dtype
+
+Model = Annotated[
+    str, typer.Option(help='"mini" (embedded, English), a Hugging Face Hub name or a folder.')
+]
+
+
+def rerank(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="[FILE|FOLDER|-]",
+            help="Lines of text, JSONL with a field text or content, or a folder of text files.",
+        ),
+    ] = STDIN,
+    *,
+    query: Annotated[str, typer.Option("--query", "-q", help="What the documents should answer.")],
+    top_n: Annotated[int | None, typer.Option(help="How many to show; all by default.")] = None,
+    score_threshold: Annotated[
+        float | None, typer.Option(help="Leave out documents with a lower score.")
+    ] = None,
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="The input is JSONL, whatever its name.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a document, with its fields.")
+    ] = False,
+    model: Model = MINI,
+    backend: Annotated[
+        str, typer.Option(help="What computes; auto chooses by the model.")
+    ] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="A torch device such as cuda:0 or cpu; chosen by default.")
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Data type of the arithmetic.")] = "auto",
+    max_length: Annotated[int, typer.Option(help="Most tokens a pair may have.")] = 512,
+    activation: Annotated[
+        Activation, typer.Option(help="sigmoid for scores from 0 to 1, none for logits.")
+    ] = "sigmoid",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    cache_folder: Annotated[str | None, typer.Option(help="Where downloads are kept.")] = None,
+    local_files_only: Annotated[
+        bool, typer.Option("--local-files-only", help="Use only what is already on this machine.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+    ] = False,
+) -> None:
+    """Rank documents for a query, best first."""
+    reranker = Reranker(
+        model,
+        backend=backend,
+        device=device,
+        dtype=dtype,
+        max_length=max_length,
+        revision=revision,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+        trust_remote_code=trust_remote_code,
+        top_n=top_n,
+        score_threshold=score_threshold,
+        activation=activation,
+    )
+    items = read_items(source, jsonl=jsonl)
+    ranking = reranker.rank(query, [item.text for item in items])
+    for rank, document in enumerate(ranking, start=1):
+        _show(rank, document, items[document.index], as_json=as_json)
+    if not items:
+        err.print("rerank-plugins: no documents were given.", highlight=False)
+    elif ranking.stats.truncated:
+        err.print(
+            f"{ranking.stats.truncated} of {len(items)} documents are longer than the model's "
+            "reach; only their beginning was read.",
+            highlight=False,
+        )
+
+
+def _show(rank: int, document: RankedDocument, item: Item, *, as_json: bool) -> None:
+    if as_json:
+        fields = {
+            **item.fields,
+            "index": document.index,
+            "relevance_score": document.relevance_score,
+            "raw_score": document.raw_score,
+            "truncated": document.truncated,
+        }
+        out.out(json.dumps(fields), highlight=False)
+        return
+    name = f"{printable(item.name)}: " if item.name else ""
+    out.print(
+        f"{rank:>3}  {document.relevance_score:.4f}  {name}{printable(item.text)}",
+        markup=False,
+        highlight=False,
+        # Files and pipes get the whole text, a terminal gets one line.
+        soft_wrap=not out.is_terminal,
+        no_wrap=True,
+        overflow="ellipsis",
+    )

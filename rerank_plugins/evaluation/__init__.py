@@ -1,0 +1,1 @@
+"""Measuring rankings: retrieval sets, metrics and honest comparisons."""

@@ -1,0 +1,201 @@
+"""The command line: what it reads, what it prints, how it fails."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from rerank_plugins import Reranker, __version__
+from rerank_plugins.cli import main
+from rerank_plugins.cli.app import app
+from rerank_plugins.cli.rerank import rerank
+
+QUESTION = "Who wrote Faust?"
+TEXTS = ["It rains in Weimar.", "Goethe wrote Faust.", "Faust is a city in no country."]
+
+
+def run(*arguments: object, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(app, [str(one) for one in arguments], input=stdin)
+
+
+def ranked(*arguments: object, stdin: str | bytes | None = None) -> list[dict[str, object]]:
+    result = run("rerank", "--query", QUESTION, "--json", *arguments, stdin=stdin)
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    file = tmp_path / "texts.txt"
+    file.write_text("\n\n".join(TEXTS) + "\n", encoding="utf-8")
+    return file
+
+
+def test_version() -> None:
+    assert run("--version").stdout.strip() == __version__
+
+
+def test_help_names_the_commands() -> None:
+    shown = run("--help").stdout
+    assert "demo" in shown
+    assert "rerank" in shown
+
+
+def test_options_are_the_settings_of_the_reranker() -> None:
+    settings = inspect.signature(Reranker.__init__).parameters
+    options = inspect.signature(rerank).parameters
+    for name in set(settings) - {"self"}:
+        assert options[name].default == settings[name].default, name
+
+
+def test_lines_come_best_first_with_the_scores_of_the_library(lines: Path) -> None:
+    expected = Reranker().rank(QUESTION, TEXTS)
+    rows = ranked(lines)
+    assert [row["text"] for row in rows] == [one.text for one in expected]
+    assert [row["index"] for row in rows] == [one.index for one in expected]
+    assert [row["relevance_score"] for row in rows] == [one.relevance_score for one in expected]
+    assert [row["line"] for row in rows] == [2 * one.index + 1 for one in expected]
+
+
+def test_text_output_is_rank_score_and_text(lines: Path) -> None:
+    result = run("rerank", "--query", QUESTION, lines, "--top-n", 1)
+    rank, score, text = result.stdout.strip().split(maxsplit=2)
+    assert rank == "1"
+    assert 0 < float(score) < 1
+    assert text == "Goethe wrote Faust."
+
+
+def test_standard_input_is_read_where_no_file_is_named() -> None:
+    assert ranked(stdin="\r\n".join(TEXTS))[0]["text"] == "Goethe wrote Faust."
+    assert ranked("-", stdin="\ufeff" + TEXTS[0]) == ranked(stdin=TEXTS[0])
+
+
+def test_jsonl_keeps_other_fields_and_replaces_a_stale_score(tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    rows = [
+        {"id": "a", "content": TEXTS[0], "relevance_score": 99, "nested": {"x": [1]}},
+        {"id": "b", "text": TEXTS[1], "content": {"not": "text"}},
+    ]
+    file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    first, second = ranked(file)
+    assert (first["id"], second["id"]) == ("b", "a")
+    assert second["nested"] == {"x": [1]}
+    assert second["relevance_score"] != 99
+    assert ranked("--jsonl", stdin=file.read_bytes()) == [first, second]
+
+
+def test_a_folder_gives_its_text_files(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "goethe.MD").write_text(TEXTS[1], encoding="utf-8")
+    (tmp_path / "rain.txt").write_text(f"{TEXTS[0]}\nAnd snows.", encoding="utf-8")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    first, second = ranked(tmp_path)
+    assert Path(str(first["path"])) == Path("deep", "goethe.MD")
+    assert second["text"] == "It rains in Weimar.\nAnd snows."
+    shown = run("rerank", "--query", QUESTION, tmp_path).stdout
+    assert "rain.txt: It rains in Weimar. And snows." in shown
+
+
+def test_settings_reach_the_reranker(lines: Path) -> None:
+    raw = ranked(lines, "--activation", "none", "--dtype", "float32")
+    assert all(row["relevance_score"] == row["raw_score"] for row in raw)
+    assert ranked(lines, "--score-threshold", 1.5) == []
+    cut = run("rerank", "--query", QUESTION, "--max-length", 16, "-", stdin="word " * 99)
+    assert "1 of 1 documents are longer" in cut.stderr
+
+
+def test_odd_texts_are_shown_without_harm() -> None:
+    odd = [{"text": text} for text in ("\ud800", "\x1b[31mred", "אבג 🎭", "[bold]x[/bold]", "")]
+    stdin = "\n".join(json.dumps(row) for row in odd)
+    result = run("rerank", "--query", QUESTION, "--jsonl", stdin=stdin)
+    assert result.exit_code == 0
+    assert "\x1b" not in result.stdout
+    assert "[bold]x[/bold]" in result.stdout
+    assert len(ranked("--jsonl", stdin=stdin)) == 5
+
+
+def test_no_documents_is_said_and_is_no_error() -> None:
+    result = run("rerank", "--query", QUESTION, stdin="\n \n")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no documents" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        (["no/such/file.txt"], b"", "cannot be read"),
+        (["."], b"", "holds no text file"),
+        ([], b"\xff\xfe", "standard input is not UTF-8"),
+        (["--jsonl"], b"{}\n", "-, line 1: expected an object"),
+        (["--jsonl"], b'{"text": "a"}\n{oops', "-, line 2: not JSON"),
+        (["--jsonl"], b"[1]", "-, line 1: expected an object"),
+        (["--top-n", "0"], b"a", "top_n is 0"),
+        (["--max-length", "3"], b"a", "max_length is 3"),
+        (["--score-threshold", "nan"], b"a", "score_threshold is nan"),
+        (["--backend", "abacus"], b"a", "backend is 'abacus'"),
+        (["--device", "abacus"], b"a", "device is 'abacus'"),
+        (["--model", "./no/such/model"], b"a", "there is no folder './no/such/model'"),
+        (["--query", " "], b"a", "nothing can be relevant to an empty query"),
+    ],
+)
+def test_an_error_is_one_message_and_exit_code_2(
+    arguments: list[str],
+    stdin: bytes,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("rerank", "--query", QUESTION, *arguments, stdin=stdin)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("rerank-plugins: ")
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_wrong_option_is_refused_by_name() -> None:
+    result = run("rerank", "--query", QUESTION, "--dtype", "int3", stdin="a")
+    assert result.exit_code == 2
+    assert "--dtype" in result.stderr
+
+
+@pytest.mark.parametrize("module", ["typer", "rich"])
+def test_without_the_extra_it_says_what_to_install(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert 'pip install "rerank-plugins[cli]"' in capsys.readouterr().err
+
+
+def test_the_demo_names_the_extra_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = import_module("rerank_plugins.cli.demo").NEEDED
+    for module, extra in needed.items():
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, module, None)
+            result = run("demo")
+        assert result.exit_code == 2
+        assert f'pip install "rerank-plugins[{extra}]"' in result.stderr
+
+
+def test_a_real_process_ranks_its_standard_input() -> None:
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "rerank_plugins.cli", "rerank", "--query", QUESTION, "--json"],
+        input="\n".join(TEXTS),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert json.loads(done.stdout.splitlines()[0])["index"] == 1
+    assert done.stderr == ""

@@ -1,0 +1,86 @@
+"""Every example of the documentation runs as it is printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMAND = "rerank-plugins"
+
+
+class Block(NamedTuple):
+    """A fenced block and the line its code begins at."""
+
+    language: str
+    code: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(match[1], match[2], text.count("\n", 0, match.start(2)))
+        for match in BLOCK.finditer(text)
+    ]
+
+
+def pages_with(language: str, start: str = "") -> list[Path]:
+    return [
+        page
+        for page in PAGES
+        if any(one.language == language and one.code.startswith(start) for one in blocks(page))
+    ]
+
+
+def test_the_readme_has_examples() -> None:
+    assert ROOT / "README.md" in pages_with("python")
+    assert ROOT / "README.md" in pages_with("bash", COMMAND)
+
+
+@pytest.mark.parametrize("page", pages_with("python"), ids=lambda page: page.stem)
+def test_python_blocks_run_top_to_bottom(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.language == "python":
+            # Empty lines before it make a traceback show the line of the page.
+            code = compile("\n" * block.line + block.code, str(page), "exec")
+            exec(code, namespace)  # noqa: S102
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("page", pages_with("bash", COMMAND), ids=lambda page: page.stem)
+def test_commands_run(page: Path, tmp_path: Path) -> None:
+    shell = shutil.which("bash")
+    assert shell is not None
+    command = tmp_path / "bin" / COMMAND
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m rerank_plugins.cli "$@"\n', "utf-8")
+    command.chmod(0o755)
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    for block in blocks(page):
+        if block.language == "bash" and block.code.startswith(COMMAND):
+            done = subprocess.run(  # noqa: S603
+                [shell, "-e", "-o", "pipefail", "-c", block.code],
+                cwd=tmp_path,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, f"{page}, line {block.line}: {done.stderr}"
