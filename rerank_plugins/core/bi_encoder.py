@@ -9,11 +9,11 @@ from typing import Any, Final, cast
 import numpy as np
 
 from rerank_plugins._progress import chunks
-from rerank_plugins.core.config import MINI, Dtype, ModelConfig
+from rerank_plugins.core.config import MINI, Dtype
 from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.protocols import BiEncoderBackend, FloatArray, Role, RoleText
-from rerank_plugins.core.registry import aget_engine, get_engine, named_or_given
 from rerank_plugins.core.request import check_documents
+from rerank_plugins.core.shared_model import SharedModel
 from rerank_plugins.errors import ConfigurationError
 
 CHUNK: Final = 512
@@ -27,7 +27,7 @@ def _check_prompt(name: str, prompt: Any) -> str | None:  # noqa: ANN401  (unche
     raise ConfigurationError(message)
 
 
-class BiEncoder:
+class BiEncoder(SharedModel[RoleText]):
     """Embeds queries and documents as unit vectors, whose dot product is their similarity.
 
     Bi-encoders of one configuration share one loaded model; it is loaded at first use, or by
@@ -40,6 +40,9 @@ class BiEncoder:
         >>> similarity.shape
         (1, 1)
     """
+
+    _kind = "bi-encoder"
+    _protocol = BiEncoderBackend
 
     def __init__(
         self,
@@ -83,39 +86,23 @@ class BiEncoder:
             "query": _check_prompt("query_prompt", query_prompt),
             "document": _check_prompt("document_prompt", document_prompt),
         }
-        self._model: ModelConfig | BiEncoderBackend = named_or_given(
+        super().__init__(
             model,
-            BiEncoderBackend,
+            cache_folder,
             backend=backend,
             device=device,
             dtype=dtype,
             max_length=max_length,
             revision=revision,
-            cache_folder=None if cache_folder is None else str(cache_folder),
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
             idle_unload_s=idle_unload_s,
         )
 
     @property
-    def engine(self) -> Engine[RoleText]:
-        """The engine, shared with everybody who uses the same model; loads it if needed."""
-        return get_engine("bi-encoder", self._model)
-
-    @property
     def dimension(self) -> int:
         """Length of an embedding."""
         return cast(BiEncoderBackend, self.engine.backend).dimension
-
-    def warm_up(self) -> BiEncoder:
-        """Load the model now, so that the first text does not wait for it.
-
-        Raises:
-            ModelLoadError: If the model cannot be loaded.
-            MissingDependencyError: If its backend's extra is not installed.
-        """
-        self.engine  # noqa: B018
-        return self
 
     def encode_queries(
         self, texts: Sequence[str], *, show_progress: bool | None = None
@@ -162,7 +149,7 @@ class BiEncoder:
 
     async def _aencode(self, texts: Sequence[str], role: Role) -> FloatArray:
         items = self._items(texts, role)
-        engine = await aget_engine("bi-encoder", self._model)
+        engine = await self._aengine()
         vectors = _empty(engine)
         for part in chunks(items, CHUNK, f"Encoding ({role})", show=False):
             vectors.append((await engine.acompute(part, max_length=self.max_length)).values)

@@ -19,7 +19,9 @@ from rerank_plugins.errors import EngineClosedError, EngineOverloadedError
 
 
 class Desk:
-    """Where callers hand in jobs and the two threads pick up work; no futures are set here.
+    """Where callers hand in jobs and the two threads pick up work.
+
+    Futures are set outside the lock: their callbacks may come back here.
 
     Attributes:
         generation: Number of the pair of threads in charge; older ones stop.
@@ -65,8 +67,8 @@ class Desk:
             self._outside.append(job)
             self._stats = replace(self._stats, requests=self._stats.requests + 1)
 
-    def admit(self) -> list[Job[Any]]:
-        """Let jobs in, in order, while there is room; return them, to be told."""
+    def admit(self) -> None:
+        """Let jobs in, in order, while there is room, and tell their callers."""
         admitted = []
         with self._changed():
             while self._outside and not self._full():
@@ -74,7 +76,8 @@ class Desk:
                 if not job.future.cancelled():
                     self._queue.add(job)
                     admitted.append(job)
-        return admitted
+        for job in admitted:
+            job.enter()
 
     def cancel(self, job: Job[Any]) -> None:
         """Forget a job whose caller is gone."""

@@ -54,11 +54,11 @@ class Engine(Generic[ItemT]):
 
         The next request loads the model again.
         """
-        return self._scheduler.idle_unload_s
+        return self._scheduler.crew.idle_unload_s
 
     @idle_unload_s.setter
     def idle_unload_s(self, seconds: float | None) -> None:
-        self._scheduler.idle_unload_s = seconds
+        self._scheduler.crew.idle_unload_s = seconds
 
     @property
     def loaded(self) -> bool:

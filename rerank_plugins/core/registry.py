@@ -7,14 +7,13 @@ import atexit
 import os
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.loading import Kind, get_loader
-from rerank_plugins.core.protocols import Backend, check_backend
+from rerank_plugins.core.protocols import Backend
 from rerank_plugins.core.sources import InjectedModel, LoadedModel
 
 Model: TypeAlias = "ModelConfig | Backend[Any]"
@@ -96,23 +95,6 @@ async def aget_engine(kind: Kind, model: Model) -> Engine[Any]:
     if isinstance(model, ModelConfig) and _registry.known(kind, model) is None:
         return await asyncio.to_thread(get_engine, kind, model)
     return get_engine(kind, model)
-
-
-def named_or_given(model: object, protocol: Any, **settings: Any) -> Any:  # noqa: ANN401
-    """Return the configuration of a named model, or the backend object that was given.
-
-    Args:
-        model: A name, a folder or a backend object.
-        protocol: What a backend object must have.
-        settings: The other fields of :class:`ModelConfig`.
-
-    Raises:
-        ConfigurationError: If it is neither, or a setting is out of range.
-    """
-    if isinstance(model, (str, Path)):
-        return ModelConfig(model=str(model), **settings)
-    check_backend(model, protocol)
-    return model
 
 
 def close_engines() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from rerank_plugins.errors import InvalidInputError
 if TYPE_CHECKING:
     from rerank_plugins.core.config import RerankConfig
     from rerank_plugins.core.jobs import Computed
+    from rerank_plugins.core.protocols import Backend, CrossEncoderBackend
     from rerank_plugins.core.types import ModelIdentity, ScoreScale
 
 
@@ -134,3 +135,41 @@ class RankRequest:
                 compute_s=computed.compute_s,
             ),
         )
+
+
+def check_pairs(pairs: Iterable[object]) -> list[TextPair]:
+    """Return text pairs as such if each is a query and a document.
+
+    Raises:
+        InvalidInputError: If one is not.
+    """
+    checked = []
+    for position, pair in enumerate(pairs):
+        query, document = check_two(pair, position, "(query, document)")
+        checked.append(TextPair(check_query(query), check_documents([document])[0]))
+    return checked
+
+
+def rankings_of(
+    requests: Sequence[RankRequest],
+    computed: Computed,
+    backend: Backend[TextPair],
+    config: RerankConfig,
+) -> list[Ranking]:
+    """Give each request its share of pairs that were computed together.
+
+    Raises:
+        InvalidScoresError: If a score is missing or not finite.
+    """
+    scale = cast("CrossEncoderBackend", backend).scale
+    rankings = []
+    start = 0
+    for request in requests:
+        share = slice(start, start + len(request.pairs))
+        start = share.stop
+        if request.pairs:
+            part = computed.part(share)
+            rankings.append(request.ranking(part, backend.identity, scale, config))
+        else:
+            rankings.append(request.empty())
+    return rankings

@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import TypedDict
 
 from rerank_plugins.core.config import (
     MINI,
     UNSET,
     Activation,
     Dtype,
-    ModelConfig,
     Overload,
     RerankConfig,
     Unset,
 )
-from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.jobs import Computed, Priority
+from rerank_plugins.core.jobs import Priority
 from rerank_plugins.core.ordering import check_scores
 from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray
-from rerank_plugins.core.registry import aget_engine, get_engine, named_or_given
-from rerank_plugins.core.request import RankRequest, check_documents, check_query, check_two
+from rerank_plugins.core.request import RankRequest, check_pairs, check_two, rankings_of
+from rerank_plugins.core.shared_model import SharedModel
 from rerank_plugins.core.types import Ranking, TextPair
 
 
@@ -32,7 +30,7 @@ class _Options(TypedDict):
     wait: bool
 
 
-class Reranker:
+class Reranker(SharedModel[TextPair]):
     """Puts the documents most relevant to a query first, with a cross-encoder.
 
     Rerankers of one configuration share one loaded model; it is loaded at first use, or by
@@ -44,6 +42,9 @@ class Reranker:
         >>> ranking[0].index
         0
     """
+
+    _kind = "cross-encoder"
+    _protocol = CrossEncoderBackend
 
     def __init__(
         self,
@@ -93,34 +94,18 @@ class Reranker:
         """
         self.config = RerankConfig(top_n, score_threshold, activation, priority, overload)
         self.max_length = max_length
-        self._model: ModelConfig | CrossEncoderBackend = named_or_given(
+        super().__init__(
             model,
-            CrossEncoderBackend,
+            cache_folder,
             backend=backend,
             device=device,
             dtype=dtype,
             max_length=max_length,
             revision=revision,
-            cache_folder=None if cache_folder is None else str(cache_folder),
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
             idle_unload_s=idle_unload_s,
         )
-
-    @property
-    def engine(self) -> Engine[TextPair]:
-        """The engine, shared with everybody who uses the same model; loads it if needed."""
-        return get_engine("cross-encoder", self._model)
-
-    def warm_up(self) -> Reranker:
-        """Load the model now, so that the first query does not wait for it.
-
-        Raises:
-            ModelLoadError: If the model cannot be loaded.
-            MissingDependencyError: If its backend's extra is not installed.
-        """
-        self.engine  # noqa: B018
-        return self
 
     def rank(
         self, query: str, documents: Sequence[str], *, top_n: int | Unset | None = UNSET
@@ -151,9 +136,9 @@ class Reranker:
         request = RankRequest(query, documents)
         if not request.pairs:
             return request.empty()
-        engine = await aget_engine("cross-encoder", self._model)
+        engine = await self._aengine()
         computed = await engine.acompute(request.pairs, **self._options)
-        return self._rankings([request], computed, config, engine)[0]
+        return rankings_of([request], computed, engine.backend, config)[0]
 
     def rank_many(
         self,
@@ -183,7 +168,8 @@ class Reranker:
         if not pairs:
             return [request.empty() for request in checked]
         engine = self.engine
-        return self._rankings(checked, engine.compute(pairs, **self._options), config, engine)
+        computed = engine.compute(pairs, **self._options)
+        return rankings_of(checked, computed, engine.backend, config)
 
     def score(self, pairs: Iterable[tuple[str, str]]) -> FloatArray:
         """Score text pairs.
@@ -198,10 +184,7 @@ class Reranker:
             InvalidInputError: If a text cannot be scored.
             InferenceError: If the model fails.
         """
-        checked = []
-        for position, pair in enumerate(pairs):
-            query, document = check_two(pair, position, "(query, document)")
-            checked.append(TextPair(check_query(query), check_documents([document])[0]))
+        checked = check_pairs(pairs)
         computed = self.engine.compute(checked, **self._options)
         return check_scores(computed.values, len(checked))
 
@@ -215,24 +198,3 @@ class Reranker:
 
     def _policy(self, top_n: int | Unset | None) -> RerankConfig:
         return self.config if isinstance(top_n, Unset) else replace(self.config, top_n=top_n)
-
-    def _rankings(
-        self,
-        requests: list[RankRequest],
-        computed: Computed,
-        config: RerankConfig,
-        engine: Engine[TextPair],
-    ) -> list[Ranking]:
-        """Give each request its share of the computed pairs."""
-        backend = cast(CrossEncoderBackend, engine.backend)
-        rankings = []
-        start = 0
-        for request in requests:
-            if not request.pairs:
-                rankings.append(request.empty())
-                continue
-            share = slice(start, start + len(request.pairs))
-            start = share.stop
-            part = computed.part(share)
-            rankings.append(request.ranking(part, backend.identity, backend.scale, config))
-        return rankings

@@ -37,7 +37,7 @@ from tests.core.helpers import (
 
 
 def threads_of(engine: Engine[Any]) -> list[threading.Thread]:
-    return [thread for thread in engine._scheduler._threads if thread.is_alive()]
+    return [thread for thread in engine._scheduler.crew._threads if thread.is_alive()]
 
 
 def test_threads_loops_and_futures_share_batches() -> None:

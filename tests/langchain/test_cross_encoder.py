@@ -26,7 +26,8 @@ from rerank_plugins.errors import (
 )
 from rerank_plugins.langchain import CrossEncoderCompressor, CrossEncoderModel, RerankRetriever
 from rerank_plugins.langchain._foreign import _WRAPPED, as_backend
-from rerank_plugins.testing import FakeCrossEncoder, overlap
+from rerank_plugins.testing import FakeCrossEncoder
+from rerank_plugins.testing.fakes import overlap
 
 QUERY = "red blue"
 PAIRS = [(QUERY, "red sky"), (QUERY, "red blue"), ("green", "green"), (QUERY, "red sky")]

@@ -1,0 +1,139 @@
+"""The two threads of a scheduler: one prepares what comes next, one computes the batch."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from rerank_plugins.core.desk import Desk
+from rerank_plugins.core.execute import Outcome, execute
+from rerank_plugins.core.jobs import Job
+from rerank_plugins.core.planner import Slot
+from rerank_plugins.core.sources import Source
+from rerank_plugins.errors import InferenceError, OutOfMemoryError, RerankError
+
+_JOIN_S: Final = 10.0
+
+
+class Crew:
+    """Works off a desk; if a thread dies, whoever waits is told and a new pair takes over.
+
+    Attributes:
+        idle_unload_s: Seconds without work after which the backend is unloaded.
+    """
+
+    def __init__(self, desk: Desk, source: Source, name: str) -> None:
+        """Start no thread yet.
+
+        Args:
+            desk: Where the work is.
+            source: Where the backend comes from.
+            name: For thread names and messages.
+        """
+        self.idle_unload_s: float | None = None
+        self._desk = desk
+        self._source = source
+        self._name = name
+        self._starting = threading.Lock()
+        self._generation = -1
+        self._threads: tuple[threading.Thread, ...] = ()
+
+    def start(self) -> None:
+        """Make sure that a pair of threads is at work."""
+        with self._starting:
+            generation = self._desk.generation
+            if self._generation == generation:
+                return
+            self._generation = generation
+            self._threads = tuple(
+                threading.Thread(
+                    target=self._guard,
+                    args=(loop, generation),
+                    name=f"{self._name}, {what}",
+                    daemon=True,
+                )
+                for what, loop in (("preparer", self._prepare), ("worker", self._work))
+            )
+            for thread in self._threads:
+                thread.start()
+
+    def join(self) -> None:
+        """Wait until the threads have stopped, as the desk told them to."""
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(_JOIN_S)
+
+    def _guard(self, loop: Callable[[int], None], generation: int) -> None:
+        try:
+            loop(generation)
+        except BaseException as error:  # noqa: BLE001  (silence would leave callers waiting)
+            self._died(self._desk.clear(close=False), error)
+
+    def _died(self, jobs: Iterable[Job[Any]], cause: BaseException) -> None:
+        message = f"a thread of {self._name} died: {cause!r}. The next request starts anew."
+        fail_all(jobs, lambda: InferenceError(message), cause)
+
+    def _prepare(self, generation: int) -> None:
+        while (work := self._desk.next_to_prepare(generation)) is not None:
+            job, indices = work
+            items = [job.items[index] for index in indices]
+            try:
+                prepared = self._source.backend().prepare(items, job.max_length)
+            except RerankError as error:
+                self._failed({job: error})
+            except Exception as error:  # noqa: BLE001  (whatever it is, its caller must know)
+                mapped = InferenceError(f"{self._name} cannot prepare the texts: {error}")
+                mapped.__cause__ = error
+                self._failed({job: mapped})
+            else:
+                self._desk.add_prepared(job, indices, prepared)
+
+    def _work(self, generation: int) -> None:
+        while (batch := self._desk.next_batch(generation, self._patience_s())) is not None:
+            if not batch:
+                self._source.unload()
+                continue
+            try:
+                self._compute(batch)
+            except BaseException as error:
+                # A job that the batch finished is in no queue any more: tell it here.
+                self._died(dict.fromkeys(job for job, _ in batch), error)
+                raise
+
+    def _compute(self, batch: list[Slot]) -> None:
+        start = time.perf_counter()
+        try:
+            outcome = execute(self._source.backend(), batch)
+        except OutOfMemoryError as error:
+            if not self._desk.shrink(batch):
+                self._failed({batch[0][0]: error})
+            return
+        except RerankError as error:  # the model could not be loaded again
+            outcome = Outcome(failed={job: error for job, _ in batch})
+        finished = self._desk.done(batch, outcome, time.perf_counter() - start)
+        for job in finished:
+            job.finish()
+        self._failed(outcome.failed)
+        self._desk.admit()
+
+    def _patience_s(self) -> float | None:
+        return self.idle_unload_s if self._source.loaded else None
+
+    def _failed(self, failed: dict[Job[Any], RerankError]) -> None:
+        for job, error in failed.items():
+            self._desk.drop(job)
+            job.fail(error)
+        if failed:
+            self._desk.admit()
+
+
+def fail_all(
+    jobs: Iterable[Job[Any]], make: Callable[[], RerankError], cause: BaseException | None = None
+) -> None:
+    """Give each job an error of its own, so that no traceback is shared among callers."""
+    for job in jobs:
+        error = make()
+        error.__cause__ = cause
+        job.fail(error)
