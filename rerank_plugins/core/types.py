@@ -74,6 +74,7 @@ class RankingStats:
         tokens: Tokens scored, without padding.
         truncated: Documents of which the model could not read all.
         batches: Batches that held at least one of the pairs, shared with other requests.
+        cache_hits: Pairs whose scores were known.
         queue_s: Seconds from arrival to the first batch.
         compute_s: Seconds of computing: the pairs' share of their batches, by tokens.
     """
@@ -83,6 +84,7 @@ class RankingStats:
     tokens: int = 0
     truncated: int = 0
     batches: int = field(default=0, compare=False)
+    cache_hits: int = field(default=0, compare=False)
     queue_s: float = field(default=0.0, compare=False)
     compute_s: float = field(default=0.0, compare=False)
 
