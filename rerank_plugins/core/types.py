@@ -35,7 +35,7 @@ class ModelIdentity:
         revision: Hub revision, or None for a folder.
         backend: Name of the backend.
         dtype: Data type of the encoder's arithmetic, for example ``"float32"``.
-        max_length: Most tokens a pair may have, special tokens included.
+        max_length: Most tokens the model can read at once, special tokens included.
     """
 
     model: str
