@@ -19,6 +19,9 @@ RESCUE_EVERY: Final = 8
 POOL_BATCHES: Final = 6
 """Batches' worth of items among which neighbours in length are looked for."""
 
+FILL_SHARE: Final = 4
+"""Jobs of lower levels fill a batch up to one such part of the budget."""
+
 
 def level(job: Job[Any], budget: int) -> int:
     """Return a job's level, 0 goes first.
@@ -52,8 +55,10 @@ def plan_batch(jobs: Sequence[Job[Any]], budget: int, *, padded: bool) -> list[S
     """Choose the items of the next batch.
 
     The first job leads with its longest waiting item, which sets the width; the rest are
-    the items of all jobs that come next in length. So the batch wastes little padding, and
-    the leader's items are all served in one sweep from long to short.
+    the items of all jobs of its level or above that come next in length. So the batch
+    wastes little padding, and the leader's items are all served in one sweep from long to
+    short. Jobs of lower levels only fill it up, and not far: a small batch is a fast one,
+    and whoever is in it has not come to wait for a large job.
 
     Args:
         jobs: Jobs with ready items, in serving order.
@@ -63,7 +68,21 @@ def plan_batch(jobs: Sequence[Job[Any]], budget: int, *, padded: bool) -> list[S
     Returns:
         At least one slot.
     """
-    width, _ = jobs[0].ready[-1]
+    width, index = jobs[0].ready[-1]
+    front = level(jobs[0], budget)
+    peers = [job for job in jobs if level(job, budget) <= front]
+    batch, total = _neighbours(peers, width, budget, padded=padded)
+    if not batch:
+        return [(jobs[0], index)]
+    others = [job for job in jobs if level(job, budget) > front]
+    room = budget // FILL_SHARE - total
+    return batch + _neighbours(others, width, room, padded=padded)[0]
+
+
+def _neighbours(
+    jobs: Sequence[Job[Any]], width: int, room: int, *, padded: bool
+) -> tuple[list[Slot], int]:
+    """Return the longest items of at most ``width`` tokens that find room, and their cost."""
     candidates: list[tuple[int, Job[Any], int]] = []
     pooled = 0
     for job in jobs:
@@ -71,14 +90,15 @@ def plan_batch(jobs: Sequence[Job[Any]], budget: int, *, padded: bool) -> list[S
             if tokens <= width:
                 candidates.append((tokens, job, index))
                 pooled += tokens
-            if pooled > POOL_BATCHES * budget:
+            if pooled > POOL_BATCHES * room:
                 break
     candidates.sort(key=lambda candidate: -candidate[0])
     batch: list[Slot] = []
     total = 0
     for tokens, job, index in candidates:
-        total += width if padded else tokens
-        if batch and total > budget:
+        cost = width if padded else tokens
+        if total + cost > room:
             break
         batch.append((job, index))
-    return batch
+        total += cost
+    return batch, total

@@ -78,6 +78,22 @@ def test_a_short_request_passes_a_long_job() -> None:
     assert not long_job.finished
 
 
+def test_a_short_request_waits_for_no_large_batch() -> None:
+    """Its items are not spread over the batches of a long job, nor its batch filled by it."""
+    rng = np.random.default_rng(5)
+    queue = JobQueue(BUDGET)
+    queue.add(make_job(rng.integers(10, 60, 5_000).tolist()))
+    for _ in range(30):
+        serve(queue)
+    short = make_job(rng.integers(10, 60, 10).tolist())
+    queue.add(short)
+    cost = 0
+    while not short.finished:
+        batch, _ = serve(queue)
+        cost += sum(job.items[index][0] for job, index in batch)
+    assert cost <= BUDGET
+
+
 def test_a_long_job_is_not_starved() -> None:
     """Though short requests keep coming, the long job gets its share."""
     queue = JobQueue(BUDGET)
