@@ -6,10 +6,10 @@ imported when they are first used (PEP 562).
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rerank_plugins import backends as _backends  # noqa: F401  (registers the loaders)
+from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
     from rerank_plugins.core.bi_encoder import BiEncoder
@@ -27,13 +27,4 @@ _HOMES = {
     "Reranker": "rerank_plugins.core.reranker",
 }
 
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401  (any public name)
-    if name not in _HOMES:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

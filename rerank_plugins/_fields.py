@@ -50,6 +50,9 @@ class ModelFields(BaseModel):
     idle_unload_s: float | None = Field(
         default=None, description="Seconds without work after which the memory is given back."
     )
+    cache_mb: float = Field(
+        default=0, description="Megabytes for results computed before; 0 keeps none."
+    )
 
     # These run before pydantic converts, which would read True as 1 and refuse a Path.
 

@@ -57,6 +57,7 @@ class BiEncoder(SharedModel[RoleText]):
         local_files_only: bool = False,
         trust_remote_code: bool = False,
         idle_unload_s: float | None = None,
+        cache_mb: float = 0,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
     ) -> None:
@@ -75,6 +76,8 @@ class BiEncoder(SharedModel[RoleText]):
             trust_remote_code: Whether to run Python code that comes with the model.
             idle_unload_s: Seconds without work after which the model's memory is given back
                 until the next request; None keeps the model.
+            cache_mb: Megabytes for results computed before; the engine keeps the least
+                recently used no longer than there is room. 0 keeps none.
             query_prompt: Put before every query; None is the model's own prompt.
             document_prompt: Put before every document; None is the model's own prompt.
 
@@ -97,6 +100,7 @@ class BiEncoder(SharedModel[RoleText]):
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
             idle_unload_s=idle_unload_s,
+            cache_mb=cache_mb,
         )
 
     @property

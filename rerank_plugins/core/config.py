@@ -69,6 +69,8 @@ class ModelConfig:
         idle_unload_s: Seconds without work after which the model's memory is given back,
             until the next request; None keeps it. Not part of the identity: the last who
             asks for a model with a number sets it.
+        cache_mb: Megabytes for results computed before, texts included; 0 keeps none. Not
+            part of the identity either: the most that anybody asks for.
     """
 
     model: str = MINI
@@ -81,6 +83,7 @@ class ModelConfig:
     local_files_only: bool = False
     trust_remote_code: bool = False
     idle_unload_s: float | None = field(default=None, compare=False)
+    cache_mb: float = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -95,6 +98,10 @@ class ModelConfig:
         idle = self.idle_unload_s
         if idle is not None and not (isinstance(idle, (int, float)) and idle > 0):
             message = f"idle_unload_s is {idle!r}; it must be a number above 0, or None for never."
+            raise ConfigurationError(message)
+        cache = self.cache_mb
+        if isinstance(cache, bool) or not isinstance(cache, (int, float)) or not 0 <= cache < 2**20:
+            message = f"cache_mb is {cache!r}; it must be a number of megabytes, 0 for no cache."
             raise ConfigurationError(message)
         length = self.max_length
         if length is None:

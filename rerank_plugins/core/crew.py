@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
+from rerank_plugins.core.cache import Entry, Key, ResultCache
 from rerank_plugins.core.desk import Desk
 from rerank_plugins.core.execute import Outcome, execute
 from rerank_plugins.core.jobs import Job
@@ -24,17 +25,19 @@ class Crew:
         idle_unload_s: Seconds without work after which the backend is unloaded.
     """
 
-    def __init__(self, desk: Desk, source: Source, name: str) -> None:
+    def __init__(self, desk: Desk, source: Source, cache: ResultCache, name: str) -> None:
         """Start no thread yet.
 
         Args:
             desk: Where the work is.
             source: Where the backend comes from.
+            cache: Results that need not be computed again.
             name: For thread names and messages.
         """
         self.idle_unload_s: float | None = None
         self._desk = desk
         self._source = source
+        self._cache = cache
         self._name = name
         self._starting = threading.Lock()
         self._generation = -1
@@ -78,7 +81,14 @@ class Crew:
     def _prepare(self, generation: int) -> None:
         while (work := self._desk.next_to_prepare(generation)) is not None:
             job, indices = work
-            items = [job.items[index] for index in indices]
+            known = self._cache.find(job.items, indices, job.max_length)
+            if known and self._desk.add_known(job, known):
+                job.finish()
+                self._desk.admit()
+            fresh = [index for index in indices if index not in known]
+            if not fresh:
+                continue
+            items = [job.items[index] for index in fresh]
             try:
                 prepared = self._source.backend().prepare(items, job.max_length)
             except RerankError as error:
@@ -88,7 +98,7 @@ class Crew:
                 mapped.__cause__ = error
                 self._failed({job: mapped})
             else:
-                self._desk.add_prepared(job, indices, prepared)
+                self._desk.add_prepared(job, fresh, prepared)
 
     def _work(self, generation: int) -> None:
         while (batch := self._desk.next_batch(generation, self._patience_s())) is not None:
@@ -112,6 +122,7 @@ class Crew:
             return
         except RerankError as error:  # the model could not be loaded again
             outcome = Outcome(failed={job: error for job, _ in batch})
+        self._cache.add(_results(outcome))
         finished = self._desk.done(batch, outcome, time.perf_counter() - start)
         for job in finished:
             job.finish()
@@ -127,6 +138,13 @@ class Crew:
             job.fail(error)
         if failed:
             self._desk.admit()
+
+
+def _results(outcome: Outcome) -> Iterator[tuple[Key, Entry]]:
+    """Yield what a batch gave, as the cache wants it."""
+    for (job, index), row in outcome.rows:
+        one = job.prepared(index)
+        yield (job.items[index], job.max_length), Entry(row.copy(), one.tokens, one.truncated)
 
 
 def fail_all(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from rerank_plugins.core.cache import Entry
 from rerank_plugins.core.execute import Outcome
 from rerank_plugins.core.job_queue import JobQueue
 from rerank_plugins.core.jobs import Job
@@ -79,11 +80,12 @@ class Desk:
         for job in admitted:
             job.enter()
 
-    def cancel(self, job: Job[Any]) -> None:
-        """Forget a job whose caller is gone."""
+    def drop(self, job: Job[Any]) -> None:
+        """Forget a job that failed, or whose caller is gone."""
+        gone = job.future.cancelled()
         with self._changed():
             self._queue.discard(job)
-            self._stats = replace(self._stats, cancelled=self._stats.cancelled + 1)
+            self._stats = replace(self._stats, cancelled=self._stats.cancelled + gone)
 
     def next_to_prepare(self, generation: int) -> tuple[Job[Any], range] | None:
         """Wait for items to prepare; None tells the thread to stop."""
@@ -95,7 +97,13 @@ class Desk:
                 self._wake.wait()
         return None
 
-    def add_prepared(self, job: Job[Any], indices: range, prepared: list[Prepared]) -> None:
+    def add_known(self, job: Job[Any], known: dict[int, Entry]) -> bool:
+        """Store cached results; return whether they finished the job."""
+        with self._changed():
+            self._stats = replace(self._stats, cache_hits=self._stats.cache_hits + len(known))
+            return self._queue.add_known(job, known)
+
+    def add_prepared(self, job: Job[Any], indices: list[int], prepared: list[Prepared]) -> None:
         """Make prepared items ready."""
         with self._changed():
             self._queue.add_prepared(job, indices, prepared)
@@ -158,11 +166,6 @@ class Desk:
             self._queue.budget = min(self._queue.budget, cost) // 2
             self._queue.put_back(batch)
         return True
-
-    def drop(self, job: Job[Any]) -> None:
-        """Forget a job that failed."""
-        with self._changed():
-            self._queue.discard(job)
 
     def clear(self, *, close: bool) -> list[Job[Any]]:
         """Forget all jobs and return them; the threads in charge are told to stop."""

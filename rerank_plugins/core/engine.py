@@ -8,7 +8,9 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
-from rerank_plugins.core.jobs import Computed, Priority
+from rerank_plugins.core.cache import ResultCache
+from rerank_plugins.core.computed import Computed
+from rerank_plugins.core.jobs import Priority
 from rerank_plugins.core.protocols import Backend
 from rerank_plugins.core.scheduler import Scheduler
 from rerank_plugins.core.sources import Source
@@ -59,6 +61,11 @@ class Engine(Generic[ItemT]):
     @idle_unload_s.setter
     def idle_unload_s(self, seconds: float | None) -> None:
         self._scheduler.crew.idle_unload_s = seconds
+
+    @property
+    def cache(self) -> ResultCache:
+        """Results computed before; off until somebody asks for room in it."""
+        return self._scheduler.cache
 
     @property
     def loaded(self) -> bool:

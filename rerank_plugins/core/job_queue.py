@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rerank_plugins.core.cache import Entry
 from rerank_plugins.core.jobs import Job
 from rerank_plugins.core.planner import LEVEL_BATCHES, Slot, level, plan_batch, serving_order
 from rerank_plugins.core.protocols import Prepared
@@ -91,7 +92,19 @@ class JobQueue:
             return job, indices
         return None
 
-    def add_prepared(self, job: Job[Any], indices: range, prepared: Sequence[Prepared]) -> None:
+    def add_known(self, job: Job[Any], known: Mapping[int, Entry]) -> bool:
+        """Store results that were computed before; return whether they were the job's last."""
+        if job not in self._jobs:
+            return False
+        for index, entry in known.items():
+            self.tokens -= job.know(index, entry)
+        if job.finished:
+            self.discard(job)
+        return job.finished
+
+    def add_prepared(
+        self, job: Job[Any], indices: Sequence[int], prepared: Sequence[Prepared]
+    ) -> None:
         """Make a job's items ready; nothing happens if the job is gone."""
         if job not in self._jobs:
             return

@@ -5,52 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rerank_plugins.core.cache import Entry
+from rerank_plugins.core.computed import EMPTY, Computed
 from rerank_plugins.core.protocols import FloatArray, Prepared
 
 ItemT = TypeVar("ItemT")
 
 Priority = Literal["interactive", "bulk"]
-
-
-@dataclass(frozen=True)
-class Computed:
-    """What an engine made of one request.
-
-    Attributes:
-        values: Float32, the first axis is the request's items in their order.
-        tokens: Tokens of each item, shape ``(items,)``.
-        truncated: Whether each item was cut, shape ``(items,)``.
-        batches: Batches that held at least one of the items.
-        queue_s: Seconds from the request's arrival to its first batch.
-        compute_s: Seconds of computing, each batch's shared out by tokens.
-    """
-
-    values: FloatArray
-    tokens: NDArray[np.int64]
-    truncated: NDArray[np.bool_]
-    batches: int = 0
-    queue_s: float = 0.0
-    compute_s: float = 0.0
-
-    def part(self, share: slice) -> Computed:
-        """Return some of the items; the times are those of the whole request."""
-        return Computed(
-            self.values[share],
-            self.tokens[share],
-            self.truncated[share],
-            self.batches,
-            self.queue_s,
-            self.compute_s,
-        )
-
-
-EMPTY = Computed(np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_))
 
 
 class Job(Generic[ItemT]):
@@ -97,6 +63,7 @@ class Job(Generic[ItemT]):
         self._arrived = time.perf_counter()
         self._started: float | None = None
         self._compute_s = 0.0
+        self._cache_hits = 0
 
     @property
     def ready_tokens(self) -> int:
@@ -119,7 +86,16 @@ class Job(Generic[ItemT]):
         self._next = taken.stop
         return taken
 
-    def add_prepared(self, indices: range, prepared: Sequence[Prepared]) -> None:
+    def know(self, index: int, entry: Entry) -> int:
+        """Store a result that was computed before; return the tokens it no longer queues."""
+        self._store(index, entry.row)
+        self._tokens[index] = entry.tokens
+        self._truncated[index] = entry.truncated
+        self._cache_hits += 1
+        self.queued -= self._estimates[index]
+        return self._estimates[index]
+
+    def add_prepared(self, indices: Sequence[int], prepared: Sequence[Prepared]) -> None:
         """Make items ready, and count their true tokens."""
         for index, one in zip(indices, prepared, strict=True):
             self._prepared[index] = one
@@ -150,12 +126,9 @@ class Job(Generic[ItemT]):
 
     def complete(self, index: int, row: NDArray[np.float32], seconds: float) -> int:
         """Store an item's result and its share of the batch's time; return its tokens."""
-        if self._values is None:
-            self._values = np.empty((len(self.items), *row.shape), dtype=np.float32)
-        self._values[index] = row
+        self._store(index, row)
         del self._prepared[index]
         tokens = int(self._tokens[index])
-        self._left -= 1
         self._compute_s += seconds
         self.served += tokens
         self.queued -= tokens
@@ -188,4 +161,11 @@ class Job(Generic[ItemT]):
             batches=self.batches,
             queue_s=started - self._arrived,
             compute_s=self._compute_s,
+            cache_hits=self._cache_hits,
         )
+
+    def _store(self, index: int, row: NDArray[np.float32]) -> None:
+        if self._values is None:
+            self._values = np.empty((len(self.items), *row.shape), dtype=np.float32)
+        self._values[index] = row
+        self._left -= 1

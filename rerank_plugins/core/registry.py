@@ -87,6 +87,7 @@ def get_engine(kind: Kind, model: Model) -> Engine[Any]:
     engine = _registry.known(kind, model) or _registry.load(kind, model)
     if model.idle_unload_s is not None:
         engine.idle_unload_s = model.idle_unload_s
+    engine.cache.grow(int(model.cache_mb * 2**20))
     return engine
 
 

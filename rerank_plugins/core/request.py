@@ -12,8 +12,8 @@ from rerank_plugins.core.types import RankedDocument, Ranking, RankingStats, Tex
 from rerank_plugins.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from rerank_plugins.core.computed import Computed
     from rerank_plugins.core.config import RerankConfig
-    from rerank_plugins.core.jobs import Computed
     from rerank_plugins.core.protocols import Backend, CrossEncoderBackend
     from rerank_plugins.core.types import ModelIdentity, ScoreScale
 
@@ -131,6 +131,7 @@ class RankRequest:
                 tokens=int(computed.tokens.sum()),
                 truncated=int(truncated.sum()),
                 batches=computed.batches,
+                cache_hits=computed.cache_hits,
                 queue_s=computed.queue_s,
                 compute_s=computed.compute_s,
             ),

@@ -59,6 +59,7 @@ class Reranker(SharedModel[TextPair]):
         local_files_only: bool = False,
         trust_remote_code: bool = False,
         idle_unload_s: float | None = None,
+        cache_mb: float = 0,
         top_n: int | None = None,
         score_threshold: float | None = None,
         activation: Activation = "sigmoid",
@@ -80,8 +81,8 @@ class Reranker(SharedModel[TextPair]):
             cache_folder: Where downloads are kept.
             local_files_only: Whether to use only what is already on this machine.
             trust_remote_code: Whether to run Python code that comes with the model.
-            idle_unload_s: Seconds without work after which the model's memory is given back
-                until the next request; None keeps the model.
+            idle_unload_s: Seconds without work before the model is unloaded; None keeps it.
+            cache_mb: Megabytes for scores computed before; 0 keeps none.
             top_n: How many documents to return, at least 1; None returns all.
             score_threshold: Documents with a lower ``relevance_score`` are left out.
             activation: ``"sigmoid"`` for scores between 0 and 1, ``"none"`` for logits.
@@ -105,6 +106,7 @@ class Reranker(SharedModel[TextPair]):
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
             idle_unload_s=idle_unload_s,
+            cache_mb=cache_mb,
         )
 
     def rank(
@@ -114,13 +116,11 @@ class Reranker(SharedModel[TextPair]):
 
         Args:
             query: The query; not empty.
-            documents: The texts, in first-stage order (ties keep it). Empty texts are
-                allowed and scored.
+            documents: The texts, in first-stage order (ties keep it); empty ones are scored.
             top_n: Overrides the reranker's own; None returns all.
 
         Returns:
-            The ranking, best document first. With no documents it is empty and the model
-            is not called.
+            The ranking, best document first; with no documents, an empty one at once.
 
         Raises:
             InvalidInputError: If a text cannot be scored.

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
+from rerank_plugins.core.cache import ResultCache
+from rerank_plugins.core.computed import Computed
 from rerank_plugins.core.crew import Crew, fail_all
 from rerank_plugins.core.desk import Desk
-from rerank_plugins.core.jobs import Computed, Job, Priority
+from rerank_plugins.core.jobs import Job, Priority
 from rerank_plugins.core.sources import Source
 from rerank_plugins.core.stats import EngineStats
 from rerank_plugins.errors import EngineClosedError
@@ -26,6 +28,7 @@ class Scheduler:
     """Computes items for many callers at once, in shared token-budget batches.
 
     Attributes:
+        cache: Results computed before.
         crew: Its threads.
     """
 
@@ -41,7 +44,8 @@ class Scheduler:
         self._name = name
         self._reach = backend.identity.max_length
         self._desk = Desk(name, backend.batch_tokens, max_queue_tokens, padded=backend.padded)
-        self.crew = Crew(self._desk, source, name)
+        self.cache = ResultCache()
+        self.crew = Crew(self._desk, source, self.cache, name)
         self._process = os.getpid()
 
     def submit(
@@ -105,5 +109,5 @@ class Scheduler:
 
     def _gone(self, job: Job[Any], future: Future[Computed]) -> None:
         if future.cancelled():
-            self._desk.cancel(job)
+            self._desk.drop(job)
             self._desk.admit()

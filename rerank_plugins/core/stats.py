@@ -17,6 +17,7 @@ class EngineStats:
         padded_tokens: Tokens computed, padding included.
         batches: Calls of the backend.
         truncated: Items of which the model could not read all.
+        cache_hits: Items whose results were known; not counted in ``items``.
         out_of_memory: Batches that did not fit and were tried again, smaller.
         queue_s: Seconds that requests waited for their first batch, summed.
         compute_s: Seconds in the backend, summed.
@@ -32,6 +33,7 @@ class EngineStats:
     padded_tokens: int = 0
     batches: int = 0
     truncated: int = 0
+    cache_hits: int = 0
     out_of_memory: int = 0
     queue_s: float = 0.0
     compute_s: float = 0.0

@@ -35,7 +35,7 @@ class ModelIdentity:
         revision: Hub revision, or None for a folder.
         backend: Name of the backend.
         dtype: Data type of the encoder's arithmetic, for example ``"float32"``.
-        max_length: Most tokens a pair may have, special tokens included.
+        max_length: Most tokens the model can read at once, special tokens included.
     """
 
     model: str
@@ -74,6 +74,7 @@ class RankingStats:
         tokens: Tokens scored, without padding.
         truncated: Documents of which the model could not read all.
         batches: Batches that held at least one of the pairs, shared with other requests.
+        cache_hits: Pairs whose scores were known.
         queue_s: Seconds from arrival to the first batch.
         compute_s: Seconds of computing: the pairs' share of their batches, by tokens.
     """
@@ -83,6 +84,7 @@ class RankingStats:
     tokens: int = 0
     truncated: int = 0
     batches: int = field(default=0, compare=False)
+    cache_hits: int = field(default=0, compare=False)
     queue_s: float = field(default=0.0, compare=False)
     compute_s: float = field(default=0.0, compare=False)
 

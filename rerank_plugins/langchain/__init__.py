@@ -6,10 +6,9 @@ package is cheap.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rerank_plugins._optional import require
+from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
     from rerank_plugins.langchain.compressor import CrossEncoderCompressor
@@ -26,14 +25,4 @@ _HOMES = {
     "RerankRetriever": "rerank_plugins.langchain.retriever",
 }
 
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401  (any public name)
-    if name not in _HOMES:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    require("langchain_core", "langchain")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, needs=("langchain_core", "langchain"))

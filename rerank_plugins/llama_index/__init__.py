@@ -5,10 +5,9 @@ Needs the extra ``llama-index``. The names below are imported when they are firs
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rerank_plugins._optional import require
+from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
     from rerank_plugins.llama_index.embeddings import BiEncoderEmbedding
@@ -21,14 +20,4 @@ _HOMES = {
     "CrossEncoderPostprocessor": "rerank_plugins.llama_index.postprocessor",
 }
 
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401  (any public name)
-    if name not in _HOMES:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    require("llama_index.core", "llama-index")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, needs=("llama_index.core", "llama-index"))

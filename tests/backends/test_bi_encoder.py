@@ -129,7 +129,7 @@ def test_max_length_cuts_prompt_and_text_together(prompted: Path) -> None:
     wanted = np.asarray(peer.encode_query(DOCUMENTS, normalize_embeddings=True))
     assert_close(encoder.encode_queries(DOCUMENTS), wanted)
     short, long = encoder.engine.backend.prepare(
-        [RoleText("rain", "query"), RoleText("rain " * 100, "query")]
+        [RoleText("rain", "query"), RoleText("rain " * 100, "query")], 20
     )
     assert (short.truncated, long.truncated, long.tokens) == (False, True, 20)
 

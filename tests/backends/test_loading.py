@@ -362,7 +362,7 @@ def test_a_model_with_relative_positions_only(tmp_path: Path) -> None:
     tokenizer.model_max_length = 10**6
     tokenizer.save_pretrained(tmp_path)
     reranker = Reranker(tmp_path, dtype="float32", max_length=700)
-    assert reranker.engine.backend.identity.max_length == 700
+    assert reranker.rank("rain", ["rain " * 2000]).stats.tokens == 700
     pairs = [(TEXTS[0], document) for document in TEXTS]
     peer = CrossEncoder(str(tmp_path), device="cpu")
     wanted = peer.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False)

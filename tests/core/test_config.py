@@ -93,10 +93,12 @@ def test_configurations_are_frozen_values(config: ModelConfig | RerankConfig) ->
 
 
 def test_every_field_but_a_policy_is_part_of_the_identity() -> None:
-    others = ModelConfig("x", "torch", "cpu", "float32", 64, "v1", "folder", True, True, 60.0)
+    others = ModelConfig("x", "torch", "cpu", "float32", 64, "v1", "folder", True, True, 60.0, 8)
     for field in dataclasses.fields(ModelConfig):
         changed = dataclasses.replace(ModelConfig(), **{field.name: getattr(others, field.name)})
-        assert (changed == ModelConfig()) == (field.name == "idle_unload_s"), field.name
+        assert (changed == ModelConfig()) == (field.name in {"idle_unload_s", "cache_mb"}), (
+            field.name
+        )
 
 
 def test_unset_is_not_none() -> None:

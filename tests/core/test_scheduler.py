@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins.core.computed import Computed
 from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.jobs import Computed
 from rerank_plugins.core.registry import get_engine
 from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import (

@@ -33,6 +33,7 @@ MODEL: dict[str, Any] = {
     "trust_remote_code": True,
     "max_length": 64,
     "idle_unload_s": 60.0,
+    "cache_mb": 8.0,
 }
 COMPONENTS: list[tuple[type[Component], dict[str, Any]]] = [
     (

@@ -1,7 +1,8 @@
-"""The torch backend: padded token-budget batches through an encoder with a relevance head."""
+"""The torch backend: encoders with a relevance head, padding-free where that is known to work."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -11,21 +12,33 @@ import torch
 from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.loading import load_reranker
+from rerank_plugins.backends.torch.packing import PackedModel, can_pack
 from rerank_plugins.backends.torch.pairs import PairTokenizer
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
 from rerank_plugins.errors import EngineClosedError
 
+_log = logging.getLogger(__name__)
+
 _UNLIMITED: Final = 2**31
 _BATCH_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
 
+_PROBES: Final = tuple(
+    TextPair(query, document)
+    for query, document in (("", ""), ("a", "b c"), ("who", "he " * 90), ("what is it " * 9, "x"))
+)
+
 
 class TorchCrossEncoder:
-    """Any ``AutoModelForSequenceClassification`` reranker with one or two labels."""
+    """Any ``AutoModelForSequenceClassification`` reranker with one or two labels.
+
+    Attributes:
+        padded: Whether batches are padded, because the architecture is not one that can be
+            packed, or because packing did not pass the check at load.
+    """
 
     scale = ScoreScale.LOGIT
-    padded = True
     resolve = staticmethod(resolve_local)
 
     def __init__(self, config: ModelConfig) -> None:
@@ -35,7 +48,8 @@ class TorchCrossEncoder:
             ModelLoadError: If there is no such model, or it is not a reranker.
         """
         model, tokenizer = load_reranker(config)
-        reach = min(_reach(model), tokenizer.model_max_length)
+        first = _first_position(model)
+        reach = min(_positions(model) - first, tokenizer.model_max_length)
         self.identity = ModelIdentity(
             config.model, config.revision, config.backend, config.dtype, int(reach)
         )
@@ -45,7 +59,9 @@ class TorchCrossEncoder:
         self._pad = int(tokenizer.pad_token_id or 0)
         self._typed = "token_type_ids" in tokenizer.model_input_names
         _head_in_float32(model)
-        self._model: torch.nn.Module | None = model.to(self.device)
+        self._model: Any = model.to(self.device)
+        self._packed = self._checked_packing(first) if can_pack(model) else None
+        self.padded = self._packed is None
 
     def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
         """Tokenise and cut text pairs; thread-safe."""
@@ -57,20 +73,35 @@ class TorchCrossEncoder:
         if self._model is None:
             message = f"the model {self.identity.model!r} was closed."
             raise EngineClosedError(message)
+        order = sorted(range(len(batch)), key=lambda row: -batch[row].tokens)
+        longest_first = [batch[row] for row in order]
         with torch.inference_mode(), mapped_out_of_memory():
-            inputs = {name: part.to(self.device) for name, part in self._inputs(batch).items()}
-            logits = self._model(**inputs).logits
+            if self._packed is None:
+                logits = self._model(**self._padded_inputs(longest_first)).logits
+            else:
+                logits = self._packed(*self._packed_inputs(longest_first))
             # A two-label head gives (not relevant, relevant), a one-label head the latter.
-            scores: FloatArray = logits[:, -1].float().cpu().numpy()
+            raw = logits[:, -1].float().cpu().numpy()
+        scores: FloatArray = np.empty(len(batch), dtype=np.float32)
+        scores[order] = raw
         return scores
 
     def close(self) -> None:
         """Release the model's memory."""
-        self._model = None
+        self._model = self._packed = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _inputs(self, batch: Sequence[Prepared]) -> dict[str, torch.Tensor]:
+    def _packed_inputs(
+        self, batch: Sequence[Prepared]
+    ) -> tuple[torch.Tensor, torch.Tensor | None, list[int]]:
+        ids = self._to_device(np.concatenate([one.payload.ids for one in batch]))
+        types = None
+        if self._typed:
+            types = self._to_device(np.concatenate([one.payload.types for one in batch]))
+        return ids, types, [one.tokens for one in batch]
+
+    def _padded_inputs(self, batch: Sequence[Prepared]) -> dict[str, torch.Tensor]:
         shape = (len(batch), max(one.tokens for one in batch))
         ids = np.full(shape, self._pad, dtype=np.int64)
         types = np.zeros(shape, dtype=np.int64)
@@ -82,24 +113,52 @@ class TorchCrossEncoder:
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._typed:
             inputs["token_type_ids"] = types
-        return {name: torch.from_numpy(array) for name, array in inputs.items()}
+        return {name: self._to_device(array) for name, array in inputs.items()}
+
+    def _to_device(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
+        tensor = torch.from_numpy(array.astype(np.int64, copy=False))
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def _checked_packing(self, first_position: int) -> PackedModel | None:
+        """Return the packed model if it scores awkward pairs as the padded one does."""
+        self._packed = None
+        probes = self.prepare(_PROBES, 128)
+        padded = self.run(probes)
+        usual = self._model.config._attn_implementation  # noqa: SLF001  (no public reader)
+        self._packed = PackedModel(self._model, first_position)
+        difference = float(np.abs(self.run(probes) - padded).max())
+        allowed = 1e-4 if self.identity.dtype == "float32" else 0.02 * (1 + np.abs(padded).max())
+        if difference <= allowed:
+            return self._packed
+        _log.warning(
+            "%r: packed scores differ from padded ones by %g (allowed %g); batches are padded.",
+            self.identity.model,
+            difference,
+            allowed,
+        )
+        self._model.set_attn_implementation(usual)
+        return None
 
 
-def _reach(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
-    """Return the most tokens a model can read.
+def _positions(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
+    """Return how many positions a model's table has; T5's family has no such bound."""
+    return int(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED)
 
-    RoBERTa's family numbers positions from ``padding_idx + 1``, so its table of 514
-    positions reaches 512 tokens.
+
+def _first_position(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
+    """Return the position id of a sequence's first token.
+
+    RoBERTa's family begins at ``padding_idx + 1``, so its table of 514 positions reaches 512
+    tokens, and counting from 0 would silently change every score.
     """
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is None:  # relative positions only, as in T5: the tokenizer's limit counts
-        return _UNLIMITED
     for module in model.modules():
         table = getattr(module, "position_embeddings", None)
         padding = getattr(module, "padding_idx", None)
         if isinstance(table, torch.nn.Embedding) and isinstance(padding, int):
-            return int(positions) - padding - 1
-    return int(positions)
+            return padding + 1
+    return 0
 
 
 def _head_in_float32(model: Any) -> None:  # noqa: ANN401  (one of many model classes)

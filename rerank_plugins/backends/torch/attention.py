@@ -1,0 +1,177 @@
+"""Attention over packed sequences: each attends to itself only, and nothing is padded.
+
+Packed tokens stand one sequence after another, so the linear layers see no padding; only
+attention needs to know where sequences end. On CUDA devices that can, it is one call of
+torch's variable-length flash attention; elsewhere one call of scaled dot-product attention
+for each group of sequences of equal length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import groupby
+from typing import Final, cast
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+PACKED: Final = "rerank_plugins_packed"
+"""The name under which transformers' models find :func:`packed_attention`."""
+
+_FLASH_CAPABILITY: Final = (8, 0)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where packed sequences begin and end.
+
+    Attributes:
+        lengths: Tokens of each sequence, longest first.
+        groups: ``(start, sequences, length)`` of each run of equal lengths, in tokens.
+        firsts: Index of each sequence's first token, int64 of shape ``(sequences,)``.
+        bounds: ``firsts`` and the total, int32 of shape ``(sequences + 1,)``.
+        flash: Whether to use variable-length flash attention.
+    """
+
+    lengths: list[int]
+    groups: list[tuple[int, int, int]]
+    firsts: torch.Tensor
+    bounds: torch.Tensor
+    flash: bool
+
+    @classmethod
+    def of(cls, lengths: list[int], device: torch.device, dtype: torch.dtype) -> Packing:
+        """Describe sequences of these lengths, longest first, on a device."""
+        groups = []
+        start = 0
+        for length, run in groupby(lengths):
+            count = len(list(run))
+            groups.append((start, count, length))
+            start += count * length
+        bounds = torch.tensor([0, *lengths]).cumsum(0).to(device, non_blocking=True)
+        return cls(lengths, groups, bounds[:-1], bounds.to(torch.int32), _flash(device, dtype))
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    packing: Packing,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Attend within each sequence; the signature is that of transformers' interface.
+
+    Args:
+        module: The layer that calls.
+        query: Shape ``(1, heads, tokens, width)``; ``key`` and ``value`` likewise.
+        key: See ``query``.
+        value: See ``query``.
+        attention_mask: None; packed tokens need none.
+        packing: Where sequences begin and end.
+        scaling: Factor of the dot products; None is one over the root of the width.
+        sliding_window: Tokens to each side that are seen, plus one; None is all.
+
+    Returns:
+        Shape ``(1, tokens, heads, width)``, and no weights.
+    """
+    del module, attention_mask
+    query, key, value = (part.transpose(1, 2)[0] for part in (query, key, value))
+    seen = attend(query, key, value, packing, scaling=scaling, sliding_window=sliding_window)
+    return seen[None], None
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: Packing,
+    *,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+) -> torch.Tensor:
+    """Attend within each sequence.
+
+    Args:
+        query: Shape ``(tokens, heads, width)``, or ``(sequences, heads, width)`` for the
+            first token of each sequence alone.
+        key: Shape ``(tokens, heads, width)``; ``value`` likewise.
+        value: See ``key``.
+        packing: Where sequences begin and end.
+        scaling: See :func:`packed_attention`.
+        sliding_window: See :func:`packed_attention`.
+
+    Returns:
+        The shape of ``query``.
+    """
+    first_only = len(query) != len(key)
+    if packing.flash:
+        return _attend_flash(
+            query, key, value, packing, scaling=scaling, sliding_window=sliding_window
+        )
+    output = torch.empty_like(query, memory_format=torch.contiguous_format)
+    row = 0
+    for start, count, length in packing.groups:
+        stop = start + count * length
+        asked = count if first_only else count * length
+        asking, keys, values = (
+            part.view(count, -1, *part.shape[1:]).transpose(1, 2)
+            for part in (query[row : row + asked], key[start:stop], value[start:stop])
+        )
+        window = None
+        if sliding_window is not None and length > sliding_window and not first_only:
+            place = torch.arange(length, device=query.device)
+            window = (place[:, None] - place[None, :]).abs() < sliding_window
+        seen = scaled_dot_product_attention(asking, keys, values, attn_mask=window, scale=scaling)
+        output[row : row + asked] = seen.transpose(1, 2).flatten(0, 1)
+        row += asked
+    return output
+
+
+def _attend_flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: Packing,
+    *,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  (torch >= 2.10, CUDA)
+
+    longest = packing.lengths[0]
+    first_only = len(query) != len(key)
+    asked = packing.bounds
+    if first_only:
+        asked = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
+    side = -1 if sliding_window is None or first_only else sliding_window - 1
+    output = varlen_attn(
+        query.contiguous(),
+        key.contiguous(),
+        value.contiguous(),
+        asked,
+        packing.bounds,
+        1 if first_only else longest,
+        longest,
+        scale=scaling,
+        window_size=(side, side),
+    )
+    return cast("torch.Tensor", output)
+
+
+def _flash(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether variable-length flash attention runs here in this data type."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return False
+    if find_spec("torch.nn.attention.varlen") is None:  # torch before 2.10
+        return False
+    return torch.cuda.get_device_capability(device) >= _FLASH_CAPABILITY
+
+
+AttentionInterface.register(PACKED, packed_attention)

@@ -1,0 +1,123 @@
+"""The padding-free forward pass computes what the padded one does."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rerank_plugins.backends.torch import model as torch_model
+from rerank_plugins.backends.torch.attention import Packing, attend
+from rerank_plugins.backends.torch.model import TorchCrossEncoder
+from rerank_plugins.backends.torch.packing import PackedModel
+from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.types import TextPair
+from tests.tiny_models import ARCHITECTURES, TEXTS, save_reranker
+
+PACKED = ("bert", "electra", "roberta", "xlm-roberta", "modernbert")
+CPU = torch.device("cpu")
+
+
+def load(folder: Path, dtype: str = "float32") -> TorchCrossEncoder:
+    config = ModelConfig(model=str(folder), dtype=dtype)  # type: ignore[arg-type]
+    return TorchCrossEncoder(TorchCrossEncoder.resolve(config))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_known_architecture_is_packed(architecture: str, tmp_path: Path) -> None:
+    assert load(save_reranker(architecture, tmp_path)).padded == (architecture not in PACKED)
+
+
+@pytest.mark.parametrize("architecture", PACKED)
+@pytest.mark.parametrize("labels", [1, 2])
+def test_packed_equals_padded(
+    architecture: str, labels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_reranker(architecture, tmp_path, labels=labels)
+    pairs = [TextPair(query, " ".join(TEXTS[:n])) for n in range(7) for query in (TEXTS[0], "")]
+    packed = load(folder)
+    scores = packed.run(packed.prepare(pairs, 100))
+    monkeypatch.setattr(torch_model, "can_pack", lambda _: False)
+    padded = load(folder)
+    wanted = padded.run(padded.prepare(pairs, 100))
+    assert (packed.padded, padded.padded) == (False, True)
+    np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-5)
+
+
+def test_a_wrong_packing_is_found_at_load_and_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The trap of RoBERTa's positions: counted from 0, scores change and nothing crashes."""
+    folder = save_reranker("xlm-roberta", tmp_path)
+    right = load(folder)
+    pairs = [TextPair(TEXTS[0], document) for document in TEXTS]
+    usual = PackedModel
+
+    def from_zero(model: Any, _: int) -> Any:
+        return usual(model, 0)
+
+    monkeypatch.setattr(torch_model, "PackedModel", from_zero)
+    with caplog.at_level(logging.WARNING, "rerank_plugins"):
+        fallen_back = load(folder)
+    assert fallen_back.padded
+    assert "packed scores differ" in caplog.text
+    scores = [backend.run(backend.prepare(pairs)) for backend in (right, fallen_back)]
+    np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=1e-5)
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.integers(1, 20), min_size=1, max_size=8),
+    st.booleans(),
+    st.sampled_from([None, 1, 3, 50]),
+)
+def test_attention_stays_within_each_sequence(
+    lengths: list[int], first_only: bool, window: int | None
+) -> None:
+    lengths = sorted(lengths, reverse=True)
+    packing = Packing.of(lengths, CPU, torch.float32)
+    generator = torch.Generator().manual_seed(sum(lengths))
+    query, key, value = (torch.randn(sum(lengths), 2, 4, generator=generator) for _ in range(3))
+    window = None if first_only else window
+    asked = query[packing.firsts] if first_only else query
+    seen = attend(asked, key, value, packing, sliding_window=window)
+    rows = []
+    for start, length in zip(packing.firsts.tolist(), lengths, strict=True):
+        part = slice(start, start + length)
+        dots = torch.einsum("qhd,khd->hqk", query[part], key[part]) / 2
+        if window is not None:
+            place = torch.arange(length)
+            dots[:, (place[:, None] - place[None]).abs() >= window] = -torch.inf
+        row = torch.einsum("hqk,khd->qhd", dots.softmax(-1), value[part])
+        rows.append(row[:1] if first_only else row)
+    torch.testing.assert_close(seen, torch.cat(rows), rtol=0, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("architecture", PACKED)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_flash_attention_equals_padded_float32(
+    architecture: str, dtype: str, tmp_path: Path
+) -> None:
+    """On a CUDA device of compute capability 8.0 or more: varlen flash attention."""
+    folder = save_reranker(architecture, tmp_path)
+    pairs = [TextPair(TEXTS[0], " ".join(TEXTS[:n])) for n in range(7)]
+    exact = TorchCrossEncoder(
+        TorchCrossEncoder.resolve(ModelConfig(str(folder), device="cpu", dtype="float32"))
+    )
+    wanted = exact.run(exact.prepare(pairs))
+    backend = TorchCrossEncoder(
+        TorchCrossEncoder.resolve(
+            ModelConfig(str(folder), device="cuda:0", dtype=dtype)  # type: ignore[arg-type]
+        )
+    )
+    assert not backend.padded
+    assert backend._packed is not None
+    scores = backend.run(backend.prepare(pairs))
+    assert np.abs(scores - wanted).max() < 0.05 * np.ptp(wanted)
