@@ -26,7 +26,7 @@ def measure_equality(
 
     Args:
         requests: How many requests wait at the same time.
-        threads: How many of them come from a thread each; the others share the loops.
+        threads: How many of them come from a thread each, the others share the loops.
         loops: How many event loops, each in a thread.
         pool: How many distinct (query, document, max_length) are drawn from.
     """
@@ -40,14 +40,15 @@ def measure_equality(
         )
         for length in MAX_LENGTHS
     }
+    in_threads = set(rng.sample(range(requests), threads))
     calls: list[Call] = []
     expected: list[list[float]] = []
     for number in range(requests):
         query, length = rng.choice(list(drawable))
         documents = drawable[query, length]
         chosen = rng.sample(documents, min(len(documents), rng.randint(1, _MOST_DOCUMENTS)))
-        threaded = number % max(1, requests // max(1, threads)) == 0 if threads else False
-        calls.append(Call(callers[length][number // 2 % 2], Work(query, tuple(chosen)), threaded))
+        work = Work(query, tuple(chosen))
+        calls.append(Call(rng.choice(callers[length]), work, number in in_threads))
         expected.append([serial[query, document, length] for document in chosen])
     start = time.perf_counter()
     scores = serve(calls, loops=loops)
