@@ -18,7 +18,7 @@ TOLERANCE: Final = 1e-5
 
 
 def measure_throughput(
-    *, callers: int = 64, documents: int = 20, size: Size = "passage", rounds: int = 3
+    *, callers: int = 64, documents: int = 20, size: Size = "sentence", rounds: int = 3
 ) -> dict[str, Any]:
     """Compare callers of both frameworks with one ``rank_many`` and with sentence-transformers.
 
