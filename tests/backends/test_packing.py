@@ -50,6 +50,25 @@ def test_packed_equals_padded(
     np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-5)
 
 
+def test_on_a_cpu_few_different_numbers_of_tokens_occur(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels for every number of tokens took a gigabyte of memory."""
+    backend = load(save_reranker("bert", tmp_path))
+    packed, seen = backend._packed, []
+    assert packed is not None
+
+    def watched(ids: torch.Tensor, types: torch.Tensor | None, lengths: list[int]) -> torch.Tensor:
+        seen.append(sum(lengths))
+        return packed(ids, types, lengths)
+
+    monkeypatch.setattr(backend, "_packed", watched)
+    for count in range(1, 12):
+        pairs = [TextPair(TEXTS[0], " ".join(TEXTS[:n])) for n in range(count)] * 3
+        assert len(backend.run(backend.prepare(pairs, 60))) == len(pairs)
+    assert {tokens % 64 for tokens in seen} == {0}
+
+
 def test_a_wrong_packing_is_found_at_load_and_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

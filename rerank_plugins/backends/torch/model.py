@@ -13,7 +13,7 @@ from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.loading import load_reranker
 from rerank_plugins.backends.torch.packing import PackedModel, can_pack
-from rerank_plugins.backends.torch.pairs import PairTokenizer
+from rerank_plugins.backends.torch.pairs import PairTokenizer, TokenPair
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
@@ -23,6 +23,10 @@ _log = logging.getLogger(__name__)
 
 _UNLIMITED: Final = 2**31
 _BATCH_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
+
+_CPU_STEP: Final = 64
+"""On a CPU the packed tokens are filled up to a multiple of this. oneDNN compiles a kernel for
+each number of tokens and torch keeps a thousand of them: without this about a gigabyte."""
 
 _PROBES: Final = tuple(
     TextPair(query, document)
@@ -73,8 +77,9 @@ class TorchCrossEncoder:
         if self._model is None:
             message = f"the model {self.identity.model!r} was closed."
             raise EngineClosedError(message)
-        order = sorted(range(len(batch)), key=lambda row: -batch[row].tokens)
-        longest_first = [batch[row] for row in order]
+        filled = [*batch, *self._filler(sum(one.tokens for one in batch))]
+        order = sorted(range(len(filled)), key=lambda row: -filled[row].tokens)
+        longest_first = [filled[row] for row in order]
         with torch.inference_mode(), mapped_out_of_memory():
             if self._packed is None:
                 logits = self._model(**self._padded_inputs(longest_first)).logits
@@ -82,15 +87,24 @@ class TorchCrossEncoder:
                 logits = self._packed(*self._packed_inputs(longest_first))
             # A two-label head gives (not relevant, relevant), a one-label head the latter.
             raw = logits[:, -1].float().cpu().numpy()
-        scores: FloatArray = np.empty(len(batch), dtype=np.float32)
+        scores: FloatArray = np.empty(len(filled), dtype=np.float32)
         scores[order] = raw
-        return scores
+        return scores[: len(batch)]
 
     def close(self) -> None:
         """Release the model's memory."""
         self._model = self._packed = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _filler(self, tokens: int) -> list[Prepared]:
+        """Return a sequence that nobody asked for, where it helps, or none."""
+        short = -tokens % _CPU_STEP
+        useful = self._packed is not None and self.device.type == "cpu"
+        if not useful or not 0 < short <= self.identity.max_length:
+            return []
+        nothing = TokenPair(np.full(short, self._pad, np.int32), np.zeros(short, np.int32))
+        return [Prepared(tokens=short, truncated=False, payload=nothing)]
 
     def _packed_inputs(
         self, batch: Sequence[Prepared]

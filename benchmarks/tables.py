@@ -1,0 +1,166 @@
+"""Renews the tables in ``docs`` from the results: ``python -m benchmarks.tables``.
+
+A table stands between ``<!-- concurrency -->`` and ``<!-- /concurrency -->``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from benchmarks.environment import ROOT
+
+RESULTS: Final = ROOT / "benchmarks" / "results" / "concurrency.json"
+PAGE: Final = ROOT / "docs" / "concurrency.md"
+TOLERANCE: Final = 1e-5
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    question: str
+    target: str
+    measured: str
+    met: bool | None = None
+
+
+def concurrency_table(results: dict[str, Any]) -> str:
+    """Return the table as Markdown, with the machine below it."""
+    lines = ["| What | Target | Measured | Met |", "| --- | --- | --- | --- |"]
+    for row in _rows(results):
+        met = {True: "yes", False: "**no**", None: ""}[row.met]
+        lines.append(f"| {row.question} | {row.target} | {row.measured} | {met} |")
+    return "\n".join([*lines, "", _machine(results)])
+
+
+def filled(page: str, table: str) -> str:
+    """Return the page with the table between its markers."""
+    marked = re.compile(r"(<!-- concurrency -->\n).*?(<!-- /concurrency -->)", re.DOTALL)
+    return marked.sub(lambda match: f"{match[1]}{table}\n{match[2]}", page)
+
+
+def main() -> None:
+    """Renew the table."""
+    table = concurrency_table(json.loads(RESULTS.read_text(encoding="utf-8")))
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), table), encoding="utf-8")
+
+
+def _rows(results: dict[str, Any]) -> Iterator[Row]:
+    for name, rows in {
+        "throughput": _throughput,
+        "latency": _latency,
+        "loop_lag": _loop_lag,
+        "equality": _equality,
+        "adapters": _adapters,
+        "soak": _soak,
+        "overlap": _overlap,
+    }.items():
+        if name in results:
+            yield from rows(results[name])
+
+
+def _throughput(found: dict[str, Any]) -> Iterator[Row]:
+    speed = found["pairs_per_s"]
+    who = f"{found['callers']} callers, {found['pairs']} pairs ({found['documents_are']}s)"
+    one, theirs = found["over_rank_many"], found["over_sentence_transformers"]
+    yield Row(
+        f"{who}, throughput over one `rank_many`, {found['dtype']}",
+        "at least 0.9",
+        f"{one:.2f} ({speed['callers']:.0f} and {speed['rank_many']:.0f} pairs/s)",
+        one >= 0.9,  # noqa: PLR2004
+    )
+    yield Row(
+        f"the same over sentence-transformers behind `asyncio.to_thread`, {found['dtype']}",
+        "at least 1.5",
+        f"{theirs:.2f} ({speed['callers']:.0f} and {speed['sentence_transformers']:.0f} pairs/s)",
+        theirs >= 1.5,  # noqa: PLR2004
+    )
+    yield Row(
+        f'the same with our `dtype="auto"` ({found["dtype_auto"]}), theirs {found["dtype"]}',
+        "",
+        f"{found['auto_over_sentence_transformers']:.2f} ({speed['callers_auto']:.0f} pairs/s)",
+    )
+
+
+def _latency(found: dict[str, Any]) -> Iterator[Row]:
+    yield Row(
+        f"10 pairs arriving during a job of {found['job_pairs']} ({found['dtype']}): median "
+        "latency over that alone",
+        "at most 4",
+        f"{found['ratio']:.2f} ({found['beside_ms']['p50']:.0f} and "
+        f"{found['alone_ms']['p50']:.0f} ms, {found['repeats']} times)",
+        found["ratio"] <= 4,  # noqa: PLR2004
+    )
+
+
+def _loop_lag(found: dict[str, Any]) -> Iterator[Row]:
+    load, idle = found["load_ms"], found["idle_ms"]
+    yield Row(
+        f"event loop lag while {found['callers']} callers tokenise and score, p99",
+        "under 20 ms",
+        f"{load['p99']:.1f} ms (p50 {load['p50']:.1f}, largest {load['max']:.0f}; without "
+        f"load p99 {idle['p99']:.1f})",
+        load["p99"] < 20,  # noqa: PLR2004
+    )
+
+
+def _equality(found: dict[str, Any]) -> Iterator[Row]:
+    difference = found["largest_difference"]
+    yield Row(
+        f"{found['requests']} requests at once ({found['threads']} threads, {found['loops']} "
+        f"event loops, {len(found['max_lengths'])} `max_length`): largest difference from the "
+        f"pair alone, {found['dtype']}",
+        "at most 1e-5, none missing",
+        f"{difference:.1e} over {found['pairs']} scores, {found['missing']} missing",
+        difference <= TOLERANCE and found["missing"] == 0,
+    )
+
+
+def _adapters(found: dict[str, Any]) -> Iterator[Row]:
+    yield Row(
+        f"{found['adapters']} adapter objects of one model: memory over that of one",
+        "1",
+        f"{found['ratio']:.3f} ({found['first_adapter_mib']:.0f} MiB for the first, "
+        f"{found['other_adapters_mib']:.1f} MiB for all others; {found['models']} model)",
+        found["models"] == 1 and found["ratio"] < 1.05,  # noqa: PLR2004
+    )
+
+
+def _soak(found: dict[str, Any]) -> Iterator[Row]:
+    memory, threads = found["resident_mib"], found["threads"]
+    yield Row(
+        f"{found['seconds'] / 60:.0f} minutes of mixed load ({found['requests']} requests, "
+        f"{found['cancelled']} cancelled): growth",
+        "memory flat, no thread",
+        f"{found['mib_per_minute']:+.2f} MiB a minute ({memory['after_a_third']:.0f} to "
+        f"{memory['end']:.0f} MiB), {threads['end'] - threads['after_a_third']:+d} threads",
+        abs(found["mib_per_minute"]) < 1 and threads["end"] <= threads["after_a_third"],
+    )
+
+
+def _overlap(found: dict[str, Any]) -> Iterator[Row]:
+    yield Row(
+        f"{found['pairs']} pairs, tokenised while others are scored ({found['dtype']}): "
+        "throughput over tokenising first",
+        "",
+        f"{found['gain']:.2f} (tokenising takes {found['share_of_tokenising']:.1%} of the work)",
+    )
+
+
+def _machine(results: dict[str, Any]) -> str:
+    machines = [found["environment"] for found in results.values()]
+    about = machines[0]
+    commits = ", ".join(dict.fromkeys(one["commit"] for one in machines))
+    versions = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
+    return (
+        f"Measured on {about['cores']} cores of {about['cpu']}, Python {about['python']}, "
+        f"{versions}; commit {commits}. Everything, with every round, stands in "
+        "`benchmarks/results/concurrency.json`; `python -m benchmarks.concurrency` makes it "
+        "anew, and `python -m benchmarks.tables` this table."
+    )
+
+
+if __name__ == "__main__":
+    main()
