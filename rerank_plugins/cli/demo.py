@@ -33,7 +33,7 @@ def demo(
     depth: Annotated[int, typer.Option(min=1, help="Candidates to rerank.")] = 50,
     time_limit: Annotated[
         float, typer.Option(min=0, help="Ask no more after so many seconds; 0 asks all.")
-    ] = 100,
+    ] = 120,
     model: Annotated[
         str, typer.Option(help="The cross-encoder: mini, a Hub name, a folder.")
     ] = MINI,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import concurrent.futures
+from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
@@ -98,7 +99,7 @@ class Engine(Generic[ItemT]):
             EngineClosedError: If the engine was closed.
         """
         job = self._scheduler.submit(items, max_length=max_length, priority=priority, wait=wait)
-        _or_cancel(job.future, job.room.result)
+        _result(job.future, job.room)
         return job.future
 
     def compute(
@@ -126,7 +127,7 @@ class Engine(Generic[ItemT]):
             TimeoutError: If the time is up.
         """
         future = self.submit(items, max_length=max_length, priority=priority, wait=wait)
-        return _or_cancel(future, lambda: future.result(timeout))
+        return _result(future, future, timeout)
 
     async def acompute(
         self,
@@ -175,10 +176,16 @@ class Engine(Generic[ItemT]):
         self.close()
 
 
-def _or_cancel(future: Future[Computed], wait: Callable[[], ResultT]) -> ResultT:
+def _result(
+    request: Future[Computed], awaited: Future[ResultT], timeout: float | None = None
+) -> ResultT:
     """Wait; if that is interrupted or times out, nobody waits any more, so cancel."""
     try:
-        return wait()
+        return awaited.result(timeout)
+    except concurrent.futures.TimeoutError as error:  # not the builtin before Python 3.11
+        request.cancel()
+        message = f"the request was not done within {timeout} s, and is cancelled."
+        raise TimeoutError(message) from error
     except BaseException:
-        future.cancel()
+        request.cancel()
         raise
