@@ -1,6 +1,6 @@
-"""Renews the tables in ``docs`` from the results: ``python -m benchmarks.tables``.
+"""Renews the tables of the documentation from the results: ``python -m benchmarks.tables``.
 
-A table stands between ``<!-- concurrency -->`` and ``<!-- /concurrency -->``.
+A table stands between markers such as ``<!-- concurrency -->`` and ``<!-- /concurrency -->``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,16 @@ from typing import Any, Final, NamedTuple
 
 from benchmarks.environment import ROOT
 
-RESULTS: Final = ROOT / "benchmarks" / "results" / "concurrency.json"
-PAGE: Final = ROOT / "docs" / "concurrency.md"
+RESULTS: Final = ROOT / "benchmarks" / "results"
+PAGES: Final = {"concurrency": ROOT / "docs" / "concurrency.md", "quality": ROOT / "README.md"}
 TOLERANCE: Final = 1e-5
+
+_ABOUT: Final = {
+    "squad-dev": "questions on Wikipedia paragraphs (home ground of `mini`)",
+    "nq-gold": "search queries, Wikipedia passages",
+    "stackfaq": "paraphrased questions on software",
+    "vaswani": "keywords, physics abstracts",
+}
 
 
 class Row(NamedTuple):
@@ -35,16 +42,51 @@ def concurrency_table(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", _machine(results)])
 
 
-def filled(page: str, table: str) -> str:
-    """Return the page with the table between its markers."""
-    marked = re.compile(r"(<!-- concurrency -->\n).*?(<!-- /concurrency -->)", re.DOTALL)
+def quality_table(results: dict[str, Any]) -> str:
+    """Return what reranking gains as Markdown, with how it was measured below it."""
+    lines = [
+        "| set | what it is | bi-encoder | two stages | gain (95% interval) | |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, found in results["sets"].items():
+        gain = found["gain"]["nDCG@10"]
+        one, two = (found[system]["nDCG@10"] for system in ("bi_encoder", "two_stages"))
+        interval = f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+        lines.append(
+            f"| {name} | {_ABOUT[name]} | {one:.3f} | {two:.3f} | {interval} | {gain['verdict']} |"
+        )
+    asked = max(found["questions"] for found in results["sets"].values())
+    return "\n".join(
+        [
+            *lines,
+            "",
+            (
+                f"nDCG@10 of all-MiniLM-L6-v2 alone, and of `{results['model']}` "
+                f"({results['dtype']}) over its best {results['depth']}; {asked} random questions a "
+                "set, or all where there are fewer; bootstrap over questions. `python -m "
+                "benchmarks.quality` makes it anew."
+            ),
+        ]
+    )
+
+
+def filled(page: str, name: str, table: str) -> str:
+    """Return the page with the table between the markers of that name."""
+    marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     return marked.sub(lambda match: f"{match[1]}{table}\n{match[2]}", page)
 
 
+def renewed(name: str) -> str:
+    """Return a page with its table made from the committed results."""
+    results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    table = {"concurrency": concurrency_table, "quality": quality_table}[name](results)
+    return filled(PAGES[name].read_text(encoding="utf-8"), name, table)
+
+
 def main() -> None:
-    """Renew the table."""
-    table = concurrency_table(json.loads(RESULTS.read_text(encoding="utf-8")))
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), table), encoding="utf-8")
+    """Renew all tables."""
+    for name, page in PAGES.items():
+        page.write_text(renewed(name), encoding="utf-8")
 
 
 def _rows(results: dict[str, Any]) -> Iterator[Row]:

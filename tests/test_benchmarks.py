@@ -7,17 +7,37 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import concurrency, tables
+from benchmarks import concurrency, quality, tables
 from benchmarks.load.memory import measure_soak
+from rerank_plugins import Reranker
 
 
-def test_the_page_shows_the_committed_results() -> None:
-    results = json.loads(tables.RESULTS.read_text(encoding="utf-8"))
-    page = tables.PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", tables.PAGES)
+def test_the_pages_show_the_committed_results(name: str) -> None:
+    page = tables.PAGES[name].read_text(encoding="utf-8")
+    assert tables.renewed(name) == page
+    assert tables.filled(page, name, "") != page
+
+
+def test_everything_was_measured() -> None:
+    results = json.loads(concurrency.RESULTS.read_text(encoding="utf-8"))
     assert results.keys() == concurrency.MEASURES.keys()
-    table = tables.concurrency_table(results)
-    assert table in page
-    assert tables.filled(page, table) == page
+
+
+def test_quality_of_a_set(tmp_path: Path) -> None:
+    """On two texts and one question that names one of them."""
+    (tmp_path / "qrels").mkdir()
+    rows = [{"_id": "a", "title": "", "text": "Rain."}, {"_id": "b", "title": "", "text": "Tea."}]
+    corpus = "\n".join(json.dumps(row) for row in rows)
+    (tmp_path / "corpus.jsonl").write_text(corpus, encoding="utf-8")
+    question = json.dumps({"_id": "q", "text": "What is rain?"})
+    (tmp_path / "queries.jsonl").write_text(question, encoding="utf-8")
+    qrels = "query-id\tcorpus-id\tscore\nq\ta\t1\n"
+    (tmp_path / "qrels" / "test.tsv").write_text(qrels, encoding="utf-8")
+    found = quality.measure(tmp_path, 5, Reranker())
+    assert found["bi_encoder"] == found["two_stages"] == {"nDCG@10": 1.0, "RR@10": 1.0}
+    assert found["pairs"] == 2
+    assert found["gain"]["nDCG@10"]["verdict"] == "no clear difference"
 
 
 def test_a_measure_keeps_the_results_of_the_others(tmp_path: Path) -> None:
