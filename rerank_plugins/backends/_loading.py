@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import huggingface_hub.constants
+import torch
 import transformers.utils.logging
 
 from rerank_plugins.core.config import MINI, ModelConfig
@@ -18,6 +19,9 @@ from rerank_plugins.errors import ModelLoadError
 
 # transformers' loading context (default data type, device) is process-wide state.
 _LOADING = threading.Lock()
+
+# GNU OpenMP hangs or crashes in a forked child whose parent has computed on several threads.
+_forked = False
 
 _HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _LONGEST_NAME: Final = 96
@@ -79,6 +83,8 @@ def hub_answers() -> bool:
 def quiet_loading(model: str) -> Iterator[None]:
     """Load one model at a time, silently, with every failure mapped to ModelLoadError."""
     with _LOADING:
+        if _forked:
+            torch.set_num_threads(1)
         log = transformers.utils.logging
         bar, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
         # Not disable_progress_bar(): it also hides the bars of downloads, which the user
@@ -117,11 +123,12 @@ def hub_options(config: ModelConfig, source: str) -> dict[str, Any]:
     }
 
 
-def _new_lock() -> None:
-    """In a forked child: another thread of the parent may have held the lock."""
-    global _LOADING  # noqa: PLW0603  (the one place that replaces it)
+def _in_child() -> None:
+    """Make a forked child safe: another thread of the parent may have held the lock."""
+    global _LOADING, _forked  # noqa: PLW0603  (the one place that sets them)
     _LOADING = threading.Lock()
+    _forked = True
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
+    os.register_at_fork(after_in_child=_in_child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -100,6 +101,8 @@ def run_script(script: str, timeout: float = 120) -> subprocess.CompletedProcess
         text=True,
         timeout=timeout,
         check=False,
+        # As many threads as torch chooses: several are what makes a fork dangerous.
+        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
     )
 
 
@@ -129,7 +132,7 @@ def test_the_interpreter_exits_while_requests_wait() -> None:
     assert result.stderr == ""
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_gets_an_engine_of_its_own() -> None:
     """Fork after the parent has scored, in the middle of its load: both sides go on."""
     result = run_script(
