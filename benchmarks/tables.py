@@ -63,8 +63,8 @@ def quality_table(results: dict[str, Any]) -> str:
             (
                 f"nDCG@10 of all-MiniLM-L6-v2 alone, and of `{results['model']}` "
                 f"({results['dtype']}) over its best {results['depth']}; {asked} random "
-                "questions a set, or all where there are fewer; bootstrap over questions. `python -m "
-                "benchmarks.quality` makes it anew."
+                "questions a set, or all where there are fewer; bootstrap over questions. "
+                "`python -m benchmarks.quality` makes it anew."
             ),
         ]
     )
