@@ -31,18 +31,28 @@ MIN_MAX_LENGTH: Final = 16
 """Room for the special tokens, a few words of the query and a few of the document."""
 
 
-def check_top_n(top_n: int | None) -> int | None:
-    """Return ``top_n`` if it is None (all) or at least 1.
+def check_count(name: str, count: int | None, absent: str) -> int | None:
+    """Return a count if it is None or at least 1.
+
+    Args:
+        name: What the setting is called.
+        count: Its value.
+        absent: What None means, for the message: "for all".
 
     Raises:
         ConfigurationError: If it is anything else.
     """
-    if top_n is None:
+    if count is None:
         return None
-    if isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1:
-        message = f"top_n is {top_n!r}; it must be an integer of at least 1, or None for all."
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        message = f"{name} is {count!r}; it must be an integer of at least 1, or None {absent}."
         raise ConfigurationError(message)
-    return top_n
+    return count
+
+
+def check_top_n(top_n: int | None) -> int | None:
+    """Return ``top_n`` if it is None (all) or at least 1; see :func:`check_count`."""
+    return check_count("top_n", top_n, "for all")
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

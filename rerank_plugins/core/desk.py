@@ -136,8 +136,6 @@ class Desk:
             for (job, index), row in outcome.rows:
                 if self._queue.complete(job, index, row, share * job.prepared(index).tokens):
                     finished.append(job)
-            for job in outcome.failed:
-                self._queue.discard(job)
             old = self._stats
             self._stats = replace(
                 old,

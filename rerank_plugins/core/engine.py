@@ -6,10 +6,10 @@ import asyncio
 import concurrent.futures
 from collections.abc import Sequence
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
 from rerank_plugins.core.cache import ResultCache
+from rerank_plugins.core.closing import Closing
 from rerank_plugins.core.computed import Computed
 from rerank_plugins.core.jobs import Priority
 from rerank_plugins.core.protocols import Backend
@@ -24,7 +24,7 @@ MAX_QUEUE_TOKENS: Final = 4_000_000
 """Bound of an engine's queue: about 25,000 passages of 160 tokens."""
 
 
-class Engine(Generic[ItemT]):
+class Engine(Closing, Generic[ItemT]):
     """Computes items for all its callers at once, from threads, event loops and futures.
 
     A context manager that closes itself. Get one by
@@ -165,15 +165,6 @@ class Engine(Generic[ItemT]):
     def __enter__(self) -> Engine[ItemT]:
         """Return the engine."""
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the engine."""
-        self.close()
 
 
 def _result(

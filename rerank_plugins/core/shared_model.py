@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, Generic, TypeVar
 
+from rerank_plugins.core.closing import Closing
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.loading import Kind
@@ -16,7 +16,7 @@ ItemT = TypeVar("ItemT", bound=tuple[Any, ...])
 SelfT = TypeVar("SelfT", bound="SharedModel[Any]")
 
 
-class SharedModel(Generic[ItemT]):
+class SharedModel(Closing, Generic[ItemT]):
     """Uses a model through the one engine that this process has for it.
 
     A context manager that closes the model.
@@ -69,12 +69,3 @@ class SharedModel(Generic[ItemT]):
     def __enter__(self: SelfT) -> SelfT:
         """Load the model."""
         return self.warm_up()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Release the model."""
-        self.close()

@@ -12,8 +12,7 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from pydantic import ConfigDict, Field
 
-from rerank_plugins.core.config import UNSET, Unset, check_top_n
-from rerank_plugins.errors import ConfigurationError
+from rerank_plugins.core.config import UNSET, Unset, check_count, check_top_n
 from rerank_plugins.langchain._fields import LangChainRerankerFields
 from rerank_plugins.langchain.compressor import CrossEncoderCompressor
 
@@ -98,13 +97,7 @@ class RerankRetriever(LangChainRerankerFields, BaseRetriever):
 
 
 def _check_k(k: int | None) -> int | None:
-    if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
-        message = (
-            f"k is {k!r}; it must be an integer of at least 1, or None to leave the number of "
-            "documents to the base retriever."
-        )
-        raise ConfigurationError(message)
-    return k
+    return check_count("k", k, "to leave the number of documents to the base retriever")
 
 
 def _with_k(kwargs: dict[str, Any], k: int | None) -> dict[str, Any]:
