@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
 
+from rerank_plugins.core.batching.jobs import Priority
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.config import (
     MINI,
@@ -21,7 +22,6 @@ from rerank_plugins.core.config import (
     RerankConfig,
     check_top_n,
 )
-from rerank_plugins.core.jobs import Priority
 from rerank_plugins.core.reranker import Reranker
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.load.callers import Call, Scores, SentenceTransformers, mixed_calls, serve
 from benchmarks.load.work import Size, Work, make_work, pair_count
 from rerank_plugins import Reranker
-from rerank_plugins.core.job_queue import AHEAD_BATCHES
+from rerank_plugins.core.batching.job_queue import AHEAD_BATCHES
 from rerank_plugins.core.types import TextPair
 
 TOLERANCE: Final = 1e-5

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal, get_args
 
-from rerank_plugins.core.jobs import Priority
+from rerank_plugins.core.batching.jobs import Priority
 from rerank_plugins.errors import ConfigurationError
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]

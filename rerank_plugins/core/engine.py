@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Final, Generic, TypeVar
 
-from rerank_plugins.core.cache import ResultCache
+from rerank_plugins.core.batching.cache import ResultCache
+from rerank_plugins.core.batching.computed import Computed
+from rerank_plugins.core.batching.jobs import Priority
+from rerank_plugins.core.batching.scheduler import Scheduler
+from rerank_plugins.core.batching.stats import EngineStats
 from rerank_plugins.core.closing import Closing
-from rerank_plugins.core.computed import Computed
-from rerank_plugins.core.jobs import Priority
 from rerank_plugins.core.protocols import Backend
-from rerank_plugins.core.scheduler import Scheduler
 from rerank_plugins.core.sources import Source
-from rerank_plugins.core.stats import EngineStats
 
 ItemT = TypeVar("ItemT", bound=tuple[Any, ...])
 ResultT = TypeVar("ResultT")

@@ -12,7 +12,7 @@ from rerank_plugins.core.types import RankedDocument, Ranking, RankingStats, Tex
 from rerank_plugins.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from rerank_plugins.core.computed import Computed
+    from rerank_plugins.core.batching.computed import Computed
     from rerank_plugins.core.config import RerankConfig
     from rerank_plugins.core.protocols import Backend, CrossEncoderBackend
     from rerank_plugins.core.types import ModelIdentity, ScoreScale

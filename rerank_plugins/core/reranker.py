@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
+from rerank_plugins.core.batching.jobs import Priority
 from rerank_plugins.core.config import (
     MINI,
     UNSET,
@@ -16,7 +17,6 @@ from rerank_plugins.core.config import (
     RerankConfig,
     Unset,
 )
-from rerank_plugins.core.jobs import Priority
 from rerank_plugins.core.ordering import check_scores
 from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray
 from rerank_plugins.core.request import RankRequest, check_pairs, check_two, rankings_of

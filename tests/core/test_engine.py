@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.core.computed import Computed
+from rerank_plugins.core.batching.computed import Computed
 from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import EngineClosedError, InferenceError

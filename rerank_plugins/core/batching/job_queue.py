@@ -9,9 +9,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.core.cache import Entry
-from rerank_plugins.core.jobs import Job
-from rerank_plugins.core.planner import LEVEL_BATCHES, Slot, level, plan_batch, serving_order
+from rerank_plugins.core.batching.cache import Entry
+from rerank_plugins.core.batching.jobs import Job
+from rerank_plugins.core.batching.planner import (
+    LEVEL_BATCHES,
+    Slot,
+    level,
+    plan_batch,
+    serving_order,
+)
 from rerank_plugins.core.protocols import Prepared
 
 PREPARE_ITEMS: Final = 64

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
-from rerank_plugins.core.cache import ResultCache
-from rerank_plugins.core.computed import Computed
-from rerank_plugins.core.crew import Crew, fail_all
-from rerank_plugins.core.desk import Desk
-from rerank_plugins.core.jobs import Job, Priority
+from rerank_plugins.core.batching.cache import ResultCache
+from rerank_plugins.core.batching.computed import Computed
+from rerank_plugins.core.batching.crew import Crew, fail_all
+from rerank_plugins.core.batching.desk import Desk
+from rerank_plugins.core.batching.jobs import Job, Priority
+from rerank_plugins.core.batching.stats import EngineStats
 from rerank_plugins.core.sources import Source
-from rerank_plugins.core.stats import EngineStats
 from rerank_plugins.errors import EngineClosedError
 
 _CHARACTERS_A_TOKEN: Final = 4

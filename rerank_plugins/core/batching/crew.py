@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from rerank_plugins.core.cache import Entry, Key, ResultCache
-from rerank_plugins.core.desk import Desk
-from rerank_plugins.core.execute import Outcome, execute
-from rerank_plugins.core.jobs import Job
-from rerank_plugins.core.planner import Slot
+from rerank_plugins.core.batching.cache import Entry, Key, ResultCache
+from rerank_plugins.core.batching.desk import Desk
+from rerank_plugins.core.batching.execute import Outcome, execute
+from rerank_plugins.core.batching.jobs import Job
+from rerank_plugins.core.batching.planner import Slot
 from rerank_plugins.core.sources import Source
 from rerank_plugins.errors import InferenceError, OutOfMemoryError, RerankError
 

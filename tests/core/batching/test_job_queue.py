@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.core.job_queue import AHEAD_BATCHES, PREPARE_ITEMS, JobQueue
-from rerank_plugins.core.jobs import Job, Priority
-from rerank_plugins.core.planner import Slot
+from rerank_plugins.core.batching.job_queue import AHEAD_BATCHES, PREPARE_ITEMS, JobQueue
+from rerank_plugins.core.batching.jobs import Job, Priority
+from rerank_plugins.core.batching.planner import Slot
 from rerank_plugins.core.protocols import Prepared
 
 BUDGET = 1_000

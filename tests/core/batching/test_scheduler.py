@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.core.computed import Computed
+from rerank_plugins.core.batching.computed import Computed
 from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.registry import get_engine
 from rerank_plugins.core.types import TextPair

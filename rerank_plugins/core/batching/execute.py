@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.core.jobs import Job
-from rerank_plugins.core.planner import Slot
+from rerank_plugins.core.batching.jobs import Job
+from rerank_plugins.core.batching.planner import Slot
 from rerank_plugins.core.protocols import Backend, FloatArray
 from rerank_plugins.errors import InferenceError, InvalidScoresError, OutOfMemoryError, RerankError
 

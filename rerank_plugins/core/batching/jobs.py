@@ -10,8 +10,8 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.core.cache import Entry
-from rerank_plugins.core.computed import EMPTY, Computed
+from rerank_plugins.core.batching.cache import Entry
+from rerank_plugins.core.batching.computed import EMPTY, Computed
 from rerank_plugins.core.protocols import FloatArray, Prepared
 
 ItemT = TypeVar("ItemT")

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from rerank_plugins.core.cache import Entry
-from rerank_plugins.core.execute import Outcome
-from rerank_plugins.core.job_queue import JobQueue
-from rerank_plugins.core.jobs import Job
-from rerank_plugins.core.planner import Slot
+from rerank_plugins.core.batching.cache import Entry
+from rerank_plugins.core.batching.execute import Outcome
+from rerank_plugins.core.batching.job_queue import JobQueue
+from rerank_plugins.core.batching.jobs import Job
+from rerank_plugins.core.batching.planner import Slot
+from rerank_plugins.core.batching.stats import EngineStats
 from rerank_plugins.core.protocols import Prepared
-from rerank_plugins.core.stats import EngineStats
 from rerank_plugins.errors import EngineClosedError, EngineOverloadedError
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.core.cache import Entry, ResultCache
+from rerank_plugins.core.batching.cache import Entry, ResultCache
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import ConfigurationError

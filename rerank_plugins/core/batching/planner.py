@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
-from rerank_plugins.core.jobs import Job
+from rerank_plugins.core.batching.jobs import Job
 
 Slot: TypeAlias = tuple[Job[Any], int]
 """A job and the index of one of its items."""
