@@ -12,8 +12,8 @@ from rerank_plugins._progress import chunks
 from rerank_plugins.core.checks import check_prompt
 from rerank_plugins.core.config import MINI, Dtype
 from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.protocols import BiEncoderBackend, FloatArray, Role, RoleText
 from rerank_plugins.core.inputs import check_documents
+from rerank_plugins.core.protocols import BiEncoderBackend, FloatArray, Role, RoleText
 from rerank_plugins.core.shared_model import SharedModel
 
 CHUNK: Final = 512

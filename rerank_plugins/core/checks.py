@@ -72,7 +72,7 @@ def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ConfigurationError(message)
 
 
-def check_prompt(name: str, prompt: str | None) -> str | None:
+def check_prompt(name: str, prompt: object) -> str | None:
     """Return a prompt if it is a string, or None for the model's own.
 
     Raises:

@@ -118,7 +118,9 @@ def check_tasks(requests: Iterable[object], first_stage: Sequence[object] | None
     ]
     scores = [None] * len(pairs) if first_stage is None else list(first_stage)
     if len(scores) != len(pairs):
-        message = f"first_stage has {len(scores)} elements for {len(pairs)} requests; pass one each."
+        message = (
+            f"first_stage has {len(scores)} elements for {len(pairs)} requests; pass one each."
+        )
         raise InvalidInputError(message)
     return [
         check_task(query, documents, own)

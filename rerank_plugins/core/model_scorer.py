@@ -97,9 +97,7 @@ def _prompts(backend: object, config: ScoringConfig) -> dict[Role, str]:
         "query": config.query_prompt,
         "document": config.document_prompt,
     }
-    return {
-        role: own.get(role, "") if prompt is None else prompt for role, prompt in given.items()
-    }
+    return {role: own.get(role, "") if prompt is None else prompt for role, prompt in given.items()}
 
 
 def _shares(

@@ -18,7 +18,9 @@ _FLEXIBLE: Final = 4
 """A window may end one such part of its length early, to end where a sentence or word does."""
 
 _PIECE: Final = re.compile(r"[^\W\u2e80-\uffef]{1,4}|\S")
-_SENTENCE_START: Final = re.compile(r"(?:[.!?…]['\"”’)\]]*\s+|[。！？]\s*|\n\s*)(?=\S)")
+_SENTENCE_START: Final = re.compile(
+    r"""(?:[.!?\u2026]["'\u201d\u2019)\]]*\s+|[\u3002\uff01\uff1f]\s*|\n\s*)(?=\S)"""
+)
 _WORD_START: Final = re.compile(r"\s(?=\S)|(?=[\u2e80-\uffef])")
 
 
