@@ -32,11 +32,7 @@ def make_ranking(task: Task, scored: Scored, config: RerankConfig) -> Ranking:
     final = (scored.stage == last) & (last != NOT_SCORED)
     raw = np.where(final, scored.scores, np.float32(np.nan))
     relevance = _relevance(task, scored, raw, config)
-    places = order(
-        scored.stage,
-        np.where(final, relevance, 0.0) if config.fusion != "none" else np.zeros(len(raw)),
-        np.where(scored.stage == NOT_SCORED, np.float32(0), scored.scores),
-    )
+    places = order(scored.stage, _keys(task, scored, final, relevance, config))
     documents = [
         RankedDocument(
             index=index,
@@ -76,6 +72,27 @@ def _relevance(
         return activate(raw, config.activation, scored.scale)
     config.calibrator.check(scored.model)
     return config.calibrator(raw)
+
+
+def _keys(
+    task: Task,
+    scored: Scored,
+    final: NDArray[np.bool_],
+    relevance: NDArray[np.float64],
+    config: RerankConfig,
+) -> NDArray[np.float64]:
+    """Return what sorts the documents of each stage.
+
+    Raw scores, as a sigmoid saturates; fused ones where there are any. What nobody scored
+    keeps the first stage's order: that of its scores in a fusion, else the input's.
+    """
+    keys = scored.scores.astype(np.float64)
+    if config.fusion != "none":
+        keys[final] = relevance[final]
+    unknown = scored.stage == NOT_SCORED
+    first = task.first_stage if config.fusion != "none" else None
+    keys[unknown] = 0.0 if first is None else first[unknown]
+    return keys
 
 
 def _below(relevance: float, threshold: float | None) -> bool:
