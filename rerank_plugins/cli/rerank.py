@@ -10,7 +10,8 @@ import typer
 from rerank_plugins import RankedDocument, Reranker
 from rerank_plugins.cli._console import err, out, printable
 from rerank_plugins.cli._inputs import STDIN, Item, read_items
-from rerank_plugins.core.config import MINI, Activation, Dtype
+from rerank_plugins.core.config import MINI, Dtype
+from rerank_plugins.core.policy import Activation
 
 Model = Annotated[
     str, typer.Option(help='"mini" (embedded, English), a Hugging Face Hub name or a folder.')

@@ -15,6 +15,7 @@ from rerank_plugins.core.batching.waiting import answer_of, wait_for
 from rerank_plugins.core.closing import Closing
 from rerank_plugins.core.protocols import Backend
 from rerank_plugins.core.sources import Source
+from rerank_plugins.core.types import ScoreScale
 
 ItemT = TypeVar("ItemT", bound=tuple[Any, ...])
 
@@ -27,6 +28,10 @@ class Engine(Closing, Generic[ItemT]):
 
     A context manager that closes itself. Get one by
     :func:`~rerank_plugins.core.registry.get_engine`.
+
+    Attributes:
+        identity: What its results depend on.
+        scale: What its scores mean; undeclared for a bi-encoder.
     """
 
     def __init__(self, source: Source, *, max_queue_tokens: int = MAX_QUEUE_TOKENS) -> None:
@@ -40,8 +45,11 @@ class Engine(Closing, Generic[ItemT]):
         Raises:
             ModelLoadError: If the backend cannot be loaded.
         """
+        backend = source.backend()
         self._source = source
-        name = f"the engine of {source.backend().identity.model!r}"
+        self.identity = backend.identity
+        self.scale: ScoreScale = getattr(backend, "scale", ScoreScale.UNDECLARED)
+        name = f"the engine of {self.identity.model!r}"
         self._scheduler = Scheduler(source, name, max_queue_tokens)
 
     @property

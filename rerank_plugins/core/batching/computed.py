@@ -36,7 +36,7 @@ class Computed:
     compute_s: float = 0.0
     cache_hits: int = 0
 
-    def part(self, share: slice) -> Computed:
+    def part(self, share: Sequence[int]) -> Computed:
         """Return some of the items; the times are those of the whole request."""
         return Computed(
             self.values[share],
