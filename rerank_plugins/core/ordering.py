@@ -55,7 +55,16 @@ def activate(scores: FloatArray, activation: Activation, scale: ScoreScale) -> N
     wide = scores.astype(np.float64)
     if activation == "none" or scale is not ScoreScale.LOGIT:
         return wide
+    return sigmoid(wide)
+
+
+def sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``1 / (1 + exp(-value))`` of each value, without overflow.
+
+    >>> sigmoid(np.array([-1000.0, 0.0, 1000.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
     # exp of a negative number only: the plain formula overflows below about -709.
-    small = np.exp(-np.abs(wide))
-    positive: NDArray[np.float64] = np.where(wide >= 0, 1.0, small) / (1.0 + small)
+    small = np.exp(-np.abs(values))
+    positive: NDArray[np.float64] = np.where(values >= 0, 1.0, small) / (1.0 + small)
     return positive

@@ -36,6 +36,8 @@ class ModelIdentity:
         backend: Name of the backend.
         dtype: Data type of the encoder's arithmetic, for example ``"float32"``.
         max_length: Most tokens the model can read at once, special tokens included.
+        fingerprint: Hash of the weights' content, the same wherever they lie; "" where a
+            backend cannot know it.
     """
 
     model: str
@@ -43,6 +45,7 @@ class ModelIdentity:
     backend: str
     dtype: str
     max_length: int
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
