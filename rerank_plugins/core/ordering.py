@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,7 +37,7 @@ def check_scores(scores: FloatArray, expected: int) -> FloatArray:
     return scores
 
 
-def order(scores: FloatArray) -> NDArray[np.intp]:
+def order(scores: NDArray[np.floating[Any]]) -> NDArray[np.intp]:
     """Return indices from the highest to the lowest score; a tie keeps the input's order.
 
     >>> order(np.array([0.5, 2.0, 0.5], dtype=np.float32)).tolist()
