@@ -44,7 +44,8 @@ def candidates(folder: Path, questions: int, reranker: Reranker, cache: Path | N
         reranker: The second stage.
         cache: A folder that keeps what was scored, or None.
     """
-    stored = cache and cache / f"{folder.name}-{questions}.npz"
+    dtype = reranker.engine.backend.identity.dtype
+    stored = cache and cache / f"{folder.name}-{questions}-{dtype}.npz"
     if stored and stored.is_file():
         with np.load(stored) as arrays:
             return Candidates(**arrays)

@@ -21,7 +21,7 @@ def calibration_table(results: dict[str, Any]) -> str:
     """Return errors and what the thresholds reach, with how they were measured below."""
     aim = f"{results['precision']:g}"
     lines = [
-        f"| set | scores | calibration error | Brier | precision reached for {aim} | recall there |",
+        f"| set | scores | calibration error | Brier | precision for {aim} | recall there |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, found in results["sets"].items():
@@ -33,7 +33,8 @@ def calibration_table(results: dict[str, Any]) -> str:
                 f"{reached} ({one['kept']} pairs) | {one['recall']:.2f} |"
             )
     counts = ", ".join(
-        f"{name}: {found['pairs']} pairs of {found['questions']} questions, {found['relevant']} relevant"
+        f"{name}: {found['pairs']} pairs of {found['questions']} questions, "
+        f"{found['relevant']} relevant"
         for name, found in results["sets"].items()
     )
     return "\n".join(
