@@ -11,9 +11,15 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from benchmarks.environment import ROOT
+from benchmarks.score_tables import calibration_table, fusion_table
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
-PAGES: Final = {"concurrency": ROOT / "docs" / "concurrency.md", "quality": ROOT / "README.md"}
+PAGES: Final = {
+    "concurrency": ROOT / "docs" / "concurrency.md",
+    "quality": ROOT / "README.md",
+    "calibration": ROOT / "docs" / "scores.md",
+    "fusion": ROOT / "docs" / "scores.md",
+}
 TOLERANCE: Final = 1e-5
 
 _ABOUT: Final = {
@@ -79,8 +85,16 @@ def filled(page: str, name: str, table: str) -> str:
 def renewed(name: str) -> str:
     """Return a page with its table made from the committed results."""
     results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    table = {"concurrency": concurrency_table, "quality": quality_table}[name](results)
+    table = _TABLES[name](results)
     return filled(PAGES[name].read_text(encoding="utf-8"), name, table)
+
+
+_TABLES: Final = {
+    "concurrency": concurrency_table,
+    "quality": quality_table,
+    "calibration": calibration_table,
+    "fusion": fusion_table,
+}
 
 
 def main() -> None:

@@ -100,7 +100,9 @@ def fit_platt(scores: FloatArray, relevant: NDArray[np.bool_]) -> Platt:
     high, low = (positives + 1) / (positives + 2), 1 / (len(relevant) - positives + 2)
     target = np.where(relevant, high, low)
     wide = scores.astype(np.float64)
-    centre, width = wide.mean(), wide.std() or 1.0
+    centre, width = wide.mean(), wide.std()
+    if width == 0:
+        raise InvalidInputError(_WRONG_WAY)
     # A soft target is the same pair twice, as relevant and as not, with two weights.
     features = np.tile((wide - centre) / width, 2)[:, None]
     classes = np.repeat([1, 0], len(wide))

@@ -51,7 +51,10 @@ def fuse(
     raw = _scores("raw_scores", raw_scores)
     first = _scores("first_stage", -np.arange(len(raw)) if first_stage is None else first_stage)
     if raw.shape != first.shape:
-        message = f"there are {len(raw)} raw scores and {len(first)} of the first stage; give one a document."
+        message = (
+            f"there are {len(raw)} raw scores and {len(first)} of the first stage; give one of "
+            "each for every document."
+        )
         raise InvalidInputError(message)
     if np.isinf(raw).any() or not np.isfinite(first).all():
         message = (
@@ -64,7 +67,8 @@ def fuse(
     if scored.any():
         scale = _reciprocal_ranks if method == "rrf" else _stretched
         fused[scored] = weight * scale(raw[scored]) + (1 - weight) * scale(first[scored])
-    return np.minimum(fused, 1.0)
+    joined: Fused = np.minimum(fused, 1.0)  # a mean of ones may round above 1
+    return joined
 
 
 def fused_order(fused: Fused, first_stage: ArrayLike | None) -> NDArray[np.intp]:
@@ -140,4 +144,5 @@ def _distinct(rising: Fused) -> Fused:
     step = np.arange(len(rising))
     up = np.maximum.accumulate(rising.view(np.int64) - step) + step
     top = np.float64(1.0).view(np.int64) - step[::-1]
-    return np.minimum(up, top).view(np.float64)
+    parted: Fused = np.minimum(up, top).view(np.float64)
+    return parted

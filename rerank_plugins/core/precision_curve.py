@@ -90,6 +90,11 @@ class PrecisionCurve:
         )
         return cls(len(scores), int(relevant.sum()), tuple(points))
 
+    @property
+    def best(self) -> Threshold:
+        """The threshold with the highest precision."""
+        return self.points[-1]
+
     def threshold_for(self, precision: float) -> float:
         """Return the lowest threshold that reaches a precision.
 
@@ -107,7 +112,7 @@ class PrecisionCurve:
         for point in self.points:
             if point.precision >= precision:
                 return point.threshold
-        best = max(self.points, key=lambda point: point.precision)
+        best = self.best
         message = (
             f"no threshold with at least {FEWEST_KEPT} pairs above it reaches a precision of "
             f"{precision} on the {self.pairs} labelled pairs ({self.relevant} relevant). The best "
