@@ -35,9 +35,10 @@ class JobQueue:
         tokens: Tokens that wait or are in a batch now (estimated until prepared).
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, prepare_items: int = PREPARE_ITEMS) -> None:
         """Start empty."""
         self.budget = budget
+        self._prepare_items = prepare_items
         self.tokens = 0
         self._jobs: dict[Job[Any], None] = {}
         self._ready: dict[Job[Any], None] = {}
@@ -92,7 +93,7 @@ class JobQueue:
             if enough and min(level(job, self.budget) for job in self._ready) <= number:
                 return None
             job = jobs.popleft()
-            indices = job.take_unprepared(PREPARE_ITEMS)
+            indices = job.take_unprepared(self._prepare_items)
             if job.unprepared:
                 self._unprepared[level(job, self.budget)].append(job)
             return job, indices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -64,6 +65,9 @@ class Job(Generic[ItemT]):
         self._started: float | None = None
         self._compute_s = 0.0
         self._cache_hits = 0
+        # Taken once and never given back: several threads may come to end a job.
+        self._entering = threading.Lock()
+        self._ending = threading.Lock()
 
     @property
     def ready_tokens(self) -> int:
@@ -136,19 +140,18 @@ class Job(Generic[ItemT]):
 
     def enter(self) -> None:
         """Tell the caller that the job has room in the queue."""
-        if self.room.set_running_or_notify_cancel():
+        if self._entering.acquire(blocking=False) and self.room.set_running_or_notify_cancel():
             self.room.set_result(None)
 
     def finish(self) -> None:
         """Give the caller the results."""
-        if self.future.set_running_or_notify_cancel():
+        if self._ending.acquire(blocking=False) and self.future.set_running_or_notify_cancel():
             self.future.set_result(self.result())
 
     def fail(self, error: Exception) -> None:
         """Give the caller an error, wherever the job is; nothing happens if it has ended."""
-        if not self.room.done():
-            self.enter()
-        if not self.future.done() and self.future.set_running_or_notify_cancel():
+        self.enter()
+        if self._ending.acquire(blocking=False) and self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
     def result(self) -> Computed:
