@@ -17,6 +17,7 @@ from rerank_plugins.core.config import (
     RerankConfig,
     Unset,
 )
+from rerank_plugins.core.loading import ModelSettings
 from rerank_plugins.core.ordering import check_scores
 from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray
 from rerank_plugins.core.request import RankRequest, check_pairs, check_two, rankings_of
@@ -48,7 +49,7 @@ class Reranker(SharedModel[TextPair]):
 
     def __init__(
         self,
-        model: str | Path | CrossEncoderBackend = MINI,
+        model: str | Path | ModelSettings | CrossEncoderBackend = MINI,
         *,
         backend: str = "auto",
         device: str | None = None,
@@ -69,8 +70,8 @@ class Reranker(SharedModel[TextPair]):
         """Check the settings; the model is loaded later.
 
         Args:
-            model: ``"mini"`` (embedded, English, needs no network), a Hugging Face Hub name
-                such as ``"BAAI/bge-reranker-v2-m3"``, a folder, or a backend object.
+            model: ``"mini"`` (embedded, English, needs no network), a Hugging Face Hub name, a
+                folder, a server (:class:`~rerank_plugins.RemoteModel`) or a backend object.
             backend: What computes; ``"auto"`` chooses by the model.
             device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses.
             dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device.
@@ -87,8 +88,7 @@ class Reranker(SharedModel[TextPair]):
             score_threshold: Documents with a lower ``relevance_score`` are left out.
             activation: ``"sigmoid"`` for scores between 0 and 1, ``"none"`` for logits.
             priority: ``"interactive"``, or ``"bulk"`` to stand behind the former.
-            overload: While the queue is full, ``"wait"``, or ``"raise"``
-                :class:`~rerank_plugins.errors.EngineOverloadedError`.
+            overload: While the queue is full, ``"wait"``, or ``"raise"`` EngineOverloadedError.
 
         Raises:
             ConfigurationError: If a setting is out of range.
