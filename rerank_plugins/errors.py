@@ -80,7 +80,10 @@ class BatchError(InferenceError):
     """
 
     def __init__(
-        self, message: str, rows: Any = None, errors: Mapping[int, RerankError] | None = None  # noqa: ANN401
+        self,
+        message: str,
+        rows: Any = None,  # noqa: ANN401  (an array; numpy is not imported here)
+        errors: Mapping[int, RerankError] | None = None,
     ) -> None:
         """Say what happened; ``rows`` is an array whose first axis is the batch."""
         super().__init__(message)

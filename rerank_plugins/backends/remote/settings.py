@@ -140,7 +140,7 @@ class RemoteModel:
         return self.model or self.urls[0]
 
 
-def _check_name(model: str | None, api: str) -> None:
+def _check_name(model: object, api: str) -> None:
     named = APIS[api].named
     if named == "must" and not model:
         message = f"api {api!r} needs the name of a model: RemoteModel(..., model=...)."
