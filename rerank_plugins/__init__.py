@@ -12,18 +12,20 @@ from rerank_plugins import backends as _backends  # noqa: F401  (registers the l
 from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from rerank_plugins.backends.remote.settings import RemoteModel
     from rerank_plugins.core.bi_encoder import BiEncoder
     from rerank_plugins.core.reranker import Reranker
     from rerank_plugins.core.types import RankedDocument, Ranking
 
 __version__ = "0.1.0"
 
-__all__ = ["BiEncoder", "RankedDocument", "Ranking", "Reranker", "__version__"]
+__all__ = ["BiEncoder", "RankedDocument", "Ranking", "RemoteModel", "Reranker", "__version__"]
 
 _HOMES = {
     "BiEncoder": "rerank_plugins.core.bi_encoder",
     "RankedDocument": "rerank_plugins.core.types",
     "Ranking": "rerank_plugins.core.types",
+    "RemoteModel": "rerank_plugins.backends.remote.settings",
     "Reranker": "rerank_plugins.core.reranker",
 }
 

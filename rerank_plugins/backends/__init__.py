@@ -29,6 +29,10 @@ class Entry(NamedTuple):
 
 CROSS_ENCODERS: Final[Mapping[str, Entry]] = {
     "torch": Entry("rerank_plugins.backends.torch.model", "TorchCrossEncoder", None),
+    **dict.fromkeys(
+        ("tei", "vllm", "infinity", "cohere", "jina", "rerank-plugins"),
+        Entry("rerank_plugins.backends.remote.model", "RemoteCrossEncoder", "remote"),
+    ),
 }
 BI_ENCODERS: Final[Mapping[str, Entry]] = {
     "sentence-transformers": Entry(
@@ -50,7 +54,17 @@ class TableLoader:
         Raises:
             ConfigurationError: If there is no backend of that name, or no such device here.
         """
-        name = next(iter(self._table)) if config.backend == "auto" else config.backend
+        name = config.backend
+        if config.settings is not None and name == "auto":
+            name = config.settings.backend_name
+        elif name == "auto" and config.model.startswith(("http://", "https://")):
+            message = (
+                "model is the address of a server, and backend is 'auto'; say what the server "
+                f"speaks: one of {', '.join(self._table)}."
+            )
+            raise ConfigurationError(message)
+        elif name == "auto":
+            name = next(iter(self._table))
         if name not in self._table:
             allowed = ", ".join(["auto", *self._table])
             message = f"backend is {config.backend!r}; allowed are {allowed}."

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Final, Literal, get_args
 
 from rerank_plugins.core.checks import check_choice
+from rerank_plugins.core.loading import ModelSettings
 from rerank_plugins.errors import ConfigurationError
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
@@ -48,6 +49,7 @@ class ModelConfig:
             asks for a model with a number sets it.
         cache_mb: Megabytes for results computed before, texts included; 0 keeps none. Not
             part of the identity either: the most that anybody asks for.
+        settings: What describes the model beyond its name, as that of a remote server.
     """
 
     model: str = MINI
@@ -61,6 +63,7 @@ class ModelConfig:
     trust_remote_code: bool = False
     idle_unload_s: float | None = field(default=None, compare=False)
     cache_mb: float = field(default=0, compare=False)
+    settings: ModelSettings | None = None
 
     def __post_init__(self) -> None:
         """Check every field.

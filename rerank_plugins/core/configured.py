@@ -12,6 +12,7 @@ from rerank_plugins.core.closing import Closing
 from rerank_plugins.core.config import MINI, Dtype
 from rerank_plugins.core.duplicates import duplicate_filter
 from rerank_plugins.core.engine import Engine
+from rerank_plugins.core.loading import ModelSettings
 from rerank_plugins.core.model_scorer import ModelScorer, scorer_of
 from rerank_plugins.core.pipeline import Pipeline
 from rerank_plugins.core.policy import (
@@ -36,7 +37,7 @@ class ConfiguredReranker(Closing):
 
     def __init__(
         self,
-        model: str | Path | CrossEncoderBackend | Scorer = MINI,
+        model: str | Path | ModelSettings | CrossEncoderBackend | Scorer = MINI,
         *,
         backend: str = "auto",
         device: str | None = None,
@@ -70,8 +71,8 @@ class ConfiguredReranker(Closing):
         """Check the settings; the model is loaded later.
 
         Args:
-            model: ``"mini"`` (embedded, English, needs no network), a Hugging Face Hub name
-                such as ``"BAAI/bge-reranker-v2-m3"``, a folder, a backend object, or a
+            model: ``"mini"`` (embedded, English, needs no network), a Hugging Face Hub name, a
+                folder, a server (:class:`~rerank_plugins.RemoteModel`), a backend object, or a
                 cascade of models.
             backend: What computes; ``"auto"`` chooses by the model.
             device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses.

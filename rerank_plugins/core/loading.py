@@ -6,13 +6,26 @@ the import arrows stay ``core <- backends``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from rerank_plugins.core.config import ModelConfig
     from rerank_plugins.core.protocols import Backend
 
 Kind = Literal["cross-encoder", "bi-encoder"]
+
+
+@runtime_checkable
+class ModelSettings(Protocol):
+    """Describes a model where a name would not say enough, as that of a remote server.
+
+    Frozen and hashable: equal ones share one engine. ``str()`` of it is the model's name.
+    """
+
+    @property
+    def backend_name(self) -> str:
+        """Name of the backend that computes it."""
+        ...
 
 
 class Loader(Protocol):

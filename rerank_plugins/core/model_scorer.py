@@ -13,6 +13,7 @@ from rerank_plugins.core.batching.jobs import Priority
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.cutting import Cutter
 from rerank_plugins.core.engine import Engine
+from rerank_plugins.core.loading import ModelSettings
 from rerank_plugins.core.pairing import PairedTask, in_turns
 from rerank_plugins.core.policy import ScoringConfig
 from rerank_plugins.core.protocols import CrossEncoderBackend, Prompted, Role
@@ -36,7 +37,7 @@ class ModelScorer(SharedModel[TextPair]):
 
     def __init__(
         self,
-        model: str | Path | CrossEncoderBackend,
+        model: str | Path | ModelSettings | CrossEncoderBackend,
         config: ScoringConfig,
         **settings: Any,  # noqa: ANN401  (the other fields of ModelConfig)
     ) -> None:
@@ -114,7 +115,7 @@ def _shares(
 
 
 def scorer_of(
-    model: str | Path | CrossEncoderBackend | Scorer,
+    model: str | Path | ModelSettings | CrossEncoderBackend | Scorer,
     config: ScoringConfig,
     **settings: Any,  # noqa: ANN401  (the other fields of ModelConfig)
 ) -> Scorer:

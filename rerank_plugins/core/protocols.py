@@ -2,8 +2,9 @@
 
 A backend works in two steps, so that texts are tokenised once and batches can be planned
 by true token counts: :meth:`Backend.prepare` turns items into :class:`Prepared` ones (any
-thread, no model), :meth:`Backend.run` computes one batch of them (the engine calls it from
-one thread at a time). The batch may mix the items of many callers.
+thread, no model), :meth:`Backend.run` computes one batch of them. The batch may mix the
+items of many callers. The engine calls ``run`` from one thread at a time, unless the backend
+has an attribute ``workers``: the number of batches that it can run at once.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class Backend(Protocol[ItemT_contra]):
         Raises:
             OutOfMemoryError: If the batch does not fit on the device; the engine then tries
                 smaller ones. No other failure may be reported as this one.
+            BatchError: If the failed items are known; nothing is then run again.
             InferenceError: If the model fails. (Any other exception is mapped to it.)
         """
         ...

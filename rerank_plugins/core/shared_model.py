@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from rerank_plugins.core.closing import Closing
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.loading import Kind
+from rerank_plugins.core.loading import Kind, ModelSettings
 from rerank_plugins.core.protocols import check_backend
 from rerank_plugins.core.registry import aget_engine, get_engine
 
@@ -29,7 +29,7 @@ class SharedModel(Closing, Generic[ItemT]):
         """Check the settings; the model is loaded later.
 
         Args:
-            model: A name, a folder or a backend object.
+            model: A name, a folder, the settings of a remote model or a backend object.
             cache_folder: Where downloads are kept.
             settings: The other fields of :class:`ModelConfig`.
 
@@ -37,9 +37,12 @@ class SharedModel(Closing, Generic[ItemT]):
             ConfigurationError: If the model is none of these, or a setting is out of range.
         """
         cache = None if cache_folder is None else str(cache_folder)
-        named = isinstance(model, (str, Path))
+        described = model if isinstance(model, ModelSettings) else None
+        named = isinstance(model, (str, Path)) or described is not None
         # Checked for a backend object too, though it has been loaded with its own.
-        config = ModelConfig(str(model) if named else "given", cache_folder=cache, **settings)
+        config = ModelConfig(
+            str(model) if named else "given", cache_folder=cache, settings=described, **settings
+        )
         if not named:
             check_backend(model, self._protocol)
         self._model: Any = config if named else model

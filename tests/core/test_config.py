@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins import BiEncoder, RemoteModel, Reranker
 from rerank_plugins.core.checks import check_top_n
 from rerank_plugins.core.config import UNSET, ModelConfig, Unset
 from rerank_plugins.core.policy import RerankConfig, ScoringConfig
@@ -128,6 +128,7 @@ def test_configurations_are_frozen_values(
 
 def test_every_field_but_a_policy_is_part_of_the_identity() -> None:
     others = ModelConfig("x", "torch", "cpu", "float32", 64, "v1", "folder", True, True, 60.0, 8)
+    others = dataclasses.replace(others, settings=RemoteModel("http://127.0.0.1:1"))
     for field in dataclasses.fields(ModelConfig):
         changed = dataclasses.replace(ModelConfig(), **{field.name: getattr(others, field.name)})
         assert (changed == ModelConfig()) == (field.name in {"idle_unload_s", "cache_mb"}), (

@@ -1,10 +1,11 @@
-"""The two threads of a scheduler: one prepares what comes next, one computes the batch."""
+"""The threads of a scheduler: one prepares what comes next, the others compute batches."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from rerank_plugins.core.batching.cache import Entry, Key, ResultCache
@@ -19,13 +20,15 @@ _JOIN_S: Final = 10.0
 
 
 class Crew:
-    """Works off a desk; if a thread dies, whoever waits is told and a new pair takes over.
+    """Works off a desk; if a thread dies, whoever waits is told and a new crew takes over.
 
     Attributes:
         idle_unload_s: Seconds without work after which the backend is unloaded.
     """
 
-    def __init__(self, desk: Desk, source: Source, cache: ResultCache, name: str) -> None:
+    def __init__(
+        self, desk: Desk, source: Source, cache: ResultCache, name: str, workers: int
+    ) -> None:
         """Start no thread yet.
 
         Args:
@@ -33,23 +36,28 @@ class Crew:
             source: Where the backend comes from.
             cache: Results that need not be computed again.
             name: For thread names and messages.
+            workers: Batches that may run at once.
         """
         self.idle_unload_s: float | None = None
         self._desk = desk
         self._source = source
         self._cache = cache
         self._name = name
+        self._workers = workers
+        self._computing = 0
+        self._loading = threading.Lock()
         self._starting = threading.Lock()
         self._generation = -1
         self._threads: tuple[threading.Thread, ...] = ()
 
     def start(self) -> None:
-        """Make sure that a pair of threads is at work."""
+        """Make sure that the threads are at work."""
         with self._starting:
             generation = self._desk.generation
             if self._generation == generation:
                 return
             self._generation = generation
+            workers = [(f"worker {number}", self._work) for number in range(self._workers)]
             self._threads = tuple(
                 threading.Thread(
                     target=self._guard,
@@ -57,16 +65,17 @@ class Crew:
                     name=f"{self._name}, {what}",
                     daemon=True,
                 )
-                for what, loop in (("preparer", self._prepare), ("worker", self._work))
+                for what, loop in (("preparer", self._prepare), *workers)
             )
             for thread in self._threads:
                 thread.start()
 
     def join(self) -> None:
         """Wait until the threads have stopped, as the desk told them to."""
+        deadline = time.monotonic() + _JOIN_S
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(_JOIN_S)
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def expire(self, job: Job[Any]) -> None:
         """Give a caller what is done by now, unless the job has ended."""
@@ -113,10 +122,11 @@ class Crew:
     def _work(self, generation: int) -> None:
         while (batch := self._desk.next_batch(generation, self._patience_s())) is not None:
             if not batch:
-                self._source.unload()
+                self._unload()
                 continue
             try:
-                self._compute(batch)
+                with self._in_use():
+                    self._compute(batch)
             except BaseException as error:
                 # A job that the batch finished is in no queue any more: tell it here.
                 self._died(dict.fromkeys(job for job, _ in batch), error)
@@ -138,6 +148,23 @@ class Crew:
             job.finish()
         self._failed(outcome.failed)
         self._desk.admit()
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Keep the backend from being unloaded by another worker."""
+        with self._loading:
+            self._computing += 1
+        try:
+            yield
+        finally:
+            with self._loading:
+                self._computing -= 1
+
+    def _unload(self) -> None:
+        """Unload the backend, unless a batch of a job that is given up still runs on it."""
+        with self._loading:
+            if not self._computing:
+                self._source.unload()
 
     def _patience_s(self) -> float | None:
         return self.idle_unload_s if self._source.loaded else None

@@ -21,22 +21,28 @@ from rerank_plugins.errors import EngineClosedError
 
 
 class Desk:
-    """Where callers hand in jobs and the two threads pick up work.
+    """Where callers hand in jobs and the threads pick up work.
 
     Futures are set outside the lock: their callbacks may come back here.
 
     Attributes:
-        generation: Number of the pair of threads in charge; older ones stop.
+        generation: Number of the crew of threads in charge; older ones stop.
     """
 
     def __init__(
-        self, name: str, batch_tokens: int, max_queue_tokens: int, *, padded: bool
+        self,
+        name: str,
+        batch_tokens: int,
+        max_queue_tokens: int,
+        *,
+        padded: bool,
+        prepare_items: int,
     ) -> None:
         """Start with nothing to do."""
         self.generation = 0
         self._name = name
         self._padded = padded
-        self._queue = JobQueue(batch_tokens)
+        self._queue = JobQueue(batch_tokens, prepare_items)
         self._line = Line(self._queue, max_queue_tokens, name)
         # Reentrant, because a garbage collection under the lock may come back to `close`.
         self._wake = threading.Condition(threading.RLock())
@@ -108,7 +114,7 @@ class Desk:
         """Wait for a batch; None tells the thread to stop, an empty one that time is up.
 
         Args:
-            generation: Number of the calling thread's pair.
+            generation: Number of the calling thread's crew.
             idle_s: Return an empty batch after so many seconds without work.
         """
         with self._wake:
@@ -159,7 +165,8 @@ class Desk:
             if len(batch) == 1:
                 return False
             cost = self._cost([job.prepared(index).tokens for job, index in batch])
-            self._queue.budget = min(self._queue.budget, cost) // 2
+            # Not below what a batch planned before another one's failure calls for.
+            self._queue.budget = min(self._queue.budget, cost // 2)
             self._queue.put_back(batch)
         return True
 
@@ -180,7 +187,7 @@ class Desk:
 
     @contextmanager
     def _changed(self) -> Iterator[None]:
-        """Change the state, and let both threads look again: each waits for several things."""
+        """Change the state, and let all threads look again: each waits for several things."""
         with self._wake:
             yield
             self._wake.notify_all()

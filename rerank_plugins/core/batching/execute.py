@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from rerank_plugins.core.batching.jobs import Job
 from rerank_plugins.core.batching.planner import Slot
 from rerank_plugins.core.protocols import Backend, FloatArray
-from rerank_plugins.errors import InferenceError, InvalidScoresError, OutOfMemoryError, RerankError
+from rerank_plugins.errors import (
+    BatchError,
+    InferenceError,
+    InvalidScoresError,
+    OutOfMemoryError,
+    RerankError,
+)
 
 
 @dataclass
@@ -29,14 +35,14 @@ class Outcome:
 
 
 def execute(backend: Backend[Any], batch: Sequence[Slot]) -> Outcome:
-    """Run a batch; if it fails, run each job's part of it alone.
+    """Run a batch; if it fails and nobody knows why, run each job's part of it alone.
 
     Raises:
         OutOfMemoryError: If the device ran out of memory; nothing is decided then.
     """
     outcome = Outcome()
     try:
-        rows = _run(backend, batch)
+        rows, errors = _run(backend, batch)
     except OutOfMemoryError:
         raise
     except RerankError as error:
@@ -49,8 +55,10 @@ def execute(backend: Backend[Any], batch: Sequence[Slot]) -> Outcome:
             outcome.rows += part.rows
             outcome.failed |= part.failed
         return outcome
-    for slot, row in zip(batch, rows, strict=True):
-        if np.isfinite(row).all():
+    for number, (slot, row) in enumerate(zip(batch, rows, strict=True)):
+        if number in errors:
+            outcome.failed.setdefault(slot[0], errors[number])
+        elif np.isfinite(row).all():
             outcome.rows.append((slot, row))
         else:
             message = (
@@ -62,15 +70,23 @@ def execute(backend: Backend[Any], batch: Sequence[Slot]) -> Outcome:
     return outcome
 
 
-def _run(backend: Backend[Any], batch: Sequence[Slot]) -> FloatArray:
+def _run(
+    backend: Backend[Any], batch: Sequence[Slot]
+) -> tuple[FloatArray, Mapping[int, RerankError]]:
     """Run a batch, map every exception, and check the count.
+
+    Returns:
+        The rows, and the errors of those that the backend reports as failed.
 
     Raises:
         RerankError: Whatever went wrong; a foreign exception is chained.
     """
     model = backend.identity.model
+    errors: Mapping[int, RerankError] = {}
     try:
         rows = backend.run([job.prepared(index) for job, index in batch])
+    except BatchError as known:
+        rows, errors = known.rows, known.errors
     except RerankError:
         raise
     except MemoryError as error:
@@ -82,4 +98,4 @@ def _run(backend: Backend[Any], batch: Sequence[Slot]) -> FloatArray:
     if len(rows) != len(batch):
         message = f"the backend of {model!r} gave {len(rows)} results for {len(batch)} items."
         raise InvalidScoresError(message)
-    return rows
+    return rows, errors

@@ -41,9 +41,15 @@ class JobQueue:
         costs: How long a batch takes, for jobs with a deadline.
     """
 
-    def __init__(self, budget: int, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        budget: int,
+        prepare_items: int = PREPARE_ITEMS,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         """Start empty."""
         self.budget = budget
+        self._prepare_items = prepare_items
         self.tokens = 0
         self.costs = CostModel()
         self._clock = clock
@@ -116,7 +122,7 @@ class JobQueue:
             if enough and min(level(job, self.budget) for job in self._ready) <= number:
                 return None
             job = jobs.popleft()
-            indices = job.take_unprepared(PREPARE_ITEMS)
+            indices = job.take_unprepared(self._prepare_items)
             if job.unprepared:
                 self._unprepared[level(job, self.budget)].append(job)
             return Step(job, indices)

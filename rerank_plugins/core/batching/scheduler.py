@@ -1,8 +1,8 @@
-"""One worker that batches the requests of all callers over one backend.
+"""Batches the requests of all callers over one backend.
 
-Two threads serve an engine: the preparer tokenises what comes next while the worker
-computes the current batch. Both sleep on one condition when there is nothing to do; nothing
-polls. Every public method is safe from any thread.
+At least two threads serve an engine: the preparer tokenises what comes next while a worker
+computes the current batch; a backend may ask for more workers. All sleep on one condition
+when there is nothing to do; nothing polls. Every public method is safe from any thread.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rerank_plugins.core.batching.crew import Crew, fail_all
 from rerank_plugins.core.batching.desk import Desk
 from rerank_plugins.core.batching.jobs import Job, Priority
 from rerank_plugins.core.batching.stats import EngineStats
+from rerank_plugins.core.batching.traits import prepare_items, workers
 from rerank_plugins.core.batching.urgent_job import UrgentJob
 from rerank_plugins.core.sources import Source
 from rerank_plugins.errors import EngineClosedError, InvalidInputError
@@ -45,9 +46,15 @@ class Scheduler:
         backend = source.backend()
         self._name = name
         self._reach = backend.identity.max_length
-        self._desk = Desk(name, backend.batch_tokens, max_queue_tokens, padded=backend.padded)
+        self._desk = Desk(
+            name,
+            backend.batch_tokens,
+            max_queue_tokens,
+            padded=backend.padded,
+            prepare_items=prepare_items(backend),
+        )
         self.cache = ResultCache()
-        self.crew = Crew(self._desk, source, self.cache, name)
+        self.crew = Crew(self._desk, source, self.cache, name, workers(backend))
         self._process = os.getpid()
 
     def submit(

@@ -1,0 +1,1 @@
+"""Cross-encoders that run elsewhere, over HTTP: TEI, vLLM, Infinity, Cohere, Jina, our own."""

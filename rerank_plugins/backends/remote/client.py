@@ -1,0 +1,164 @@
+"""Sending one request to a server, or to another, and again where that makes sense."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from rerank_plugins import __version__
+from rerank_plugins._optional import require
+from rerank_plugins.backends.remote.answers import excerpt, retry_after, scores_of
+from rerank_plugins.backends.remote.attempts import is_local, passes, retrying
+from rerank_plugins.backends.remote.endpoints import Endpoint, Endpoints
+from rerank_plugins.errors import (
+    RemoteConnectionError,
+    RemoteError,
+    RemoteStatusError,
+    RemoteTimeoutError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import httpx
+
+    from rerank_plugins.backends.remote.settings import RemoteModel
+    from rerank_plugins.core.protocols import FloatArray
+
+CONNECT_S: Final = 5.0
+KEEP_ALIVE_S: Final = 4.0
+"""Shorter than the 5 s after which common servers close an idle connection."""
+
+ANSWER_BYTES: Final = 2**20
+"""Allowed for an answer, besides eight times the request: servers may send documents back."""
+
+
+class RemoteClient:
+    """Asks for scores; used from one event loop."""
+
+    def __init__(self, remote: RemoteModel) -> None:
+        """Prepare connections; none is opened yet.
+
+        Raises:
+            MissingDependencyError: If the extra ``remote`` is not installed.
+            ConfigurationError: If the token cannot be had.
+        """
+        self._httpx = require("httpx", "remote")
+        require("h2", "remote")
+        self._remote = remote
+        self._secret = remote.secret()
+        # At DEBUG it writes encoded headers, and the token with them.
+        logging.getLogger("hpack").setLevel(logging.INFO)
+        self._endpoints = Endpoints([remote.protocol.address(url) for url in remote.urls])
+        self._free = asyncio.Semaphore(remote.max_concurrent)
+        headers = {
+            "User-Agent": f"rerank-plugins/{__version__}",
+            "Content-Type": "application/json",
+        }
+        if self._secret is not None:
+            headers["Authorization"] = f"Bearer {self._secret}"
+        self._http: httpx.AsyncClient = self._httpx.AsyncClient(
+            http2=True,
+            headers=headers,
+            timeout=self._httpx.Timeout(
+                remote.timeout_s, connect=min(CONNECT_S, remote.timeout_s), pool=None
+            ),
+            limits=self._httpx.Limits(
+                max_connections=remote.max_concurrent, keepalive_expiry=KEEP_ALIVE_S
+            ),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def scores(self, query: str, documents: Sequence[str]) -> FloatArray:
+        """Return the scores of some documents, in one request.
+
+        Raises:
+            RemoteError: If there are none, whatever the reason.
+        """
+        remote = self._remote
+        failures: list[RemoteError] = []
+        try:
+            return await asyncio.wait_for(
+                self._patiently(query, documents, failures), remote.deadline_s
+            )
+        except asyncio.TimeoutError as error:
+            last = f"; the last attempt: {failures[-1]}" if failures else ""
+            message = f"{remote} gave no scores within deadline_s={remote.deadline_s}{last}"
+            raise RemoteTimeoutError(message) from error
+
+    async def _patiently(
+        self, query: str, documents: Sequence[str], failures: list[RemoteError]
+    ) -> FloatArray:
+        remote = self._remote
+        body = remote.protocol.body(query, documents, remote.model)
+        async with self._free:
+            async for attempt in retrying(remote.retries, remote.deadline_s, self._endpoints):
+                with attempt:
+                    await asyncio.sleep(self._endpoints.rest_s())
+                    try:
+                        return await self._anywhere(body, len(documents))
+                    except RemoteError as error:
+                        failures.append(error)
+                        raise
+        raise AssertionError  # the policy returns or raises
+
+    async def _anywhere(self, body: bytes, count: int) -> FloatArray:
+        """Ask one server after the other until one answers, each once."""
+        tried: list[Endpoint] = []
+        failure: RemoteError | None = None
+        while (endpoint := self._endpoints.choose(tried)) is not None:
+            tried.append(endpoint)
+            try:
+                with endpoint.in_use():
+                    scores = await self._ask(endpoint.address, body, count)
+            except RemoteError as error:
+                if not is_local(error):
+                    raise
+                endpoint.failed(error)
+                # What may pass is worth another attempt, whatever came before.
+                failure = error if failure is None or passes(error) else failure
+            else:
+                endpoint.avoided_until = 0.0
+                return scores
+        if failure is None:  # all of them came to rest since the wait ended
+            message = f"every server of {self._remote} asked to wait."
+            failure = RemoteStatusError(message, 429, self._endpoints.rest_s())
+        raise failure
+
+    async def _ask(self, address: str, body: bytes, count: int) -> FloatArray:
+        httpx = self._httpx
+        limit = ANSWER_BYTES + 8 * len(body)
+        try:
+            async with self._http.stream("POST", address, content=body) as response:
+                content = bytearray()
+                async for part in response.aiter_bytes():
+                    content += part
+                    if len(content) > limit:
+                        message = f"{address} sent more than {limit} bytes for {count} documents."
+                        raise RemoteError(message)
+        except httpx.TimeoutException as error:
+            message = (
+                f"{address} did not answer within timeout_s={self._remote.timeout_s} "
+                f"({type(error).__name__})."
+            )
+            raise RemoteTimeoutError(message) from error
+        except httpx.DecodingError as error:
+            message = f"{address} sent an answer that cannot be decompressed."
+            raise RemoteError(message) from error
+        except httpx.HTTPError as error:
+            message = f"{address} cannot be asked: {type(error).__name__}: {error}"
+            raise RemoteConnectionError(message) from error
+        said = excerpt(bytes(content), self._secret)
+        if not response.is_success:
+            message = f"{address} answered {response.status_code}: {said or 'without a word'}"
+            asked = retry_after(response.headers.get("Retry-After"))
+            raise RemoteStatusError(message, response.status_code, asked)
+        try:
+            return scores_of(bytes(content), count)
+        except RemoteError as error:
+            message = f"the answer of {address} cannot be used: {error}. It said: {said}"
+            raise RemoteError(message) from error
