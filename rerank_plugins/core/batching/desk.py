@@ -26,6 +26,7 @@ class Desk:
 
     Attributes:
         generation: Number of the pair of threads in charge; older ones stop.
+        max_queue_tokens: Bound of the queue.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Desk:
         """Start with nothing to do."""
         self.generation = 0
         self._name = name
-        self._max_queue_tokens = max_queue_tokens
+        self.max_queue_tokens = max_queue_tokens
         self._padded = padded
         self._queue = JobQueue(batch_tokens)
         self._outside: deque[Job[Any]] = deque()
@@ -62,7 +63,7 @@ class Desk:
             if not wait and (self._outside or self._full()):
                 message = (
                     f"{self._name} has {self._queue.tokens} tokens queued, and its bound is "
-                    f"{self._max_queue_tokens}. Try again later, or wait."
+                    f"{self.max_queue_tokens}. Try again later, or wait."
                 )
                 raise EngineOverloadedError(message)
             self._outside.append(job)
@@ -189,7 +190,7 @@ class Desk:
             self._wake.notify_all()
 
     def _full(self) -> bool:
-        return len(self._queue) > 0 and self._queue.tokens >= self._max_queue_tokens
+        return len(self._queue) > 0 and self._queue.tokens >= self.max_queue_tokens
 
     def _in_charge(self, generation: int) -> bool:
         return not self._closed and generation == self.generation
