@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from fastapi import FastAPI
+from pydantic import SecretStr
 from starlette.middleware import Middleware
 
 from rerank_plugins import __version__
@@ -45,7 +46,7 @@ def create_app(settings: ServerSettings | None = None, *, token: str | None = No
     token = check_token(os.environ.get(TOKEN_VARIABLE) if token is None else token)
     models = Models(settings)
     metrics = Metrics(models.engines)
-    guards = [Middleware(BearerAuth, token=token)] if token else []
+    guards = [Middleware(BearerAuth, token=SecretStr(token))] if token else []
     app = FastAPI(
         title="rerank_plugins",
         version=__version__,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from typing import Final
 
+from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rerank_plugins.serving.failures import Refusal, failure
@@ -16,10 +17,10 @@ OPEN: Final = frozenset(("/health", "/ready", "/docs", "/openapi.json"))
 class BearerAuth:
     """ASGI middleware that answers 401 before a byte of the body is read."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: ASGIApp, token: SecretStr) -> None:
         """Wrap an application."""
         self._app = app
-        self._expected = b"Bearer " + token.encode("ascii")
+        self._expected = b"Bearer " + token.get_secret_value().encode("ascii")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass if it has the token, or needs none."""

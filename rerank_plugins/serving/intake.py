@@ -1,4 +1,4 @@
-"""Request bodies: bounded in size and time; and callers who go away before the answer."""
+"""Requests: bounded in size and time; and callers who go away before the answer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from rerank_plugins.serving.failures import Refusal, failure
 from rerank_plugins.serving.settings import ServerSettings
 
 _CLOSE: Final = {"Connection": "close"}
+MAX_HEADER_BYTES: Final = 32 * 1024
+"""Names and values of all headers of a request together."""
 
 
 class Intake:
@@ -40,6 +42,10 @@ class Intake:
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the body; None if the client went away."""
+        # The parser bounds headers that trickle in, not those that come in one piece.
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            message = f"the headers are larger than the {MAX_HEADER_BYTES} bytes allowed."
+            raise Refusal(431, message, _CLOSE)
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         self._check(int(announced) if announced.isdigit() else 0)
         body = bytearray()

@@ -10,12 +10,11 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from rerank_plugins.serving.intake import MAX_HEADER_BYTES
 from rerank_plugins.serving.logs import log_to_stderr
 from rerank_plugins.serving.settings import check_seconds
 
 logger: Final = logging.getLogger("rerank_plugins.serving")
-
-_MAX_HEADER_BYTES: Final = 32 * 1024
 
 
 def serve(
@@ -41,15 +40,31 @@ def serve(
         ModelLoadError: If a model cannot be loaded.
         ConfigurationError: If ``drain_s`` is out of range.
     """
-    check_seconds("drain_s", drain_s)
+    config = server_config(app, host, port, max_connections=max_connections, drain_s=drain_s)
     log_to_stderr(log_level)
-    config = uvicorn.Config(
+    if not _loopback(host):
+        logger.warning("listens beyond this machine", extra={"fields": {"host": host}})
+    asyncio.run(_run(uvicorn.Server(config), app))
+    if app.state.models.error is not None:
+        raise app.state.models.error
+
+
+def server_config(
+    app: FastAPI, host: str, port: int, *, max_connections: int = 1_000, drain_s: float = 30.0
+) -> uvicorn.Config:
+    """Return uvicorn's settings; see :func:`serve`.
+
+    Raises:
+        ConfigurationError: If ``drain_s`` is out of range.
+    """
+    check_seconds("drain_s", drain_s)
+    return uvicorn.Config(
         app,
         host=host,
         port=port,
         # h11 bounds the size of headers, and has no version for each platform.
         http="h11",
-        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         ws="none",
         log_config=None,
         access_log=False,
@@ -58,11 +73,6 @@ def serve(
         limit_concurrency=max_connections,
         timeout_graceful_shutdown=max(1, round(drain_s)),
     )
-    if not _loopback(host):
-        logger.warning("listens beyond this machine", extra={"fields": {"host": host}})
-    asyncio.run(_run(uvicorn.Server(config), app))
-    if app.state.models.error is not None:
-        raise app.state.models.error
 
 
 async def _run(server: uvicorn.Server, app: FastAPI) -> None:

@@ -11,6 +11,7 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     413: {"description": "The body or its texts are too large."},
     422: {"description": "The request cannot be served as it is; the message says why."},
     429: {"description": "Overloaded; Retry-After says when to try again."},
+    431: {"description": "The headers are too large."},
     503: {"description": "The model is not loaded."},
     504: {"description": "Not done within X-Deadline-Ms."},
 }

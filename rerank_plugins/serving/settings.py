@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rerank_plugins.core.config import MINI, Dtype, check_count
+from rerank_plugins.core.config import MINI, Dtype
 from rerank_plugins.core.engine import MAX_QUEUE_TOKENS
 from rerank_plugins.core.protocols import BiEncoderBackend, CrossEncoderBackend
 from rerank_plugins.errors import ConfigurationError
@@ -65,10 +65,14 @@ class ServerSettings:
             ConfigurationError: If one is out of range.
         """
         for name in _COUNTS:
-            if check_count(name, getattr(self, name), "for none") is None:
-                message = f"{name} is None; a server needs a bound. Give a number above 0."
-                raise ConfigurationError(message)
+            _check_bound(name, getattr(self, name))
         check_seconds("body_timeout_s", self.body_timeout_s)
+
+
+def _check_bound(name: str, bound: int) -> None:
+    if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
+        message = f"{name} is {bound!r}; it must be an integer of at least 1."
+        raise ConfigurationError(message)
 
 
 def check_seconds(name: str, seconds: float) -> float:
