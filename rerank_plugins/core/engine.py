@@ -70,6 +70,15 @@ class Engine(Closing, Generic[ItemT]):
         self._scheduler.crew.idle_unload_s = seconds
 
     @property
+    def max_queue_tokens(self) -> int:
+        """Bound of the queue; a request that comes when it is full waits, or is refused."""
+        return self._scheduler.max_queue_tokens
+
+    @max_queue_tokens.setter
+    def max_queue_tokens(self, tokens: int) -> None:
+        self._scheduler.max_queue_tokens = tokens
+
+    @property
     def cache(self) -> ResultCache:
         """Results computed before; off until somebody asks for room in it."""
         return self._scheduler.cache

@@ -127,13 +127,24 @@ def test_configurations_are_frozen_values(
 
 
 def test_every_field_but_a_policy_is_part_of_the_identity() -> None:
-    others = ModelConfig("x", "torch", "cpu", "float32", 64, "v1", "folder", True, True, 60.0, 8)
-    others = dataclasses.replace(others, settings=RemoteModel("http://127.0.0.1:1"))
-    for field in dataclasses.fields(ModelConfig):
-        changed = dataclasses.replace(ModelConfig(), **{field.name: getattr(others, field.name)})
-        assert (changed == ModelConfig()) == (field.name in {"idle_unload_s", "cache_mb"}), (
-            field.name
-        )
+    others = {
+        "model": "x",
+        "backend": "torch",
+        "device": "cpu",
+        "dtype": "float32",
+        "max_length": 64,
+        "revision": "v1",
+        "cache_folder": "folder",
+        "local_files_only": True,
+        "trust_remote_code": True,
+        "idle_unload_s": 60.0,
+        "cache_mb": 8,
+        "settings": RemoteModel(url="http://127.0.0.1:1"),
+    }
+    assert set(others) == {field.name for field in dataclasses.fields(ModelConfig)}
+    for name, value in others.items():
+        changed = dataclasses.replace(ModelConfig(), **{name: value})  # type: ignore[arg-type]
+        assert (changed == ModelConfig()) == (name in {"idle_unload_s", "cache_mb"}), name
 
 
 def test_unset_is_not_none() -> None:

@@ -26,6 +26,7 @@ class Desk:
     Futures are set outside the lock: their callbacks may come back here.
 
     Attributes:
+        line: Jobs that wait outside the full queue.
         generation: Number of the crew of threads in charge; older ones stop.
     """
 
@@ -43,7 +44,7 @@ class Desk:
         self._name = name
         self._padded = padded
         self._queue = JobQueue(batch_tokens, prepare_items)
-        self._line = Line(self._queue, max_queue_tokens, name)
+        self.line = Line(self._queue, max_queue_tokens, name)
         # Reentrant, because a garbage collection under the lock may come back to `close`.
         self._wake = threading.Condition(threading.RLock())
         self._stats = EngineStats()
@@ -65,13 +66,13 @@ class Desk:
             if self._closed:
                 message = f"{self._name} was closed. Ask for a new engine."
                 raise EngineClosedError(message)
-            self._line.enter(job, wait=wait)
+            self.line.enter(job, wait=wait)
             self._stats = replace(self._stats, requests=self._stats.requests + 1)
 
     def admit(self) -> None:
         """Let jobs in, in order, while there is room, and tell their callers."""
         with self._changed():
-            admitted = self._line.admit()
+            admitted = self.line.admit()
         for job in admitted:
             job.enter()
 
@@ -85,7 +86,7 @@ class Desk:
     def expire(self, job: Job[Any]) -> bool:
         """Forget a job whose time is up; return whether it was still waited for."""
         with self._changed():
-            gone = self._queue.discard(job) or self._line.leave(job)
+            gone = self._queue.discard(job) or self.line.leave(job)
             self._stats = replace(self._stats, expired=self._stats.expired + gone)
         return gone
 
@@ -173,7 +174,7 @@ class Desk:
     def clear(self, *, close: bool) -> list[Job[Any]]:
         """Forget all jobs and return them; the threads in charge are told to stop."""
         with self._changed():
-            waiting = [*self._queue.clear(), *self._line.clear()]
+            waiting = [*self._queue.clear(), *self.line.clear()]
             self._closed = self._closed or close
             self.generation += 1
         return waiting

@@ -11,7 +11,11 @@ from rerank_plugins.errors import EngineOverloadedError
 
 
 class Line:
-    """Jobs that wait for room in a queue, in order of arrival. No locks, no threads."""
+    """Jobs that wait for room in a queue, in order of arrival. No locks, no threads.
+
+    Attributes:
+        max_tokens: Tokens beyond which the queue takes no more.
+    """
 
     def __init__(self, queue: JobQueue, max_tokens: int, name: str) -> None:
         """Start empty.
@@ -22,7 +26,7 @@ class Line:
             name: For messages.
         """
         self._queue = queue
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         self._name = name
         self._jobs: deque[Job[Any]] = deque()
 
@@ -35,7 +39,7 @@ class Line:
         if not wait and (self._jobs or self._full()):
             message = (
                 f"{self._name} has {self._queue.tokens} tokens queued, and its bound is "
-                f"{self._max_tokens}. Try again later, or wait."
+                f"{self.max_tokens}. Try again later, or wait."
             )
             raise EngineOverloadedError(message)
         self._jobs.append(job)
@@ -64,4 +68,4 @@ class Line:
         return jobs
 
     def _full(self) -> bool:
-        return len(self._queue) > 0 and self._queue.tokens >= self._max_tokens
+        return len(self._queue) > 0 and self._queue.tokens >= self.max_tokens

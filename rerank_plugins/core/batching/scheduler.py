@@ -116,6 +116,16 @@ class Scheduler:
         return self._desk.stats()
 
     @property
+    def max_queue_tokens(self) -> int:
+        """Bound of the queue."""
+        return self._desk.line.max_tokens
+
+    @max_queue_tokens.setter
+    def max_queue_tokens(self, tokens: int) -> None:
+        self._desk.line.max_tokens = tokens
+        self._desk.admit()
+
+    @property
     def closed(self) -> bool:
         """Whether it was closed, or made by the parent of this process."""
         return self._desk.closed or os.getpid() != self._process
