@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import numpy as np
 
 from rerank_plugins._progress import chunks
+from rerank_plugins.core.checks import check_prompt
 from rerank_plugins.core.config import MINI, Dtype
 from rerank_plugins.core.engine import Engine
+from rerank_plugins.core.inputs import check_documents
 from rerank_plugins.core.protocols import BiEncoderBackend, FloatArray, Role, RoleText
-from rerank_plugins.core.request import check_documents
 from rerank_plugins.core.shared_model import SharedModel
-from rerank_plugins.errors import ConfigurationError
 
 CHUNK: Final = 512
 """Texts handed to the engine at once: enough for full batches of like lengths."""
-
-
-def _check_prompt(name: str, prompt: Any) -> str | None:  # noqa: ANN401  (unchecked yet)
-    if prompt is None or isinstance(prompt, str):
-        return prompt
-    message = f"{name} is {prompt!r}; it must be a string, or None for the model's own."
-    raise ConfigurationError(message)
 
 
 class BiEncoder(SharedModel[RoleText]):
@@ -86,8 +79,8 @@ class BiEncoder(SharedModel[RoleText]):
         """
         self.max_length = max_length
         self._prompts: dict[Role, str | None] = {
-            "query": _check_prompt("query_prompt", query_prompt),
-            "document": _check_prompt("document_prompt", document_prompt),
+            "query": check_prompt("query_prompt", query_prompt),
+            "document": check_prompt("document_prompt", document_prompt),
         }
         super().__init__(
             model,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.core.config import Activation
+from rerank_plugins.core.policy import Activation
 from rerank_plugins.core.protocols import FloatArray
 from rerank_plugins.core.types import ScoreScale
 from rerank_plugins.errors import InvalidScoresError
@@ -37,13 +37,16 @@ def check_scores(scores: FloatArray, expected: int) -> FloatArray:
     return scores
 
 
-def order(scores: NDArray[np.floating[Any]]) -> NDArray[np.intp]:
+def order(*scores: NDArray[Any]) -> NDArray[np.intp]:
     """Return indices from the highest to the lowest score; a tie keeps the input's order.
+
+    Args:
+        scores: What to sort by; each further array decides the ties of those before it.
 
     >>> order(np.array([0.5, 2.0, 0.5], dtype=np.float32)).tolist()
     [1, 0, 2]
     """
-    return np.argsort(-scores, kind="stable")
+    return np.lexsort([-one for one in reversed(scores)])
 
 
 def activate(scores: FloatArray, activation: Activation, scale: ScoreScale) -> NDArray[np.float64]:

@@ -1,0 +1,89 @@
+"""How long a batch takes, learned from the batches before it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+FORGET: Final = 0.95
+"""Weight of an observation at the next one: about twenty batches are remembered."""
+
+_RIDGE: Final = 1e-3
+"""Pull of the overhead towards 0, which decides while all batches were of one size."""
+
+_OUTLIER: Final = 3.0
+"""A batch counts as at most so many times faster or slower than predicted."""
+
+_DEVIATION: Final = (0.02, 0.1, 0.5)
+"""Relative error of a prediction: the least, the first, and the most that is assumed."""
+
+_DEVIATION_RATE: Final = 0.1
+_LEAST_S: Final = 1e-9
+
+
+class CostModel:
+    """Predicts ``seconds = overhead + tokens * per_token``; not thread-safe.
+
+    Both numbers are the non-negative least squares solution over the batches so far, in
+    relative errors and with exponential forgetting (recursive least squares, as in Ljung,
+    System Identification, 1999, section 11.2). How far predictions were off is learned too:
+    :meth:`fitting` keeps twice the mean relative error as a margin.
+
+    Attributes:
+        overhead_s: Seconds that a batch takes whatever its size.
+        per_token_s: Seconds a token.
+        deviation: Mean relative error of late predictions.
+    """
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        self.overhead_s = 0.0
+        self.per_token_s = 0.0
+        self.deviation = _DEVIATION[1]
+        self._sums = [0.0] * 5
+
+    @property
+    def learned(self) -> bool:
+        """Whether there was a batch yet."""
+        return self._sums[0] > 0
+
+    def seconds(self, tokens: float) -> float:
+        """Return how long a batch of so many tokens should take; 0 if nothing is learned."""
+        return self.overhead_s + tokens * self.per_token_s
+
+    def fitting(self, seconds: float) -> float:
+        """Return how many tokens will be done within a time, with a margin; 0 is none."""
+        room = seconds / (1 + 2 * self.deviation) - self.overhead_s
+        return max(0.0, room / self.per_token_s) if self.learned else 0.0
+
+    def learn(self, tokens: int, seconds: float) -> None:
+        """Take note of a batch.
+
+        Args:
+            tokens: What it cost, padding included where the backend computes it.
+            seconds: How long it took.
+        """
+        seconds = max(seconds, _LEAST_S)
+        if self.learned:
+            guess = self.seconds(tokens)
+            least, _, most = _DEVIATION
+            error = min(abs(seconds - guess) / guess, most)
+            self.deviation += _DEVIATION_RATE * (max(error, least) - self.deviation)
+            seconds = min(max(seconds, guess / _OUTLIER), guess * _OUTLIER)
+        weight = 1 / seconds**2
+        terms = (1.0, tokens, tokens**2, seconds, tokens * seconds)
+        self._sums = [
+            FORGET * old + weight * term for old, term in zip(self._sums, terms, strict=True)
+        ]
+        self._solve()
+
+    def _solve(self) -> None:
+        ones, x, xx, y, xy = self._sums
+        determinant = (1 + _RIDGE) * ones * xx - x * x
+        overhead = (xx * y - x * xy) / determinant
+        slope = ((1 + _RIDGE) * ones * xy - x * y) / determinant
+        if overhead < 0:
+            overhead, slope = 0.0, xy / xx
+        elif slope <= 0:
+            overhead, slope = y / ones, 0.0
+        self.overhead_s = overhead
+        self.per_token_s = max(slope, _LEAST_S / 1_000)
