@@ -38,8 +38,10 @@ def notes(ranking: Ranking, document: RankedDocument, text: str) -> dict[str, An
         text: The document without its metadata; the window is of this.
     """
     found: dict[str, Any] = {}
-    if document.window is not None:
-        before = max(document.text.find(text), 0)
+    # Hosts strip a text when they put metadata round it, so it is looked for stripped.
+    at = document.text.find(text.strip())
+    if document.window is not None and at >= 0:
+        before = at - (len(text) - len(text.lstrip()))
         found[WINDOW] = [
             min(max(character - before, 0), len(text)) for character in document.window
         ]

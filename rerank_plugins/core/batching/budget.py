@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-FORGET: Final = 0.95
-"""Weight of an observation at the next one: about twenty batches are remembered."""
+FORGET: Final = 0.9
+"""Weight of an observation at the next one: about ten batches are remembered."""
 
 _RIDGE: Final = 1e-3
 """Pull of the overhead towards 0, which decides while all batches were of one size."""
 
 _OUTLIER: Final = 3.0
 """A batch counts as at most so many times faster or slower than predicted."""
+
+_EVEN_TOKENS: Final = (200, 10_000)
+"""Bounds of the size from which on errors count in relation to it: where the overhead is as
+long as the rest. By tokens, not by seconds: else a slow batch would count less than a fast one."""
 
 _DEVIATION: Final = (0.02, 0.1, 0.5)
 """Relative error of a prediction: the least, the first, and the most that is assumed."""
@@ -31,7 +35,7 @@ class CostModel:
     Attributes:
         overhead_s: Seconds that a batch takes whatever its size.
         per_token_s: Seconds a token.
-        deviation: Mean relative error of late predictions.
+        deviation: Mean relative error of the predictions.
     """
 
     def __init__(self) -> None:
@@ -65,11 +69,13 @@ class CostModel:
         seconds = max(seconds, _LEAST_S)
         if self.learned:
             guess = self.seconds(tokens)
-            least, _, most = _DEVIATION
-            error = min(abs(seconds - guess) / guess, most)
-            self.deviation += _DEVIATION_RATE * (max(error, least) - self.deviation)
+            low, _, high = _DEVIATION
+            error = min(max(abs(seconds - guess) / guess, low), high)
+            self.deviation += _DEVIATION_RATE * (error - self.deviation)
             seconds = min(max(seconds, guess / _OUTLIER), guess * _OUTLIER)
-        weight = 1 / seconds**2
+        least, most = _EVEN_TOKENS
+        even = min(max(self.overhead_s / max(self.per_token_s, _LEAST_S), least), most)
+        weight = (even / (even + tokens)) ** 2
         terms = (1.0, tokens, tokens**2, seconds, tokens * seconds)
         self._sums = [
             FORGET * old + weight * term for old, term in zip(self._sums, terms, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -93,8 +93,10 @@ class JobQueue:
     @property
     def patience_s(self) -> float | None:
         """Seconds until the next deadline; None if there is none."""
-        first = min((job.deadline for job in self._urgent), default=math.inf)
-        return None if first == math.inf else max(0.0, first - self._clock())
+        if not self._urgent:
+            return None
+        left = min(job.deadline for job in self._urgent) - self._clock()
+        return min(max(0.0, left), threading.TIMEOUT_MAX)
 
     def next_to_prepare(self) -> Step | None:
         """Return what to prepare next; None if enough is ready.

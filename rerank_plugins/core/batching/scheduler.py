@@ -21,7 +21,7 @@ from rerank_plugins.core.batching.jobs import Job, Priority
 from rerank_plugins.core.batching.stats import EngineStats
 from rerank_plugins.core.batching.urgent_job import UrgentJob
 from rerank_plugins.core.sources import Source
-from rerank_plugins.errors import EngineClosedError
+from rerank_plugins.errors import EngineClosedError, InvalidInputError
 
 _CHARACTERS_A_TOKEN: Final = 4
 
@@ -76,7 +76,11 @@ class Scheduler:
         Raises:
             EngineOverloadedError: If the queue is full and ``wait`` is False.
             EngineClosedError: If the scheduler was closed, or made before a fork.
+            InvalidInputError: If the deadline is no time.
         """
+        if deadline is not None and math.isnan(deadline):
+            message = "deadline is nan; it must be a time of time.perf_counter(), or None."
+            raise InvalidInputError(message)
         job: Job[Any]
         estimates = self._estimates(items, max_length)
         if deadline is None or deadline == math.inf:
