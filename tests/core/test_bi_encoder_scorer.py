@@ -83,9 +83,9 @@ async def test_async_looks_up_in_another_thread(fake: FakeBiEncoder) -> None:
 
 
 def test_cut_texts_are_reported(fake: FakeBiEncoder) -> None:
-    encoder = BiEncoder(fake, max_length=4)
-    texts = ["one two three", "one two", "four five six"]
-    stored = {"four five six": encoder.encode_documents(["four"])[0]}
+    encoder = BiEncoder(fake, max_length=16)
+    texts = ["one " * 20, "one two", "four " * 20]
+    stored = {texts[2]: encoder.encode_documents(["four"])[0]}
     (answer,) = BiEncoderScorer(encoder, stored).score_tasks([Task("rain", texts)])
     assert answer.truncated.tolist() == [True, False, False]
 

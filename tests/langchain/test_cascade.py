@@ -39,8 +39,8 @@ async def test_the_compressor_ranks_by_the_cascade() -> None:
 
 
 async def test_the_retriever_ranks_by_the_cascade() -> None:
-    retriever = RerankRetriever(retriever=Given(), model=cascade(), top_n=2)
+    retriever = RerankRetriever(base_retriever=Given(), model=cascade(), top_n=2)
     found = retriever.invoke("red blue")
-    assert [one.page_content for one in found][0] == "red blue"
+    assert found[0].page_content == "red blue"
     assert len(found) == 2
     assert await retriever.ainvoke("red blue") == found
