@@ -132,6 +132,7 @@ class RankRequest:
                 truncated=int(truncated.sum()),
                 batches=computed.batches,
                 cache_hits=computed.cache_hits,
+                disk_hits=computed.disk_hits,
                 queue_s=computed.queue_s,
                 compute_s=computed.compute_s,
             ),

@@ -100,7 +100,11 @@ class Desk:
     def add_known(self, job: Job[Any], known: dict[int, Entry]) -> bool:
         """Store cached results; return whether they finished the job."""
         with self._changed():
-            self._stats = replace(self._stats, cache_hits=self._stats.cache_hits + len(known))
+            self._stats = replace(
+                self._stats,
+                cache_hits=self._stats.cache_hits + len(known),
+                disk_hits=self._stats.disk_hits + sum(one.from_disk for one in known.values()),
+            )
             return self._queue.add_known(job, known)
 
     def add_prepared(self, job: Job[Any], indices: list[int], prepared: list[Prepared]) -> None:

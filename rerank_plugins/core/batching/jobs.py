@@ -64,6 +64,7 @@ class Job(Generic[ItemT]):
         self._started: float | None = None
         self._compute_s = 0.0
         self._cache_hits = 0
+        self._disk_hits = 0
 
     @property
     def ready_tokens(self) -> int:
@@ -92,6 +93,7 @@ class Job(Generic[ItemT]):
         self._tokens[index] = entry.tokens
         self._truncated[index] = entry.truncated
         self._cache_hits += 1
+        self._disk_hits += entry.from_disk
         self.queued -= self._estimates[index]
         return self._estimates[index]
 
@@ -162,6 +164,7 @@ class Job(Generic[ItemT]):
             queue_s=started - self._arrived,
             compute_s=self._compute_s,
             cache_hits=self._cache_hits,
+            disk_hits=self._disk_hits,
         )
 
     def _store(self, index: int, row: NDArray[np.float32]) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, Final
 
-from rerank_plugins.core.batching.cache import ResultCache
 from rerank_plugins.core.batching.computed import Computed
 from rerank_plugins.core.batching.crew import Crew, fail_all
 from rerank_plugins.core.batching.desk import Desk
 from rerank_plugins.core.batching.jobs import Job, Priority
+from rerank_plugins.core.batching.results import ResultCache
 from rerank_plugins.core.batching.stats import EngineStats
 from rerank_plugins.core.sources import Source
 from rerank_plugins.errors import EngineClosedError
@@ -44,7 +45,9 @@ class Scheduler:
         self._name = name
         self._reach = backend.identity.max_length
         self._desk = Desk(name, backend.batch_tokens, max_queue_tokens, padded=backend.padded)
-        self.cache = ResultCache()
+        dimension = getattr(backend, "dimension", None)
+        shape = () if dimension is None else (dimension,)
+        self.cache = ResultCache(backend.identity, shape)
         self.crew = Crew(self._desk, source, self.cache, name)
         self._process = os.getpid()
 
@@ -82,7 +85,11 @@ class Scheduler:
 
     def stats(self) -> EngineStats:
         """Return the counters so far."""
-        return self._desk.stats()
+        return replace(
+            self._desk.stats(),
+            cache_misses=self.cache.misses,
+            disk_failures=self.cache.disk_failures,
+        )
 
     @property
     def closed(self) -> bool:
@@ -91,11 +98,16 @@ class Scheduler:
 
     def close(self) -> None:
         """Fail what waits, let the current batch end, stop the threads; idempotent."""
-        self.abandon()
+        self._stop()
         self.crew.join()
+        self.cache.close(wait=True)
 
     def abandon(self) -> None:
         """Fail what waits and tell the threads to stop, without waiting for them."""
+        self._stop()
+        self.cache.close(wait=False)
+
+    def _stop(self) -> None:
         message = f"{self._name} was closed."
         fail_all(self._desk.clear(close=True), lambda: EngineClosedError(message))
 
