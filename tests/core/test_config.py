@@ -17,6 +17,12 @@ BAD_MODEL_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"model": "  "}, r"model is '  '; give"),
     ({"dtype": "int8"}, "dtype is 'int8'; allowed are auto, float32, float16, bfloat16"),
     ({"dtype": None}, "dtype is None; allowed are auto"),
+    ({"cache_mb": -1}, "cache_mb is -1; it must be a number of megabytes, 0 for no cache"),
+    ({"cache_dir_mb": 0}, "cache_dir_mb is 0; it must be a number of megabytes, at least 1"),
+    ({"cache_entries": 0, "cache_mb": 1}, "cache_entries is 0; it must be an integer"),
+    ({"cache_entries": 9}, "cache_entries is 9, and cache_mb is 0.* Give cache_mb as well"),
+    ({"cache_dir": " "}, "cache_dir is ' '; it must be a folder"),
+    ({"cache_dir": 3}, "cache_dir is 3; it must be a folder"),
     ({"max_length": 15}, "max_length is 15; it must be an integer of at least 16"),
     ({"max_length": 0}, "max_length is 0; it must be"),
     ({"max_length": -512}, "max_length is -512; it must be"),
@@ -93,12 +99,15 @@ def test_configurations_are_frozen_values(config: ModelConfig | RerankConfig) ->
 
 
 def test_every_field_but_a_policy_is_part_of_the_identity() -> None:
-    others = ModelConfig("x", "torch", "cpu", "float32", 64, "v1", "folder", True, True, 60.0, 8)
+    usual = ModelConfig(cache_mb=1)
+    others = ModelConfig(
+        "x", "torch", "cpu", "float32", 64, "v1", "folder", True, True, 60.0, 8, 9, "scores", 10
+    )
+    policies = {"idle_unload_s", "cache_mb", "cache_entries", "cache_dir", "cache_dir_mb"}
     for field in dataclasses.fields(ModelConfig):
-        changed = dataclasses.replace(ModelConfig(), **{field.name: getattr(others, field.name)})
-        assert (changed == ModelConfig()) == (field.name in {"idle_unload_s", "cache_mb"}), (
-            field.name
-        )
+        changed = dataclasses.replace(usual, **{field.name: getattr(others, field.name)})
+        assert getattr(changed, field.name) != getattr(usual, field.name)
+        assert (changed == usual) == (field.name in policies), field.name
 
 
 def test_unset_is_not_none() -> None:

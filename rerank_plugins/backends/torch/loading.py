@@ -7,6 +7,7 @@ from typing import Any, Final
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from rerank_plugins.backends._fingerprint import fingerprint
 from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import cross_encoder_folder
 from rerank_plugins.core.config import ModelConfig
@@ -16,12 +17,12 @@ _HEAD: Final = "ForSequenceClassification"
 _LABELS: Final = (1, 2)
 
 
-def load_reranker(config: ModelConfig) -> tuple[torch.nn.Module, Any]:
+def load_reranker(config: ModelConfig) -> tuple[torch.nn.Module, Any, str]:
     """Load model and tokenizer of a resolved configuration.
 
     Returns:
-        The model (on the CPU, in evaluation mode, in the configured data type) and its
-        transformers tokenizer.
+        The model (on the CPU, in evaluation mode, in the configured data type), its
+        transformers tokenizer, and the fingerprint of both.
 
     Raises:
         ModelLoadError: If there is no such model, or it is not a reranker.
@@ -45,7 +46,7 @@ def load_reranker(config: ModelConfig) -> tuple[torch.nn.Module, Any]:
             "they would be random. It is not a trained reranker."
         )
         raise ModelLoadError(message)
-    return model.eval(), tokenizer
+    return model.eval(), tokenizer, fingerprint(source, config.revision, config.cache_folder)
 
 
 def check_head(settings: Any, model: str) -> None:  # noqa: ANN401  (a model's own class)

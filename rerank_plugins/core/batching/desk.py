@@ -100,11 +100,7 @@ class Desk:
     def add_known(self, job: Job[Any], known: dict[int, Entry]) -> bool:
         """Store cached results; return whether they finished the job."""
         with self._changed():
-            self._stats = replace(
-                self._stats,
-                cache_hits=self._stats.cache_hits + len(known),
-                disk_hits=self._stats.disk_hits + sum(one.from_disk for one in known.values()),
-            )
+            self._stats = replace(self._stats, cache_hits=self._stats.cache_hits + len(known))
             return self._queue.add_known(job, known)
 
     def add_prepared(self, job: Job[Any], indices: list[int], prepared: list[Prepared]) -> None:

@@ -19,18 +19,18 @@ _PATIENCE_S: Final = 1.0
 class ForkGate:
     """Lets disk accesses in while nobody forks; a fork waits until they are out."""
 
-    def __init__(self, *, unsafe: bool = False) -> None:
-        """Start open, unless this process was forked in the middle of an access."""
+    def __init__(self) -> None:
+        """Start open."""
         self._free = threading.Condition()
         self._inside = 0
-        self._unsafe = unsafe
+        self._unsafe = False
 
     @contextmanager
     def access(self) -> Iterator[None]:
         """Enter for one access, in which everything that is opened is closed again.
 
         Raises:
-            OSError: If this process was forked in the middle of one.
+            OSError: If this process was forked in the middle of one of its parent's.
         """
         if self._unsafe:
             message = "this process was forked while its parent used the disk"
@@ -53,12 +53,14 @@ class ForkGate:
         """Let newcomers in again."""
         self._free.release()
 
-    def in_child(self) -> ForkGate:
-        """Return the child's gate."""
-        return ForkGate(unsafe=self._unsafe or self._inside > 0)
+    def in_child(self) -> None:
+        """Start anew; if the parent was inside for too long, stay shut."""
+        self._unsafe = self._unsafe or self._inside > 0
+        self._inside = 0
+        self._free = threading.Condition()
 
 
-_gate = ForkGate()
+_gate: Final = ForkGate()
 
 
 def disk_access() -> AbstractContextManager[None]:
@@ -66,14 +68,7 @@ def disk_access() -> AbstractContextManager[None]:
     return _gate.access()
 
 
-def _in_child() -> None:
-    global _gate  # noqa: PLW0603  (the one place that replaces it)
-    _gate = _gate.in_child()
-
-
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=lambda: _gate.before_fork(),
-        after_in_parent=lambda: _gate.in_parent(),
-        after_in_child=_in_child,
+        before=_gate.before_fork, after_in_parent=_gate.in_parent, after_in_child=_gate.in_child
     )

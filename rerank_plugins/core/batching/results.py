@@ -21,6 +21,7 @@ class ResultCache:
 
     Attributes:
         memory: What is kept in memory.
+        disk_hits: Items that were found on the disk.
         misses: Items that were looked for and not found.
     """
 
@@ -32,12 +33,17 @@ class ResultCache:
             shape: Shape of one result; of a score, ``()``.
         """
         self.memory = MemoryCache()
+        self.disk_hits = 0
         self.misses = 0
         self._identity = identity
         self._shape = shape
         self._keys = Keys(identity)
         self._disk: DiskCache | None = None
         self._attaching = threading.Lock()
+
+    def grow(self, max_bytes: int, max_entries: int | None = None) -> None:
+        """Allow at least so much memory; see :meth:`MemoryCache.grow`."""
+        self.memory.grow(max_bytes, max_entries)
 
     @property
     def on(self) -> bool:
@@ -95,6 +101,7 @@ class ResultCache:
                 for index, entry in read.items()
             )
             found |= read
+            self.disk_hits += len(read)
         self.misses += len(indices) - len(found)
         return found
 

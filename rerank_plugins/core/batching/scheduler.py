@@ -87,6 +87,7 @@ class Scheduler:
         """Return the counters so far."""
         return replace(
             self._desk.stats(),
+            disk_hits=self.cache.disk_hits,
             cache_misses=self.cache.misses,
             disk_failures=self.cache.disk_failures,
         )
