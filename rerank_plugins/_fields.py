@@ -47,10 +47,17 @@ class ModelFields(BaseModel):
     cache_mb: float = Field(
         default=0, description="Megabytes for results computed before; 0 keeps none."
     )
+    cache_entries: int | None = Field(
+        default=None, description="Most results in those megabytes; None sets no bound."
+    )
+    cache_dir: str | None = Field(
+        default=None, description="Folder for results that outlast the process."
+    )
+    cache_dir_mb: float = Field(default=1024, description="Megabytes of that folder.")
 
     # These run before pydantic converts, which would read True as 1 and refuse a Path.
 
-    @field_validator("model", "cache_folder", mode="before")
+    @field_validator("model", "cache_folder", "cache_dir", mode="before")
     @classmethod
     def _path_as_text(cls, value: object) -> object:
         return str(value) if isinstance(value, Path) else value

@@ -56,9 +56,8 @@ def test_options_are_the_settings_of_the_reranker() -> None:
     settings = inspect.signature(Reranker.__init__).parameters
     options = inspect.signature(rerank).parameters
     # A command that ranks once has no other callers to wait for or to unload for.
-    for name in (
-        set(settings) - {"self", "idle_unload_s", "cache_mb", "priority", "overload"} - FIRST
-    ):
+    shared = {name for name in settings if name.startswith("cache_") and name != "cache_folder"}
+    for name in set(settings) - {"self", "idle_unload_s", "priority", "overload"} - shared - FIRST:
         assert options[name].default == settings[name].default, name
 
 

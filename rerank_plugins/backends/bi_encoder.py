@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,6 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
+from rerank_plugins.backends._fingerprint import fingerprint
 from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import bi_encoder_folder
 from rerank_plugins.backends._texts import encodable
@@ -46,13 +48,19 @@ class SentenceTransformerBiEncoder:
                 **options,
             )
         reach = model.max_seq_length or 512
+        cache = config.cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
         dimension = model.get_embedding_dimension()
         if dimension is None:
             message = f"{config.model!r} does not say the dimension of its embeddings."
             raise ModelLoadError(message)
         self.dimension = int(dimension)
         self.identity = ModelIdentity(
-            config.model, config.revision, config.backend, config.dtype, reach
+            config.model,
+            config.revision,
+            config.backend,
+            config.dtype,
+            reach,
+            fingerprint(source, config.revision, cache),
         )
         self.batch_tokens = _BATCH_TOKENS.get(
             torch.device(str(config.device)).type, _BATCH_TOKENS["cpu"]

@@ -52,6 +52,9 @@ class BiEncoder(SharedModel[RoleText]):
         trust_remote_code: bool = False,
         idle_unload_s: float | None = None,
         cache_mb: float = 0,
+        cache_entries: int | None = None,
+        cache_dir: str | Path | None = None,
+        cache_dir_mb: float = 1024,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
     ) -> None:
@@ -72,6 +75,9 @@ class BiEncoder(SharedModel[RoleText]):
                 until the next request; None keeps the model.
             cache_mb: Megabytes for results computed before; the engine keeps the least
                 recently used no longer than there is room. 0 keeps none.
+            cache_entries: Most vectors in those megabytes; None is as many as find room.
+            cache_dir: Folder for vectors that outlast the process; None keeps none.
+            cache_dir_mb: Megabytes of that folder; the oldest vectors go beyond them.
             query_prompt: Put before every query; None is the model's own prompt.
             document_prompt: Put before every document; None is the model's own prompt.
 
@@ -95,6 +101,9 @@ class BiEncoder(SharedModel[RoleText]):
             trust_remote_code=trust_remote_code,
             idle_unload_s=idle_unload_s,
             cache_mb=cache_mb,
+            cache_entries=cache_entries,
+            cache_dir=cache_dir,
+            cache_dir_mb=cache_dir_mb,
         )
 
     @property

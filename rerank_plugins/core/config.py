@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Final, Literal, get_args
 
-from rerank_plugins.core.checks import check_choice
+from rerank_plugins.core.checks import check_choice, check_count
 from rerank_plugins.core.loading import ModelSettings
 from rerank_plugins.errors import ConfigurationError
 
@@ -29,6 +30,13 @@ MIN_MAX_LENGTH: Final = 16
 """Room for the special tokens, a few words of the query and a few of the document."""
 
 
+def _check_megabytes(name: str, value: float, least: int, bound: str) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not least <= value < 2**20:
+        message = f"{name} is {value!r}; it must be a number of megabytes, {bound}."
+        raise ConfigurationError(message)
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The identity of a model in this process: equal configurations share one engine.
@@ -49,6 +57,11 @@ class ModelConfig:
             asks for a model with a number sets it.
         cache_mb: Megabytes for results computed before, texts included; 0 keeps none. Not
             part of the identity either: the most that anybody asks for.
+        cache_entries: Most results in those megabytes; None is as many as find room.
+        cache_dir: Folder for results that outlast the process and that processes share;
+            None keeps none there. An engine uses one folder: who asks for another gets an
+            error, who asks for none uses the one that is there.
+        cache_dir_mb: Megabytes of that folder; the oldest results go beyond them.
         settings: What describes the model beyond its name, as that of a remote server.
     """
 
@@ -63,6 +76,9 @@ class ModelConfig:
     trust_remote_code: bool = False
     idle_unload_s: float | None = field(default=None, compare=False)
     cache_mb: float = field(default=0, compare=False)
+    cache_entries: int | None = field(default=None, compare=False)
+    cache_dir: str | Path | None = field(default=None, compare=False)
+    cache_dir_mb: float = field(default=1024, compare=False)
     settings: ModelSettings | None = None
 
     def __post_init__(self) -> None:
@@ -79,10 +95,7 @@ class ModelConfig:
         if idle is not None and not (isinstance(idle, (int, float)) and idle > 0):
             message = f"idle_unload_s is {idle!r}; it must be a number above 0, or None for never."
             raise ConfigurationError(message)
-        cache = self.cache_mb
-        if isinstance(cache, bool) or not isinstance(cache, (int, float)) or not 0 <= cache < 2**20:
-            message = f"cache_mb is {cache!r}; it must be a number of megabytes, 0 for no cache."
-            raise ConfigurationError(message)
+        self._check_caches()
         length = self.max_length
         if length is None:
             return
@@ -91,4 +104,18 @@ class ModelConfig:
                 f"max_length is {length!r}; it must be an integer of at least "
                 f"{MIN_MAX_LENGTH} tokens (the model's own reach is applied on top)."
             )
+            raise ConfigurationError(message)
+
+    def _check_caches(self) -> None:
+        _check_megabytes("cache_mb", self.cache_mb, 0, "0 for no cache")
+        _check_megabytes("cache_dir_mb", self.cache_dir_mb, 1, "at least 1")
+        if check_count("cache_entries", self.cache_entries, "for no bound") and not self.cache_mb:
+            message = (
+                f"cache_entries is {self.cache_entries}, and cache_mb is 0, which keeps nothing "
+                "in memory. Give cache_mb as well."
+            )
+            raise ConfigurationError(message)
+        folder = self.cache_dir
+        if folder is not None and (not isinstance(folder, (str, Path)) or not str(folder).strip()):
+            message = f"cache_dir is {folder!r}; it must be a folder, or None for no disk cache."
             raise ConfigurationError(message)

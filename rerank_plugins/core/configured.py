@@ -49,6 +49,9 @@ class ConfiguredReranker(Closing):
         trust_remote_code: bool = False,
         idle_unload_s: float | None = None,
         cache_mb: float = 0,
+        cache_entries: int | None = None,
+        cache_dir: str | Path | None = None,
+        cache_dir_mb: float = 1024,
         top_n: int | None = None,
         score_threshold: float | None = None,
         activation: Activation = "sigmoid",
@@ -85,6 +88,9 @@ class ConfiguredReranker(Closing):
             trust_remote_code: Whether to run Python code that comes with the model.
             idle_unload_s: Seconds without work before the model is unloaded; None keeps it.
             cache_mb: Megabytes for scores computed before; 0 keeps none.
+            cache_entries: Most scores in those megabytes; None sets no bound.
+            cache_dir: Folder for scores that outlast the process; None keeps none.
+            cache_dir_mb: Megabytes of that folder; the oldest scores go beyond them.
             top_n: How many documents to return, at least 1; None returns all.
             score_threshold: Documents with a lower ``relevance_score`` are left out.
             activation: ``"sigmoid"`` for scores between 0 and 1, ``"none"`` for logits.
@@ -103,8 +109,7 @@ class ConfiguredReranker(Closing):
             deadline_ms: Answer after so many milliseconds with what is scored by then.
             on_error: If scoring fails, ``"raise"``, or ``"passthrough"`` the input's order.
             priority: ``"interactive"``, or ``"bulk"`` to stand behind the former.
-            overload: While the queue is full, ``"wait"``, or ``"raise"``
-                :class:`~rerank_plugins.errors.EngineOverloadedError`.
+            overload: While the queue is full, ``"wait"``, or ``"raise"`` EngineOverloadedError.
 
         Raises:
             ConfigurationError: If a setting is out of range.
@@ -132,6 +137,9 @@ class ConfiguredReranker(Closing):
             trust_remote_code=trust_remote_code,
             idle_unload_s=idle_unload_s,
             cache_mb=cache_mb,
+            cache_entries=cache_entries,
+            cache_dir=cache_dir,
+            cache_dir_mb=cache_dir_mb,
         )
         duplicates = duplicate_filter(drop_similar, similarity_model)
         self._pipeline = Pipeline(scorer, duplicates)

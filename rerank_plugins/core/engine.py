@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Final, Generic, TypeVar
 
-from rerank_plugins.core.batching.cache import ResultCache
 from rerank_plugins.core.batching.computed import Computed
 from rerank_plugins.core.batching.jobs import Job, Priority
+from rerank_plugins.core.batching.results import ResultCache
 from rerank_plugins.core.batching.scheduler import Scheduler
 from rerank_plugins.core.batching.stats import EngineStats
 from rerank_plugins.core.batching.waiting import answer_of, wait_for
@@ -80,7 +80,7 @@ class Engine(Closing, Generic[ItemT]):
 
     @property
     def cache(self) -> ResultCache:
-        """Results computed before; off until somebody asks for room in it."""
+        """Results computed before; off until somebody asks for memory or a folder."""
         return self._scheduler.cache
 
     @property

@@ -99,6 +99,7 @@ class PairedTask:
                 truncated=int(cut.sum()),
                 batches=computed.batches,
                 cache_hits=computed.cache_hits,
+                disk_hits=computed.disk_hits,
                 queue_s=computed.queue_s,
                 compute_s=computed.compute_s,
             ),

@@ -7,6 +7,7 @@ import atexit
 import os
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -67,7 +68,7 @@ class _Registry:
 _registry = _Registry()
 
 
-def get_engine(kind: Kind, model: Model) -> Engine[Any]:
+def get_engine(kind: Kind, model: Model, policies: ModelConfig | None = None) -> Engine[Any]:
     """Return the one engine of this process for a model.
 
     A hundred threads asking at once load one model; a failed load is tried again by the
@@ -76,26 +77,39 @@ def get_engine(kind: Kind, model: Model) -> Engine[Any]:
     Args:
         kind: ``"cross-encoder"`` or ``"bi-encoder"``.
         model: A configuration, or a backend object to use as it is.
+        policies: Caches and idle time that its user asks for; None is those of the
+            configuration.
 
     Raises:
-        ConfigurationError: If no backend of that name exists.
+        ConfigurationError: If no backend of that name exists, or the engine cannot use the
+            folder that was asked for.
         MissingDependencyError: If the backend's extra is not installed.
         ModelLoadError: If the model cannot be loaded.
     """
-    if not isinstance(model, ModelConfig):
-        return _registry.wrap(model)
-    engine = _registry.known(kind, model) or _registry.load(kind, model)
-    if model.idle_unload_s is not None:
-        engine.idle_unload_s = model.idle_unload_s
-    engine.cache.grow(int(model.cache_mb * 2**20))
+    if isinstance(model, ModelConfig):
+        engine = _registry.known(kind, model) or _registry.load(kind, model)
+        policies = policies or model
+    else:
+        engine = _registry.wrap(model)
+    if policies is not None:
+        _apply(policies, engine)
     return engine
 
 
-async def aget_engine(kind: Kind, model: Model) -> Engine[Any]:
+async def aget_engine(kind: Kind, model: Model, policies: ModelConfig | None = None) -> Engine[Any]:
     """Return the engine; only a load, which happens once a model, takes a thread."""
     if isinstance(model, ModelConfig) and _registry.known(kind, model) is None:
-        return await asyncio.to_thread(get_engine, kind, model)
-    return get_engine(kind, model)
+        return await asyncio.to_thread(get_engine, kind, model, policies)
+    return get_engine(kind, model, policies)
+
+
+def _apply(policies: ModelConfig, engine: Engine[Any]) -> None:
+    if policies.idle_unload_s is not None:
+        engine.idle_unload_s = policies.idle_unload_s
+    engine.cache.grow(int(policies.cache_mb * 2**20), policies.cache_entries)
+    if policies.cache_dir is not None:
+        folder = Path(policies.cache_dir).expanduser().absolute()
+        engine.cache.attach(folder, int(policies.cache_dir_mb * 2**20))
 
 
 def close_engines() -> None:

@@ -46,14 +46,15 @@ class SharedModel(Closing, Generic[ItemT]):
         if not named:
             check_backend(model, self._protocol)
         self._model: Any = config if named else model
+        self._policies = config
 
     @property
     def engine(self) -> Engine[ItemT]:
         """The engine, shared with everybody who uses the same model; loads it if needed."""
-        return get_engine(self._kind, self._model)
+        return get_engine(self._kind, self._model, self._policies)
 
     async def _aengine(self) -> Engine[ItemT]:
-        return await aget_engine(self._kind, self._model)
+        return await aget_engine(self._kind, self._model, self._policies)
 
     def warm_up(self: SelfT) -> SelfT:
         """Load the model now, so that the first request does not wait for it.

@@ -45,8 +45,8 @@ class ModelIdentity:
         backend: Name of the backend.
         dtype: Data type of the encoder's arithmetic, for example ``"float32"``.
         max_length: Most tokens the model can read at once, special tokens included.
-        fingerprint: Hash of the weights' content, the same wherever they lie; "" where a
-            backend cannot know it.
+        fingerprint: Digest of the weights and of whatever else scores depend on; the same
+            wherever they lie. Empty where the backend knows none.
     """
 
     model: str
@@ -95,6 +95,7 @@ class RankingStats:
         truncated: Documents of which the model did not read all.
         batches: Batches that held at least one of the pairs, shared with other requests.
         cache_hits: Pairs whose scores were known.
+        disk_hits: Those of them that were read from the disk.
         queue_s: Seconds from arrival to the first batch.
         compute_s: Seconds of computing: the pairs' share of their batches, by tokens.
     """
@@ -106,6 +107,7 @@ class RankingStats:
     truncated: int = 0
     batches: int = field(default=0, compare=False)
     cache_hits: int = field(default=0, compare=False)
+    disk_hits: int = field(default=0, compare=False)
     queue_s: float = field(default=0.0, compare=False)
     compute_s: float = field(default=0.0, compare=False)
 

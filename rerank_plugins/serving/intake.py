@@ -44,8 +44,8 @@ class Intake:
         """Return the body; None if the client went away."""
         # The parser bounds headers that trickle in, not those that come in one piece.
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
-            message = f"the headers are larger than the {MAX_HEADER_BYTES} bytes allowed."
-            raise Refusal(431, message, _CLOSE)
+            refusal = f"the headers are larger than the {MAX_HEADER_BYTES} bytes allowed."
+            raise Refusal(431, refusal, _CLOSE)
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         self._check(int(announced) if announced.isdigit() else 0)
         body = bytearray()

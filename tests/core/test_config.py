@@ -19,6 +19,12 @@ BAD_MODEL_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"model": "  "}, r"model is '  '; give"),
     ({"dtype": "int8"}, "dtype is 'int8'; allowed are auto, float32, float16, bfloat16"),
     ({"dtype": None}, "dtype is None; allowed are auto"),
+    ({"cache_mb": -1}, "cache_mb is -1; it must be a number of megabytes, 0 for no cache"),
+    ({"cache_dir_mb": 0}, "cache_dir_mb is 0; it must be a number of megabytes, at least 1"),
+    ({"cache_entries": 0, "cache_mb": 1}, "cache_entries is 0; it must be an integer"),
+    ({"cache_entries": 9}, "cache_entries is 9, and cache_mb is 0.* Give cache_mb as well"),
+    ({"cache_dir": " "}, "cache_dir is ' '; it must be a folder"),
+    ({"cache_dir": 3}, "cache_dir is 3; it must be a folder"),
     ({"max_length": 15}, "max_length is 15; it must be an integer of at least 16"),
     ({"max_length": 0}, "max_length is 0; it must be"),
     ({"max_length": -512}, "max_length is -512; it must be"),
@@ -139,12 +145,18 @@ def test_every_field_but_a_policy_is_part_of_the_identity() -> None:
         "trust_remote_code": True,
         "idle_unload_s": 60.0,
         "cache_mb": 8,
-        "settings": RemoteModel(url="http://127.0.0.1:1"),
+        "cache_entries": 9,
+        "cache_dir": "scores",
+        "cache_dir_mb": 10,
+        "settings": RemoteModel("http://127.0.0.1:1", api="tei"),
     }
+    usual = ModelConfig(cache_mb=1)
+    policies = {"idle_unload_s", "cache_mb", "cache_entries", "cache_dir", "cache_dir_mb"}
     assert set(others) == {field.name for field in dataclasses.fields(ModelConfig)}
     for name, value in others.items():
-        changed = dataclasses.replace(ModelConfig(), **{name: value})  # type: ignore[arg-type]
-        assert (changed == ModelConfig()) == (name in {"idle_unload_s", "cache_mb"}), name
+        changed = dataclasses.replace(usual, **{name: value})  # type: ignore[arg-type]
+        assert getattr(changed, name) != getattr(usual, name)
+        assert (changed == usual) == (name in policies), name
 
 
 def test_unset_is_not_none() -> None:

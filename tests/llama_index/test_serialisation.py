@@ -34,6 +34,9 @@ MODEL: dict[str, Any] = {
     "max_length": 64,
     "idle_unload_s": 60.0,
     "cache_mb": 8.0,
+    "cache_entries": 100,
+    "cache_dir": "scores",
+    "cache_dir_mb": 16.0,
 }
 COMPONENTS: list[tuple[type[Component], dict[str, Any]]] = [
     (
@@ -125,8 +128,10 @@ def test_an_unknown_setting_is_refused(cls: type[Component], settings: dict[str,
 
 @each
 def test_paths_become_text(cls: type[Component], settings: dict[str, Any]) -> None:
-    component = cls(**{**settings, "model": Path("a") / "b", "cache_folder": Path("c")})
-    assert (component.model, component.cache_folder) == (str(Path("a") / "b"), "c")
+    paths = {"model": Path("a") / "b", "cache_folder": Path("c"), "cache_dir": Path("d")}
+    component = cls(**{**settings, **paths})
+    given = (component.model, component.cache_folder, component.cache_dir)
+    assert given == (str(Path("a") / "b"), "c", "d")
     json.loads(component.to_json())
 
 

@@ -12,7 +12,7 @@ from rerank_plugins import Reranker
 from rerank_plugins.serving import ServerSettings
 from tests.serving.live import QUESTION, TEXTS, Live, live
 
-APIS = {
+APIS: dict[str, dict[str, Any]] = {
     "/v1/rerank": {"query": QUESTION, "documents": TEXTS},
     "/v2/rerank": {"query": QUESTION, "documents": TEXTS, "model": "any"},
     "/rerank": {"query": QUESTION, "texts": TEXTS},

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from rerank_plugins.backends._fingerprint import fingerprint
 from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import cross_encoder_folder
 from rerank_plugins.backends._prompts import own_prompts
@@ -24,11 +25,13 @@ class Loaded(NamedTuple):
     Attributes:
         model: On the CPU, in evaluation mode, in the configured data type.
         tokenizer: The transformers tokenizer.
+        fingerprint: Of the files that both come from.
         prompts: What its own configuration wants put before queries and documents.
     """
 
     model: torch.nn.Module
     tokenizer: Any
+    fingerprint: str
     prompts: dict[Role, str]
 
 
@@ -58,7 +61,8 @@ def load_reranker(config: ModelConfig) -> Loaded:
             "they would be random. It is not a trained reranker."
         )
         raise ModelLoadError(message)
-    return Loaded(model.eval(), tokenizer, prompts)
+    digest = fingerprint(source, config.revision, config.cache_folder)
+    return Loaded(model.eval(), tokenizer, digest, prompts)
 
 
 def check_head(settings: Any, model: str) -> None:  # noqa: ANN401  (a model's own class)

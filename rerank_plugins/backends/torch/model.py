@@ -53,11 +53,11 @@ class TorchCrossEncoder:
         Raises:
             ModelLoadError: If there is no such model, or it is not a reranker.
         """
-        model, tokenizer, self.prompts = load_reranker(config)
+        model, tokenizer, digest, self.prompts = load_reranker(config)
         first = _first_position(model)
         reach = min(_positions(model) - first, tokenizer.model_max_length)
         self.identity = ModelIdentity(
-            config.model, config.revision, config.backend, config.dtype, int(reach)
+            config.model, config.revision, config.backend, config.dtype, int(reach), digest
         )
         self.device = torch.device(str(config.device))
         self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cpu"])

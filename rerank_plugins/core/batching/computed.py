@@ -26,6 +26,7 @@ class Computed:
         queue_s: Seconds from the request's arrival to its first batch.
         compute_s: Seconds of computing, each batch's shared out by tokens.
         cache_hits: Items whose results were known.
+        disk_hits: Those of them that were read from the disk.
     """
 
     values: FloatArray
@@ -36,6 +37,7 @@ class Computed:
     queue_s: float = 0.0
     compute_s: float = 0.0
     cache_hits: int = 0
+    disk_hits: int = 0
 
     def part(self, share: Sequence[int]) -> Computed:
         """Return some of the items; the times are those of the whole request."""
@@ -48,4 +50,5 @@ class Computed:
             self.queue_s,
             self.compute_s,
             self.cache_hits,
+            self.disk_hits,
         )

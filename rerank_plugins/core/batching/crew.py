@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from rerank_plugins.core.batching.cache import Entry, Key, ResultCache
+from rerank_plugins.core.batching.cache import Entry, Key
 from rerank_plugins.core.batching.desk import Desk
 from rerank_plugins.core.batching.execute import Outcome, execute
 from rerank_plugins.core.batching.jobs import Job
 from rerank_plugins.core.batching.planner import Slot
+from rerank_plugins.core.batching.results import ResultCache
 from rerank_plugins.core.sources import Source
 from rerank_plugins.errors import InferenceError, OutOfMemoryError, RerankError
 
@@ -135,14 +136,15 @@ class Crew:
     def _compute(self, batch: list[Slot]) -> None:
         start = time.perf_counter()
         try:
-            outcome = execute(self._source.backend(), batch)
+            backend = self._source.backend()
+            outcome = execute(backend, batch)
+            self._cache.add(_results(outcome), backend.identity)
         except OutOfMemoryError as error:
             if not self._desk.shrink(batch):
                 self._failed({batch[0][0]: error})
             return
         except RerankError as error:  # the model could not be loaded again
             outcome = Outcome(failed={job: error for job, _ in batch})
-        self._cache.add(_results(outcome))
         finished = self._desk.done(batch, outcome, time.perf_counter() - start)
         for job in finished:
             job.finish()

@@ -32,10 +32,8 @@ class Job(Generic[ItemT]):
         ready: ``(tokens, index)`` of prepared items that wait, shortest first.
         deadline: When its caller wants an answer; infinity is whenever it is done.
         served: Tokens computed so far; the scheduler's fairness counts them.
-        served_at: Number of the last batch that held one of its items, or of the batch at
-            its arrival.
-        queued: Tokens that still count against the queue's bound (estimated until
-            prepared).
+        served_at: Number of the last batch with one of its items, or of that at its arrival.
+        queued: Tokens that count against the queue's bound (estimated until prepared).
     """
 
     deadline = math.inf
@@ -72,6 +70,7 @@ class Job(Generic[ItemT]):
         self._cache_hits = 0
         self._in_batches = 0
         self._claiming = threading.Lock()
+        self._disk_hits = 0
 
     @property
     def ready_tokens(self) -> int:
@@ -105,6 +104,7 @@ class Job(Generic[ItemT]):
         self._tokens[index] = entry.tokens
         self._truncated[index] = entry.truncated
         self._cache_hits += 1
+        self._disk_hits += entry.from_disk
         self.queued -= self._estimates[index]
         return self._estimates[index]
 
@@ -179,6 +179,7 @@ class Job(Generic[ItemT]):
             queue_s=started - self._arrived,
             compute_s=self._compute_s,
             cache_hits=self._cache_hits,
+            disk_hits=self._disk_hits,
         )
 
     def _claim(self, future: Future[Any]) -> bool:

@@ -11,13 +11,14 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, Final
 
-from rerank_plugins.core.batching.cache import ResultCache
 from rerank_plugins.core.batching.computed import Computed
 from rerank_plugins.core.batching.crew import Crew, fail_all
 from rerank_plugins.core.batching.desk import Desk
 from rerank_plugins.core.batching.jobs import Job, Priority
+from rerank_plugins.core.batching.results import ResultCache
 from rerank_plugins.core.batching.stats import EngineStats
 from rerank_plugins.core.batching.traits import prepare_items, workers
 from rerank_plugins.core.batching.urgent_job import UrgentJob
@@ -53,7 +54,9 @@ class Scheduler:
             padded=backend.padded,
             prepare_items=prepare_items(backend),
         )
-        self.cache = ResultCache()
+        dimension = getattr(backend, "dimension", None)
+        shape = () if dimension is None else (dimension,)
+        self.cache = ResultCache(backend.identity, shape)
         self.crew = Crew(self._desk, source, self.cache, name, workers(backend))
         self._process = os.getpid()
 
@@ -113,7 +116,12 @@ class Scheduler:
 
     def stats(self) -> EngineStats:
         """Return the counters so far."""
-        return self._desk.stats()
+        return replace(
+            self._desk.stats(),
+            disk_hits=self.cache.disk_hits,
+            cache_misses=self.cache.misses,
+            disk_failures=self.cache.disk_failures,
+        )
 
     @property
     def max_queue_tokens(self) -> int:
@@ -132,11 +140,16 @@ class Scheduler:
 
     def close(self) -> None:
         """Fail what waits, let the current batch end, stop the threads; idempotent."""
-        self.abandon()
+        self._stop()
         self.crew.join()
+        self.cache.close(wait=True)
 
     def abandon(self) -> None:
         """Fail what waits and tell the threads to stop, without waiting for them."""
+        self._stop()
+        self.cache.close(wait=False)
+
+    def _stop(self) -> None:
         message = f"{self._name} was closed."
         fail_all(self._desk.clear(close=True), lambda: EngineClosedError(message))
 

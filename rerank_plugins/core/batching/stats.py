@@ -19,6 +19,9 @@ class EngineStats:
         batches: Calls of the backend.
         truncated: Items of which the model could not read all.
         cache_hits: Items whose results were known; not counted in ``items``.
+        disk_hits: Those of them that were read from the disk.
+        cache_misses: Items looked for in memory and on the disk, and not found.
+        disk_failures: How often the folder of the disk cache could not be used.
         out_of_memory: Batches that did not fit and were tried again, smaller.
         queue_s: Seconds that requests waited for their first batch, summed.
         compute_s: Seconds in the backend, summed.
@@ -36,6 +39,9 @@ class EngineStats:
     batches: int = 0
     truncated: int = 0
     cache_hits: int = 0
+    disk_hits: int = 0
+    cache_misses: int = 0
+    disk_failures: int = 0
     out_of_memory: int = 0
     queue_s: float = 0.0
     compute_s: float = 0.0

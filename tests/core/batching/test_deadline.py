@@ -188,7 +188,7 @@ def test_a_batch_that_ends_too_late_still_fills_the_cache() -> None:
         items = pairs("query", 3)
         assert not engine.compute(items, deadline=within(0.05)).done.any()
         backend.gate.set()
-        while not engine.cache.bytes:
+        while not engine.cache.memory.bytes:
             time.sleep(0.001)
         known = engine.cache.find(items, range(3), None)
         assert list(known) == [0]
