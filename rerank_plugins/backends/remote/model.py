@@ -113,7 +113,7 @@ class RemoteCrossEncoder:
             EngineClosedError: If the backend is closed.
         """
         limit = self._remote.max_documents or self._remote.protocol.max_documents
-        groups = chunks(batch, limit, self._remote.protocol.max_bytes)
+        groups = chunks(batch, limit)
         rows = np.full(len(batch), np.nan, dtype=np.float32)
         errors: dict[int, RemoteError] = {}
         for group, result in zip(groups, self._loop.run(self._all(groups)), strict=True):
