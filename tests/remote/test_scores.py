@@ -99,7 +99,7 @@ def test_one_callers_bad_text_fails_nobody_else(start: Start) -> None:
         bad = pool.submit(reranker.rank, QUERY, ["x" * 150_000])
         for one in good:
             assert len(one.result()) == 4
-        with pytest.raises(RemoteStatusError, match="422.*at most 122880 characters") as caught:
+        with pytest.raises(RemoteStatusError, match=r"422.*at most 122880 characters") as caught:
             bad.result()
     assert caught.value.status == 422
 
@@ -113,7 +113,7 @@ def test_equal_settings_share_an_engine_and_its_cache(server: StandIn) -> None:
     first = Reranker(remote(server), cache_mb=1)
     assert Reranker(remote(server), top_n=3).engine is first.engine
     assert Reranker(remote(server, retries=0)).engine is not first.engine
-    assert Reranker(remote(server, token="other")).engine is not first.engine
+    assert Reranker(remote(server, token=TOKEN[::-1])).engine is not first.engine
     first.rank(QUERY, DOCUMENTS[:5])
     again = first.rank(QUERY, DOCUMENTS[:5])
     assert again.stats.cache_hits == 5

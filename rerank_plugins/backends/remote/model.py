@@ -75,9 +75,6 @@ class RemoteCrossEncoder:
             ConfigurationError: If a setting is given that only a model in this process has.
         """
         remote = config.settings or RemoteModel(config.model, api=cast("ApiName", config.backend))
-        if not isinstance(remote, RemoteModel) or remote.api != config.backend:
-            message = f"backend is {config.backend!r}, but the model is {remote!r}. Leave one out."
-            raise ConfigurationError(message)
         plain = ModelConfig()
         given = [name for name in _LOCAL if getattr(config, name) != getattr(plain, name)]
         if given:
