@@ -19,6 +19,7 @@ _PACKAGES: Final = (
     "transformers",
     "tokenizers",
     "sentence-transformers",
+    "scikit-learn",
     "langchain-core",
     "llama-index-core",
 )

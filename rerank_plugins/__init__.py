@@ -14,19 +14,35 @@ from rerank_plugins._lazy import lazy_names
 if TYPE_CHECKING:
     from rerank_plugins.backends.remote.settings import RemoteModel
     from rerank_plugins.core.bi_encoder import BiEncoder
+    from rerank_plugins.core.bi_encoder_scorer import BiEncoderScorer
+    from rerank_plugins.core.cascade import Cascade
     from rerank_plugins.core.reranker import Reranker
+    from rerank_plugins.core.stage import Stage
     from rerank_plugins.core.types import RankedDocument, Ranking
 
 __version__ = "0.1.0"
 
-__all__ = ["BiEncoder", "RankedDocument", "Ranking", "RemoteModel", "Reranker", "__version__"]
+__all__ = [
+    "BiEncoder",
+    "BiEncoderScorer",
+    "Cascade",
+    "RankedDocument",
+    "Ranking",
+    "RemoteModel",
+    "Reranker",
+    "Stage",
+    "__version__",
+]
 
 _HOMES = {
     "BiEncoder": "rerank_plugins.core.bi_encoder",
+    "BiEncoderScorer": "rerank_plugins.core.bi_encoder_scorer",
+    "Cascade": "rerank_plugins.core.cascade",
     "RankedDocument": "rerank_plugins.core.types",
     "Ranking": "rerank_plugins.core.types",
     "RemoteModel": "rerank_plugins.backends.remote.settings",
     "Reranker": "rerank_plugins.core.reranker",
+    "Stage": "rerank_plugins.core.stage",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -9,20 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, field_serializer, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_serializer, field_validator
 
 from rerank_plugins.backends.remote.settings import RemoteModel
 from rerank_plugins.core.batching.jobs import Priority
 from rerank_plugins.core.bi_encoder import BiEncoder
-from rerank_plugins.core.config import (
-    MINI,
-    Activation,
-    Dtype,
-    ModelConfig,
-    Overload,
-    RerankConfig,
-    check_top_n,
-)
+from rerank_plugins.core.checks import check_count, check_number, check_top_n
+from rerank_plugins.core.config import MINI, Dtype, ModelConfig
+from rerank_plugins.core.policy import Activation, Fusion, LongDocuments, OnError, Overload
 from rerank_plugins.core.reranker import Reranker
 
 
@@ -92,6 +86,47 @@ class RerankerFields(ModelFields):
     activation: Activation = Field(
         default="sigmoid", description="sigmoid for scores from 0 to 1, none for logits."
     )
+    calibrator: Any = Field(
+        default=None, description="Makes probabilities of raw scores: its JSON file, or the object."
+    )
+    fusion: Fusion = Field(
+        default="none", description="rrf or weighted lets the first stage have a say in the order."
+    )
+    fusion_weight: float = Field(
+        default=0.5,
+        description="The model's share in a fusion, 0 to 1; the rest is the first's.",
+    )
+    drop_similar: float | None = Field(
+        default=None,
+        description="Leave out documents whose cosine with a better one is at least this.",
+    )
+    similarity_model: Any = Field(
+        default=MINI, description="The bi-encoder that tells what is similar, or its name."
+    )
+    long_documents: LongDocuments = Field(
+        default="truncate", description="truncate, or read long documents whole in windows."
+    )
+    window_overlap: int = Field(
+        default=64, description="Tokens that a window shares with the one before it."
+    )
+    max_windows: int | None = Field(
+        default=32, description="Most windows of a document, spread evenly over it; None is all."
+    )
+    best_windows: int = Field(
+        default=1, description="A document's score is the mean of its best so many windows."
+    )
+    query_prompt: str | None = Field(
+        default=None, description="Put before every query; None is the model's own."
+    )
+    document_prompt: str | None = Field(
+        default=None, description="Put before every document; None is the model's own."
+    )
+    deadline_ms: float | None = Field(
+        default=None, description="Answer after so many milliseconds with what is scored by then."
+    )
+    on_error: OnError = Field(
+        default="raise", description="If scoring fails: raise, or passthrough the input's order."
+    )
     priority: Priority = Field(
         default="interactive", description="interactive, or bulk to stand behind the former."
     )
@@ -104,10 +139,22 @@ class RerankerFields(ModelFields):
     def _checked_top_n(cls, value: Any) -> int | None:  # noqa: ANN401  (not yet checked)
         return check_top_n(value)
 
-    @field_validator("score_threshold", mode="before")
+    @field_validator("window_overlap", "max_windows", "best_windows", mode="before")
     @classmethod
-    def _checked_score_threshold(cls, value: Any) -> float | None:  # noqa: ANN401
-        return RerankConfig(score_threshold=value).score_threshold
+    def _checked_count(cls, value: Any, info: ValidationInfo) -> int | None:  # noqa: ANN401
+        return check_count(str(info.field_name), value, "for all", least=0)
+
+    @field_validator(
+        "score_threshold", "fusion_weight", "drop_similar", "deadline_ms", mode="before"
+    )
+    @classmethod
+    def _checked_number(cls, value: Any, info: ValidationInfo) -> float | None:  # noqa: ANN401
+        return check_number(str(info.field_name), value, "for none")
+
+    @field_validator("calibrator", "similarity_model", mode="before")
+    @classmethod
+    def _file_as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
 
     def reranker(self) -> Reranker:
         """Return a reranker with these settings; it shares the process's one model.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import concurrency, quality, tables
+from benchmarks import calibration, concurrency, fusion, quality, tables
+from benchmarks.candidates import Candidates, candidates
 from benchmarks.load.memory import measure_soak
 from rerank_plugins import Reranker
+from rerank_plugins.core.types import ModelIdentity
 
 
 @pytest.mark.parametrize("name", tables.PAGES)
@@ -24,8 +27,9 @@ def test_everything_was_measured() -> None:
     assert results.keys() == concurrency.MEASURES.keys()
 
 
-def test_quality_of_a_set(tmp_path: Path) -> None:
-    """On two texts and one question that names one of them."""
+@pytest.fixture
+def small_set(tmp_path: Path) -> Path:
+    """Two texts and one question that names one of them."""
     (tmp_path / "qrels").mkdir()
     rows = [{"_id": "a", "title": "", "text": "Rain."}, {"_id": "b", "title": "", "text": "Tea."}]
     corpus = "\n".join(json.dumps(row) for row in rows)
@@ -34,10 +38,42 @@ def test_quality_of_a_set(tmp_path: Path) -> None:
     (tmp_path / "queries.jsonl").write_text(question, encoding="utf-8")
     qrels = "query-id\tcorpus-id\tscore\nq\ta\t1\n"
     (tmp_path / "qrels" / "test.tsv").write_text(qrels, encoding="utf-8")
-    found = quality.measure(tmp_path, 5, Reranker())
+    return tmp_path
+
+
+def test_quality_of_a_set(small_set: Path) -> None:
+    found = quality.measure(small_set, 5, Reranker())
     assert found["bi_encoder"] == found["two_stages"] == {"nDCG@10": 1.0, "RR@10": 1.0}
     assert found["pairs"] == 2
     assert found["gain"]["nDCG@10"]["verdict"] == "no clear difference"
+
+
+def test_candidates_of_a_set(small_set: Path) -> None:
+    scored = small_set / "scored"
+    scored.mkdir()
+    found = candidates(small_set, 5, Reranker(), scored)
+    assert found.grades.tolist() == [[1, 0]]
+    assert found.missed.shape == (1, 0)
+    assert found.raw_scores[0, 0] > found.raw_scores[0, 1]
+    assert found.first_stage[0, 0] > found.first_stage[0, 1]
+    (small_set / "corpus.jsonl").unlink()
+    again = candidates(small_set, 5, Reranker(), scored)  # from the file
+    assert np.array_equal(again.raw_scores, found.raw_scores)
+
+
+def test_calibration_and_fusion_of_candidates() -> None:
+    rng = np.random.default_rng(0)
+    grades = (rng.random((50, 10)) < 0.3).astype(np.int64)
+    grades[:, 0] = 1
+    noise = rng.normal(0, 1, (2, 50, 10)).astype(np.float32)
+    raw, first = 3 * grades + noise
+    found = Candidates(raw, first, grades, np.zeros((50, 0), dtype=np.int64))
+    model = ModelIdentity("mini", None, "torch", "float32", 512)
+    calibrated = calibration.measure(found, model)
+    assert calibrated["platt"]["calibration_error"] < calibrated["sigmoid"]["calibration_error"]
+    fused = fusion.measure(found)
+    assert fused["weighted"]["over_first_stage"]["verdict"] == "better"
+    assert fused["fitted"]["nDCG@10"] > fused["first_stage"]
 
 
 def test_a_measure_keeps_the_results_of_the_others(tmp_path: Path) -> None:

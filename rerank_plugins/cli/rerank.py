@@ -10,7 +10,8 @@ import typer
 from rerank_plugins import RankedDocument, Reranker
 from rerank_plugins.cli._console import err, out, printable
 from rerank_plugins.cli._inputs import STDIN, Item, read_items
-from rerank_plugins.core.config import MINI, Activation, Dtype
+from rerank_plugins.core.config import MINI, Dtype
+from rerank_plugins.core.policy import Activation, LongDocuments
 
 Model = Annotated[
     str, typer.Option(help='"mini" (embedded, English), a Hugging Face Hub name or a folder.')
@@ -49,6 +50,33 @@ def rerank(
     activation: Annotated[
         Activation, typer.Option(help="sigmoid for scores from 0 to 1, none for logits.")
     ] = "sigmoid",
+    calibrator: Annotated[
+        str | None, typer.Option(help="JSON file that makes probabilities of scores.")
+    ] = None,
+    drop_similar: Annotated[
+        float | None, typer.Option(help="Leave out documents this similar to a better one, 0 to 1.")
+    ] = None,
+    similarity_model: Annotated[
+        str, typer.Option(help="The bi-encoder that tells what is similar.")
+    ] = MINI,
+    long_documents: Annotated[
+        LongDocuments, typer.Option(help="truncate, or read long documents whole in windows.")
+    ] = "truncate",
+    window_overlap: Annotated[
+        int, typer.Option(help="Tokens that a window shares with the one before it.")
+    ] = 64,
+    max_windows: Annotated[
+        int, typer.Option(help="Most windows of a document, spread evenly over it.")
+    ] = 32,
+    best_windows: Annotated[
+        int, typer.Option(help="A document's score is the mean of its best so many windows.")
+    ] = 1,
+    query_prompt: Annotated[
+        str | None, typer.Option(help="Put before the query; the model's own by default.")
+    ] = None,
+    document_prompt: Annotated[
+        str | None, typer.Option(help="Put before documents; the model's own by default.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     cache_folder: Annotated[str | None, typer.Option(help="Where downloads are kept.")] = None,
     local_files_only: Annotated[
@@ -72,6 +100,15 @@ def rerank(
         top_n=top_n,
         score_threshold=score_threshold,
         activation=activation,
+        calibrator=calibrator,
+        drop_similar=drop_similar,
+        similarity_model=similarity_model,
+        long_documents=long_documents,
+        window_overlap=window_overlap,
+        max_windows=max_windows,
+        best_windows=best_windows,
+        query_prompt=query_prompt,
+        document_prompt=document_prompt,
     )
     items = read_items(source, jsonl=jsonl)
     ranking = reranker.rank(query, [item.text for item in items])
@@ -95,6 +132,7 @@ def _show(rank: int, document: RankedDocument, item: Item, *, as_json: bool) -> 
             "relevance_score": document.relevance_score,
             "raw_score": document.raw_score,
             "truncated": document.truncated,
+            "window": document.window,
         }
         out.out(json.dumps(fields), highlight=False)
         return

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import numpy as np
 
 from rerank_plugins._progress import chunks
+from rerank_plugins.core.batching.computed import Computed
+from rerank_plugins.core.checks import check_prompt
 from rerank_plugins.core.config import MINI, Dtype
 from rerank_plugins.core.engine import Engine
+from rerank_plugins.core.inputs import check_documents
 from rerank_plugins.core.protocols import BiEncoderBackend, FloatArray, Role, RoleText
-from rerank_plugins.core.request import check_documents
 from rerank_plugins.core.shared_model import SharedModel
-from rerank_plugins.errors import ConfigurationError
 
 CHUNK: Final = 512
 """Texts handed to the engine at once: enough for full batches of like lengths."""
-
-
-def _check_prompt(name: str, prompt: Any) -> str | None:  # noqa: ANN401  (unchecked yet)
-    if prompt is None or isinstance(prompt, str):
-        return prompt
-    message = f"{name} is {prompt!r}; it must be a string, or None for the model's own."
-    raise ConfigurationError(message)
 
 
 class BiEncoder(SharedModel[RoleText]):
@@ -86,8 +80,8 @@ class BiEncoder(SharedModel[RoleText]):
         """
         self.max_length = max_length
         self._prompts: dict[Role, str | None] = {
-            "query": _check_prompt("query_prompt", query_prompt),
-            "document": _check_prompt("document_prompt", document_prompt),
+            "query": check_prompt("query_prompt", query_prompt),
+            "document": check_prompt("document_prompt", document_prompt),
         }
         super().__init__(
             model,
@@ -141,25 +135,38 @@ class BiEncoder(SharedModel[RoleText]):
         """Embed documents without blocking the event loop; see :meth:`encode_queries`."""
         return await self._aencode(texts, "document")
 
+    def compute(self, items: Sequence[RoleText], deadline: float | None = None) -> Computed:
+        """Embed items of either role in common batches.
+
+        Args:
+            items: From :meth:`items`.
+            deadline: When to stop, on the clock of :func:`time.perf_counter`.
+        """
+        return self.engine.compute(items, max_length=self.max_length, deadline=deadline)
+
+    async def acompute(self, items: Sequence[RoleText], deadline: float | None = None) -> Computed:
+        """Do the same without blocking the event loop; see :meth:`compute`."""
+        engine = await self._aengine()
+        return await engine.acompute(items, max_length=self.max_length, deadline=deadline)
+
     def _encode(
         self, texts: Sequence[str], role: Role, *, show_progress: bool | None
     ) -> FloatArray:
-        items = self._items(texts, role)
-        engine = self.engine
-        vectors = _empty(engine)
+        items = self.items(texts, role)
+        vectors = _empty(self.engine)
         for part in chunks(items, CHUNK, f"Encoding ({role})", show=show_progress):
-            vectors.append(engine.compute(part, max_length=self.max_length).values)
+            vectors.append(self.compute(part).values)
         return np.concatenate(vectors)
 
     async def _aencode(self, texts: Sequence[str], role: Role) -> FloatArray:
-        items = self._items(texts, role)
-        engine = await self._aengine()
-        vectors = _empty(engine)
+        items = self.items(texts, role)
+        vectors = _empty(await self._aengine())
         for part in chunks(items, CHUNK, f"Encoding ({role})", show=False):
-            vectors.append((await engine.acompute(part, max_length=self.max_length)).values)
+            vectors.append((await self.acompute(part)).values)
         return np.concatenate(vectors)
 
-    def _items(self, texts: Sequence[str], role: Role) -> list[RoleText]:
+    def items(self, texts: Sequence[str], role: Role) -> list[RoleText]:
+        """Return checked texts with the prompt of their role, for :meth:`compute`."""
         prompt = self._prompts[role]
         return [RoleText(text, role, prompt) for text in check_documents(texts)]
 

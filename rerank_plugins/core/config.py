@@ -1,19 +1,16 @@
-"""What a model is (:class:`ModelConfig`) and how rankings are made (:class:`RerankConfig`)."""
+"""What a model is: its identity in this process."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal, get_args
 
-from rerank_plugins.core.batching.jobs import Priority
+from rerank_plugins.core.checks import check_choice
 from rerank_plugins.core.loading import ModelSettings
 from rerank_plugins.errors import ConfigurationError
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
-Activation = Literal["sigmoid", "none"]
-Overload = Literal["wait", "raise"]
 
 
 class Unset(Enum):
@@ -30,36 +27,6 @@ MINI: Final = "mini"
 
 MIN_MAX_LENGTH: Final = 16
 """Room for the special tokens, a few words of the query and a few of the document."""
-
-
-def check_count(name: str, count: int | None, absent: str) -> int | None:
-    """Return a count if it is None or at least 1.
-
-    Args:
-        name: What the setting is called.
-        count: Its value.
-        absent: What None means, for the message: "for all".
-
-    Raises:
-        ConfigurationError: If it is anything else.
-    """
-    if count is None:
-        return None
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        message = f"{name} is {count!r}; it must be an integer of at least 1, or None {absent}."
-        raise ConfigurationError(message)
-    return count
-
-
-def check_top_n(top_n: int | None) -> int | None:
-    """Return ``top_n`` if it is None (all) or at least 1; see :func:`check_count`."""
-    return check_count("top_n", top_n, "for all")
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        message = f"{name} is {value!r}; allowed are {', '.join(allowed)}."
-        raise ConfigurationError(message)
 
 
 @dataclass(frozen=True)
@@ -107,7 +74,7 @@ class ModelConfig:
         if not isinstance(self.model, str) or not self.model.strip():
             message = f'model is {self.model!r}; give "mini", a Hub name or a folder.'
             raise ConfigurationError(message)
-        _check_choice("dtype", self.dtype, get_args(Dtype))
+        check_choice("dtype", self.dtype, get_args(Dtype))
         idle = self.idle_unload_s
         if idle is not None and not (isinstance(idle, (int, float)) and idle > 0):
             message = f"idle_unload_s is {idle!r}; it must be a number above 0, or None for never."
@@ -124,44 +91,4 @@ class ModelConfig:
                 f"max_length is {length!r}; it must be an integer of at least "
                 f"{MIN_MAX_LENGTH} tokens (the model's own reach is applied on top)."
             )
-            raise ConfigurationError(message)
-
-
-@dataclass(frozen=True)
-class RerankConfig:
-    """How a ranking is made from scores.
-
-    Attributes:
-        top_n: How many documents to return; None returns all.
-        score_threshold: Documents below this ``relevance_score`` are left out; a document
-            at the threshold stays. None keeps all.
-        activation: ``"sigmoid"`` maps logits to 0..1; ``"none"`` leaves them as they are.
-        priority: ``"interactive"``, or ``"bulk"`` to stand behind the former.
-        overload: What to do while the engine's queue is full: ``"wait"``, or ``"raise"``.
-    """
-
-    top_n: int | None = None
-    score_threshold: float | None = None
-    activation: Activation = "sigmoid"
-    priority: Priority = "interactive"
-    overload: Overload = "wait"
-
-    def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ConfigurationError: If one is out of range.
-        """
-        check_top_n(self.top_n)
-        _check_choice("activation", self.activation, get_args(Activation))
-        _check_choice("priority", self.priority, get_args(Priority))
-        _check_choice("overload", self.overload, get_args(Overload))
-        threshold = self.score_threshold
-        if threshold is None:
-            return
-        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
-            message = f"score_threshold is {threshold!r}; it must be a number or None."
-            raise ConfigurationError(message)
-        if not math.isfinite(threshold):
-            message = f"score_threshold is {threshold!r}; it must be finite, or None to keep all."
             raise ConfigurationError(message)

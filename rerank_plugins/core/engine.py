@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Final, Generic, TypeVar
 
 from rerank_plugins.core.batching.cache import ResultCache
 from rerank_plugins.core.batching.computed import Computed
-from rerank_plugins.core.batching.jobs import Priority
+from rerank_plugins.core.batching.jobs import Job, Priority
 from rerank_plugins.core.batching.scheduler import Scheduler
 from rerank_plugins.core.batching.stats import EngineStats
+from rerank_plugins.core.batching.waiting import answer_of, wait_for
 from rerank_plugins.core.closing import Closing
 from rerank_plugins.core.protocols import Backend
 from rerank_plugins.core.sources import Source
+from rerank_plugins.core.types import ScoreScale
 
 ItemT = TypeVar("ItemT", bound=tuple[Any, ...])
-ResultT = TypeVar("ResultT")
 
 MAX_QUEUE_TOKENS: Final = 4_000_000
 """Bound of an engine's queue: about 25,000 passages of 160 tokens."""
@@ -29,6 +28,10 @@ class Engine(Closing, Generic[ItemT]):
 
     A context manager that closes itself. Get one by
     :func:`~rerank_plugins.core.registry.get_engine`.
+
+    Attributes:
+        identity: What its results depend on.
+        scale: What its scores mean; undeclared for a bi-encoder.
     """
 
     def __init__(self, source: Source, *, max_queue_tokens: int = MAX_QUEUE_TOKENS) -> None:
@@ -42,8 +45,11 @@ class Engine(Closing, Generic[ItemT]):
         Raises:
             ModelLoadError: If the backend cannot be loaded.
         """
+        backend = source.backend()
         self._source = source
-        name = f"the engine of {source.backend().identity.model!r}"
+        self.identity = backend.identity
+        self.scale: ScoreScale = getattr(backend, "scale", ScoreScale.UNDECLARED)
+        name = f"the engine of {self.identity.model!r}"
         self._scheduler = Scheduler(source, name, max_queue_tokens)
 
     @property
@@ -62,6 +68,15 @@ class Engine(Closing, Generic[ItemT]):
     @idle_unload_s.setter
     def idle_unload_s(self, seconds: float | None) -> None:
         self._scheduler.crew.idle_unload_s = seconds
+
+    @property
+    def max_queue_tokens(self) -> int:
+        """Bound of the queue; a request that comes when it is full waits, or is refused."""
+        return self._scheduler.max_queue_tokens
+
+    @max_queue_tokens.setter
+    def max_queue_tokens(self, tokens: int) -> None:
+        self._scheduler.max_queue_tokens = tokens
 
     @property
     def cache(self) -> ResultCache:
@@ -85,6 +100,7 @@ class Engine(Closing, Generic[ItemT]):
         max_length: int | None = None,
         priority: Priority = "interactive",
         wait: bool = True,
+        deadline: float | None = None,
     ) -> Future[Computed]:
         """Queue items and return the future of their results; cancelling it frees the queue.
 
@@ -93,13 +109,16 @@ class Engine(Closing, Generic[ItemT]):
             max_length: Most tokens an item may have; None is the model's reach.
             priority: ``"interactive"``, or ``"bulk"`` to stand behind the former.
             wait: Whether to block while the queue is full.
+            deadline: When to answer at the latest, as ``time.perf_counter()`` tells the time,
+                with as many of the first items as fit until then and whatever else the cache
+                holds; ``done`` of the result says which. None is when all are done.
 
         Raises:
             EngineOverloadedError: If the queue is full and ``wait`` is False.
             EngineClosedError: If the engine was closed.
         """
-        job = self._scheduler.submit(items, max_length=max_length, priority=priority, wait=wait)
-        _result(job.future, job.room)
+        job = self._submit(items, max_length, priority, wait=wait, deadline=deadline)
+        wait_for(self._scheduler, job, job.room)
         return job.future
 
     def compute(
@@ -110,6 +129,7 @@ class Engine(Closing, Generic[ItemT]):
         priority: Priority = "interactive",
         wait: bool = True,
         timeout: float | None = None,
+        deadline: float | None = None,
     ) -> Computed:
         """Compute items and return when they are done; see :meth:`submit`.
 
@@ -119,6 +139,7 @@ class Engine(Closing, Generic[ItemT]):
             priority: ``"interactive"``, or ``"bulk"`` to stand behind the former.
             wait: Whether to wait while the queue is full.
             timeout: Seconds after which to give up; what is queued is then cancelled.
+            deadline: When to answer at the latest, with what is done; see :meth:`submit`.
 
         Raises:
             EngineOverloadedError: If the queue is full and ``wait`` is False.
@@ -126,8 +147,8 @@ class Engine(Closing, Generic[ItemT]):
             InferenceError: If the backend fails.
             TimeoutError: If the time is up.
         """
-        future = self.submit(items, max_length=max_length, priority=priority, wait=wait)
-        return _result(future, future, timeout)
+        job = self._submit(items, max_length, priority, wait=wait, deadline=deadline)
+        return wait_for(self._scheduler, job, job.future, timeout)
 
     async def acompute(
         self,
@@ -136,18 +157,14 @@ class Engine(Closing, Generic[ItemT]):
         max_length: int | None = None,
         priority: Priority = "interactive",
         wait: bool = True,
+        deadline: float | None = None,
     ) -> Computed:
         """Compute items without blocking the event loop and without a thread a call.
 
         Cancelling the task takes the items off the queue; see :meth:`submit`.
         """
-        job = self._scheduler.submit(items, max_length=max_length, priority=priority, wait=wait)
-        try:
-            await asyncio.wrap_future(job.room)
-            return await asyncio.wrap_future(job.future)
-        except BaseException:
-            job.future.cancel()
-            raise
+        job = self._submit(items, max_length, priority, wait=wait, deadline=deadline)
+        return await answer_of(self._scheduler, job)
 
     def stats(self) -> EngineStats:
         """Return what the engine has done so far."""
@@ -166,17 +183,15 @@ class Engine(Closing, Generic[ItemT]):
         """Return the engine."""
         return self
 
-
-def _result(
-    request: Future[Computed], awaited: Future[ResultT], timeout: float | None = None
-) -> ResultT:
-    """Wait; if that is interrupted or times out, nobody waits any more, so cancel."""
-    try:
-        return awaited.result(timeout)
-    except concurrent.futures.TimeoutError as error:  # not the builtin before Python 3.11
-        request.cancel()
-        message = f"the request was not done within {timeout} s, and is cancelled."
-        raise TimeoutError(message) from error
-    except BaseException:
-        request.cancel()
-        raise
+    def _submit(
+        self,
+        items: Sequence[ItemT],
+        max_length: int | None,
+        priority: Priority,
+        *,
+        wait: bool,
+        deadline: float | None,
+    ) -> Job[Any]:
+        return self._scheduler.submit(
+            items, max_length=max_length, priority=priority, wait=wait, deadline=deadline
+        )

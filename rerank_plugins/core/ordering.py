@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.core.config import Activation
+from rerank_plugins.core.policy import Activation
 from rerank_plugins.core.protocols import FloatArray
 from rerank_plugins.core.types import ScoreScale
 from rerank_plugins.errors import InvalidScoresError
@@ -35,13 +37,16 @@ def check_scores(scores: FloatArray, expected: int) -> FloatArray:
     return scores
 
 
-def order(scores: FloatArray) -> NDArray[np.intp]:
+def order(*scores: NDArray[Any]) -> NDArray[np.intp]:
     """Return indices from the highest to the lowest score; a tie keeps the input's order.
+
+    Args:
+        scores: What to sort by; each further array decides the ties of those before it.
 
     >>> order(np.array([0.5, 2.0, 0.5], dtype=np.float32)).tolist()
     [1, 0, 2]
     """
-    return np.argsort(-scores, kind="stable")
+    return np.lexsort([-one for one in reversed(scores)])
 
 
 def activate(scores: FloatArray, activation: Activation, scale: ScoreScale) -> NDArray[np.float64]:
@@ -55,7 +60,16 @@ def activate(scores: FloatArray, activation: Activation, scale: ScoreScale) -> N
     wide = scores.astype(np.float64)
     if activation == "none" or scale is not ScoreScale.LOGIT:
         return wide
+    return sigmoid(wide)
+
+
+def sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``1 / (1 + exp(-value))`` of each value, without overflow.
+
+    >>> sigmoid(np.array([-1000.0, 0.0, 1000.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
     # exp of a negative number only: the plain formula overflows below about -709.
-    small = np.exp(-np.abs(wide))
-    positive: NDArray[np.float64] = np.where(wide >= 0, 1.0, small) / (1.0 + small)
+    small = np.exp(-np.abs(values))
+    positive: NDArray[np.float64] = np.where(values >= 0, 1.0, small) / (1.0 + small)
     return positive

@@ -9,7 +9,7 @@ has an attribute ``workers``: the number of batches that it can run at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -102,6 +102,29 @@ class CrossEncoderBackend(Backend[TextPair], Protocol):
     @property
     def scale(self) -> ScoreScale:
         """What the raw scores mean."""
+        ...
+
+
+@runtime_checkable
+class Tokenising(Protocol):
+    """A cross-encoder backend that can say where tokens begin and end, to cut windows."""
+
+    def room(self, query: str, max_length: int | None = None) -> int:
+        """Return how many tokens of a document fit beside a query, at least 1."""
+        ...
+
+    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
+        ...
+
+
+@runtime_checkable
+class Prompted(Protocol):
+    """A cross-encoder backend whose model has prompts of its own."""
+
+    @property
+    def prompts(self) -> Mapping[Role, str]:
+        """What the model's configuration wants put before queries and documents."""
         ...
 
 

@@ -1,37 +1,21 @@
-"""The pipeline, and nothing else: texts in, :class:`Ranking` out."""
+"""Rankings: texts in, :class:`Ranking` out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
-from rerank_plugins.core.batching.jobs import Priority
-from rerank_plugins.core.config import (
-    MINI,
-    UNSET,
-    Activation,
-    Dtype,
-    Overload,
-    RerankConfig,
-    Unset,
-)
-from rerank_plugins.core.loading import ModelSettings
+from rerank_plugins.core.config import UNSET, Unset
+from rerank_plugins.core.configured import ConfiguredReranker
+from rerank_plugins.core.inputs import check_pairs, check_task, check_tasks
 from rerank_plugins.core.ordering import check_scores
-from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray
-from rerank_plugins.core.request import RankRequest, check_pairs, check_two, rankings_of
-from rerank_plugins.core.shared_model import SharedModel
-from rerank_plugins.core.types import Ranking, TextPair
+from rerank_plugins.core.policy import RerankConfig
+from rerank_plugins.core.protocols import FloatArray
+from rerank_plugins.core.types import Ranking
 
 
-class _Options(TypedDict):
-    max_length: int | None
-    priority: Priority
-    wait: bool
-
-
-class Reranker(SharedModel[TextPair]):
+class Reranker(ConfiguredReranker):
     """Puts the documents most relevant to a query first, with a cross-encoder.
 
     Rerankers of one configuration share one loaded model; it is loaded at first use, or by
@@ -44,73 +28,14 @@ class Reranker(SharedModel[TextPair]):
         0
     """
 
-    _kind = "cross-encoder"
-    _protocol = CrossEncoderBackend
-
-    def __init__(
-        self,
-        model: str | Path | ModelSettings | CrossEncoderBackend = MINI,
-        *,
-        backend: str = "auto",
-        device: str | None = None,
-        dtype: Dtype = "auto",
-        max_length: int | None = 512,
-        revision: str | None = None,
-        cache_folder: str | Path | None = None,
-        local_files_only: bool = False,
-        trust_remote_code: bool = False,
-        idle_unload_s: float | None = None,
-        cache_mb: float = 0,
-        top_n: int | None = None,
-        score_threshold: float | None = None,
-        activation: Activation = "sigmoid",
-        priority: Priority = "interactive",
-        overload: Overload = "wait",
-    ) -> None:
-        """Check the settings; the model is loaded later.
-
-        Args:
-            model: ``"mini"`` (embedded, English, needs no network), a Hugging Face Hub name, a
-                folder, a server (:class:`~rerank_plugins.RemoteModel`) or a backend object.
-            backend: What computes; ``"auto"`` chooses by the model.
-            device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses.
-            dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device.
-            max_length: Most tokens a pair may have; None is the model's own reach. The
-                document is cut to fit, the query only beyond half of it;
-                :attr:`RankedDocument.truncated` tells.
-            revision: Branch, tag or commit on the hub.
-            cache_folder: Where downloads are kept.
-            local_files_only: Whether to use only what is already on this machine.
-            trust_remote_code: Whether to run Python code that comes with the model.
-            idle_unload_s: Seconds without work before the model is unloaded; None keeps it.
-            cache_mb: Megabytes for scores computed before; 0 keeps none.
-            top_n: How many documents to return, at least 1; None returns all.
-            score_threshold: Documents with a lower ``relevance_score`` are left out.
-            activation: ``"sigmoid"`` for scores between 0 and 1, ``"none"`` for logits.
-            priority: ``"interactive"``, or ``"bulk"`` to stand behind the former.
-            overload: While the queue is full, ``"wait"``, or ``"raise"`` EngineOverloadedError.
-
-        Raises:
-            ConfigurationError: If a setting is out of range.
-        """
-        self.config = RerankConfig(top_n, score_threshold, activation, priority, overload)
-        self.max_length = max_length
-        super().__init__(
-            model,
-            cache_folder,
-            backend=backend,
-            device=device,
-            dtype=dtype,
-            max_length=max_length,
-            revision=revision,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            idle_unload_s=idle_unload_s,
-            cache_mb=cache_mb,
-        )
-
     def rank(
-        self, query: str, documents: Sequence[str], *, top_n: int | Unset | None = UNSET
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | Unset | None = UNSET,
+        deadline_ms: float | Unset | None = UNSET,
+        first_stage: Sequence[float] | None = None,
     ) -> Ranking:
         """Rank documents for a query.
 
@@ -118,6 +43,9 @@ class Reranker(SharedModel[TextPair]):
             query: The query; not empty.
             documents: The texts, in first-stage order (ties keep it); empty ones are scored.
             top_n: Overrides the reranker's own; None returns all.
+            deadline_ms: Overrides the reranker's own; None waits for all scores.
+            first_stage: The documents' scores in the first stage, for a fusion; None is their
+                order.
 
         Returns:
             The ranking, best document first; with no documents, an empty one at once.
@@ -126,31 +54,37 @@ class Reranker(SharedModel[TextPair]):
             InvalidInputError: If a text cannot be scored.
             InferenceError: If the model fails.
         """
-        return self.rank_many([(query, documents)], top_n=top_n)[0]
+        config = self._policy(top_n, deadline_ms)
+        return self._pipeline.run([check_task(query, documents, first_stage)], config)[0]
 
     async def arank(
-        self, query: str, documents: Sequence[str], *, top_n: int | Unset | None = UNSET
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | Unset | None = UNSET,
+        deadline_ms: float | Unset | None = UNSET,
+        first_stage: Sequence[float] | None = None,
     ) -> Ranking:
         """Rank documents for a query without blocking the event loop; see :meth:`rank`."""
-        config = self._policy(top_n)
-        request = RankRequest(query, documents)
-        if not request.pairs:
-            return request.empty()
-        engine = await self._aengine()
-        computed = await engine.acompute(request.pairs, **self._options)
-        return rankings_of([request], computed, engine.backend, config)[0]
+        config = self._policy(top_n, deadline_ms)
+        return await self._pipeline.arun(check_task(query, documents, first_stage), config)
 
     def rank_many(
         self,
         requests: Iterable[tuple[str, Sequence[str]]],
         *,
         top_n: int | Unset | None = UNSET,
+        deadline_ms: float | Unset | None = UNSET,
+        first_stage: Sequence[Sequence[float] | None] | None = None,
     ) -> list[Ranking]:
-        """Rank for many queries at once; their pairs share batches.
+        """Rank for many queries at once; their pairs share batches, and a deadline.
 
         Args:
             requests: ``(query, documents)`` for each.
             top_n: Overrides the reranker's own; None returns all.
+            deadline_ms: Overrides the reranker's own; for all of them together.
+            first_stage: First-stage scores of each request's documents.
 
         Returns:
             One ranking a request, in order; each equals what :meth:`rank` gives.
@@ -159,42 +93,26 @@ class Reranker(SharedModel[TextPair]):
             InvalidInputError: If a text cannot be scored.
             InferenceError: If the model fails.
         """
-        config = self._policy(top_n)
-        checked = [
-            RankRequest(*check_two(request, position, "(query, documents)"))
-            for position, request in enumerate(requests)
-        ]
-        pairs = [pair for request in checked for pair in request.pairs]
-        if not pairs:
-            return [request.empty() for request in checked]
-        engine = self.engine
-        computed = engine.compute(pairs, **self._options)
-        return rankings_of(checked, computed, engine.backend, config)
+        config = self._policy(top_n, deadline_ms)
+        return self._pipeline.run(check_tasks(requests, first_stage), config)
 
     def score(self, pairs: Iterable[tuple[str, str]]) -> FloatArray:
-        """Score text pairs.
+        """Score text pairs as they are: no prompt, no window, no activation.
 
         Args:
             pairs: ``(query, document)`` for each.
 
         Returns:
-            Raw scores before any activation, float32 of shape ``(len(pairs),)``.
+            Raw scores, float32 of shape ``(len(pairs),)``.
 
         Raises:
             InvalidInputError: If a text cannot be scored.
             InferenceError: If the model fails.
         """
         checked = check_pairs(pairs)
-        computed = self.engine.compute(checked, **self._options)
-        return check_scores(computed.values, len(checked))
+        return check_scores(self._model.compute(checked).values, len(checked))
 
-    @property
-    def _options(self) -> _Options:
-        return {
-            "max_length": self.max_length,
-            "priority": self.config.priority,
-            "wait": self.config.overload == "wait",
-        }
-
-    def _policy(self, top_n: int | Unset | None) -> RerankConfig:
-        return self.config if isinstance(top_n, Unset) else replace(self.config, top_n=top_n)
+    def _policy(self, top_n: int | Unset | None, deadline_ms: float | Unset | None) -> RerankConfig:
+        given: dict[str, Any] = {"top_n": top_n, "deadline_ms": deadline_ms}
+        changed = {name: value for name, value in given.items() if not isinstance(value, Unset)}
+        return replace(self.config, **changed) if changed else self.config

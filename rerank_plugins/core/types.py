@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
+
+RankingStatus = Literal["complete", "partial", "failed"]
 
 
 class TextPair(NamedTuple):
@@ -13,6 +15,13 @@ class TextPair(NamedTuple):
 
     query: str
     document: str
+
+
+class Window(NamedTuple):
+    """A part of a document: characters ``start`` to ``end``, the latter excluded."""
+
+    start: int
+    end: int
 
 
 class ScoreScale(str, Enum):
@@ -36,6 +45,8 @@ class ModelIdentity:
         backend: Name of the backend.
         dtype: Data type of the encoder's arithmetic, for example ``"float32"``.
         max_length: Most tokens the model can read at once, special tokens included.
+        fingerprint: Hash of the weights' content, the same wherever they lie; "" where a
+            backend cannot know it.
     """
 
     model: str
@@ -43,6 +54,7 @@ class ModelIdentity:
     backend: str
     dtype: str
     max_length: int
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,10 +63,15 @@ class RankedDocument:
 
     Attributes:
         index: Position of the document in the caller's input.
-        relevance_score: The score to show and to threshold: the activated raw score.
-        raw_score: What the model gave; the order is made on this.
+        relevance_score: The score to show and to threshold: activated, calibrated or fused.
+            NaN where ``scored`` is False.
+        raw_score: What the model gave. NaN where ``scored`` is False.
         text: The text as the caller gave it.
-        truncated: Whether the model could not read all of the text.
+        truncated: Whether the model did not read all of the text.
+        scored: Whether the ranking's model scored it. One that it did not stands behind those
+            that it did: the time was up, the model failed, or an earlier stage of a cascade
+            sorted it out.
+        window: The part of the text that was scored highest; None if it was read in one.
     """
 
     index: int
@@ -62,6 +79,8 @@ class RankedDocument:
     raw_score: float
     text: str
     truncated: bool
+    scored: bool = True
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -70,9 +89,10 @@ class RankingStats:
 
     Attributes:
         documents: Documents received.
-        pairs: Pairs scored, after identical texts were merged.
+        scored: Documents that the ranking's model scored.
+        pairs: Pairs to score, windows counted one by one, after identical texts were merged.
         tokens: Tokens scored, without padding.
-        truncated: Documents of which the model could not read all.
+        truncated: Documents of which the model did not read all.
         batches: Batches that held at least one of the pairs, shared with other requests.
         cache_hits: Pairs whose scores were known.
         queue_s: Seconds from arrival to the first batch.
@@ -80,6 +100,7 @@ class RankingStats:
     """
 
     documents: int = 0
+    scored: int = 0
     pairs: int = 0
     tokens: int = 0
     truncated: int = 0
@@ -98,12 +119,17 @@ class Ranking(Sequence[RankedDocument]):
         documents: The ranked documents, best first.
         model: Identity of the model that scored them; None if there was nothing to score.
         stats: What the request cost.
+        status: ``"complete"``; ``"partial"`` if the deadline left documents unscored;
+            ``"failed"`` if scoring failed and the input's order was asked for then.
+        error: What failed, where something did.
     """
 
     query: str
     documents: tuple[RankedDocument, ...]
     model: ModelIdentity | None
     stats: RankingStats
+    status: RankingStatus = "complete"
+    error: str | None = None
 
     def __iter__(self) -> Iterator[RankedDocument]:
         """Iterate over the documents, best first."""
@@ -122,5 +148,9 @@ class Ranking(Sequence[RankedDocument]):
         return self.documents[position]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain Python values, ready for JSON."""
-        return asdict(self)
+        """Return plain Python values, ready for JSON; a score that is NaN becomes None."""
+        values = asdict(self)
+        for document in values["documents"]:
+            if not document["scored"]:
+                document["relevance_score"] = document["raw_score"] = None
+        return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from rerank_plugins._fields import RerankerFields
 from rerank_plugins.core.reranker import Reranker
@@ -17,6 +17,13 @@ class LangChainRerankerFields(RerankerFields):
     # Strict: in pydantic's lax mode top_n=True would silently mean 1.
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", strict=True)
 
+    metadata_keys: list[str] = Field(
+        default=[], description="Metadata that the model reads before the text, a line each."
+    )
+    first_stage_key: str = Field(
+        default="score", description="Metadata key of the first stage's score, for a fusion."
+    )
+
     def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's signature)
         """Check the settings now; the model is loaded at first use."""
         super().model_post_init(context)
@@ -24,7 +31,7 @@ class LangChainRerankerFields(RerankerFields):
 
     def settings(self) -> dict[str, Any]:
         """Return what a reranker is made from, by field name."""
-        return {name: getattr(self, name) for name in RerankerFields.model_fields}
+        return {name: getattr(self, name) for name in LangChainRerankerFields.model_fields}
 
     def reranker(self) -> Reranker:
         """Return a reranker with these settings; it shares the process's one model.
@@ -32,4 +39,5 @@ class LangChainRerankerFields(RerankerFields):
         Raises:
             ConfigurationError: If a setting is out of range.
         """
-        return Reranker(**self.settings() | {"model": as_backend(self.model)})
+        settings = {name: getattr(self, name) for name in RerankerFields.model_fields}
+        return Reranker(**settings | {"model": as_backend(self.model)})

@@ -10,7 +10,8 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, ensure_config
 
 from rerank_plugins.core.config import UNSET
-from rerank_plugins.langchain._documents import ranked_copies, texts_of
+from rerank_plugins.core.metadata import shown
+from rerank_plugins.langchain._documents import first_stage_of, ranked_copies, texts_of
 from rerank_plugins.langchain._fields import LangChainRerankerFields
 
 RUN_NAME: Final = "CrossEncoderRerank"
@@ -55,7 +56,7 @@ class CrossEncoderCompressor(LangChainRerankerFields, BaseDocumentCompressor):
             None, {"query": query, "documents": documents}, name=RUN_NAME
         )
         try:
-            ranking = self.reranker().rank(query, texts_of(documents))
+            ranking = self.reranker().rank(query, **self._asked(documents))
             result = ranked_copies(documents, ranking)
         except BaseException as error:
             run.on_chain_error(error)
@@ -73,7 +74,7 @@ class CrossEncoderCompressor(LangChainRerankerFields, BaseDocumentCompressor):
             None, {"query": query, "documents": documents}, name=RUN_NAME
         )
         try:
-            ranking = await self.reranker().arank(query, texts_of(documents))
+            ranking = await self.reranker().arank(query, **self._asked(documents))
             result = ranked_copies(documents, ranking)
         except BaseException as error:
             await run.on_chain_error(error)
@@ -97,8 +98,15 @@ class CrossEncoderCompressor(LangChainRerankerFields, BaseDocumentCompressor):
         if not documents:
             return []
         own = top_n == -1
-        ranking = self.reranker().rank(query, texts_of(documents), top_n=UNSET if own else top_n)
-        return [{"index": one.index, "relevance_score": one.relevance_score} for one in ranking]
+        asked = self._asked(documents)
+        ranking = self.reranker().rank(query, **asked, top_n=UNSET if own else top_n)
+        return [{"index": one.index, "relevance_score": shown(one)} for one in ranking]
+
+    def _asked(self, documents: Sequence[str | Document]) -> dict[str, Any]:
+        return {
+            "documents": texts_of(documents, self.metadata_keys),
+            "first_stage": first_stage_of(documents, self.first_stage_key),
+        }
 
     def as_runnable(self) -> Runnable[dict[str, Any], list[Document]]:
         """Return a runnable for LCEL that takes ``{"query": ..., "documents": ...}``."""

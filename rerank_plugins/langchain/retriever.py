@@ -12,7 +12,8 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from pydantic import ConfigDict, Field
 
-from rerank_plugins.core.config import UNSET, Unset, check_count, check_top_n
+from rerank_plugins.core.checks import check_count, check_top_n
+from rerank_plugins.core.config import UNSET, Unset
 from rerank_plugins.langchain._fields import LangChainRerankerFields
 from rerank_plugins.langchain.compressor import CrossEncoderCompressor
 

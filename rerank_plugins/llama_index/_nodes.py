@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 
+from rerank_plugins.core.metadata import OURS, with_metadata
 from rerank_plugins.errors import InvalidInputError
 
 RETRIEVAL_SCORE: Final = "retrieval_score"
@@ -25,36 +26,50 @@ def check_query(query: QueryBundle | None) -> QueryBundle:
 
 
 def texts(
-    nodes: list[NodeWithScore], mode: MetadataMode, *, hide_retrieval_score: bool
+    nodes: list[NodeWithScore],
+    mode: MetadataMode,
+    keys: list[str] | None,
+    *,
+    hide_retrieval_score: bool,
 ) -> list[str]:
     """Return what the model reads of each node.
 
     Args:
         nodes: The nodes.
         mode: Which metadata goes into the text.
+        keys: Exactly these go into it, instead; None leaves it to the mode.
         hide_retrieval_score: Whether to leave out the score that an earlier rerank kept, in
             every mode, so that reranking twice gives the same scores.
     """
-    read = [one.node for one in nodes]
-    if hide_retrieval_score:
-        read = [_without_retrieval_score(node) for node in read]
-    return [node.get_content(metadata_mode=mode) for node in read]
+    ours = (*OURS, RETRIEVAL_SCORE) if hide_retrieval_score else OURS
+    read = [_without(one.node, ours) for one in nodes]
+    if keys is None:
+        return [node.get_content(metadata_mode=mode) for node in read]
+    return [with_metadata(bare(node), node.metadata, keys) for node in read]
 
 
-def with_retrieval_score(given: NodeWithScore) -> BaseNode:
-    """Return a copy of the node whose metadata has its score, unread by EMBED and LLM."""
-    node = given.node
-    score = None if given.score is None else float(given.score)
+def bare(node: BaseNode) -> str:
+    """Return a node's text without its metadata."""
+    return node.get_content(metadata_mode=MetadataMode.NONE)
+
+
+def annotated(node: BaseNode, added: dict[str, Any]) -> BaseNode:
+    """Return a copy of the node with more metadata, which EMBED and LLM do not read.
+
+    What an earlier ranking had added is left out; without either, it is the node itself.
+    """
+    node = _without(node, OURS)
+    if not added:
+        return node
     hidden = {
-        name: list(dict.fromkeys([*getattr(node, name), RETRIEVAL_SCORE]))
+        name: list(dict.fromkeys([*getattr(node, name), *added]))
         for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")
     }
-    metadata = {**node.metadata, RETRIEVAL_SCORE: score}
-    return node.model_copy(update={"metadata": metadata, **hidden})
+    return node.model_copy(update={"metadata": {**node.metadata, **added}, **hidden})
 
 
-def _without_retrieval_score(node: BaseNode) -> BaseNode:
-    if RETRIEVAL_SCORE not in node.metadata:
+def _without(node: BaseNode, keys: tuple[str, ...]) -> BaseNode:
+    if not any(key in node.metadata for key in keys):
         return node
-    metadata = {key: value for key, value in node.metadata.items() if key != RETRIEVAL_SCORE}
+    metadata = {key: value for key, value in node.metadata.items() if key not in keys}
     return node.model_copy(update={"metadata": metadata})

@@ -15,9 +15,10 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from typing_extensions import Self
 
 from rerank_plugins._fields import RerankerFields
+from rerank_plugins.core.metadata import known_scores, notes, shown
 from rerank_plugins.core.types import Ranking
 from rerank_plugins.llama_index._component import ConfigComponent, model_name
-from rerank_plugins.llama_index._nodes import check_query, texts, with_retrieval_score
+from rerank_plugins.llama_index._nodes import RETRIEVAL_SCORE, annotated, bare, check_query, texts
 
 dispatcher = get_dispatcher(__name__)
 
@@ -43,6 +44,9 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
     metadata_mode: MetadataMode = Field(
         default=MetadataMode.EMBED, description="Which metadata the model reads with the text."
     )
+    metadata_keys: list[str] | None = Field(
+        default=None, description="Metadata the model reads, instead of what metadata_mode says."
+    )
     keep_retrieval_score: bool = Field(
         default=False,
         description="Put the score a node came with into its metadata, hidden from EMBED and LLM.",
@@ -66,7 +70,7 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
         if not nodes:
             return []
         with self._reported(nodes, query) as reranked:
-            ranking = self.reranker().rank(query.query_str, self._texts(nodes))
+            ranking = self.reranker().rank(query.query_str, **self._asked(nodes))
             reranked.extend(self._reranked(nodes, ranking))
         return reranked
 
@@ -78,7 +82,7 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
         if not nodes:
             return []
         with self._reported(nodes, query) as reranked:
-            ranking = await self.reranker().arank(query.query_str, self._texts(nodes))
+            ranking = await self.reranker().arank(query.query_str, **self._asked(nodes))
             reranked.extend(self._reranked(nodes, ranking))
         return reranked
 
@@ -106,11 +110,20 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
             event.on_end(payload={EventPayload.NODES: reranked})
         dispatcher.event(ReRankEndEvent(nodes=reranked))
 
-    def _texts(self, nodes: list[NodeWithScore]) -> list[str]:
-        return texts(nodes, self.metadata_mode, hide_retrieval_score=self.keep_retrieval_score)
+    def _asked(self, nodes: list[NodeWithScore]) -> dict[str, Any]:
+        read = texts(
+            nodes,
+            self.metadata_mode,
+            self.metadata_keys,
+            hide_retrieval_score=self.keep_retrieval_score,
+        )
+        return {"documents": read, "first_stage": known_scores(one.score for one in nodes)}
 
     def _reranked(self, nodes: list[NodeWithScore], ranking: Ranking) -> Iterator[NodeWithScore]:
         for ranked in ranking:
             given = nodes[ranked.index]
-            node = with_retrieval_score(given) if self.keep_retrieval_score else given.node
-            yield given.model_copy(update={"node": node, "score": ranked.relevance_score})
+            added = notes(ranking, ranked, bare(given.node))
+            if self.keep_retrieval_score:
+                added[RETRIEVAL_SCORE] = None if given.score is None else float(given.score)
+            node = annotated(given.node, added)
+            yield given.model_copy(update={"node": node, "score": shown(ranked)})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rerank_plugins.core.protocols import FloatArray, Prepared, RoleText
 from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
@@ -52,6 +54,16 @@ class FakeCrossEncoder:
             Prepared(min(count, reach), count > reach, item)
             for count, item in zip(counts, items, strict=True)
         ]
+
+    def room(self, query: str, max_length: int | None = None) -> int:
+        """Return how many words of a document fit beside a query."""
+        reach = min(max_length or self.identity.max_length, self.identity.max_length)
+        return max(1, reach - len(query.split()) - 3)
+
+    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Return where each word begins and ends."""
+        found = [[match.span() for match in re.finditer(r"\S+", text)] for text in texts]
+        return [np.array(words, dtype=np.int64).reshape(len(words), 2) for words in found]
 
     def run(self, batch: Sequence[Prepared]) -> FloatArray:
         """Score one batch; shape ``(len(batch),)``."""

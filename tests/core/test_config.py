@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.core.config import UNSET, ModelConfig, RerankConfig, Unset, check_top_n
+from rerank_plugins import BiEncoder, RemoteModel, Reranker
+from rerank_plugins.core.checks import check_top_n
+from rerank_plugins.core.config import UNSET, ModelConfig, Unset
+from rerank_plugins.core.policy import RerankConfig, ScoringConfig
 from rerank_plugins.errors import ConfigurationError
 
 BAD_MODEL_SETTINGS: list[tuple[dict[str, Any], str]] = [
@@ -32,10 +34,15 @@ BAD_POLICIES: list[tuple[dict[str, Any], str]] = [
     ({"top_n": "3"}, "top_n is '3'; it must be"),
     ({"activation": "softmax"}, "activation is 'softmax'; allowed are sigmoid, none"),
     ({"activation": None}, "activation is None; allowed are"),
-    ({"score_threshold": "0.5"}, r"score_threshold is '0\.5'; it must be a number or None"),
-    ({"score_threshold": True}, "score_threshold is True; it must be a number"),
-    ({"score_threshold": math.nan}, "score_threshold is nan; it must be finite"),
-    ({"score_threshold": math.inf}, "score_threshold is inf; it must be finite"),
+    ({"fusion": "sum"}, "fusion is 'sum'; allowed are none, rrf, weighted"),
+    ({"fusion_weight": 1.5}, r"fusion_weight is 1\.5; it must be .* at least 0 and at most 1"),
+    ({"fusion_weight": None}, "fusion_weight is None; it must be a finite number"),
+    ({"deadline_ms": 0}, "deadline_ms is 0; it must be a finite number at least 1, or None"),
+    ({"on_error": "ignore"}, "on_error is 'ignore'; allowed are raise, passthrough"),
+    ({"score_threshold": "0.5"}, r"score_threshold is '0\.5'; it must be a finite number, or None"),
+    ({"score_threshold": True}, "score_threshold is True; it must be a finite number"),
+    ({"score_threshold": math.nan}, "score_threshold is nan; it must be a finite number"),
+    ({"score_threshold": math.inf}, "score_threshold is inf; it must be a finite number"),
 ]
 
 
@@ -64,6 +71,31 @@ def test_policies_are_checked(settings: dict[str, Any], message: str) -> None:
             cls(**settings)
 
 
+BAD_SCORING: list[tuple[dict[str, Any], str]] = [
+    ({"long_documents": "split"}, "long_documents is 'split'; allowed are truncate, windows"),
+    ({"window_overlap": -1}, "window_overlap is -1; it must be an integer of at least 0"),
+    ({"max_windows": 0}, "max_windows is 0; it must be an integer of at least 1, or None for all"),
+    ({"best_windows": None}, "best_windows is None; it must be an integer of at least 1"),
+    ({"query_prompt": 5}, "query_prompt is 5; it must be a string"),
+    ({"document_prompt": b"x"}, "document_prompt is b'x'; it must be a string"),
+    ({"priority": "urgent"}, "priority is 'urgent'; allowed are"),
+    ({"overload": "drop"}, "overload is 'drop'; allowed are"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_SCORING)
+def test_scoring_settings_are_checked(settings: dict[str, Any], message: str) -> None:
+    for cls in (ScoringConfig, Reranker):
+        with pytest.raises(ConfigurationError, match=message):
+            cls(**settings)
+
+
+@pytest.mark.parametrize("similarity", [-0.1, 1.1, "0.9", True])
+def test_a_similarity_is_a_cosine(similarity: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"drop_similar is .* at most 1"):
+        Reranker(drop_similar=similarity)
+
+
 @pytest.mark.parametrize("name", ["query_prompt", "document_prompt"])
 def test_prompts_are_strings(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} is 5; it must be a string"):
@@ -82,8 +114,10 @@ def test_settings_at_the_limit_work() -> None:
         assert RerankConfig(score_threshold=threshold).score_threshold == threshold
 
 
-@pytest.mark.parametrize("config", [ModelConfig(), RerankConfig()])
-def test_configurations_are_frozen_values(config: ModelConfig | RerankConfig) -> None:
+@pytest.mark.parametrize("config", [ModelConfig(), RerankConfig(), ScoringConfig()])
+def test_configurations_are_frozen_values(
+    config: ModelConfig | RerankConfig | ScoringConfig,
+) -> None:
     same = dataclasses.replace(config)
     assert same == config
     assert hash(same) == hash(config)
@@ -93,12 +127,24 @@ def test_configurations_are_frozen_values(config: ModelConfig | RerankConfig) ->
 
 
 def test_every_field_but_a_policy_is_part_of_the_identity() -> None:
-    others = ModelConfig("x", "torch", "cpu", "float32", 64, "v1", "folder", True, True, 60.0, 8)
-    for field in dataclasses.fields(ModelConfig):
-        changed = dataclasses.replace(ModelConfig(), **{field.name: getattr(others, field.name)})
-        assert (changed == ModelConfig()) == (field.name in {"idle_unload_s", "cache_mb"}), (
-            field.name
-        )
+    others = {
+        "model": "x",
+        "backend": "torch",
+        "device": "cpu",
+        "dtype": "float32",
+        "max_length": 64,
+        "revision": "v1",
+        "cache_folder": "folder",
+        "local_files_only": True,
+        "trust_remote_code": True,
+        "idle_unload_s": 60.0,
+        "cache_mb": 8,
+        "settings": RemoteModel(url="http://127.0.0.1:1"),
+    }
+    assert set(others) == {field.name for field in dataclasses.fields(ModelConfig)}
+    for name, value in others.items():
+        changed = dataclasses.replace(ModelConfig(), **{name: value})  # type: ignore[arg-type]
+        assert (changed == ModelConfig()) == (name in {"idle_unload_s", "cache_mb"}), name
 
 
 def test_unset_is_not_none() -> None:

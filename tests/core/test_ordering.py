@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.core.config import Activation
 from rerank_plugins.core.ordering import activate, check_scores, order
+from rerank_plugins.core.policy import Activation
 from rerank_plugins.core.types import ScoreScale
 from rerank_plugins.errors import InvalidScoresError
 

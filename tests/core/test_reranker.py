@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins import Reranker
-from rerank_plugins.core.config import Activation
 from rerank_plugins.core.ordering import activate
+from rerank_plugins.core.policy import Activation
 from rerank_plugins.core.types import Ranking, ScoreScale
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.testing import FakeCrossEncoder

@@ -100,7 +100,7 @@ async def test_errors_end_the_run(
 
 def test_documents_that_are_none_end_the_run(fake: FakeCrossEncoder, recorder: Recorder) -> None:
     compressor = CrossEncoderCompressor(model=fake)
-    with pytest.raises(AttributeError, match="model_copy"):
+    with pytest.raises(AttributeError, match="page_content"):
         compressor.compress_documents(["red"], QUERY, [recorder])  # type: ignore[list-item]
     assert recorder.events == FAILED
 

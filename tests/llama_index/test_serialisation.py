@@ -13,9 +13,9 @@ from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
 from llama_index.core.schema import MetadataMode, NodeWithScore
 from pydantic import ValidationError
 
-from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.core import loading
 from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.model_scorer import ModelScorer
 from rerank_plugins.core.protocols import Backend
 from rerank_plugins.llama_index import BiEncoderEmbedding, CrossEncoderPostprocessor
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
@@ -43,6 +43,20 @@ COMPONENTS: list[tuple[type[Component], dict[str, Any]]] = [
             "top_n": 3,
             "score_threshold": 0.25,
             "activation": "none",
+            "calibrator": None,
+            "fusion": "weighted",
+            "fusion_weight": 0.75,
+            "drop_similar": 0.9,
+            "similarity_model": "other",
+            "long_documents": "windows",
+            "window_overlap": 16,
+            "max_windows": 5,
+            "best_windows": 2,
+            "query_prompt": "query: ",
+            "document_prompt": "",
+            "deadline_ms": 250.0,
+            "on_error": "passthrough",
+            "metadata_keys": ["title"],
             "priority": "bulk",
             "overload": "raise",
             "metadata_mode": MetadataMode.LLM,
@@ -92,14 +106,15 @@ def test_the_class_name_is_stable(cls: type[Component], settings: dict[str, Any]
 @each
 def test_the_settings_are_those_of_the_core(cls: type[Component], settings: dict[str, Any]) -> None:
     component = cls(**settings)
-    core: Reranker | BiEncoder
     if isinstance(component, CrossEncoderPostprocessor):
-        core = component.reranker()
-        config = core.config
+        config = component.reranker().config
+        scorer = component.reranker().scorer
+        assert isinstance(scorer, ModelScorer)
+        model = scorer._model
         assert (config.top_n, config.score_threshold, config.activation) == (3, 0.25, "none")
     else:
-        core = component.bi_encoder()
-    assert core._model == ModelConfig(**MODEL)
+        model = component.bi_encoder()._model
+    assert model == ModelConfig(**MODEL)
 
 
 @each

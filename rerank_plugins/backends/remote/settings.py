@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from rerank_plugins.backends.remote.apis import APIS, Api, ApiName
-from rerank_plugins.core.config import check_count
+from rerank_plugins.core.checks import check_count
 from rerank_plugins.errors import ConfigurationError
 
 

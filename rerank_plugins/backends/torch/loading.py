@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import cross_encoder_folder
+from rerank_plugins.backends._prompts import own_prompts
 from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.protocols import Role
 from rerank_plugins.errors import ModelLoadError
 
 _HEAD: Final = "ForSequenceClassification"
 _LABELS: Final = (1, 2)
 
 
-def load_reranker(config: ModelConfig) -> tuple[torch.nn.Module, Any]:
-    """Load model and tokenizer of a resolved configuration.
+class Loaded(NamedTuple):
+    """A reranker's parts.
 
-    Returns:
-        The model (on the CPU, in evaluation mode, in the configured data type) and its
-        transformers tokenizer.
+    Attributes:
+        model: On the CPU, in evaluation mode, in the configured data type.
+        tokenizer: The transformers tokenizer.
+        prompts: What its own configuration wants put before queries and documents.
+    """
+
+    model: torch.nn.Module
+    tokenizer: Any
+    prompts: dict[Role, str]
+
+
+def load_reranker(config: ModelConfig) -> Loaded:
+    """Load the parts of a resolved configuration's model.
 
     Raises:
         ModelLoadError: If there is no such model, or it is not a reranker.
@@ -39,13 +51,14 @@ def load_reranker(config: ModelConfig) -> tuple[torch.nn.Module, Any]:
             output_loading_info=True,
             **options,
         )
+        prompts = own_prompts(source, options)
     if report["missing_keys"]:
         message = (
             f"{config.model!r} lacks the weights {', '.join(sorted(report['missing_keys']))}: "
             "they would be random. It is not a trained reranker."
         )
         raise ModelLoadError(message)
-    return model.eval(), tokenizer
+    return Loaded(model.eval(), tokenizer, prompts)
 
 
 def check_head(settings: Any, model: str) -> None:  # noqa: ANN401  (a model's own class)

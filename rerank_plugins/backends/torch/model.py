@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
 from rerank_plugins.backends._tokenizer import private_tokenizer
@@ -38,6 +39,7 @@ class TorchCrossEncoder:
     """Any ``AutoModelForSequenceClassification`` reranker with one or two labels.
 
     Attributes:
+        prompts: What the model's own configuration wants put before queries and documents.
         padded: Whether batches are padded, because the architecture is not one that can be
             packed, or because packing did not pass the check at load.
     """
@@ -51,7 +53,7 @@ class TorchCrossEncoder:
         Raises:
             ModelLoadError: If there is no such model, or it is not a reranker.
         """
-        model, tokenizer = load_reranker(config)
+        model, tokenizer, self.prompts = load_reranker(config)
         first = _first_position(model)
         reach = min(_positions(model) - first, tokenizer.model_max_length)
         self.identity = ModelIdentity(
@@ -71,6 +73,15 @@ class TorchCrossEncoder:
         """Tokenise and cut text pairs; thread-safe."""
         reach = self.identity.max_length
         return self._pairs.prepare(items, min(max_length or reach, reach))
+
+    def room(self, query: str, max_length: int | None = None) -> int:
+        """Return how many tokens of a document fit beside a query, at least 1."""
+        reach = self.identity.max_length
+        return self._pairs.room(query, min(max_length or reach, reach))
+
+    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
+        return self._pairs.spans(texts)
 
     def run(self, batch: Sequence[Prepared]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""

@@ -133,6 +133,18 @@ class PairTokenizer:
             for pair in pairs
         ]
 
+    def room(self, query: str, max_length: int) -> int:
+        """Return how many tokens of a document fit beside a query, at least 1."""
+        words = len(self._encode([query])[query])
+        return max(1, max_length - self._template.special_tokens - min(words, max_length // 2))
+
+    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
+        encoded = self._tokenizer.encode_batch(
+            [encodable(text) for text in texts], add_special_tokens=False
+        )
+        return [np.array(one.offsets, dtype=np.int64).reshape(len(one), 2) for one in encoded]
+
     def _encode(self, texts: list[str]) -> dict[str, NDArray[np.int32]]:
         encoded = self._tokenizer.encode_batch_fast(
             [encodable(text) for text in texts], add_special_tokens=False

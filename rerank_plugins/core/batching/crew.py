@@ -77,6 +77,13 @@ class Crew:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
 
+    def expire(self, job: Job[Any]) -> None:
+        """Give a caller what is done by now, unless the job has ended."""
+        if self._desk.expire(job):
+            job.enter()
+            job.finish()
+            self._desk.admit()
+
     def _guard(self, loop: Callable[[int], None], generation: int) -> None:
         try:
             loop(generation)
@@ -88,14 +95,17 @@ class Crew:
         fail_all(jobs, lambda: InferenceError(message), cause)
 
     def _prepare(self, generation: int) -> None:
-        while (work := self._desk.next_to_prepare(generation)) is not None:
-            job, indices = work
+        while (step := self._desk.next_to_prepare(generation)) is not None:
+            job, indices, wanted = step
+            if not indices:
+                self.expire(job)
+                continue
             known = self._cache.find(job.items, indices, job.max_length)
             if known and self._desk.add_known(job, known):
                 job.finish()
                 self._desk.admit()
             fresh = [index for index in indices if index not in known]
-            if not fresh:
+            if not fresh or not wanted:
                 continue
             items = [job.items[index] for index in fresh]
             try:

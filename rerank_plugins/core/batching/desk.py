@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from rerank_plugins.core.batching.cache import Entry
+from rerank_plugins.core.batching.deadlines import Step
 from rerank_plugins.core.batching.execute import Outcome
 from rerank_plugins.core.batching.job_queue import JobQueue
 from rerank_plugins.core.batching.jobs import Job
+from rerank_plugins.core.batching.line import Line
 from rerank_plugins.core.batching.planner import Slot
 from rerank_plugins.core.batching.stats import EngineStats
 from rerank_plugins.core.protocols import Prepared
-from rerank_plugins.errors import EngineClosedError, EngineOverloadedError
+from rerank_plugins.errors import EngineClosedError
 
 
 class Desk:
@@ -25,6 +26,7 @@ class Desk:
     Futures are set outside the lock: their callbacks may come back here.
 
     Attributes:
+        line: Jobs that wait outside the full queue.
         generation: Number of the crew of threads in charge; older ones stop.
     """
 
@@ -40,10 +42,9 @@ class Desk:
         """Start with nothing to do."""
         self.generation = 0
         self._name = name
-        self._max_queue_tokens = max_queue_tokens
         self._padded = padded
         self._queue = JobQueue(batch_tokens, prepare_items)
-        self._outside: deque[Job[Any]] = deque()
+        self.line = Line(self._queue, max_queue_tokens, name)
         # Reentrant, because a garbage collection under the lock may come back to `close`.
         self._wake = threading.Condition(threading.RLock())
         self._stats = EngineStats()
@@ -65,24 +66,13 @@ class Desk:
             if self._closed:
                 message = f"{self._name} was closed. Ask for a new engine."
                 raise EngineClosedError(message)
-            if not wait and (self._outside or self._full()):
-                message = (
-                    f"{self._name} has {self._queue.tokens} tokens queued, and its bound is "
-                    f"{self._max_queue_tokens}. Try again later, or wait."
-                )
-                raise EngineOverloadedError(message)
-            self._outside.append(job)
+            self.line.enter(job, wait=wait)
             self._stats = replace(self._stats, requests=self._stats.requests + 1)
 
     def admit(self) -> None:
         """Let jobs in, in order, while there is room, and tell their callers."""
-        admitted = []
         with self._changed():
-            while self._outside and not self._full():
-                job = self._outside.popleft()
-                if not job.future.cancelled():
-                    self._queue.add(job)
-                    admitted.append(job)
+            admitted = self.line.admit()
         for job in admitted:
             job.enter()
 
@@ -93,14 +83,21 @@ class Desk:
             self._queue.discard(job)
             self._stats = replace(self._stats, cancelled=self._stats.cancelled + gone)
 
-    def next_to_prepare(self, generation: int) -> tuple[Job[Any], range] | None:
+    def expire(self, job: Job[Any]) -> bool:
+        """Forget a job whose time is up; return whether it was still waited for."""
+        with self._changed():
+            gone = self._queue.discard(job) or self.line.leave(job)
+            self._stats = replace(self._stats, expired=self._stats.expired + gone)
+        return gone
+
+    def next_to_prepare(self, generation: int) -> Step | None:
         """Wait for items to prepare; None tells the thread to stop."""
         with self._wake:
             while self._in_charge(generation):
                 work = self._queue.next_to_prepare()
                 if work is not None:
                     return work
-                self._wake.wait()
+                self._wake.wait(self._queue.patience_s)
         return None
 
     def add_known(self, job: Job[Any], known: dict[int, Entry]) -> bool:
@@ -124,9 +121,9 @@ class Desk:
         with self._wake:
             while self._in_charge(generation):
                 batch = self._queue.next_batch(padded=self._padded)
+                # The preparer may have waited for what is ready to become less.
+                self._wake.notify_all()
                 if batch:
-                    # The preparer may have waited for what is ready to become less.
-                    self._wake.notify_all()
                     return batch
                 if not self._wake.wait(idle_s) and len(self._queue) == 0:
                     return []
@@ -139,6 +136,8 @@ class Desk:
         share = seconds / sum(tokens)
         finished = []
         with self._changed():
+            if not outcome.failed:
+                self._queue.costs.learn(self._cost(tokens), seconds)
             for (job, index), row in outcome.rows:
                 if self._queue.complete(job, index, row, share * job.prepared(index).tokens):
                     finished.append(job)
@@ -175,8 +174,7 @@ class Desk:
     def clear(self, *, close: bool) -> list[Job[Any]]:
         """Forget all jobs and return them; the threads in charge are told to stop."""
         with self._changed():
-            waiting = [*self._queue.clear(), *self._outside]
-            self._outside.clear()
+            waiting = [*self._queue.clear(), *self.line.clear()]
             self._closed = self._closed or close
             self.generation += 1
         return waiting
@@ -194,9 +192,6 @@ class Desk:
         with self._wake:
             yield
             self._wake.notify_all()
-
-    def _full(self) -> bool:
-        return len(self._queue) > 0 and self._queue.tokens >= self._max_queue_tokens
 
     def _in_charge(self, generation: int) -> bool:
         return not self._closed and generation == self.generation

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins.core.batching.cache import Entry
-from rerank_plugins.core.batching.computed import EMPTY, Computed
+from rerank_plugins.core.batching.computed import Computed
 from rerank_plugins.core.protocols import FloatArray, Prepared
 
 ItemT = TypeVar("ItemT")
@@ -29,12 +30,15 @@ class Job(Generic[ItemT]):
         future: What the caller waits for.
         room: Done once the job has left the line outside the queue, whatever way.
         ready: ``(tokens, index)`` of prepared items that wait, shortest first.
+        deadline: When its caller wants an answer; infinity is whenever it is done.
         served: Tokens computed so far; the scheduler's fairness counts them.
         served_at: Number of the last batch that held one of its items, or of the batch at
             its arrival.
         queued: Tokens that still count against the queue's bound (estimated until
             prepared).
     """
+
+    deadline = math.inf
 
     def __init__(
         self,
@@ -60,14 +64,14 @@ class Job(Generic[ItemT]):
         self._values: FloatArray | None = None
         self._tokens = np.zeros(len(items), dtype=np.int64)
         self._truncated = np.zeros(len(items), dtype=np.bool_)
+        self._done = np.zeros(len(items), dtype=np.bool_)
         self._left = len(items)
         self._arrived = time.perf_counter()
         self._started: float | None = None
         self._compute_s = 0.0
         self._cache_hits = 0
-        # Taken once and never given back: several threads may come to end a job.
-        self._entering = threading.Lock()
-        self._ending = threading.Lock()
+        self._in_batches = 0
+        self._claiming = threading.Lock()
 
     @property
     def ready_tokens(self) -> int:
@@ -78,6 +82,11 @@ class Job(Generic[ItemT]):
     def unprepared(self) -> bool:
         """Whether some items still have to be prepared."""
         return self._next < len(self.items)
+
+    @property
+    def started(self) -> bool:
+        """Whether a batch has held some of its items."""
+        return self._started is not None
 
     @property
     def finished(self) -> bool:
@@ -107,7 +116,7 @@ class Job(Generic[ItemT]):
             self._truncated[index] = one.truncated
             self.queued += one.tokens - self._estimates[index]
             self.ready.append((one.tokens, index))
-        self.ready.sort()
+        self._sort_ready()
 
     def prepared(self, index: int) -> Prepared:
         """Return a prepared item."""
@@ -117,6 +126,7 @@ class Job(Generic[ItemT]):
         """Take an item off the ready list, into a batch; return its tokens."""
         tokens = int(self._tokens[index])
         self.ready.remove((tokens, index))
+        self._in_batches += 1
         if self._started is None:
             self._started = time.perf_counter()
         return tokens
@@ -125,13 +135,15 @@ class Job(Generic[ItemT]):
         """Make an item ready again, since its batch did not work; return its tokens."""
         tokens = int(self._tokens[index])
         self.ready.append((tokens, index))
-        self.ready.sort()
+        self._sort_ready()
+        self._in_batches -= 1
         return tokens
 
     def complete(self, index: int, row: NDArray[np.float32], seconds: float) -> int:
         """Store an item's result and its share of the batch's time; return its tokens."""
         self._store(index, row)
         del self._prepared[index]
+        self._in_batches -= 1
         tokens = int(self._tokens[index])
         self._compute_s += seconds
         self.served += tokens
@@ -139,36 +151,49 @@ class Job(Generic[ItemT]):
         return tokens
 
     def enter(self) -> None:
-        """Tell the caller that the job has room in the queue."""
-        if self._entering.acquire(blocking=False) and self.room.set_running_or_notify_cancel():
+        """Tell the caller that the job is in the queue, or has ended; once."""
+        if self._claim(self.room):
             self.room.set_result(None)
 
     def finish(self) -> None:
-        """Give the caller the results."""
-        if self._ending.acquire(blocking=False) and self.future.set_running_or_notify_cancel():
+        """Give the caller the results; nothing happens if the job has ended."""
+        if self._claim(self.future):
             self.future.set_result(self.result())
 
     def fail(self, error: Exception) -> None:
         """Give the caller an error, wherever the job is; nothing happens if it has ended."""
         self.enter()
-        if self._ending.acquire(blocking=False) and self.future.set_running_or_notify_cancel():
+        if self._claim(self.future):
             self.future.set_exception(error)
 
     def result(self) -> Computed:
-        """Return the results of all items."""
+        """Return the results so far."""
         started = self._arrived if self._started is None else self._started
+        nothing = np.full(len(self.items), np.nan, dtype=np.float32)
         return Computed(
-            values=EMPTY.values if self._values is None else self._values,
-            tokens=self._tokens,
-            truncated=self._truncated,
+            values=nothing if self._values is None else self._values,
+            tokens=np.where(self._done, self._tokens, 0),
+            truncated=self._truncated & self._done,
+            done=self._done,
             batches=self.batches,
             queue_s=started - self._arrived,
             compute_s=self._compute_s,
             cache_hits=self._cache_hits,
         )
 
+    def _claim(self, future: Future[Any]) -> bool:
+        """Return True once, to whoever then sets the future; never if it was cancelled."""
+        with self._claiming:
+            taken = future.running() or future.done()
+            return not taken and future.set_running_or_notify_cancel()
+
+    def _sort_ready(self) -> None:
+        self.ready.sort()
+
     def _store(self, index: int, row: NDArray[np.float32]) -> None:
         if self._values is None:
-            self._values = np.empty((len(self.items), *row.shape), dtype=np.float32)
+            shape = (len(self.items), *row.shape)
+            self._values = np.full(shape, np.nan, dtype=np.float32)
         self._values[index] = row
+        self._done[index] = True
         self._left -= 1

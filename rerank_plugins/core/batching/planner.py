@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from rerank_plugins.core.batching.jobs import Job
+from rerank_plugins.core.batching.urgent_job import UrgentJob
 
 Slot: TypeAlias = tuple[Job[Any], int]
 """A job and the index of one of its items."""
@@ -38,12 +39,14 @@ def level(job: Job[Any], budget: int) -> int:
 def serving_order(jobs: Iterable[Job[Any]], budget: int, batch_number: int) -> list[Job[Any]]:
     """Return the jobs in the order in which they are served.
 
+    On each level, jobs with a deadline go first, the earliest before the others.
+
     Args:
         jobs: In order of arrival.
         budget: Tokens of a batch.
         batch_number: Number of the batch to be planned.
     """
-    ordered = sorted(jobs, key=lambda job: level(job, budget))
+    ordered = sorted(jobs, key=lambda job: (level(job, budget), job.deadline))
     if len(ordered) > 1 and batch_number % RESCUE_EVERY == 0:
         rescued = min(ordered, key=lambda job: job.served_at)
         ordered.remove(rescued)
@@ -58,10 +61,11 @@ def plan_batch(jobs: Sequence[Job[Any]], budget: int, *, padded: bool) -> list[S
     the items of all jobs of its level or above that come next in length. So the batch
     wastes little padding, and the leader's items are all served in one sweep from long to
     short. Jobs of lower levels only fill it up, and not far: a small batch is a fast one,
-    and whoever is in it has not come to wait for a large job.
+    and whoever is in it has not come to wait for a large job. Jobs with a deadline take no
+    part: their items have an order.
 
     Args:
-        jobs: Jobs with ready items, in serving order.
+        jobs: Jobs with ready items, in serving order; the first has no deadline.
         budget: Most tokens of the batch; an item beyond it makes a batch of its own.
         padded: Whether padding counts, because the backend computes it.
 
@@ -70,16 +74,16 @@ def plan_batch(jobs: Sequence[Job[Any]], budget: int, *, padded: bool) -> list[S
     """
     width, index = jobs[0].ready[-1]
     front = level(jobs[0], budget)
-    peers = [job for job in jobs if level(job, budget) <= front]
-    batch, total = _neighbours(peers, width, budget, padded=padded)
+    peers = [job for job in jobs if not isinstance(job, UrgentJob) and level(job, budget) <= front]
+    batch, total = neighbours(peers, width, budget, padded=padded)
     if not batch:
         return [(jobs[0], index)]
-    others = [job for job in jobs if level(job, budget) > front]
+    others = [job for job in jobs if not isinstance(job, UrgentJob) and level(job, budget) > front]
     room = budget // FILL_SHARE - total
-    return batch + _neighbours(others, width, room, padded=padded)[0]
+    return batch + neighbours(others, width, room, padded=padded)[0]
 
 
-def _neighbours(
+def neighbours(
     jobs: Sequence[Job[Any]], width: int, room: int, *, padded: bool
 ) -> tuple[list[Slot], int]:
     """Return the longest items of at most ``width`` tokens that find room, and their cost."""

@@ -7,6 +7,7 @@ when there is nothing to do; nothing polls. Every public method is safe from any
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -19,8 +20,9 @@ from rerank_plugins.core.batching.desk import Desk
 from rerank_plugins.core.batching.jobs import Job, Priority
 from rerank_plugins.core.batching.stats import EngineStats
 from rerank_plugins.core.batching.traits import prepare_items, workers
+from rerank_plugins.core.batching.urgent_job import UrgentJob
 from rerank_plugins.core.sources import Source
-from rerank_plugins.errors import EngineClosedError
+from rerank_plugins.errors import EngineClosedError, InvalidInputError
 
 _CHARACTERS_A_TOKEN: Final = 4
 
@@ -62,8 +64,17 @@ class Scheduler:
         max_length: int | None,
         priority: Priority,
         wait: bool,
+        deadline: float | None = None,
     ) -> Job[Any]:
         """Queue a request; the items are tuples whose strings are what the model reads.
+
+        Args:
+            items: What to compute.
+            max_length: Most tokens an item may have; None is the model's reach.
+            priority: Where in the queue it starts.
+            wait: Whether it may wait for room in the queue.
+            deadline: When to be done with it at the latest, as ``time.perf_counter()`` tells
+                the time. Whoever waits calls :meth:`expire` then.
 
         Returns:
             The job: its ``room`` is done once it has room in the queue, its ``future`` once
@@ -72,8 +83,17 @@ class Scheduler:
         Raises:
             EngineOverloadedError: If the queue is full and ``wait`` is False.
             EngineClosedError: If the scheduler was closed, or made before a fork.
+            InvalidInputError: If the deadline is no time.
         """
-        job = Job(items, max_length, priority, self._estimates(items, max_length))
+        if deadline is not None and math.isnan(deadline):
+            message = "deadline is nan; it must be a time of time.perf_counter(), or None."
+            raise InvalidInputError(message)
+        job: Job[Any]
+        estimates = self._estimates(items, max_length)
+        if deadline is None or deadline == math.inf:
+            job = Job(items, max_length, priority, estimates)
+        else:
+            job = UrgentJob(items, max_length, priority, estimates, deadline)
         if os.getpid() != self._process:
             message = f"{self._name} was made before a fork. Ask for a new engine."
             raise EngineClosedError(message)
@@ -87,9 +107,23 @@ class Scheduler:
         self._desk.admit()
         return job
 
+    def expire(self, job: Job[Any]) -> None:
+        """End a job with what is done by now; nothing happens if it has ended."""
+        self.crew.expire(job)
+
     def stats(self) -> EngineStats:
         """Return the counters so far."""
         return self._desk.stats()
+
+    @property
+    def max_queue_tokens(self) -> int:
+        """Bound of the queue."""
+        return self._desk.line.max_tokens
+
+    @max_queue_tokens.setter
+    def max_queue_tokens(self, tokens: int) -> None:
+        self._desk.line.max_tokens = tokens
+        self._desk.admit()
 
     @property
     def closed(self) -> bool:

@@ -12,6 +12,7 @@ class EngineStats:
     Attributes:
         requests: Requests that came, whatever became of them.
         cancelled: Requests whose callers went away before the end.
+        expired: Requests answered at their deadline, or when no more fitted, with a part.
         items: Pairs (or texts, for a bi-encoder) computed.
         tokens: Tokens of those items, without padding.
         padded_tokens: Tokens computed, padding included.
@@ -28,6 +29,7 @@ class EngineStats:
 
     requests: int = 0
     cancelled: int = 0
+    expired: int = 0
     items: int = 0
     tokens: int = 0
     padded_tokens: int = 0

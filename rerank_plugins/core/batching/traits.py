@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rerank_plugins.core.batching.job_queue import PREPARE_ITEMS
-from rerank_plugins.core.config import check_count
+from rerank_plugins.core.checks import check_count
 from rerank_plugins.core.protocols import Backend
 
 

@@ -22,7 +22,7 @@ def prepare_all(queue: JobQueue) -> int:
     """Prepare what the queue asks for; return how many items."""
     count = 0
     while (work := queue.next_to_prepare()) is not None:
-        job, indices = work
+        job, indices, _ = work
         queue.add_prepared(
             job, indices, [Prepared(job.items[index][0], False, None) for index in indices]
         )

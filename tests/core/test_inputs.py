@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 
-from rerank_plugins.core.request import RankRequest, check_documents, check_query, check_two
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.core.inputs import check_documents, check_query, check_two
 from rerank_plugins.errors import InvalidInputError
-from tests.strategies import any_text, documents, queries
+from tests.strategies import documents, queries
 
 
 @pytest.mark.parametrize("query", ["", " ", "\n\t ", "\u2003"])
@@ -70,28 +68,3 @@ def test_a_pair_is_two_things(bad: Any) -> None:
 def test_pairs_may_be_tuples_or_lists() -> None:
     assert check_two(("a", ["b"]), 0, "") == ("a", ["b"])
     assert check_two(["a", "b"], 0, "") == ("a", "b")
-
-
-@given(queries, documents)
-def test_identical_texts_make_one_pair(query: str, texts: list[str]) -> None:
-    request = RankRequest(query, texts)
-    assert len(set(request.pairs)) == len(request.pairs)
-    assert {pair.document for pair in request.pairs} == set(texts)
-    assert [request.pairs[position].document for position in request._pair_of] == texts
-    assert all(pair.query == query for pair in request.pairs)
-
-
-@given(any_text, any_text)
-def test_only_identical_texts_are_merged(one: str, other: str) -> None:
-    """Case, spaces and unicode normal forms matter to a model: they are not folded."""
-    assert len(RankRequest("q", [one, other]).pairs) == len({one, other})
-
-
-def test_pairs_keep_the_order_of_first_appearance() -> None:
-    request = RankRequest("q", ["b", "a", "b", "c", "a"])
-    assert request.pairs == [TextPair("q", text) for text in "bac"]
-    assert request._pair_of.dtype == np.intp
-
-
-def test_no_documents_make_no_pairs() -> None:
-    assert RankRequest("q", []).pairs == []

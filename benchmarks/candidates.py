@@ -1,0 +1,84 @@
+"""What the first stage found in a retrieval set, with both stages' scores and the judgments."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins.evaluation.beir import read_beir
+
+DEPTH: Final = 50
+SEED: Final = 11
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The best :data:`DEPTH` of the bi-encoder for each question, best first.
+
+    Attributes:
+        raw_scores: The cross-encoder's, float32 of shape ``(questions, depth)``.
+        first_stage: Cosines of the bi-encoder, same shape.
+        grades: Judgments, same shape; 0 where nobody judged.
+        missed: Positive judgments of passages that are not among the candidates, as many
+            as there are, filled up with 0; shape ``(questions, most)``.
+    """
+
+    raw_scores: NDArray[np.float32]
+    first_stage: NDArray[np.float32]
+    grades: NDArray[np.int64]
+    missed: NDArray[np.int64]
+
+
+def candidates(folder: Path, questions: int, reranker: Reranker, cache: Path | None) -> Candidates:
+    """Score the candidates of a sample of questions.
+
+    Args:
+        folder: The set, in BEIR layout.
+        questions: Size of the sample; the whole set if it has fewer.
+        reranker: The second stage.
+        cache: A folder that keeps what was scored, or None.
+    """
+    dtype = reranker.engine.backend.identity.dtype
+    stored = cache and cache / f"{folder.name}-{questions}-{dtype}.npz"
+    if stored and stored.is_file():
+        with np.load(stored) as arrays:
+            return Candidates(**arrays)
+    found = _score(folder, questions, reranker)
+    if stored:
+        np.savez(stored, **vars(found))
+    return found
+
+
+def _score(folder: Path, questions: int, reranker: Reranker) -> Candidates:
+    data = read_beir(folder)
+    asked = sorted(data.qrels)
+    if len(asked) > questions:
+        asked = random.Random(SEED).sample(asked, questions)  # noqa: S311  (no secret)
+    encoder = BiEncoder()
+    index = encoder.encode_documents([passage.content for passage in data.passages])
+    cosines = encoder.encode_queries([data.queries[one] for one in asked]) @ index.T
+    best = np.argsort(-cosines, axis=1, kind="stable")[:, :DEPTH]
+    raw = np.zeros(best.shape, dtype=np.float32)
+    rankings = reranker.rank_many(
+        (data.queries[one], [data.passages[at].content for at in row])
+        for one, row in zip(asked, best, strict=True)
+    )
+    for row, ranking in zip(raw, rankings, strict=True):
+        for document in ranking:
+            row[document.index] = document.raw_score
+    grades = np.zeros(best.shape, dtype=np.int64)
+    missed = []
+    for number, one in enumerate(asked):
+        left = dict(data.qrels[one])
+        for position, at in enumerate(best[number]):
+            grades[number, position] = left.pop(data.passages[at].id, 0)
+        missed.append([grade for grade in left.values() if grade > 0])
+    most = max(map(len, missed))
+    padded = np.array([row + [0] * (most - len(row)) for row in missed], dtype=np.int64)
+    return Candidates(raw, np.take_along_axis(cosines, best, axis=1), grades, padded)

@@ -1,0 +1,94 @@
+"""``rerank-plugins serve``: the rerank API over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from rerank_plugins._optional import require
+from rerank_plugins.cli.rerank import Model
+from rerank_plugins.core.config import MINI, Dtype
+from rerank_plugins.core.engine import MAX_QUEUE_TOKENS
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+def serve(
+    *,
+    model: Model = MINI,
+    embedding_model: Annotated[
+        str, typer.Option(help="The bi-encoder of /v1/embeddings; none serves none.")
+    ] = MINI,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RERANK_PLUGINS_TOKEN",
+            help="Bearer token that clients must send; better in the environment, since other "
+            "users of a machine can read its command lines.",
+        ),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="What computes; auto chooses by the model.")
+    ] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="A torch device such as cuda:0 or cpu; chosen by default.")
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Data type of the arithmetic.")] = "auto",
+    max_length: Annotated[int, typer.Option(help="Most tokens a pair may have.")] = 512,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    cache_folder: Annotated[str | None, typer.Option(help="Where downloads are kept.")] = None,
+    local_files_only: Annotated[
+        bool, typer.Option("--local-files-only", help="Use only what is already on this machine.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+    ] = False,
+    cache_mb: Annotated[float, typer.Option(help="Megabytes for scores computed before.")] = 0,
+    max_documents: Annotated[int, typer.Option(help="Most documents in a request.")] = 1_000,
+    max_characters: Annotated[int, typer.Option(help="Most characters in a request.")] = 2_000_000,
+    max_body_bytes: Annotated[int, typer.Option(help="Most bytes in a body.")] = 8 * 2**20,
+    max_queue_tokens: Annotated[
+        int, typer.Option(help="Tokens that may wait; requests beyond are answered 429.")
+    ] = MAX_QUEUE_TOKENS,
+    max_connections: Annotated[int, typer.Option(min=1, help="Connections at once.")] = 1_000,
+    body_timeout: Annotated[float, typer.Option(help="Seconds for a body to arrive.")] = 10.0,
+    drain: Annotated[float, typer.Option(help="Seconds to finish in after SIGTERM.")] = 30.0,
+    log_level: Annotated[Level, typer.Option(help="Least level to log.")] = "info",
+) -> None:
+    """Serve a reranker and a bi-encoder over HTTP until SIGTERM."""
+    for module in ("fastapi", "prometheus_client", "uvicorn"):
+        require(module, "serve")
+    from rerank_plugins.serving import ServerSettings, create_app  # noqa: PLC0415  (just checked)
+    from rerank_plugins.serving import serve as run  # noqa: PLC0415
+
+    settings = ServerSettings(
+        model=model,
+        embedding_model=None if embedding_model == "none" else embedding_model,
+        backend=backend,
+        device=device,
+        dtype=dtype,
+        max_length=max_length,
+        revision=revision,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+        trust_remote_code=trust_remote_code,
+        cache_mb=cache_mb,
+        max_documents=max_documents,
+        max_characters=max_characters,
+        max_body_bytes=max_body_bytes,
+        max_queue_tokens=max_queue_tokens,
+        body_timeout_s=body_timeout,
+    )
+    run(
+        create_app(settings, token=token),
+        host=host,
+        port=port,
+        max_connections=max_connections,
+        drain_s=drain,
+        log_level=log_level,
+    )

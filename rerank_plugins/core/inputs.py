@@ -1,0 +1,128 @@
+"""Checks of what callers pass in: queries, documents, pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rerank_plugins.core.scored import Task
+from rerank_plugins.core.types import TextPair
+from rerank_plugins.errors import InvalidInputError
+
+
+def check_query(query: object) -> str:
+    """Return the query if it is text with something in it.
+
+    Raises:
+        InvalidInputError: If it is not a string, or empty.
+    """
+    if not isinstance(query, str):
+        message = f"the query is {type(query).__name__}; it must be a string."
+        raise InvalidInputError(message)
+    if not query.strip():
+        message = f"the query is {query!r}; nothing can be relevant to an empty query. Pass text."
+        raise InvalidInputError(message)
+    return query
+
+
+def check_documents(documents: object) -> list[str]:
+    """Return the documents as a list if each is a string; empty strings are allowed.
+
+    Raises:
+        InvalidInputError: If ``documents`` is one string or no iterable at all, or one of
+            them is not a string.
+    """
+    if isinstance(documents, (str, bytes)):
+        message = "documents is one string; pass a list of strings, even for one document."
+        raise InvalidInputError(message)
+    if not isinstance(documents, Iterable):
+        message = f"documents is {type(documents).__name__}; pass a list of strings."
+        raise InvalidInputError(message)
+    texts: list[str] = []
+    for position, text in enumerate(documents):
+        if not isinstance(text, str):
+            message = (
+                f"document {position} is {type(text).__name__}; each must be a string. "
+                "Pass the text, for example page_content or get_content()."
+            )
+            raise InvalidInputError(message)
+        texts.append(text)
+    return texts
+
+
+def check_two(pair: object, position: int, shape: str) -> tuple[Any, Any]:
+    """Return the two parts of an element of a list of pairs.
+
+    Args:
+        pair: The element.
+        position: Where it stands in the list, for the message.
+        shape: What it should be, for the message.
+
+    Raises:
+        InvalidInputError: If it is not a sequence of two; a string of two letters is not.
+    """
+    if isinstance(pair, (str, bytes)) or not isinstance(pair, Sequence) or len(pair) != 2:  # noqa: PLR2004
+        message = f"element {position} is {type(pair).__name__}; each must be a tuple {shape}."
+        raise InvalidInputError(message)
+    return pair[0], pair[1]
+
+
+def check_pairs(pairs: Iterable[object]) -> list[TextPair]:
+    """Return text pairs as such if each is a query and a document.
+
+    Raises:
+        InvalidInputError: If one is not.
+    """
+    checked = []
+    for position, pair in enumerate(pairs):
+        query, document = check_two(pair, position, "(query, document)")
+        checked.append(TextPair(check_query(query), check_documents([document])[0]))
+    return checked
+
+
+def check_task(query: object, documents: object, first_stage: object) -> Task:
+    """Return a query with its documents as a task.
+
+    Raises:
+        InvalidInputError: If one of them cannot be used.
+    """
+    texts = check_documents(documents)
+    checked = check_query(query)
+    if first_stage is None:
+        return Task(checked, texts)
+    try:
+        scores = np.array(first_stage, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        message = f"first_stage is no list of numbers: {error}. Pass one score a document."
+        raise InvalidInputError(message) from error
+    if scores.shape != (len(texts),):
+        message = (
+            f"first_stage has shape {scores.shape} for {len(texts)} documents; pass one score a "
+            "document, or None for the documents' order."
+        )
+        raise InvalidInputError(message)
+    if not np.isfinite(scores).all():
+        bad = int(np.argmin(np.isfinite(scores)))
+        message = f"first_stage score {bad} is {scores[bad]}; each must be a finite number."
+        raise InvalidInputError(message)
+    return Task(checked, texts, scores)
+
+
+def check_tasks(requests: Iterable[object], first_stage: Sequence[object] | None) -> list[Task]:
+    """Return queries with their documents as tasks; see :func:`check_task`."""
+    pairs = [
+        check_two(request, position, "(query, documents)")
+        for position, request in enumerate(requests)
+    ]
+    scores = [None] * len(pairs) if first_stage is None else list(first_stage)
+    if len(scores) != len(pairs):
+        message = (
+            f"first_stage has {len(scores)} elements for {len(pairs)} requests; pass one each."
+        )
+        raise InvalidInputError(message)
+    return [
+        check_task(query, documents, own)
+        for (query, documents), own in zip(pairs, scores, strict=True)
+    ]

@@ -1,0 +1,107 @@
+"""Long documents as windows of a model's reach: pure functions on texts and token spans."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank_plugins.core.types import Window
+
+Spans = NDArray[np.int64]
+"""Characters ``[start, end)`` of each token of a text, shape ``(tokens, 2)``."""
+
+_FLEXIBLE: Final = 4
+"""A window may end one such part of its length early, to end where a sentence or word does."""
+
+_PIECE: Final = re.compile(r"[^\W\u2e80-\uffef]{1,4}|\S")
+_SENTENCE_START: Final = re.compile(
+    r"""(?:[.!?\u2026]["'\u201d\u2019)\]]*\s+|[\u3002\uff01\uff1f]\s*|\n\s*)(?=\S)"""
+)
+_WORD_START: Final = re.compile(r"\s(?=\S)|(?=[\u2e80-\uffef])")
+
+
+def estimated_spans(text: str) -> Spans:
+    """Return pieces of up to four letters, for models whose tokens only a server knows.
+
+    Their number is an upper estimate for most texts; a character of a script without spaces
+    is a piece of its own.
+    """
+    found = [match.span() for match in _PIECE.finditer(text)]
+    return np.array(found, dtype=np.int64).reshape(len(found), 2)
+
+
+def split(text: str, spans: Spans, room: int, overlap: int) -> list[Window]:
+    """Cut a text into overlapping windows that each fit.
+
+    A window ends where a sentence ends if one does in its last quarter, else at the end of a
+    word, else between two tokens; the next one begins in the same way, ``overlap`` tokens
+    before that or a little later. Together they cover the text.
+
+    Args:
+        text: The document.
+        spans: Its tokens.
+        room: Most tokens of a window, at least 1.
+        overlap: Tokens shared with the window before; at most half of ``room`` is used.
+
+    Returns:
+        At least one window, from first to last.
+    """
+    if len(spans) <= room:
+        return [Window(0, len(text))]
+    starts = spans[:, 0]
+    boundaries = [_tokens_at(pattern, text, starts) for pattern in (_SENTENCE_START, _WORD_START)]
+    overlap = min(overlap, room // 2)
+    windows = []
+    first = 0
+    while len(spans) - first > room:
+        limit = first + room
+        stop = _last(boundaries, first + room - room // _FLEXIBLE, limit)
+        windows.append(Window(_character(starts, first), _character(starts, stop)))
+        # At least one token further, whatever the overlap and the boundaries.
+        first = max(first + 1, _first(boundaries, stop - overlap, stop - 1))
+    return [*windows, Window(_character(starts, first), len(text))]
+
+
+def thin_out(windows: Sequence[Window], most: int | None) -> list[Window]:
+    """Keep at most so many windows, spread evenly from the first to the last.
+
+    >>> thin_out([Window(start, start + 1) for start in range(9)], 3)
+    [Window(start=0, end=1), Window(start=4, end=5), Window(start=8, end=9)]
+    """
+    if most is None or len(windows) <= most:
+        return list(windows)
+    return [windows[round(at)] for at in np.linspace(0, len(windows) - 1, most)]
+
+
+def _tokens_at(pattern: re.Pattern[str], text: str, starts: Spans) -> NDArray[np.intp]:
+    """Return the tokens that begin where a match of the pattern ends."""
+    found = np.array([match.end() for match in pattern.finditer(text)], dtype=np.int64)
+    tokens = np.unique(np.searchsorted(starts, found))
+    tokens = tokens[tokens < len(starts)]
+    return tokens[np.isin(starts[tokens], found)]
+
+
+def _last(boundaries: Sequence[NDArray[np.intp]], low: int, high: int) -> int:
+    """Return the last boundary from ``low`` to ``high``, of the best kind there is."""
+    for tokens in boundaries:
+        at = int(np.searchsorted(tokens, high, side="right")) - 1
+        if at >= 0 and tokens[at] >= low:
+            return int(tokens[at])
+    return high
+
+
+def _first(boundaries: Sequence[NDArray[np.intp]], low: int, high: int) -> int:
+    """Return the first boundary from ``low`` to ``high``, of the best kind there is."""
+    for tokens in boundaries:
+        at = int(np.searchsorted(tokens, low))
+        if at < len(tokens) and tokens[at] <= high:
+            return int(tokens[at])
+    return low
+
+
+def _character(starts: Spans, token: int) -> int:
+    return 0 if token == 0 else int(starts[token])

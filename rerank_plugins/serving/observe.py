@@ -1,0 +1,76 @@
+"""Around everything: request ids, one log line a request, metrics, and no fault unanswered."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rerank_plugins.serving.failures import OPENAI, TEI, Refusal, failure
+from rerank_plugins.serving.logs import fault
+from rerank_plugins.serving.metrics import Metrics
+from rerank_plugins.serving.record import CLIENT_GONE, Record, new_record
+
+logger: Final = logging.getLogger("rerank_plugins.serving")
+
+_PROBES: Final = frozenset(("/health", "/ready", "/metrics"))
+_PATHS: Final = _PROBES | {"/v1/rerank", "/v2/rerank", TEI, OPENAI, "/docs", "/openapi.json"}
+"""What may stand in a log line or a metric; other paths are a caller's text."""
+
+_METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+
+
+class Observe:
+    """ASGI middleware that sees every request first and every answer last."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        """Wrap an application."""
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, and write down how it went."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = new_record(scope)
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                identity = (b"x-request-id", record.request_id.encode("ascii"))
+                message = {**message, "headers": [*message.get("headers", ()), identity]}
+            await send(message)
+
+        with self._metrics.in_flight.track_inprogress():
+            try:
+                await self._app(scope, receive, answer)
+            except Exception as error:  # noqa: BLE001  (nothing may pass unanswered)
+                extra = {"request_id": record.request_id, "fault": fault(error)}
+                logger.error("unexpected fault", extra={"fields": extra})  # noqa: TRY400
+                if not record.status:
+                    refusal = Refusal(500, "an unexpected fault; the server's log has it.")
+                    await failure(scope, refusal)(scope, receive, answer)
+            finally:
+                self._note(scope, record)
+
+    def _note(self, scope: Scope, record: Record) -> None:
+        path = scope["path"] if scope["path"] in _PATHS else "other"
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        record.status = record.status or CLIENT_GONE
+        self._metrics.count(path, record)
+        fields = {
+            "request_id": record.request_id,
+            "method": method,
+            "path": path,
+            "status": record.status,
+            "ms": round(record.seconds * 1000, 1),
+            "documents": record.documents,
+            "pairs": record.pairs,
+            "tokens": record.tokens,
+            "queue_ms": round(record.queue_s * 1000, 1),
+            "compute_ms": round(record.compute_s * 1000, 1),
+        }
+        level = logging.DEBUG if path in _PROBES else logging.INFO
+        logger.log(level, "request", extra={"fields": fields})

@@ -1,0 +1,94 @@
+"""From a checked HTTP request to the core and back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Literal, TypeVar
+
+from fastapi import Request
+
+from rerank_plugins import Ranking, Reranker
+from rerank_plugins.core.batching.computed import Computed
+from rerank_plugins.core.batching.jobs import Priority
+from rerank_plugins.serving.failures import Refusal
+from rerank_plugins.serving.models import Models
+from rerank_plugins.serving.record import Record, record_of
+from rerank_plugins.serving.texts import check_size
+
+T = TypeVar("T")
+
+
+async def rank(
+    request: Request,
+    query: str,
+    documents: list[str],
+    *,
+    top_n: int | None = None,
+    deadline_ms: float | None = None,
+    priority: Priority = "interactive",
+) -> Ranking:
+    """Rank the documents of a request.
+
+    Raises:
+        Refusal: If it is too large or too late, or the model is not there.
+        RerankError: As :meth:`Reranker.rank` does.
+    """
+    models: Models = request.app.state.models
+    models.check_loaded()
+    check_size(request.app.state.settings, query, documents)
+    record = record_of(request.scope)
+    record.documents = len(documents)
+    reranker = models.bulk if priority == "bulk" else models.reranker
+    ranking = await rank_in_time(
+        reranker, query, documents, top_n=top_n, deadline_ms=deadline_ms, record=record
+    )
+    stats = ranking.stats
+    record.pairs, record.tokens = stats.pairs, stats.tokens
+    record.queue_s, record.compute_s = stats.queue_s, stats.compute_s
+    return ranking
+
+
+async def embed(
+    request: Request,
+    texts: list[str],
+    role: Literal["query", "document"],
+    *,
+    deadline_ms: float | None,
+) -> Computed:
+    """Embed the texts of a request; see :func:`rank`."""
+    models: Models = request.app.state.models
+    models.check_loaded()
+    check_size(request.app.state.settings, "", texts)
+    record = record_of(request.scope)
+    record.documents = record.pairs = len(texts)
+    computed = await _in_time(models.embed(texts, role), deadline_ms, record)
+    record.tokens = int(computed.tokens.sum())
+    record.queue_s, record.compute_s = computed.queue_s, computed.compute_s
+    return computed
+
+
+async def rank_in_time(
+    reranker: Reranker,
+    query: str,
+    documents: list[str],
+    *,
+    top_n: int | None,
+    deadline_ms: float | None,
+    record: Record,
+) -> Ranking:
+    """Rank, or give up at the deadline: the one place where rankings meet deadlines.
+
+    Raises:
+        Refusal: If the time is up; what is queued is then cancelled.
+    """
+    return await _in_time(reranker.arank(query, documents, top_n=top_n), deadline_ms, record)
+
+
+async def _in_time(work: Coroutine[Any, Any, T], deadline_ms: float | None, record: Record) -> T:
+    left = None if deadline_ms is None else max(deadline_ms / 1000 - record.seconds, 0.0)
+    try:
+        return await asyncio.wait_for(work, left)
+    except asyncio.TimeoutError as error:  # not the builtin before Python 3.11
+        message = f"not done within the {deadline_ms} ms of X-Deadline-Ms; it was cancelled."
+        raise Refusal(504, message) from error

@@ -1,0 +1,349 @@
+"""Cascades: who goes on, what stands where, what it costs."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import pickle
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank_plugins import BiEncoder, Cascade, Ranking, Reranker, Stage
+from rerank_plugins.core.calibration import Calibrator
+from rerank_plugins.core.scored import NOT_SCORED, Scored, Scorer, Task
+from rerank_plugins.errors import ConfigurationError, InferenceError
+from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
+from tests.strategies import documents, queries
+
+
+def by_length(query: str, document: str) -> float:
+    return float(len(document))
+
+
+def slowly(seconds: float) -> Callable[[str, str], float]:
+    def score(query: str, document: str) -> float:
+        time.sleep(seconds)
+        return by_length(query, document)
+
+    return score
+
+
+CHEAP, DEAR = FakeCrossEncoder(by_length), FakeCrossEncoder()
+TEXTS = ["rain", "sun and wind", "rain and sun", "hail", "sun"]
+
+
+def order(ranking: Ranking) -> list[int]:
+    return [document.index for document in ranking]
+
+
+def shown(ranking: Ranking) -> list[tuple[int, float]]:
+    return [(document.index, document.raw_score) for document in ranking]
+
+
+def plain(ranking: Ranking) -> dict[str, Any]:
+    """Return what can be compared: None, not NaN, and no times."""
+    return {**ranking.to_dict(), "stats": ranking.stats}
+
+
+def asked_of(fake: FakeCrossEncoder) -> int:
+    return sum(map(len, fake.batches))
+
+
+# --- properties -----------------------------------------------------------------------------
+
+
+@given(queries, documents)
+def test_a_cascade_that_keeps_all_equals_its_last_stage(query: str, texts: list[str]) -> None:
+    expected = Reranker(DEAR).rank(query, texts)
+    stages = [Reranker(CHEAP), BiEncoder(FakeBiEncoder()), Reranker(DEAR)]
+    for keep in (None, max(len(texts), 1)):
+        ranking = Cascade([*((one, keep) for one in stages[:-1]), stages[-1]]).rank(query, texts)
+        assert ranking.documents == expected.documents
+        assert (ranking.model, ranking.status) == (expected.model, "complete")
+
+
+@given(queries, documents, st.integers(1, 5), st.integers(1, 5))
+def test_nothing_is_lost_and_no_stage_scores_more_than_it_is_given(
+    query: str, texts: list[str], first: int, second: int
+) -> None:
+    for fake in (CHEAP, DEAR):
+        fake.batches.clear()
+    words = FakeCrossEncoder(lambda _, text: len(text.split()))
+    cascade = Cascade([(Reranker(CHEAP), first), (Reranker(words), second), Reranker(DEAR)])
+    ranking = cascade.rank(query, texts)
+    assert sorted(order(ranking)) == list(range(len(texts)))
+    assert asked_of(CHEAP) == len(set(texts))
+    assert asked_of(words) <= first
+    assert asked_of(DEAR) <= min(first, second)
+    final = [document.scored for document in ranking]
+    assert final == sorted(final, reverse=True)
+    assert sum(final) == min(first, second, len(texts)) == ranking.stats.scored
+    assert ranking.stats.pairs == asked_of(CHEAP) + asked_of(words) + asked_of(DEAR)
+
+
+@given(queries, documents, st.integers(1, 5))
+def test_a_deadline_of_infinity_equals_none(query: str, texts: list[str], keep: int) -> None:
+    cascade = Cascade([Stage(Reranker(CHEAP), keep, share=0.5), Reranker(DEAR)])
+    task = Task(query, texts)
+    untimed, timed = (cascade.score_tasks([task], limit)[0] for limit in (None, math.inf))
+    np.testing.assert_array_equal(untimed.scores, timed.scores)
+    np.testing.assert_array_equal(untimed.stage, timed.stage)
+    assert (untimed.status, timed.status) == ("complete", "complete")
+    late = cascade.rank(query, texts, deadline_ms=1e9)
+    assert plain(late) == plain(cascade.rank(query, texts))
+
+
+@given(st.lists(st.tuples(queries, documents), max_size=4), st.integers(1, 3))
+def test_many_equal_one_by_one(requests: list[tuple[str, list[str]]], keep: int) -> None:
+    cascade = Cascade([Stage(Reranker(CHEAP), keep, margin=2), Reranker(DEAR)])
+    together = Reranker(cascade).rank_many(requests)
+    assert list(map(plain, together)) == [plain(cascade.rank(*one)) for one in requests]
+
+
+# --- what stands where ----------------------------------------------------------------------
+
+
+def test_each_stage_orders_what_went_no_further() -> None:
+    cascade = Cascade([(Reranker(CHEAP), 2), Reranker(DEAR)])
+    ranking = cascade.rank("rain and sun", TEXTS)
+    # Of the two longest, the last stage prefers the second; the others stand by their length.
+    assert order(ranking) == [2, 1, 0, 3, 4]
+    assert [document.scored for document in ranking] == [True, True, False, False, False]
+    assert math.isnan(ranking[2].raw_score)
+    (answer,) = cascade.score_tasks([Task("rain and sun", TEXTS)])
+    assert answer.stage.tolist() == [0, 1, 1, 0, 0]
+    assert answer.scores[[0, 3, 4]].tolist() == [4, 4, 3]
+
+
+def test_truncated_and_scale_are_those_of_the_last_stage() -> None:
+    short = FakeCrossEncoder(by_length, max_length=5)
+    cascade = Cascade([(Reranker(short), 1), Reranker(DEAR)])
+    ranking = cascade.rank("rain", ["sun", "wind wind wind", "rain rain rain rain"])
+    assert [document.truncated for document in ranking] == [False, True, False]
+    assert ranking.model == DEAR.identity
+    assert 0 < ranking[0].relevance_score < 1
+
+
+def test_windows_of_the_last_stage() -> None:
+    long = Reranker(FakeCrossEncoder(max_length=12), long_documents="windows", window_overlap=0)
+    cascade = Cascade([(Reranker(CHEAP), 1), long])
+    text = "hail " * 10 + "rain"
+    ranking = cascade.rank("rain", [text, "rain"])
+    window = ranking[0].window
+    assert window is not None
+    assert "rain" in text[window.start : window.end]
+    assert ranking[1].window is None
+
+
+def test_the_tasks_of_a_call_share_batches() -> None:
+    fakes = [FakeCrossEncoder(by_length), FakeCrossEncoder()]
+    cascade = Cascade([(Reranker(fakes[0]), 2), Reranker(fakes[1])])
+    Reranker(cascade).rank_many([(query, TEXTS) for query in ("rain", "sun", "hail")])
+    assert [len(fake.batches) for fake in fakes] == [1, 1]
+
+
+async def test_async_equals_sync_and_does_not_block() -> None:
+    slow = FakeCrossEncoder(slowly(0.1))
+    cascade = Cascade([(BiEncoder(FakeBiEncoder()), 3), Reranker(slow)])
+    lags = []
+
+    async def watch() -> None:
+        while True:
+            start = time.perf_counter()
+            await asyncio.sleep(0.005)
+            lags.append(time.perf_counter() - start)
+
+    watcher = asyncio.create_task(watch())
+    ranking = await cascade.arank("rain", TEXTS)
+    watcher.cancel()
+    assert len(lags) > 10
+    assert max(lags) < 0.1
+    assert plain(ranking) == plain(cascade.rank("rain", TEXTS))
+    assert await cascade.arank("rain", [], top_n=2) == cascade.rank("rain", [], top_n=2)
+
+
+# --- deadlines ------------------------------------------------------------------------------
+
+
+class Watching:
+    """A scorer that remembers how long it was given, and scores the first documents only."""
+
+    def __init__(self, scored: int | None = None) -> None:
+        self.given: list[float] = []
+        self.asked: list[list[str]] = []
+        self._scored = scored
+
+    def score_tasks(self, tasks: Any, deadline: float | None = None) -> list[Scored]:
+        if deadline is not None:
+            self.given.append(deadline - time.perf_counter())
+        self.asked += [task.texts for task in tasks]
+        answers = []
+        for task in tasks:
+            answer = Reranker(CHEAP).scorer.score_tasks([task])[0]
+            answer.scores[self._scored :] = np.nan if self._scored is not None else answer.scores
+            if self._scored is not None and self._scored < len(task.texts):
+                answer.stage[self._scored :] = NOT_SCORED
+                object.__setattr__(answer, "status", "partial")
+            answers.append(answer)
+        return answers
+
+    async def ascore_tasks(self, tasks: Any, deadline: float | None = None) -> list[Scored]:
+        return self.score_tasks(tasks, deadline)
+
+    def warm_up(self) -> object:
+        return self
+
+    def close(self) -> None:
+        """Hold nothing."""
+
+
+def test_a_share_is_one_of_what_is_left() -> None:
+    stages = [Watching(), Watching(), Watching()]
+    cascade = Cascade([Stage(stages[0], share=0.25), Stage(stages[1], share=0.5), stages[2]])
+    cascade.rank("rain", TEXTS, deadline_ms=60_000)
+    given_s = [stage.given[0] for stage in stages]
+    assert given_s == pytest.approx([15, 30, 60], rel=0.05)
+
+
+def test_what_a_stage_had_no_time_for_goes_on_behind_the_rest() -> None:
+    last = Watching()
+    ranking = Cascade([(Watching(2), 3), last]).rank("rain", TEXTS)
+    assert last.asked == [["sun and wind", "rain", "rain and sun"]]
+    assert ranking.status == "partial"
+    assert order(ranking) == [1, 2, 0, 3, 4]
+
+
+def test_without_time_for_the_last_stage_the_one_before_decides() -> None:
+    ranking = Cascade([(Reranker(CHEAP), 3), Watching(0)]).rank("rain", TEXTS)
+    assert order(ranking) == [1, 2, 0, 3, 4]
+    assert ranking.status == "partial"
+    assert ranking.stats.scored == len(TEXTS)
+    assert all(document.scored for document in ranking)
+
+
+def test_without_time_at_all_the_order_is_kept() -> None:
+    ranking = Cascade([Watching(0), Watching(0)]).rank("rain", TEXTS)
+    assert order(ranking) == list(range(len(TEXTS)))
+    assert (ranking.status, ranking.stats.scored) == ("partial", 0)
+
+
+def test_a_slow_last_stage_scores_the_best_of_the_first() -> None:
+    slow = FakeCrossEncoder(slowly(0.05), batch_tokens=8)
+    texts = [f"{'x' * length}" for length in range(1, 60)]
+    ranking = Cascade([Reranker(CHEAP), Reranker(slow)]).rank("rain", texts, deadline_ms=400)
+    assert ranking.status == "partial"
+    best = [document.index for document in ranking if document.scored]
+    assert 0 < len(best) < len(texts)
+    assert set(best) == set(range(len(texts) - len(best), len(texts)))
+    assert order(ranking)[len(best) :] == list(range(len(texts) - len(best) - 1, -1, -1))
+
+
+# --- early stop -----------------------------------------------------------------------------
+
+
+def test_a_sure_stage_ends_the_cascade() -> None:
+    dear = FakeCrossEncoder()
+    cascade = Cascade([Stage(Reranker(CHEAP), 2, margin=5), Reranker(dear)])
+    sure = cascade.rank("rain", ["rain", "a text much longer"])
+    assert (shown(sure), sure.status) == ([(1, 18), (0, 4)], "complete")
+    assert asked_of(dear) == 0
+    close = cascade.rank("rain", ["rain", "snow!"])
+    assert shown(close) == shown(Reranker(DEAR).rank("rain", ["rain", "snow!"]))
+    exactly = cascade.rank("rain", ["rain", "four+five"])
+    assert order(exactly) == [1, 0]
+
+
+def test_a_stage_out_of_time_is_never_sure() -> None:
+    last = Watching()
+    Cascade([Stage(Watching(1), margin=0), last]).rank("rain", TEXTS)
+    assert len(last.asked) == 1
+
+
+# --- settings -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"top_n": 3}, "top_n"),
+        ({"score_threshold": 0.5}, "score_threshold"),
+        ({"activation": "none"}, "activation"),
+        ({"deadline_ms": 10}, "deadline_ms"),
+        ({"fusion": "rrf"}, "fusion"),
+        ({"on_error": "passthrough"}, "on_error"),
+        ({"drop_similar": 0.9}, "drop_similar"),
+    ],
+)
+def test_a_rerankers_policy_is_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"sets {named};.*around the cascade"):
+        Stage(Reranker(DEAR, **settings))
+
+
+def test_a_calibrator_is_refused() -> None:
+    calibrator = Calibrator.fit(
+        np.linspace(-3, 3, 40), np.arange(40) > 20, model=DEAR.identity, method="platt"
+    )
+    with pytest.raises(ConfigurationError, match="sets calibrator"):
+        Stage(Reranker(DEAR, calibrator=calibrator))
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([], "no stages"),
+        (["mini"], "is str; give a Reranker"),
+        ([DEAR], r"FakeCrossEncoder.*Reranker\('mini'\)"),
+        ([(Reranker(DEAR), 3)], "keep of the last stage is 3"),
+        ([Stage(Reranker(DEAR), margin=1)], "margin of the last stage"),
+        ([Cascade([Reranker(DEAR)]), Reranker(DEAR)], "stage 0 is a cascade"),
+        ([(Reranker(DEAR), 0), Reranker(DEAR)], "keep is 0"),
+        ([(Reranker(DEAR), True), Reranker(DEAR)], "keep is True"),
+        ([(Reranker(DEAR), 1, 1.5), Reranker(DEAR)], "share is 1.5"),
+        ([(Reranker(DEAR), 1, 0), Reranker(DEAR)], "share is 0"),
+        ([(Reranker(DEAR), 1, 1, -1), Reranker(DEAR)], "margin is -1"),
+        ([(), Reranker(DEAR)], "has 0 elements"),
+        ([(Reranker(DEAR), 1, 1, 1, 1), Reranker(DEAR)], "has 5 elements"),
+    ],
+)
+def test_bad_stages_are_refused(stages: list[Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Cascade(stages)
+
+
+def test_a_setting_of_a_single_model_is_refused_for_a_cascade() -> None:
+    with pytest.raises(ConfigurationError, match="Set it on the stages"):
+        Reranker(Cascade([Reranker(DEAR)]), max_length=64)
+
+
+def test_it_is_a_scorer_that_loads_and_closes_its_models() -> None:
+    fakes = [FakeCrossEncoder(by_length), FakeCrossEncoder()]
+    with Cascade([Reranker(fake) for fake in fakes]) as cascade:
+        assert isinstance(cascade, Scorer)
+        assert order(cascade.rank("rain", TEXTS)) == order(Reranker(DEAR).rank("rain", TEXTS))
+    assert [fake.closed for fake in fakes] == [True, True]
+
+
+def test_an_error_of_a_stage_is_the_rerankers() -> None:
+    def fail(query: str, document: str) -> float:
+        message = "broken"
+        raise ValueError(message)
+
+    broken = Cascade([(Reranker(CHEAP), 2), Reranker(FakeCrossEncoder(fail))])
+    with pytest.raises(InferenceError, match="broken"):
+        broken.rank("rain", TEXTS)
+    ranking = Reranker(broken, on_error="passthrough").rank("rain", TEXTS)
+    assert (order(ranking), ranking.status) == ([0, 1, 2, 3, 4], "failed")
+
+
+def test_a_cascade_of_named_models_pickles() -> None:
+    cascade = Cascade([(BiEncoder(), 2), Reranker()])
+    again = pickle.loads(pickle.dumps(cascade))  # noqa: S301
+    texts = ["It rains.", "Goethe wrote Faust.", "Faust is a play."]
+    query = "Who wrote Faust?"
+    assert plain(again.rank(query, texts)) == plain(cascade.rank(query, texts))

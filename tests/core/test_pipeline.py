@@ -1,0 +1,235 @@
+"""What a reranker does with scores: fusion, deadlines, failures, near duplicates, prompts."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank_plugins import BiEncoder, RankedDocument, Ranking, Reranker
+from rerank_plugins.core.calibration import Calibrator
+from rerank_plugins.core.protocols import FloatArray, Prepared
+from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.errors import ConfigurationError, InferenceError, InvalidInputError
+from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
+from tests.core.helpers import FaultyCrossEncoder, GatedCrossEncoder, raise_for
+from tests.strategies import documents, queries, words
+
+TEXTS = ["sun", "rain", "snow and rain", "wind", ""]
+some_queries = words.filter(bool) | queries
+
+
+def indices(ranking: Sequence[RankedDocument]) -> list[int]:
+    return [one.index for one in ranking]
+
+
+def first_stage(texts: list[str]) -> list[float]:
+    return [float(len(text) % 4) for text in texts]
+
+
+@given(some_queries, documents, st.sampled_from(["rrf", "weighted"]))
+def test_fusion_weights_1_and_0_are_the_two_rankings(
+    query: str, texts: list[str], how: Any
+) -> None:
+    given_scores = first_stage(texts)
+    alone = Reranker(FakeCrossEncoder()).rank(query, texts)
+    one = Reranker(FakeCrossEncoder(), fusion=how, fusion_weight=1)
+    none = Reranker(FakeCrossEncoder(), fusion=how, fusion_weight=0)
+    assert indices(one.rank(query, texts, first_stage=given_scores)) == indices(alone)
+    expected = sorted(range(len(texts)), key=lambda index: -given_scores[index])
+    assert indices(none.rank(query, texts, first_stage=given_scores)) == expected
+    assert indices(none.rank(query, texts)) == list(range(len(texts)))
+
+
+def test_fused_scores_are_the_relevance_and_raw_scores_stay() -> None:
+    reranker = Reranker(FakeCrossEncoder(), fusion="weighted", fusion_weight=0.5)
+    ranking = reranker.rank("rain", TEXTS, first_stage=[5, 4, 3, 2, 1])
+    assert ranking[0].relevance_score == max(one.relevance_score for one in ranking)
+    shown = [one.relevance_score for one in ranking]
+    assert shown == sorted(shown, reverse=True)
+    plain = {one.index: one.raw_score for one in Reranker(FakeCrossEncoder()).rank("rain", TEXTS)}
+    assert {one.index: one.raw_score for one in ranking} == plain
+    many = reranker.rank_many([("rain", TEXTS), ("sun", [])], first_stage=[[5, 4, 3, 2, 1], None])
+    assert many[0] == ranking
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([1.0], "shape .1,. for 5 documents"),
+        ([1, 2, 3, 4, math.nan], "score 4 is nan"),
+        (["a"] * 5, "no list of numbers"),
+        ([[1, 2, 3, 4, 5]], "shape .1, 5."),
+    ],
+)
+def test_bad_first_stage_scores_are_refused(scores: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        Reranker(FakeCrossEncoder()).rank("rain", TEXTS, first_stage=scores)
+    with pytest.raises(InvalidInputError, match="1 elements for 2 requests"):
+        Reranker(FakeCrossEncoder()).rank_many([("a", []), ("b", [])], first_stage=[None])
+
+
+def calibrator(model: str = "fake") -> Calibrator:
+    scores = np.linspace(-4, 4, 40)
+    labels = (np.arange(40) * 7 % 40 < np.arange(40)).astype(int)
+    return Calibrator.fit(scores, labels, model=ModelIdentity(model, None, "x", "float32", 512))
+
+
+def test_a_calibrator_gives_the_relevance(tmp_path: Path) -> None:
+    fitted = calibrator()
+    fitted.save(tmp_path / "fitted.json")
+    for given_one in (fitted, tmp_path / "fitted.json", str(tmp_path / "fitted.json")):
+        ranking = Reranker(FakeCrossEncoder(), calibrator=given_one).rank("rain", TEXTS)
+        raw = np.array([one.raw_score for one in ranking], dtype=np.float32)
+        assert [one.relevance_score for one in ranking] == fitted(raw).tolist()
+    assert indices(ranking) == indices(Reranker(FakeCrossEncoder()).rank("rain", TEXTS))
+
+
+def test_another_models_calibrator_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="fitted on scores of 'other'"):
+        Reranker(FakeCrossEncoder(), calibrator=calibrator("other")).rank("rain", TEXTS)
+
+
+@given(some_queries, documents)
+def test_a_distant_deadline_changes_nothing(query: str, texts: list[str]) -> None:
+    reranker = Reranker(FakeCrossEncoder(batch_tokens=16))
+    assert reranker.rank(query, texts, deadline_ms=1e7) == reranker.rank(query, texts)
+
+
+class SlowCrossEncoder(FakeCrossEncoder):
+    """Takes ten milliseconds a pair."""
+
+    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+        time.sleep(0.01 * len(batch))
+        return super().run(batch)
+
+
+@pytest.mark.parametrize("reranks", [0, 3])
+def test_what_a_deadline_leaves_unscored_stays_behind_in_order(reranks: int) -> None:
+    texts = [f"rain {number} " + "word " * (number % 5) for number in range(60)]
+    reranker = Reranker(SlowCrossEncoder(), deadline_ms=150)
+    for _ in range(reranks):
+        reranker.rank("rain", texts)
+    start = time.perf_counter()
+    ranking = reranker.rank("rain", texts)
+    assert time.perf_counter() - start < 0.4
+    assert ranking.status == "partial"
+    assert sorted(indices(ranking)) == list(range(60))
+    scored = [one for one in ranking if one.scored]
+    rest = [one for one in ranking if not one.scored]
+    assert 0 < len(scored) == ranking.stats.scored < 60
+    assert list(ranking) == [*scored, *rest]
+    assert indices(rest) == sorted(indices(rest))
+    assert sorted(indices(scored)) == list(range(len(scored)))
+    assert all(math.isnan(one.relevance_score) and math.isnan(one.raw_score) for one in rest)
+    json.dumps(ranking.to_dict(), allow_nan=False)
+    assert len(reranker.rank("rain", texts, deadline_ms=None)) == 60
+
+
+def test_a_threshold_keeps_what_is_not_known_to_be_below_it() -> None:
+    backend = GatedCrossEncoder()
+    reranker = Reranker(backend, score_threshold=0.9, deadline_ms=30)
+    ranking = reranker.rank("rain", TEXTS)
+    backend.gate.set()
+    assert indices(ranking) == list(range(5))
+    assert ranking.status == "partial"
+
+
+async def test_a_deadline_holds_for_async_callers() -> None:
+    backend = GatedCrossEncoder()
+    ranking = await Reranker(backend, deadline_ms=30).arank("rain", TEXTS)
+    backend.gate.set()
+    assert (ranking.status, ranking.stats.scored) == ("partial", 0)
+
+
+async def test_a_failure_passes_the_documents_through(caplog: pytest.LogCaptureFixture) -> None:
+    backend = FaultyCrossEncoder(raise_for("rain", RuntimeError("the model broke")))
+    with pytest.raises(InferenceError, match="the model broke"):
+        Reranker(backend).rank("rain", TEXTS)
+    reranker = Reranker(backend, on_error="passthrough", top_n=3, score_threshold=0.5)
+    for ranking in (reranker.rank("rain", TEXTS), await reranker.arank("rain", TEXTS)):
+        assert indices(ranking) == [0, 1, 2]
+        assert ranking.status == "failed"
+        assert ranking.model is None
+        assert "the model broke" in str(ranking.error)
+        assert not any(one.scored for one in ranking)
+    assert "the model broke" in caplog.text
+    assert "sun" not in caplog.text
+
+
+def test_one_failed_request_costs_the_others_nothing() -> None:
+    backend = FaultyCrossEncoder(raise_for("rain", RuntimeError("the model broke")))
+    reranker = Reranker(backend, on_error="passthrough")
+    rankings = reranker.rank_many([("sun", TEXTS), ("rain", TEXTS), ("wind", TEXTS)])
+    assert [one.status for one in rankings] == ["complete", "failed", "complete"]
+    assert rankings[0] == Reranker(FakeCrossEncoder()).rank("sun", TEXTS)
+
+
+def test_bad_input_is_never_passed_through() -> None:
+    with pytest.raises(InvalidInputError):
+        Reranker(FakeCrossEncoder(), on_error="passthrough").rank("", TEXTS)
+
+
+REPEATED = ["rain falls now", "sun", "rain falls now", "falls now rain", "rain falls", "wind"]
+
+
+@pytest.mark.parametrize("top_n", [None, 1, 3])
+async def test_near_duplicates_are_left_out_after_the_ranking(top_n: int | None) -> None:
+    everything = Reranker(FakeCrossEncoder()).rank("rain falls", REPEATED)
+    encoder = BiEncoder(FakeBiEncoder())
+    reranker = Reranker(
+        FakeCrossEncoder(), drop_similar=0.99, similarity_model=encoder, top_n=top_n
+    )
+    ranking = reranker.rank("rain falls", REPEATED)
+    bags: list[list[str]] = []
+    expected = []
+    for one in everything:
+        if sorted(one.text.split()) not in bags:
+            bags.append(sorted(one.text.split()))
+            expected.append(one)
+    assert list(ranking) == expected[:top_n]
+    assert await reranker.arank("rain falls", REPEATED) == ranking
+
+
+def test_duplicates_stay_by_default() -> None:
+    assert len(Reranker(FakeCrossEncoder()).rank("rain", ["a", "a", "a"])) == 3
+
+
+class PromptedCrossEncoder(FakeCrossEncoder):
+    """Its configuration has prompts."""
+
+    prompts = {"query": "find: ", "document": "text: "}  # noqa: RUF012
+
+
+@pytest.mark.parametrize(
+    ("settings", "query", "document"),
+    [
+        ({}, "find: rain", "text: sun"),
+        ({"query_prompt": ""}, "rain", "text: sun"),
+        ({"query_prompt": "q: ", "document_prompt": "d: "}, "q: rain", "d: sun"),
+    ],
+)
+def test_prompts_go_before_the_texts(settings: dict[str, str], query: str, document: str) -> None:
+    backend = PromptedCrossEncoder()
+    ranking = Reranker(backend, **settings).rank("rain", ["sun"])  # type: ignore[arg-type]
+    assert [tuple(pair) for pair in backend.batches[0]] == [(query, document)]
+    assert (ranking.query, ranking[0].text) == ("rain", "sun")
+
+
+def test_a_prompt_takes_its_room_in_every_window() -> None:
+    backend = FakeCrossEncoder(max_length=16)
+    reranker = Reranker(
+        backend, max_length=None, long_documents="windows", document_prompt="a b c: "
+    )
+    ranking: Ranking = reranker.rank("rain", ["sun " * 50])
+    pairs = [pair for batch in backend.batches for pair in batch]
+    assert all(pair.document.startswith("a b c: sun") for pair in pairs)
+    assert ranking.stats.truncated == 0

@@ -1,0 +1,160 @@
+"""Long documents as windows: they cover the text, they fit, and they end where text ends."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank_plugins import Reranker
+from rerank_plugins.core.types import Window
+from rerank_plugins.core.windows import Spans, estimated_spans, split, thin_out
+from rerank_plugins.testing import FakeCrossEncoder
+from tests.strategies import any_text, documents, queries, words
+
+SENTENCES = "One two three. Four five six seven. Eight nine ten. Eleven twelve."
+long_words = st.lists(
+    st.sampled_from(["rain", "sun.", "wind", "snow!", "fog", "\n", "雨。", "雪"]), max_size=80
+).map(" ".join)
+
+
+def word_spans(text: str) -> Spans:
+    found = [match.span() for match in re.finditer(r"\S+", text)]
+    return np.array(found, dtype=np.int64).reshape(len(found), 2)
+
+
+def tokens_in(window: Window, spans: Spans) -> int:
+    return int(((spans[:, 0] >= window.start) & (spans[:, 1] <= window.end)).sum())
+
+
+@given(long_words | any_text, st.integers(1, 20), st.integers(0, 30))
+def test_windows_cover_the_text_and_fit(text: str, room: int, overlap: int) -> None:
+    for spans in (word_spans(text), estimated_spans(text)):
+        windows = split(text, spans, room, overlap)
+        assert windows[0].start == 0
+        assert windows[-1].end == len(text)
+        for one, following in itertools.pairwise(windows):
+            assert one.start < following.start <= one.end
+            assert one.end < following.end
+        assert all(tokens_in(window, spans) <= room for window in windows)
+        assert (len(windows) == 1) == (len(spans) <= room)
+
+
+def test_windows_end_with_sentences_and_share_their_overlap() -> None:
+    windows = split(SENTENCES, word_spans(SENTENCES), 8, 4)
+    parts = [SENTENCES[window.start : window.end].strip() for window in windows]
+    assert parts == [
+        "One two three. Four five six seven.",
+        "Four five six seven. Eight nine ten.",
+        "Eight nine ten. Eleven twelve.",
+    ]
+
+
+def test_without_sentences_windows_end_with_words() -> None:
+    text = "abcdefgh " * 10
+    pieces = estimated_spans(text)
+    for window in split(text, pieces, 5, 0):
+        assert re.fullmatch(r"(abcdefgh )+", text[window.start : window.end])
+
+
+def test_a_word_longer_than_a_window_is_cut() -> None:
+    text = "x" * 40
+    windows = split(text, estimated_spans(text), 4, 1)
+    assert len(windows) > 2
+    assert all(0 < window.end - window.start <= 16 for window in windows)
+
+
+def test_estimates_count_letters_and_characters_without_spaces() -> None:
+    assert len(estimated_spans("internationalisation")) == 5
+    assert len(estimated_spans("谁写了浮士德")) == 6
+    assert len(estimated_spans(" \n")) == 0
+
+
+@given(st.integers(1, 30), st.integers(1, 30))
+def test_thinning_keeps_first_and_last(count: int, most: int) -> None:
+    windows = [Window(start, start + 1) for start in range(count)]
+    kept = thin_out(windows, most)
+    assert len(kept) == min(count, most)
+    assert kept == sorted(set(kept))
+    assert kept[0] == windows[0]
+    assert most == 1 or kept[-1] == windows[-1]
+    assert thin_out(windows, None) == windows
+
+
+@given(words.filter(bool) | queries, documents)
+def test_windows_equal_truncate_where_nothing_is_long(query: str, texts: list[str]) -> None:
+    windows = Reranker(FakeCrossEncoder(), long_documents="windows").rank(query, texts)
+    assert windows == Reranker(FakeCrossEncoder()).rank(query, texts)
+
+
+def windowed(**settings: int | None) -> Reranker:
+    return Reranker(
+        FakeCrossEncoder(max_length=16),
+        max_length=None,
+        long_documents="windows",
+        window_overlap=0,
+        **settings,  # type: ignore[arg-type]
+    )
+
+
+HAYSTACK = "sun " * 30 + "needle rain " + "sun " * 30
+
+
+def test_the_best_window_wins_and_is_named() -> None:
+    ranking = windowed().rank("needle rain", ["rain", HAYSTACK])
+    best = ranking[0]
+    assert best.index == 1
+    assert best.window is not None
+    part = best.text[best.window.start : best.window.end]
+    assert "needle rain" in part
+    assert not best.truncated
+    assert best.raw_score == pytest.approx(FakeCrossEncoder()._score("needle rain", part))
+    assert ranking[1].window is None
+    assert ranking.stats.pairs > 2
+    assert ranking.stats.truncated == 0
+    whole = Reranker(FakeCrossEncoder(max_length=16)).rank("needle rain", ["rain", HAYSTACK])
+    assert whole.stats.truncated == 1
+
+
+def test_the_mean_of_the_best_windows() -> None:
+    backend = FakeCrossEncoder(max_length=16)
+    reranker = Reranker(
+        backend, max_length=None, long_documents="windows", window_overlap=0, best_windows=2
+    )
+    score = reranker.rank("needle rain", [HAYSTACK])[0].raw_score
+    scored = sorted((backend._score(*pair) for pair in backend.batches[0]), reverse=True)
+    assert score == pytest.approx(sum(scored[:2]) / 2, abs=1e-6)
+
+
+def test_windows_that_are_left_out_are_reported() -> None:
+    one = windowed(max_windows=2).rank("needle rain", [HAYSTACK])
+    assert one.stats.pairs == 2
+    assert one[0].truncated
+    assert one.stats.truncated == 1
+
+
+def test_equal_windows_are_scored_once() -> None:
+    ranking = windowed().rank("rain", ["sun " * 60, "sun " * 60])
+    assert ranking.stats.pairs < len(range(0, 120, 10))
+    assert ranking[0].raw_score == ranking[1].raw_score
+
+
+async def test_async_windows_are_the_same() -> None:
+    expected = windowed().rank("needle rain", ["rain", HAYSTACK])
+    assert await windowed().arank("needle rain", ["rain", HAYSTACK]) == expected
+
+
+def test_the_real_model_reads_a_fact_beyond_its_reach() -> None:
+    filler = "The harbour was quiet and the boats lay still in the grey morning light. " * 60
+    texts = [filler + "Goethe wrote Faust, a tragedy in two parts. " + filler, filler]
+    ranking = Reranker(long_documents="windows", max_length=128).rank("Who wrote Faust?", texts)
+    best = ranking[0]
+    assert best.index == 0
+    assert best.window is not None
+    assert "Goethe wrote Faust" in texts[0][best.window.start : best.window.end]
+    assert not best.truncated
+    assert best.raw_score > ranking[1].raw_score + 1

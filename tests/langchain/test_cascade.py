@@ -1,0 +1,46 @@
+"""A cascade as the model of LangChain's adapters."""
+
+from __future__ import annotations
+
+import copy
+
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+
+from rerank_plugins import BiEncoder, Cascade, Reranker
+from rerank_plugins.langchain import CrossEncoderCompressor, RerankRetriever
+from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
+
+TEXTS = ["green grass", "red sky", "red blue", "blue"]
+DOCUMENTS = [Document(text, metadata={"n": number}) for number, text in enumerate(TEXTS)]
+
+
+class Given(BaseRetriever):
+    """Finds always the same."""
+
+    def _get_relevant_documents(self, query: str, *, run_manager: object) -> list[Document]:
+        return DOCUMENTS
+
+
+def cascade() -> Cascade:
+    return Cascade([(BiEncoder(FakeBiEncoder()), 2), Reranker(FakeCrossEncoder())])
+
+
+async def test_the_compressor_ranks_by_the_cascade() -> None:
+    model = cascade()
+    expected = [one.index for one in model.rank("red blue", TEXTS)]
+    compressor = CrossEncoderCompressor(model=model)
+    found = compressor.compress_documents(DOCUMENTS, "red blue")
+    assert [one.metadata["n"] for one in found] == expected
+    assert expected[0] == 2
+    assert len(found) == len(TEXTS)
+    assert await compressor.acompress_documents(DOCUMENTS, "red blue") == found
+    assert copy.copy(compressor).compress_documents(DOCUMENTS, "red blue") == found
+
+
+async def test_the_retriever_ranks_by_the_cascade() -> None:
+    retriever = RerankRetriever(base_retriever=Given(), model=cascade(), top_n=2)
+    found = retriever.invoke("red blue")
+    assert found[0].page_content == "red blue"
+    assert len(found) == 2
+    assert await retriever.ainvoke("red blue") == found

@@ -1,0 +1,70 @@
+"""The core's options through LangChain: metadata in and out."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from langchain_core.documents import Document
+
+from rerank_plugins.langchain import CrossEncoderCompressor
+from rerank_plugins.testing import FakeCrossEncoder
+from tests.core.helpers import FaultyCrossEncoder, raise_for
+
+LONG = "sun " * 30 + "needle rain " + "sun " * 30
+
+
+def test_metadata_goes_into_the_text_and_windows_come_out_without_it() -> None:
+    fake = FakeCrossEncoder(max_length=24)
+    document = Document(LONG, metadata={"title": "Weather", "page": 3, "rerank_window": [0, 1]})
+    before = copy.deepcopy(document)
+    compressor = CrossEncoderCompressor(
+        model=fake,
+        max_length=None,
+        long_documents="windows",
+        window_overlap=0,
+        metadata_keys=["title", "author"],
+    )
+    best = compressor.compress_documents([document], "needle rain")[0]
+    assert document == before
+    assert best.page_content == LONG
+    start, end = best.metadata["rerank_window"]
+    assert "needle rain" in LONG[start:end]
+    read = [pair.document for batch in fake.batches for pair in batch]
+    assert any(text.startswith("title: Weather\n\nsun") for text in read)
+    assert "rerank_status" not in best.metadata
+
+
+def test_an_older_window_does_not_stay() -> None:
+    document = Document("rain", metadata={"rerank_window": [0, 1], "rerank_status": "partial"})
+    best = CrossEncoderCompressor(model=FakeCrossEncoder()).compress_documents([document], "rain")
+    assert set(best[0].metadata) == {"relevance_score"}
+
+
+def test_the_first_stages_scores_are_looked_for_under_score() -> None:
+    assert CrossEncoderCompressor().first_stage_key == "score"
+
+
+@pytest.mark.parametrize("key", ["score", "similarity"])
+def test_fusion_takes_the_first_stages_scores(key: str) -> None:
+    documents = [Document(text, metadata={key: score}) for text, score in (("a", 0.1), ("b", 0.9))]
+    compressor = CrossEncoderCompressor(
+        model=FakeCrossEncoder(), fusion="weighted", fusion_weight=0.0, first_stage_key=key
+    )
+    ranked = compressor.compress_documents(documents, "rain")
+    assert [one.page_content for one in ranked] == ["b", "a"]
+    without = [*documents, Document("c")]
+    ranked = compressor.compress_documents(without, "rain")
+    assert [one.page_content for one in ranked] == ["a", "b", "c"]
+
+
+async def test_a_failure_shows_in_the_metadata() -> None:
+    backend = FaultyCrossEncoder(raise_for("rain", RuntimeError("broken")))
+    compressor = CrossEncoderCompressor(model=backend, on_error="passthrough", top_n=1)
+    documents = [Document("a", id="1"), Document("b")]
+    for ranked in (
+        compressor.compress_documents(documents, "rain"),
+        await compressor.acompress_documents(documents, "rain"),
+    ):
+        assert [one.id for one in ranked] == ["1"]
+        assert ranked[0].metadata == {"relevance_score": None, "rerank_status": "failed"}

@@ -1,0 +1,66 @@
+"""The core's options through LlamaIndex: nodes in and out."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
+
+from rerank_plugins.llama_index import CrossEncoderPostprocessor
+from rerank_plugins.testing import FakeCrossEncoder
+from tests.core.helpers import FaultyCrossEncoder, raise_for
+
+LONG = "sun " * 30 + "needle rain " + "sun " * 30
+
+
+def node(text: str, score: float | None = None, **metadata: Any) -> NodeWithScore:
+    return NodeWithScore(node=TextNode(text=text, metadata=metadata), score=score)
+
+
+def test_windows_are_those_of_the_nodes_own_text() -> None:
+    fake = FakeCrossEncoder(max_length=24)
+    given = node(LONG, title="Weather", page=3)
+    before = copy.deepcopy(given)
+    postprocessor = CrossEncoderPostprocessor(
+        model=fake, max_length=None, long_documents="windows", window_overlap=0
+    )
+    best = postprocessor.postprocess_nodes([given], query_str="needle rain")[0]
+    assert given == before
+    start, end = best.node.metadata["rerank_window"]
+    assert "needle rain" in LONG[start:end]
+    for mode in (MetadataMode.EMBED, MetadataMode.LLM):
+        assert "rerank_window" not in best.node.get_content(metadata_mode=mode)
+    again = postprocessor.postprocess_nodes([best], query_str="needle rain")[0]
+    assert again == best
+
+
+def test_metadata_keys_replace_the_mode() -> None:
+    fake = FakeCrossEncoder()
+    postprocessor = CrossEncoderPostprocessor(model=fake, metadata_keys=["title"])
+    postprocessor.postprocess_nodes([node("rain", title="Weather", page=3)], query_str="rain")
+    assert fake.batches[0][0].document == "title: Weather\n\nrain"
+
+
+def test_fusion_takes_the_nodes_scores() -> None:
+    postprocessor = CrossEncoderPostprocessor(
+        model=FakeCrossEncoder(), fusion="weighted", fusion_weight=0.0
+    )
+    ranked = postprocessor.postprocess_nodes([node("a", 0.1), node("b", 0.9)], query_str="rain")
+    assert [one.text for one in ranked] == ["b", "a"]
+    ranked = postprocessor.postprocess_nodes([node("a", 0.1), node("b", None)], query_str="rain")
+    assert [one.text for one in ranked] == ["a", "b"]
+
+
+async def test_a_failure_shows_in_the_metadata() -> None:
+    backend = FaultyCrossEncoder(raise_for("rain", RuntimeError("broken")))
+    postprocessor = CrossEncoderPostprocessor(model=backend, on_error="passthrough")
+    nodes = [node("a", 0.3), node("b", 0.2)]
+    for ranked in (
+        postprocessor.postprocess_nodes(nodes, query_str="rain"),
+        await postprocessor.apostprocess_nodes(nodes, query_str="rain"),
+    ):
+        assert [one.text for one in ranked] == ["a", "b"]
+        assert [one.score for one in ranked] == [None, None]
+        assert all(one.node.metadata == {"rerank_status": "failed"} for one in ranked)
+    assert all(one.node.metadata == {} for one in nodes)

@@ -1,0 +1,44 @@
+"""What a fuzzer makes of the server's own OpenAPI schema: no request is a fault of the server.
+
+Schemathesis as a program, with all its phases: examples, boundaries, random and wrong requests.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.serving.live import TOKEN, Live
+
+FIXED = {
+    "Authorization": f"Bearer {TOKEN}",
+    # A random one is mostly missed, and 504 says so; the tests of limits have deadlines.
+    "X-Deadline-Ms": "600000",
+}
+# A request may have the right shape and yet be refused: an empty query, other dimensions.
+EXCLUDED = "positive_data_acceptance"
+
+
+def fuzz(server: Live, folder: Path, examples: int) -> None:
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
+    for name, value in FIXED.items():
+        command += ["--header", f"{name}: {value}"]
+    command += ["--max-examples", str(examples), "--exclude-checks", EXCLUDED]
+    command += ["--seed", "7", "--continue-on-failure", "--no-color"]
+    done = subprocess.run(  # noqa: S603
+        command, cwd=folder, env=os.environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_few_requests(server: Live, tmp_path: Path) -> None:
+    fuzz(server, tmp_path, examples=5)
+
+
+@pytest.mark.slow
+def test_many_requests(server: Live, tmp_path: Path) -> None:
+    fuzz(server, tmp_path, examples=500)

@@ -1,0 +1,247 @@
+"""Limits, tokens, deadlines, overload, and callers who go away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from rerank_plugins.errors import ConfigurationError
+from rerank_plugins.serving import ServerSettings, create_app
+from rerank_plugins.testing import FakeCrossEncoder
+from tests.core.helpers import GatedCrossEncoder
+from tests.serving.live import QUESTION, TEXTS, TOKEN, Live, live
+from tests.serving.test_api import APIS, message
+
+BODY = {"query": QUESTION, "texts": TEXTS}
+
+
+def eventually(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def gated() -> Iterator[tuple[Live, GatedCrossEncoder]]:
+    """A server whose model computes only while the gate is open."""
+    model = GatedCrossEncoder()
+    settings = ServerSettings(model=model, embedding_model=None, max_queue_tokens=20)
+    with live(settings) as running:
+        yield running, model
+        model.gate.set()
+
+
+def test_documents_characters_and_bodies_are_bounded() -> None:
+    settings = ServerSettings(
+        model=FakeCrossEncoder(), embedding_model=None,
+        max_documents=3, max_characters=1_000, max_body_bytes=10_000,
+    )  # fmt: skip
+    with live(settings) as running, httpx.Client(base_url=running.url) as client:
+        assert client.post("/rerank", json=BODY).status_code == 200
+        many = client.post("/rerank", json={"query": QUESTION, "texts": ["a"] * 4})
+        assert (many.status_code, many.json()["error_type"]) == (422, "Validation")
+        assert "4 texts; this server takes up to 3" in message(many)
+        long = client.post("/rerank", json={"query": QUESTION, "texts": ["a" * 1_000]})
+        assert (long.status_code, long.json()["error_type"]) == (413, "Validation")
+        assert "1016 characters" in message(long)
+        announced = client.post("/v2/rerank", json={"query": QUESTION, "documents": ["a" * 10_000]})
+        assert announced.status_code == 413
+        assert "10000 bytes" in message(announced)
+        # In chunks, so that no length is announced.
+        chunked = client.post("/v2/rerank", content=(b"x" * 1_000 for _ in range(11)))
+        assert chunked.status_code == 413
+
+
+def test_a_slow_body_is_given_up() -> None:
+    settings = ServerSettings(model=FakeCrossEncoder(), embedding_model=None, body_timeout_s=0.2)
+    with live(settings) as running:
+        host, _, port = running.url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(b"POST /rerank HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+            answer = b""
+            while part := connection.recv(4096):  # until the server closes
+                answer += part
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"did not arrive within 0.2 s" in answer
+
+
+@pytest.mark.parametrize(
+    "headers", [{"X-Bomb": "a" * 100_000}, {f"X-{n}": "a" for n in range(9_999)}]
+)
+def test_a_header_bomb_is_refused(server: Live, headers: dict[str, str]) -> None:
+    answer = httpx.get(f"{server.url}/health", headers=headers)
+    assert answer.status_code in (400, 431)  # the parser's answer if it comes in pieces, or ours
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+@pytest.mark.parametrize("path", APIS)
+@pytest.mark.parametrize(
+    "header", [None, "Bearer wrong", f"bearer {TOKEN}x", TOKEN, f"Basic {TOKEN}", "Bearer \xe9"]
+)
+def test_no_answer_without_the_token(server: Live, path: str, header: str | None) -> None:
+    headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+    answer = httpx.post(f"{server.url}{path}", json=APIS[path], headers=headers)  # type: ignore[arg-type]
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert "bearer token" in message(answer)
+    assert TOKEN not in answer.text
+
+
+def test_probes_and_documentation_need_no_token(server: Live) -> None:
+    for path in ("/health", "/ready", "/docs", "/openapi.json"):
+        assert httpx.get(f"{server.url}{path}").status_code == 200
+    assert httpx.get(f"{server.url}/metrics").status_code == 401
+
+
+def test_the_token_is_in_no_repr_and_no_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANK_PLUGINS_TOKEN", TOKEN)
+    settings = ServerSettings()
+    app = create_app(settings)
+    for shown in (repr(settings), repr(app), repr(vars(app.state)), repr(app.user_middleware)):
+        assert TOKEN not in shown
+    assert TOKEN.encode() not in pickle.dumps(settings)
+
+
+@pytest.mark.parametrize("token", ["", "a b", "line\n", "caf\xe9"])
+def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
+    with pytest.raises(ConfigurationError, match="bearer token is empty or holds") as refused:
+        create_app(token=token)
+    assert not token or token not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("max_documents", 0),
+        ("max_body_bytes", None),
+        ("max_queue_tokens", True),
+        ("body_timeout_s", 0),
+        ("body_timeout_s", float("nan")),
+        ("body_timeout_s", "1"),
+    ],
+)
+def test_limits_out_of_range_are_refused(setting: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=setting):
+        ServerSettings(**{setting: value})  # type: ignore[arg-type]
+
+
+def test_a_full_queue_is_answered_429(gated: tuple[Live, GatedCrossEncoder]) -> None:
+    running, model = gated
+    url = f"{running.url}/rerank"
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(httpx.post, url, json=BODY, timeout=30)
+        assert model.entered.wait(10)
+        refused = httpx.post(url, json=BODY)
+        assert refused.status_code == 429
+        assert refused.json()["error_type"] == "Overloaded"
+        assert "its bound is 20" in message(refused)
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert httpx.get(f"{running.url}/ready").status_code == 200
+        model.gate.set()
+        assert first.result().status_code == 200
+    assert httpx.post(url, json=BODY).status_code == 200
+
+
+def test_a_deadline_that_passes_takes_the_request_off_the_queue(
+    gated: tuple[Live, GatedCrossEncoder],
+) -> None:
+    running, _ = gated
+    url = f"{running.url}/v2/rerank"
+    late = httpx.post(url, json=APIS["/v2/rerank"], headers={"X-Deadline-Ms": "100"})
+    assert late.status_code == 504
+    assert "within the 100" in message(late)
+    eventually(lambda: running.app.state.models.reranker.engine.stats().cancelled == 1)
+
+
+@pytest.mark.parametrize("deadline", ["0", "-1", "nan", "inf", "soon", "1e9"])
+def test_a_deadline_must_be_a_time(http: httpx.Client, deadline: str) -> None:
+    answer = http.post("/rerank", json=BODY, headers={"X-Deadline-Ms": deadline})
+    assert answer.status_code == 422
+    assert "X-Deadline-Ms" in message(answer)
+
+
+def test_a_deadline_that_is_kept_changes_nothing(http: httpx.Client) -> None:
+    answer = http.post("/rerank", json=BODY, headers={"X-Deadline-Ms": "60000"})
+    assert answer.json() == http.post("/rerank", json=BODY).json()
+
+
+def test_a_client_that_goes_away_leaves_the_queue(
+    gated: tuple[Live, GatedCrossEncoder], caplog: pytest.LogCaptureFixture
+) -> None:
+    running, model = gated
+    url = f"{running.url}/rerank"
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(url, json=BODY, timeout=httpx.Timeout(10, read=0.3))
+    eventually(lambda: running.app.state.models.reranker.engine.stats().cancelled == 1)
+    model.gate.set()
+    assert httpx.post(url, json=BODY).status_code == 200
+    page = httpx.get(f"{running.url}/metrics").text
+    assert 'rerank_requests_total{path="/rerank",status="499"} 1.0' in page
+    assert not [one for one in caplog.records if one.levelname == "ERROR"]
+
+
+def test_a_fault_of_the_model_is_answered_and_the_log_holds_no_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(query: str, document: str) -> float:
+        message = f"cannot read {query} {document}"
+        raise ValueError(message)
+
+    with live(ServerSettings(model=FakeCrossEncoder(broken), embedding_model=None)) as running:
+        tei = httpx.post(f"{running.url}/rerank", json=BODY)
+        cohere = httpx.post(f"{running.url}/v2/rerank", json=APIS["/v2/rerank"])
+    assert (tei.status_code, tei.json()["error_type"]) == (424, "Backend")
+    assert cohere.status_code == 500
+    for text in (QUESTION, *TEXTS):
+        assert text not in caplog.text
+
+
+def test_an_unexpected_fault_is_answered_without_its_message(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        message = f"with {QUESTION}"
+        raise LookupError(message)
+
+    monkeypatch.setattr("rerank_plugins.serving.service.check_size", fail)
+    with live(ServerSettings(model=FakeCrossEncoder(), embedding_model=None)) as running:
+        answer = httpx.post(f"{running.url}/v2/rerank", json=APIS["/v2/rerank"])
+    assert answer.status_code == 500
+    assert message(answer) == "an unexpected fault; the server's log has it."
+    (line,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert line.fields["fault"]["type"] == "LookupError"  # type: ignore[attr-defined]
+    assert line.fields["request_id"] == answer.json()["id"]  # type: ignore[attr-defined]
+    assert QUESTION not in json.dumps(line.fields)  # type: ignore[attr-defined]
+
+
+async def test_a_server_that_loads_is_alive_but_not_ready() -> None:
+    """Without its start: the state it is in until the models are there."""
+    app = create_app(ServerSettings(model=FakeCrossEncoder(), embedding_model=None))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        assert (await client.get("/health")).status_code == 200
+        for answer in (await client.get("/ready"), await client.post("/rerank", json=BODY)):
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"] == "1"
+        await app.state.models.load()
+        assert (await client.get("/ready")).status_code == 200
+
+
+async def test_requests_of_all_clients_share_batches() -> None:
+    model = FakeCrossEncoder(batch_tokens=100_000)
+    with live(ServerSettings(model=model, embedding_model=None)) as running:
+        async with httpx.AsyncClient(base_url=running.url) as client:
+            one = {"query": QUESTION, "texts": TEXTS}
+            answers = await asyncio.gather(*(client.post("/rerank", json=one) for _ in range(50)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert sum(map(len, model.batches)) == 150
+    assert len(model.batches) < 50
