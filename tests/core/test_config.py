@@ -139,7 +139,7 @@ def test_every_field_but_a_policy_is_part_of_the_identity() -> None:
         "trust_remote_code": True,
         "idle_unload_s": 60.0,
         "cache_mb": 8,
-        "settings": RemoteModel(url="http://127.0.0.1:1"),
+        "settings": RemoteModel("http://127.0.0.1:1", api="tei"),
     }
     assert set(others) == {field.name for field in dataclasses.fields(ModelConfig)}
     for name, value in others.items():

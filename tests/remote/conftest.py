@@ -42,5 +42,5 @@ def remote(*servers: StandIn, **settings: Any) -> RemoteModel:
     """Return a model on servers of one kind, which gives up fast."""
     api: Any = servers[0].api
     named: dict[str, Any] = {"model": "m"} if api in ("cohere", "jina") else {}
-    defaults: dict[str, Any] = {"timeout_s": 2.0, "deadline_s": 8.0, "token": TOKEN, **named}
+    defaults: dict[str, Any] = {"timeout_s": 10.0, "deadline_s": 30.0, "token": TOKEN, **named}
     return RemoteModel([one.url for one in servers], api=api, **defaults | settings)
