@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_serializer, field_validator
 
+from rerank_plugins.backends.remote.settings import RemoteModel
 from rerank_plugins.core.batching.jobs import Priority
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.checks import check_count, check_number, check_top_n
@@ -24,7 +25,7 @@ class ModelFields(BaseModel):
 
     model: Any = Field(
         default=MINI,
-        description='"mini" (embedded), a Hugging Face Hub name, a folder, or a backend object.',
+        description=('"mini" (embedded), a Hub name, a folder, a RemoteModel or a backend object.'),
     )
     backend: str = Field(default="auto", description="What computes; auto chooses by the model.")
     device: str | None = Field(
@@ -56,6 +57,15 @@ class ModelFields(BaseModel):
     cache_dir_mb: float = Field(default=1024, description="Megabytes of that folder.")
 
     # These run before pydantic converts, which would read True as 1 and refuse a Path.
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _remote_again(cls, value: object) -> object:
+        return RemoteModel(**value) if isinstance(value, dict) else value
+
+    @field_serializer("model")
+    def _remote_without_token(self, value: object) -> object:
+        return value.to_dict() if isinstance(value, RemoteModel) else value
 
     @field_validator("model", "cache_folder", "cache_dir", mode="before")
     @classmethod

@@ -55,8 +55,11 @@ class TableLoader:
             ConfigurationError: If there is no backend of that name, or no such device here.
         """
         name = config.backend
-        if config.settings is not None and name == "auto":
+        if config.settings is not None:
             name = config.settings.backend_name
+            if config.backend not in ("auto", name):
+                message = f"backend is {config.backend!r}, but {config.model} speaks {name!r}."
+                raise ConfigurationError(message)
         elif name == "auto" and config.model.startswith(("http://", "https://")):
             message = (
                 "model is the address of a server, and backend is 'auto'; say what the server "
@@ -67,7 +70,7 @@ class TableLoader:
             name = next(iter(self._table))
         if name not in self._table:
             allowed = ", ".join(["auto", *self._table])
-            message = f"backend is {config.backend!r}; allowed are {allowed}."
+            message = f"backend is {name!r}; allowed are {allowed}."
             raise ConfigurationError(message)
         resolved: ModelConfig = self._class(name).resolve(replace(config, backend=name))
         return resolved

@@ -25,7 +25,6 @@ class Api:
         named: Whether one server has many models: ``"no"``, ``"may"`` or ``"must"``.
         scale: What its scores mean, asked as :attr:`options` ask.
         max_documents: Documents of one request.
-        max_bytes: Bytes of one request's body.
         max_characters: Characters of one text; None is any number.
         options: The other fields of a request.
         count: The field that says how many results are wanted, where the default is not all.
@@ -36,7 +35,6 @@ class Api:
     named: Literal["no", "may", "must"]
     scale: ScoreScale
     max_documents: int
-    max_bytes: int = 8_000_000
     max_characters: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     count: str | None = None
@@ -64,7 +62,6 @@ APIS: Final[Mapping[str, Api]] = {
         named="no",
         scale=ScoreScale.LOGIT,
         max_documents=32,
-        max_bytes=2_000_000,
         options={"raw_scores": True, "truncate": True},
     ),
     "vllm": Api(

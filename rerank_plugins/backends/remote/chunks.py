@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,10 +40,11 @@ class Chunk:
     documents: list[str]
 
 
-def chunks(batch: Sequence[Prepared], max_documents: int, max_bytes: int) -> list[list[Chunk]]:
+def chunks(batch: Sequence[Prepared], max_documents: int) -> list[list[Chunk]]:
     """Return the requests of a batch, those of one caller and query in one list.
 
-    A document beyond ``max_bytes`` makes a request of its own, for the server to decide.
+    They are of like length. The engine's budget keeps a batch well below the megabytes that
+    servers take; a document beyond them is in a batch of its own, for the server to decide.
     """
     groups: dict[tuple[int, str], list[int]] = {}
     for row, one in enumerate(batch):
@@ -52,29 +52,12 @@ def chunks(batch: Sequence[Prepared], max_documents: int, max_bytes: int) -> lis
     return [
         [
             Chunk(rows, query, [batch[row].payload.document for row in rows])
-            for rows in _cut(group, batch, max_documents, max_bytes - _size(query))
+            for rows in _cut(group, max_documents)
         ]
         for (_, query), group in groups.items()
     ]
 
 
-def _cut(
-    rows: list[int], batch: Sequence[Prepared], max_documents: int, max_bytes: int
-) -> list[list[int]]:
-    """Cut rows into parts of like length, each within the limits."""
+def _cut(rows: list[int], max_documents: int) -> list[list[int]]:
     length = math.ceil(len(rows) / math.ceil(len(rows) / max_documents))
-    parts: list[list[int]] = [[]]
-    size = 0
-    for row in rows:
-        own = _size(batch[row].payload.document)
-        if parts[-1] and (len(parts[-1]) == length or size + own > max_bytes):
-            parts.append([])
-            size = 0
-        parts[-1].append(row)
-        size += own
-    return parts
-
-
-def _size(text: str) -> int:
-    """Return the bytes of a text in JSON, with some for what is around it."""
-    return len(json.dumps(text, ensure_ascii=False).encode()) + 32
+    return [rows[start : start + length] for start in range(0, len(rows), length)]

@@ -75,9 +75,6 @@ class RemoteCrossEncoder:
             ConfigurationError: If a setting is given that only a model in this process has.
         """
         remote = config.settings or RemoteModel(config.model, api=cast("ApiName", config.backend))
-        if not isinstance(remote, RemoteModel) or remote.api != config.backend:
-            message = f"backend is {config.backend!r}, but the model is {remote!r}. Leave one out."
-            raise ConfigurationError(message)
         plain = ModelConfig()
         given = [name for name in _LOCAL if getattr(config, name) != getattr(plain, name)]
         if given:
@@ -113,7 +110,7 @@ class RemoteCrossEncoder:
             EngineClosedError: If the backend is closed.
         """
         limit = self._remote.max_documents or self._remote.protocol.max_documents
-        groups = chunks(batch, limit, self._remote.protocol.max_bytes)
+        groups = chunks(batch, limit)
         rows = np.full(len(batch), np.nan, dtype=np.float32)
         errors: dict[int, RemoteError] = {}
         for group, result in zip(groups, self._loop.run(self._all(groups)), strict=True):

@@ -72,12 +72,10 @@ class RemoteModel:
         _check_name(self.model, self.api)
         check_count("max_documents", self.max_documents, "for the API's limit")
         check_count("max_characters", self.max_characters, "for the server's limit")
-        check_count("max_concurrent", self.max_concurrent, "is not allowed")
+        _check_integer("max_concurrent", self.max_concurrent, 1)
+        _check_integer("retries", self.retries, 0)
         _check_number("timeout_s", self.timeout_s)
         _check_number("deadline_s", self.deadline_s)
-        if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
-            message = f"retries is {self.retries!r}; it must be an integer of at least 0."
-            raise ConfigurationError(message)
         # Normal forms, so that equal settings compare equal and no token lies open.
         object.__setattr__(self, "url", _checked_urls(self.url))
         if isinstance(self.token, str):
@@ -150,6 +148,12 @@ def _check_name(model: object, api: str) -> None:
         raise ConfigurationError(message)
     if model is not None and not isinstance(model, str):
         message = f"model is {model!r}; it must be the server's name for a model, or None."
+        raise ConfigurationError(message)
+
+
+def _check_integer(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        message = f"{name} is {value!r}; it must be an integer of at least {least}."
         raise ConfigurationError(message)
 
 
