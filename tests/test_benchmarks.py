@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import calibration, concurrency, fusion, quality, tables
+from benchmarks import calibration, cascade, concurrency, fusion, quality, tables
 from benchmarks.candidates import Candidates, candidates
 from benchmarks.load.memory import measure_soak
 from rerank_plugins import Reranker
@@ -74,6 +74,25 @@ def test_calibration_and_fusion_of_candidates() -> None:
     fused = fusion.measure(found)
     assert fused["weighted"]["over_first_stage"]["verdict"] == "better"
     assert fused["fitted"]["nDCG@10"] > fused["first_stage"]
+
+
+def test_cascades_on_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rankings made from the full run's scores are those of the real cascade."""
+    monkeypatch.setattr(cascade, "KEEPS", (2, 99))
+    (tmp_path / "qrels").mkdir()
+    texts = {"a": "Rain falls.", "b": "Tea is hot.", "c": "It rains.", "d": "Fog."}
+    corpus = "\n".join(json.dumps({"_id": key, "text": text}) for key, text in texts.items())
+    (tmp_path / "corpus.jsonl").write_text(corpus, encoding="utf-8")
+    question = json.dumps({"_id": "q", "text": "What is tea?"})
+    (tmp_path / "queries.jsonl").write_text(question, encoding="utf-8")
+    qrels = "query-id\tcorpus-id\tscore\nq\tb\t1\n"
+    (tmp_path / "qrels" / "test.tsv").write_text(qrels, encoding="utf-8")
+    found = cascade.measure(tmp_path, 5, Reranker())
+    assert list(found["cascades"]) == ["2"]
+    assert found["full"]["nDCG@10"] == found["cascades"]["2"]["nDCG@10"] == 1
+    assert found["cascades"]["2"]["timed"]["same_top_10"] == 1
+    assert 0 < found["cascades"]["2"]["timed"]["tokens_share"] < 1
+    assert found["candidates"] == len(texts)
 
 
 def test_a_measure_keeps_the_results_of_the_others(tmp_path: Path) -> None:

@@ -88,6 +88,24 @@ def test_a_margin_that_is_set_is_passed_over_and_later_stages_are_kept() -> None
     assert fitted.cascade.stages[1].keep == 2
 
 
+def test_queries_that_ended_before_the_stage_do_not_count_for_it() -> None:
+    first = Stage(Reranker(CHEAP), 3, margin=0.5)
+    before = Cascade([first, (Reranker(CHEAP), 3), Reranker(DEAR)])
+    queries = labelled(4, 100, reliable=0)
+    fitted = fit_margin(before, queries, loss=0, stage=1)
+    firsts = [[float(text.split()[0]) for text in one.documents[:2]] for one in queries]
+    short = [abs(one - other) for one, other in firsts]
+    assert fitted.margin == pytest.approx(min(short), abs=1e-5)
+    assert fitted.stopped == pytest.approx(sum(gap < 0.5 for gap in short) / len(short))
+
+
+def test_a_document_alone_says_nothing_about_margins() -> None:
+    alone = [LabelledQuery("q", ["1 1"], [1])] * 5
+    wrong = [LabelledQuery("q", ["3 0", "1 1"], [0, 1])] * 5
+    fitted = fit_margin(CASCADE, [*alone, *wrong], loss=0)
+    assert (fitted.margin, fitted.stopped, fitted.held_out_stopped) == (None, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from rerank_plugins.core.cascade import Cascade
 from rerank_plugins.core.cascade_run import lead
 from rerank_plugins.core.checks import check_count, check_number
-from rerank_plugins.core.reranker import Reranker
-from rerank_plugins.core.types import Ranking
+from rerank_plugins.core.inputs import check_tasks
+from rerank_plugins.core.policy import RerankConfig
+from rerank_plugins.core.ranked import make_ranking
+from rerank_plugins.core.scored import Scored, Task
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.metrics import Scores, per_query
 
@@ -90,11 +92,12 @@ def fit_margin(
     _check_queries(queries, folds)
     whole = _with_margin(cascade, stage, None)
     ending = replace(whole.stages[stage], keep=None)
-    early = _ranked(Cascade([*whole.stages[:stage], ending]), queries)
-    losses = _measured(_ranked(whole, queries), queries, measure) - _measured(
-        early, queries, measure
-    )
-    leads = np.array([_lead(ranking) for ranking in early])
+    early = Cascade([*whole.stages[:stage], ending])
+    tasks = check_tasks(((one.query, one.documents) for one in queries), None)
+    ended = early.score_tasks(tasks)
+    full = _measured(tasks, whole.score_tasks(tasks), queries, measure)
+    losses = full - _measured(tasks, ended, queries, measure)
+    leads = np.array([_lead(answer, stage) for answer in ended])
     part = np.random.default_rng(seed).permutation(len(queries)) % folds
     held_out = np.zeros(len(queries), dtype=np.bool_)
     for number in range(folds):
@@ -116,18 +119,18 @@ def fit_margin(
 def _smallest(leads: Scores, losses: Scores, bound: float) -> float:
     """Return the smallest lead from which on ending early loses at most the bound."""
     thresholds = np.unique(leads[np.isfinite(leads)])[::-1]
-    best = math.inf
+    best = math.nan  # nothing leads by as much
     for threshold in thresholds.tolist():
         if (losses * (leads >= threshold)).mean() > bound:
             break
         best = threshold
-    # Infinity never ends a cascade: where a document stands alone, all stages agree.
     return best
 
 
-def _lead(ranking: Ranking) -> float:
-    scores = [document.raw_score for document in ranking if document.scored]
-    return lead(np.array(scores, dtype=np.float32))
+def _lead(answer: Scored, stage: int) -> float:
+    """Return the lead in a stage; NaN if one before it ended the cascade."""
+    scores = answer.scores[answer.stage == stage]
+    return lead(scores) if len(scores) else math.nan
 
 
 def _with_margin(cascade: Cascade, stage: int, margin: float | None) -> Cascade:
@@ -136,20 +139,19 @@ def _with_margin(cascade: Cascade, stage: int, margin: float | None) -> Cascade:
     return Cascade(stages)
 
 
-def _ranked(cascade: Cascade, queries: Sequence[LabelledQuery]) -> list[Ranking]:
-    return Reranker(cascade).rank_many((one.query, one.documents) for one in queries)
-
-
 def _measured(
-    rankings: Sequence[Ranking], queries: Sequence[LabelledQuery], measure: str
+    tasks: Sequence[Task],
+    answers: Sequence[Scored],
+    queries: Sequence[LabelledQuery],
+    measure: str,
 ) -> NDArray[np.float64]:
     qrels = {
         str(number): {str(index): int(grade) for index, grade in enumerate(one.grades)}
         for number, one in enumerate(queries)
     }
     run = {
-        str(number): [str(document.index) for document in ranking]
-        for number, ranking in enumerate(rankings)
+        str(number): [str(one.index) for one in make_ranking(task, answer, RerankConfig())]
+        for number, (task, answer) in enumerate(zip(tasks, answers, strict=True))
     }
     return per_query(qrels, run, [measure])[measure]
 
