@@ -15,7 +15,7 @@ from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.serving.failures import JsonResponse
 from rerank_plugins.serving.record import record_of
 from rerank_plugins.serving.schemas import ERRORS
-from rerank_plugins.serving.service import rank
+from rerank_plugins.serving.service import STATUS_HEADER, rank
 from rerank_plugins.serving.texts import Body, DeadlineMs, Text, Texts
 
 router: Final = APIRouter(tags=["Cohere"])
@@ -151,6 +151,8 @@ def _answer(
 ) -> JsonResponse:
     results: list[dict[str, Any]] = []
     for one in ranking:
+        if not one.scored:
+            break
         result: dict[str, Any] = {"index": one.index, "relevance_score": one.relevance_score}
         if documents is not None:
             given = documents[one.index]
@@ -158,4 +160,4 @@ def _answer(
         results.append(result)
     meta = {"api_version": {"version": version}, "tokens": {"input_tokens": ranking.stats.tokens}}
     content = {"id": record_of(request.scope).request_id, "results": results, "meta": meta}
-    return JsonResponse(content)
+    return JsonResponse(content, headers={STATUS_HEADER: ranking.status})

@@ -42,10 +42,7 @@ class Intake:
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the body; None if the client went away."""
-        # The parser bounds headers that trickle in, not those that come in one piece.
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
-            refusal = f"the headers are larger than the {MAX_HEADER_BYTES} bytes allowed."
-            raise Refusal(431, refusal, _CLOSE)
+        _check_headers(scope)
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         self._check(int(announced) if announced.isdigit() else 0)
         body = bytearray()
@@ -63,6 +60,13 @@ class Intake:
         if size > self._most:
             message = f"the body is larger than the {self._most} bytes that this server takes."
             raise Refusal(413, message, _CLOSE)
+
+
+def _check_headers(scope: Scope) -> None:
+    """Refuse a header bomb: the parser bounds what trickles in, not what comes in one piece."""
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+        message = f"the headers are larger than the {MAX_HEADER_BYTES} bytes allowed."
+        raise Refusal(431, message, _CLOSE)
 
 
 async def _answer(app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:

@@ -10,7 +10,7 @@ from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.core.batching.computed import Computed
 from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.protocols import Role, RoleText
-from rerank_plugins.errors import RerankError
+from rerank_plugins.errors import ModelLoadError, RerankError
 from rerank_plugins.serving.failures import Refusal
 from rerank_plugins.serving.settings import ServerSettings
 
@@ -71,6 +71,9 @@ class Models:
             await asyncio.to_thread(self._load)
         except RerankError as error:
             self.error = error
+        except Exception as error:  # noqa: BLE001  (else the server would load forever)
+            self.error = ModelLoadError(f"{type(error).__name__}: {error}")
+            self.error.__cause__ = error
         else:
             self.loaded = True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from fastapi import Request
 
@@ -18,6 +18,9 @@ from rerank_plugins.serving.texts import check_size
 
 T = TypeVar("T")
 
+STATUS_HEADER: Final = "X-Ranking-Status"
+"""``complete``, or ``partial`` if the deadline left documents out of the answer."""
+
 
 async def rank(
     request: Request,
@@ -29,6 +32,9 @@ async def rank(
     priority: Priority = "interactive",
 ) -> Ranking:
     """Rank the documents of a request.
+
+    Returns:
+        The ranking; documents that the deadline left unscored stand at its end.
 
     Raises:
         Refusal: If it is too large or too late, or the model is not there.
@@ -77,12 +83,18 @@ async def rank_in_time(
     deadline_ms: float | None,
     record: Record,
 ) -> Ranking:
-    """Rank, or give up at the deadline: the one place where rankings meet deadlines.
+    """Rank by the deadline, counted from the request's arrival, as far as that goes.
 
     Raises:
-        Refusal: If the time is up; what is queued is then cancelled.
+        Refusal: If not a single document was scored in time.
     """
-    return await _in_time(reranker.arank(query, documents, top_n=top_n), deadline_ms, record)
+    left = None if deadline_ms is None else deadline_ms - record.seconds * 1000
+    if left is not None and left <= 0:
+        raise _too_late(deadline_ms)
+    ranking = await reranker.arank(query, documents, top_n=top_n, deadline_ms=left)
+    if documents and not ranking.stats.scored:
+        raise _too_late(deadline_ms)
+    return ranking
 
 
 async def _in_time(work: Coroutine[Any, Any, T], deadline_ms: float | None, record: Record) -> T:
@@ -90,5 +102,9 @@ async def _in_time(work: Coroutine[Any, Any, T], deadline_ms: float | None, reco
     try:
         return await asyncio.wait_for(work, left)
     except asyncio.TimeoutError as error:  # not the builtin before Python 3.11
-        message = f"not done within the {deadline_ms} ms of X-Deadline-Ms; it was cancelled."
-        raise Refusal(504, message) from error
+        raise _too_late(deadline_ms) from error
+
+
+def _too_late(deadline_ms: float | None) -> Refusal:
+    message = f"not done within the {deadline_ms} ms of X-Deadline-Ms; it was cancelled."
+    return Refusal(504, message)

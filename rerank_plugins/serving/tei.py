@@ -14,7 +14,7 @@ from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.serving.failures import TEI, JsonResponse, Refusal
 from rerank_plugins.serving.record import record_of
 from rerank_plugins.serving.schemas import ERRORS
-from rerank_plugins.serving.service import rank
+from rerank_plugins.serving.service import STATUS_HEADER, rank
 from rerank_plugins.serving.texts import Body, DeadlineMs, Text, Texts
 
 router: Final = APIRouter(tags=["text-embeddings-inference"])
@@ -48,7 +48,7 @@ TEI_ERRORS: Final = {**ERRORS, 424: {"description": "The model failed."}}
 
 @router.post(TEI, response_model=list[TeiRank], responses=TEI_ERRORS)
 async def rerank(body: TeiRerank, request: Request, deadline_ms: DeadlineMs = None) -> JsonResponse:
-    """Rank texts for a query; every one comes back, best first."""
+    """Rank texts for a query; every one comes back, best first, if there is no deadline."""
     if not body.texts:
         raise Refusal(400, "texts is empty; there is nothing to rank.")
     ranking = await rank(request, body.query, body.texts, deadline_ms=deadline_ms)
@@ -60,11 +60,14 @@ async def rerank(body: TeiRerank, request: Request, deadline_ms: DeadlineMs = No
         raise InvalidInputError(message)
     ranks: list[dict[str, Any]] = []
     for one in ranking:
+        if not one.scored:
+            break
         score = one.raw_score if body.raw_scores else one.relevance_score
         text = {"text": one.text} if body.return_text else {}
         ranks.append({"index": one.index, "score": score, **text})
     stats = ranking.stats
     headers = {
+        STATUS_HEADER: ranking.status,
         "x-compute-tokens": str(stats.tokens),
         "x-total-time": str(round(record_of(request.scope).seconds * 1000)),
         "x-queue-time": str(round(stats.queue_s * 1000)),

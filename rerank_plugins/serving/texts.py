@@ -52,7 +52,8 @@ DeadlineMs = Annotated[
         alias="X-Deadline-Ms",
         gt=0,
         le=_HOUR_MS,
-        description="Milliseconds from the request's arrival in which the answer is of use.",
+        description="Milliseconds from the request's arrival to its answer. What is scored by then "
+        "is answered, with X-Ranking-Status: partial if that is not all; 504 if it is nothing.",
     ),
 ]
 

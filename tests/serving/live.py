@@ -36,7 +36,7 @@ class Live:
     url: str
 
 
-def wait_until_ready(url: str, seconds: float = 60.0) -> None:
+def wait_until_ready(url: str, seconds: float = 200.0) -> None:
     end = time.monotonic() + seconds
     while httpx.get(f"{url}/ready").status_code != 200:
         assert time.monotonic() < end, "the models were not loaded in time"
@@ -82,7 +82,7 @@ class Process:
     def wait_for(self, pattern: str) -> str:
         """Wait for a line of the log, and return what the pattern matched."""
         while True:
-            found = re.search(pattern, self._coming.get(timeout=60))
+            found = re.search(pattern, self._coming.get(timeout=200))
             if found:
                 return found[0]
 
@@ -90,7 +90,7 @@ class Process:
         """Wait until it listens, and return where."""
         return self.wait_for(r"http://127\.0\.0\.1:\d+")
 
-    def end(self, seconds: float = 60.0) -> int:
+    def end(self, seconds: float = 200.0) -> int:
         """Wait until it has ended, and return its exit status."""
         status = self.process.wait(seconds)
         self._reader.join(10)

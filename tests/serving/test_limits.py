@@ -7,15 +7,17 @@ import json
 import pickle
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
+from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.serving import ServerSettings, create_app
-from rerank_plugins.testing import FakeCrossEncoder
+from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
+from rerank_plugins.testing.fakes import overlap
 from tests.core.helpers import GatedCrossEncoder
 from tests.serving.live import QUESTION, TEXTS, TOKEN, Live, live
 from tests.serving.test_api import APIS, message
@@ -154,12 +156,48 @@ def test_a_full_queue_is_answered_429(gated: tuple[Live, GatedCrossEncoder]) -> 
 def test_a_deadline_that_passes_takes_the_request_off_the_queue(
     gated: tuple[Live, GatedCrossEncoder],
 ) -> None:
-    running, _ = gated
+    running, model = gated
     url = f"{running.url}/v2/rerank"
-    late = httpx.post(url, json=APIS["/v2/rerank"], headers={"X-Deadline-Ms": "100"})
+    body = {"query": QUESTION, "documents": [f"text {number}" for number in range(500)]}
+    late = httpx.post(url, json=body, headers={"X-Deadline-Ms": "300"})
     assert late.status_code == 504
-    assert "within the 100" in message(late)
-    eventually(lambda: running.app.state.models.reranker.engine.stats().cancelled == 1)
+    assert "within the 300" in message(late)
+    model.gate.set()
+    assert httpx.post(url, json=APIS["/v2/rerank"]).status_code == 200
+    assert sum(map(len, model.batches)) < 500
+
+
+def test_what_is_scored_by_the_deadline_is_answered() -> None:
+    def slow(query: str, document: str) -> float:
+        time.sleep(0.1)
+        return overlap(query, document)
+
+    texts = [f"{QUESTION} {number}" for number in range(40)]
+    model = FakeCrossEncoder(slow, batch_tokens=16)  # one or two texts a batch
+    with live(ServerSettings(model=model, embedding_model=None)) as running:
+        headers = {"X-Deadline-Ms": "1000"}
+        body = {"query": QUESTION, "texts": texts}
+        tei = httpx.post(f"{running.url}/rerank", json=body, headers=headers)
+        assert tei.headers["x-ranking-status"] == "partial"
+        assert 1 <= len(tei.json()) < len(texts)
+        body = {"query": QUESTION, "documents": texts}
+        cohere = httpx.post(f"{running.url}/v2/rerank", json=body, headers=headers)
+        assert cohere.headers["x-ranking-status"] == "partial"
+        assert 1 <= len(cohere.json()["results"]) < len(texts)
+
+
+def test_a_deadline_holds_for_embeddings() -> None:
+    class Slow(FakeBiEncoder):
+        def run(self, batch: Sequence[Prepared]) -> FloatArray:
+            time.sleep(0.5)
+            return super().run(batch)
+
+    settings = ServerSettings(model=FakeCrossEncoder(), embedding_model=Slow())
+    with live(settings) as running:
+        url = f"{running.url}/v1/embeddings"
+        late = httpx.post(url, json={"input": "rain"}, headers={"X-Deadline-Ms": "100"})
+        assert late.status_code == 504
+        assert httpx.post(url, json={"input": "rain"}).status_code == 200
 
 
 @pytest.mark.parametrize("deadline", ["0", "-1", "nan", "inf", "soon", "1e9"])
@@ -170,8 +208,11 @@ def test_a_deadline_must_be_a_time(http: httpx.Client, deadline: str) -> None:
 
 
 def test_a_deadline_that_is_kept_changes_nothing(http: httpx.Client) -> None:
-    answer = http.post("/rerank", json=BODY, headers={"X-Deadline-Ms": "60000"})
-    assert answer.json() == http.post("/rerank", json=BODY).json()
+    kept = http.post("/rerank", json=BODY, headers={"X-Deadline-Ms": "600000"})
+    plain = http.post("/rerank", json=BODY)
+    assert kept.headers["x-ranking-status"] == plain.headers["x-ranking-status"] == "complete"
+    for one, other in zip(kept.json(), plain.json(), strict=True):
+        assert one == {"index": other["index"], "score": pytest.approx(other["score"], abs=1e-5)}
 
 
 def test_a_client_that_goes_away_leaves_the_queue(
