@@ -14,7 +14,6 @@ from benchmarks.environment import ROOT
 from benchmarks.score_tables import calibration_table, fusion_table
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
-<<<<<<< HEAD
 PAGES: Final = {
     "concurrency": ROOT / "docs" / "concurrency.md",
     "quality": ROOT / "README.md",
@@ -22,9 +21,6 @@ PAGES: Final = {
     "fusion": ROOT / "docs" / "scores.md",
     "cascade": ROOT / "docs" / "cascades.md",
 }
-=======
-PAGES: Final = {"concurrency": ROOT / "docs" / "concurrency.md", "quality": ROOT / "README.md"}
->>>>>>> cascade
 TOLERANCE: Final = 1e-5
 
 _ABOUT: Final = {
@@ -42,6 +38,42 @@ class Row(NamedTuple):
     target: str
     measured: str
     met: bool | None = None
+
+
+def cascade_table(results: dict[str, Any]) -> str:
+    """Return what a first stage saves and costs as Markdown, with the machine below it."""
+    lines = [
+        "| set | keep | nDCG@10 | of the full | pairs | tokens | computing |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, found in results["sets"].items():
+        full = found["full"]["nDCG@10"]
+        lines.append(
+            f"| {name} | all {found['candidates']} | {full:.3f} | 100% | 100% | 100% | 100% |"
+        )
+        for keep, one in found["cascades"].items():
+            timed = one["timed"]
+            lines.append(
+                f"| | {keep} | {one['nDCG@10']:.3f} | {one['nDCG@10'] / full:.1%} | "
+                f"{one['pairs_share']:.1%} | {timed['tokens_share']:.1%} | "
+                f"{timed['compute_share']:.1%} |"
+            )
+    asked = ", ".join(f"{found['questions']} of {name}" for name, found in results["sets"].items())
+    timed = results["timed_questions"]
+    about = results["environment"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            (
+                f"`{results['model']}` over the bi-encoder's best candidates; stored embeddings; "
+                f"random questions ({asked}). Tokens and seconds of computing are those of both "
+                f"stages over those of the cross-encoder on all, for {timed} of the questions; "
+                f"{about['cores']} cores of {about['cpu']}, shared with other work. "
+                "`python -m benchmarks.cascade` makes it anew."
+            ),
+        ]
+    )
 
 
 def concurrency_table(results: dict[str, Any]) -> str:
@@ -90,11 +122,7 @@ def filled(page: str, name: str, table: str) -> str:
 def renewed(name: str) -> str:
     """Return a page with its table made from the committed results."""
     results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-<<<<<<< HEAD
     table = _TABLES[name](results)
-=======
-    table = {"concurrency": concurrency_table, "quality": quality_table}[name](results)
->>>>>>> cascade
     return filled(PAGES[name].read_text(encoding="utf-8"), name, table)
 
 

@@ -145,12 +145,9 @@ def test_every_field_but_a_policy_is_part_of_the_identity() -> None:
         "trust_remote_code": True,
         "idle_unload_s": 60.0,
         "cache_mb": 8,
-<<<<<<< HEAD
         "cache_entries": 9,
         "cache_dir": "scores",
         "cache_dir_mb": 10,
-=======
->>>>>>> remote
         "settings": RemoteModel("http://127.0.0.1:1", api="tei"),
     }
     usual = ModelConfig(cache_mb=1)
