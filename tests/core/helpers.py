@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.core.sources import InjectedModel
 from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import OutOfMemoryError
-from rerank_plugins.testing import FakeCrossEncoder
+from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 
 
 def pairs(query: str, count: int, words: int = 8) -> list[TextPair]:
@@ -108,3 +109,19 @@ def raise_for(query: str, error: BaseException) -> Callable[[list[TextPair]], No
             raise error
 
     return fault
+
+
+class PinnedCrossEncoder(FakeCrossEncoder):
+    """A fake that says which weights it has, so that its scores may be kept on disk."""
+
+    def __init__(self, fingerprint: str = "0" * 64, *, max_length: int = 512) -> None:
+        super().__init__(max_length=max_length)
+        self.identity = replace(self.identity, fingerprint=fingerprint)
+
+
+class PinnedBiEncoder(FakeBiEncoder):
+    """The same for vectors."""
+
+    def __init__(self, dimension: int = 64) -> None:
+        super().__init__(dimension)
+        self.identity = replace(self.identity, fingerprint="0" * 64)

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from rerank_plugins.core.batching.cache import Entry, Key
 from rerank_plugins.core.batching.disk_format import Keys, pack, unpack
-from rerank_plugins.core.batching.disk_store import Store
+from rerank_plugins.core.batching.disk_store import Store, is_busy
 
 ResultT = TypeVar("ResultT")
 
@@ -21,7 +21,10 @@ _log = logging.getLogger(__name__)
 _PAUSE_S: Final = 30.0
 """After a failure the folder is left alone for so long."""
 
-_OPEN_S: Final = 2.0
+_BUSY_S: Final = 1.0
+"""The same after waiting in vain for a lock that another process has."""
+
+_OPEN_S: Final = 1.0
 """How long the first request waits until the folder is open; later ones do not wait."""
 
 _CLOSE_S: Final = 5.0
@@ -132,9 +135,9 @@ class DiskCache:
             self._pending -= len(results)
 
     def _attempt(self, use: Callable[[Store], ResultT]) -> ResultT | None:
-        """Use the folder; return None if it is not open or fails."""
+        """Use the folder; return None if it is not open, fails or failed a moment ago."""
         store = self._store
-        if store is None:
+        if store is None or time.monotonic() < self._retry_at:
             return None
         try:
             return use(store)
@@ -143,19 +146,20 @@ class DiskCache:
             return None
 
     def _failed(self, error: Exception) -> None:
+        busy = is_busy(error)
         with self._lock:
-            self._store = None
-            self._retry_at = time.monotonic() + _PAUSE_S
+            if not busy:
+                self._store = None
+            self._retry_at = time.monotonic() + (_BUSY_S if busy else _PAUSE_S)
             self.failures += 1
             first = self.failures == 1
         _log.log(
             logging.WARNING if first else logging.DEBUG,
             "the scores cached in %s cannot be used (%s: %s). Scoring goes on without them, and "
-            "the folder is tried again every %g s. If it is damaged, delete it.",
+            "the folder is tried again from time to time. If it is damaged, delete it.",
             self.folder,
             type(error).__name__,
             error,
-            _PAUSE_S,
         )
 
 

@@ -8,6 +8,7 @@ us miss, not run or remove anything.
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import cache
@@ -32,6 +33,12 @@ def check_diskcache() -> None:
         MissingDependencyError: If it is not.
     """
     require("diskcache", EXTRA)
+
+
+def is_busy(error: Exception) -> bool:
+    """Return whether an access failed only because another process was at it for too long."""
+    locked = isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+    return locked or isinstance(error, require("diskcache", EXTRA).Timeout)
 
 
 class Store:

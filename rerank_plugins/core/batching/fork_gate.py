@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
-_PATIENCE_S: Final = 1.0
-"""How long a fork waits for the disk."""
+_PATIENCE_S: Final = 5.0
+"""How long a fork waits for the disk at most; an access takes milliseconds."""
 
 
 class ForkGate:
