@@ -19,7 +19,6 @@ PAGES: Final = {
     "quality": ROOT / "README.md",
     "calibration": ROOT / "docs" / "scores.md",
     "fusion": ROOT / "docs" / "scores.md",
-    "cascade": ROOT / "docs" / "cascades.md",
 }
 TOLERANCE: Final = 1e-5
 
@@ -38,42 +37,6 @@ class Row(NamedTuple):
     target: str
     measured: str
     met: bool | None = None
-
-
-def cascade_table(results: dict[str, Any]) -> str:
-    """Return what a first stage saves and costs as Markdown, with the machine below it."""
-    lines = [
-        "| set | keep | nDCG@10 | of the full | pairs | tokens | computing |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, found in results["sets"].items():
-        full = found["full"]["nDCG@10"]
-        lines.append(
-            f"| {name} | all {found['candidates']} | {full:.3f} | 100% | 100% | 100% | 100% |"
-        )
-        for keep, one in found["cascades"].items():
-            timed = one["timed"]
-            lines.append(
-                f"| | {keep} | {one['nDCG@10']:.3f} | {one['nDCG@10'] / full:.1%} | "
-                f"{one['pairs_share']:.1%} | {timed['tokens_share']:.1%} | "
-                f"{timed['compute_share']:.1%} |"
-            )
-    asked = ", ".join(f"{found['questions']} of {name}" for name, found in results["sets"].items())
-    timed = results["timed_questions"]
-    about = results["environment"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            (
-                f"`{results['model']}` over the bi-encoder's best candidates; stored embeddings; "
-                f"random questions ({asked}). Tokens and seconds of computing are those of both "
-                f"stages over those of the cross-encoder on all, for {timed} of the questions; "
-                f"{about['cores']} cores of {about['cpu']}, shared with other work. "
-                "`python -m benchmarks.cascade` makes it anew."
-            ),
-        ]
-    )
 
 
 def concurrency_table(results: dict[str, Any]) -> str:
@@ -127,7 +90,6 @@ def renewed(name: str) -> str:
 
 
 _TABLES: Final = {
-    "cascade": cascade_table,
     "concurrency": concurrency_table,
     "quality": quality_table,
     "calibration": calibration_table,
