@@ -115,14 +115,14 @@ class Desk:
         """Wait for a batch; None tells the thread to stop, an empty one that time is up.
 
         Args:
-            generation: Number of the calling thread's crew.
+            generation: The calling thread's crew.
             idle_s: Return an empty batch after so many seconds without work.
         """
         with self._wake:
             while self._in_charge(generation):
-                batch = self._queue.next_batch(padded=self._padded)
-                # The preparer may have waited for what is ready to become less.
-                self._wake.notify_all()
+                ready, batch = self._queue.ready_tokens, self._queue.next_batch(padded=self._padded)
+                if self._queue.ready_tokens != ready:  # for less of it, the preparer may wait
+                    self._wake.notify_all()
                 if batch:
                     return batch
                 if not self._wake.wait(idle_s) and len(self._queue) == 0:

@@ -38,6 +38,7 @@ class JobQueue:
     Attributes:
         budget: Token budget of a batch; lowered when the device runs out of memory.
         tokens: Tokens that wait or are in a batch now (estimated until prepared).
+        ready_tokens: Tokens of prepared items that wait.
         costs: How long a batch takes, for jobs with a deadline.
     """
 
@@ -56,7 +57,7 @@ class JobQueue:
         self._urgent: dict[UrgentJob[Any], None] = {}
         self._jobs: dict[Job[Any], None] = {}
         self._ready: dict[Job[Any], None] = {}
-        self._ready_tokens = 0
+        self.ready_tokens = 0
         self._unprepared: list[deque[Job[Any]]] = [deque() for _ in range(len(LEVEL_BATCHES) + 1)]
         self._batches = 0
 
@@ -118,7 +119,7 @@ class JobQueue:
                 jobs.popleft()
             if not jobs:
                 continue
-            enough = self._ready_tokens >= AHEAD_BATCHES * self.budget
+            enough = self.ready_tokens >= AHEAD_BATCHES * self.budget
             if enough and min(level(job, self.budget) for job in self._ready) <= number:
                 return None
             job = jobs.popleft()
@@ -148,7 +149,7 @@ class JobQueue:
         job.add_prepared(indices, prepared)
         self.tokens += job.queued
         self._ready[job] = None
-        self._ready_tokens += sum(one.tokens for one in prepared)
+        self.ready_tokens += sum(one.tokens for one in prepared)
 
     def next_batch(self, *, padded: bool) -> list[Slot]:
         """Take the next batch off the queue; empty if nothing is ready."""
@@ -164,7 +165,7 @@ class JobQueue:
                 self._unready(leader)
                 leader.give_up()
         for job, index in batch:
-            self._ready_tokens -= job.take(index)
+            self.ready_tokens -= job.take(index)
             job.served_at = self._batches
             if not job.ready:
                 self._ready.pop(job, None)
@@ -177,7 +178,7 @@ class JobQueue:
         """Make the items of a batch ready again, except those of jobs that are gone."""
         for job, index in batch:
             if job in self._jobs:
-                self._ready_tokens += job.put_back(index)
+                self.ready_tokens += job.put_back(index)
                 if job.ready:
                     self._ready[job] = None
 
@@ -192,7 +193,7 @@ class JobQueue:
 
     def _unready(self, job: Job[Any]) -> None:
         if self._ready.pop(job, job) is None:
-            self._ready_tokens -= job.ready_tokens
+            self.ready_tokens -= job.ready_tokens
 
     def _clockwork(self) -> Clockwork:
         return Clockwork(self._clock(), self.costs)
