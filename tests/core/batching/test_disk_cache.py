@@ -267,9 +267,10 @@ def test_nothing_is_unpickled_written_as_a_file_or_removed(tmp_path: Path) -> No
 
 def test_the_store_takes_bytes_only(tmp_path: Path) -> None:
     store = Store(tmp_path, 2**20)
-    for values in ([(b"key", "text")], [("key", b"bytes")], [(b"key", {})], [((), b"")]):
+    wrong: list[Any] = [(b"key", "text"), ("key", b"bytes"), (b"key", {}), ((), b"")]
+    for one in wrong:
         with pytest.raises(OSError, match="keeps bytes, not"):
-            store.set(values, 2**20)  # type: ignore[arg-type]
+            store.set([one], 2**20)
     assert store.get([b"key"]) == [None]
 
 
