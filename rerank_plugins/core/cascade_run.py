@@ -109,6 +109,7 @@ class _Underway:
                 truncated=int(self._truncated.sum()),
                 batches=sum(one.batches for one in costs),
                 cache_hits=sum(one.cache_hits for one in costs),
+                disk_hits=sum(one.disk_hits for one in costs),
                 queue_s=sum(one.queue_s for one in costs),
                 compute_s=sum(one.compute_s for one in costs),
             ),

@@ -7,6 +7,8 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rerank_plugins.core.checks import check_choice
+from rerank_plugins.core.ordering import order
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 
 FusionMethod = Literal["rrf", "weighted"]
@@ -88,8 +90,7 @@ def fused_order(fused: Fused, first_stage: ArrayLike | None) -> NDArray[np.intp]
     unscored = np.isnan(fused)
     key = fused.copy()
     key[unscored] = 0.0 if first_stage is None else _scores("first_stage", first_stage)[unscored]
-    best: NDArray[np.intp] = np.lexsort((-key, unscored))
-    return best
+    return order((~unscored).astype(np.int8), key)
 
 
 def check_fusion(method: str, weight: float) -> None:
@@ -98,9 +99,7 @@ def check_fusion(method: str, weight: float) -> None:
     Raises:
         ConfigurationError: If one is out of range.
     """
-    if method not in get_args(FusionMethod):
-        message = f"fusion is {method!r}; allowed are {', '.join(get_args(FusionMethod))}."
-        raise ConfigurationError(message)
+    check_choice("fusion", method, get_args(FusionMethod))
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
         message = (
             f"fusion_weight is {weight!r}; it must be a number from 0 (the first stage alone) to "

@@ -14,7 +14,7 @@ from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.cutting import Cutter
 from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.loading import ModelSettings
-from rerank_plugins.core.pairing import PairedTask, in_turns
+from rerank_plugins.core.pairing import PairedTask, together
 from rerank_plugins.core.policy import ScoringConfig
 from rerank_plugins.core.protocols import CrossEncoderBackend, Prompted, Role
 from rerank_plugins.core.scored import Scored, Scorer, Task
@@ -53,7 +53,7 @@ class ModelScorer(SharedModel[TextPair]):
         """Score the documents of each task; see :class:`~rerank_plugins.core.scored.Scorer`."""
         engine = self.engine
         paired = self._pair(engine, tasks)
-        pairs, places = in_turns(paired)
+        pairs, places = together(paired, in_turns=deadline is not None)
         computed = engine.compute(pairs, deadline=deadline, **self._options)
         return _shares(engine, paired, places, computed)
 
@@ -66,7 +66,7 @@ class ModelScorer(SharedModel[TextPair]):
             paired = await asyncio.to_thread(self._pair, engine, tasks)
         else:
             paired = self._pair(engine, tasks)
-        pairs, places = in_turns(paired)
+        pairs, places = together(paired, in_turns=deadline is not None)
         computed = await engine.acompute(pairs, deadline=deadline, **self._options)
         return _shares(engine, paired, places, computed)
 

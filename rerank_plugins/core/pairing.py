@@ -42,7 +42,6 @@ class PairedTask:
             prompts: What goes before queries and documents.
             cut: How to find windows; None leaves documents whole.
         """
-        self._task = task
         self._best = config.best_windows
         query = prompts.get("query", "") + task.query
         whole = [[Window(0, len(text))] for text in task.texts]
@@ -107,15 +106,22 @@ class PairedTask:
         )
 
 
-def in_turns(tasks: Sequence[PairedTask]) -> tuple[list[TextPair], list[list[int]]]:
-    """Return the pairs of all tasks, the first of each first, so that a deadline is shared.
+def together(
+    tasks: Sequence[PairedTask], *, in_turns: bool
+) -> tuple[list[TextPair], list[list[int]]]:
+    """Return the pairs of all tasks as one list.
+
+    Args:
+        tasks: Whose pairs.
+        in_turns: Whether the first pair of each goes first, so that all have their share of a
+            deadline. Otherwise a task's pairs stand together, and its query is tokenised once.
 
     Returns:
         The pairs, and for each task where its own are among them.
     """
-    order = sorted(
-        (turn, number) for number, task in enumerate(tasks) for turn in range(len(task.pairs))
-    )
+    order = [(turn, number) for number, task in enumerate(tasks) for turn in range(len(task.pairs))]
+    if in_turns:
+        order.sort()
     places: list[list[int]] = [[] for _ in tasks]
     for place, (_, number) in enumerate(order):
         places[number].append(place)
