@@ -10,12 +10,19 @@ import typer
 from rerank_plugins import RankedDocument, Reranker
 from rerank_plugins.cli._console import err, out, printable
 from rerank_plugins.cli._inputs import STDIN, Item, read_items
-from rerank_plugins.core.config import MINI, Dtype
+from rerank_plugins.cli._options import (
+    Backend,
+    CacheFolder,
+    DataType,
+    Device,
+    LocalFilesOnly,
+    MaxLength,
+    Model,
+    Revision,
+    TrustRemoteCode,
+)
+from rerank_plugins.core.config import MINI
 from rerank_plugins.core.policy import Activation, LongDocuments
-
-Model = Annotated[
-    str, typer.Option(help='"mini" (embedded, English), a Hugging Face Hub name or a folder.')
-]
 
 
 def rerank(
@@ -39,14 +46,10 @@ def rerank(
         bool, typer.Option("--json", help="Print one JSON object a document, with its fields.")
     ] = False,
     model: Model = MINI,
-    backend: Annotated[
-        str, typer.Option(help="What computes; auto chooses by the model.")
-    ] = "auto",
-    device: Annotated[
-        str | None, typer.Option(help="A torch device such as cuda:0 or cpu; chosen by default.")
-    ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Data type of the arithmetic.")] = "auto",
-    max_length: Annotated[int, typer.Option(help="Most tokens a pair may have.")] = 512,
+    backend: Backend = "auto",
+    device: Device = None,
+    dtype: DataType = "auto",
+    max_length: MaxLength = 512,
     activation: Annotated[
         Activation, typer.Option(help="sigmoid for scores from 0 to 1, none for logits.")
     ] = "sigmoid",
@@ -77,14 +80,10 @@ def rerank(
     document_prompt: Annotated[
         str | None, typer.Option(help="Put before documents; the model's own by default.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
-    cache_folder: Annotated[str | None, typer.Option(help="Where downloads are kept.")] = None,
-    local_files_only: Annotated[
-        bool, typer.Option("--local-files-only", help="Use only what is already on this machine.")
-    ] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
-    ] = False,
+    revision: Revision = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Rank documents for a query, best first."""
     reranker = Reranker(

@@ -7,8 +7,18 @@ from typing import Annotated, Literal
 import typer
 
 from rerank_plugins._optional import require
-from rerank_plugins.cli.rerank import Model
-from rerank_plugins.core.config import MINI, Dtype
+from rerank_plugins.cli._options import (
+    Backend,
+    CacheFolder,
+    DataType,
+    Device,
+    LocalFilesOnly,
+    MaxLength,
+    Model,
+    Revision,
+    TrustRemoteCode,
+)
+from rerank_plugins.core.config import MINI
 from rerank_plugins.core.engine import MAX_QUEUE_TOKENS
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -32,22 +42,14 @@ def serve(
             "users of a machine can read its command lines.",
         ),
     ] = None,
-    backend: Annotated[
-        str, typer.Option(help="What computes; auto chooses by the model.")
-    ] = "auto",
-    device: Annotated[
-        str | None, typer.Option(help="A torch device such as cuda:0 or cpu; chosen by default.")
-    ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Data type of the arithmetic.")] = "auto",
-    max_length: Annotated[int, typer.Option(help="Most tokens a pair may have.")] = 512,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
-    cache_folder: Annotated[str | None, typer.Option(help="Where downloads are kept.")] = None,
-    local_files_only: Annotated[
-        bool, typer.Option("--local-files-only", help="Use only what is already on this machine.")
-    ] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
-    ] = False,
+    backend: Backend = "auto",
+    device: Device = None,
+    dtype: DataType = "auto",
+    max_length: MaxLength = 512,
+    revision: Revision = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
+    trust_remote_code: TrustRemoteCode = False,
     cache_mb: Annotated[float, typer.Option(help="Megabytes for scores computed before.")] = 0,
     max_documents: Annotated[int, typer.Option(help="Most documents in a request.")] = 1_000,
     max_characters: Annotated[int, typer.Option(help="Most characters in a request.")] = 2_000_000,

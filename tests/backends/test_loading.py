@@ -23,6 +23,7 @@ from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.backends._devices import resolve_device, resolve_dtype
 from rerank_plugins.backends._loading import hub_answers
 from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.registry import close_engines
 from rerank_plugins.errors import ConfigurationError, MissingDependencyError, ModelLoadError
 from tests.tiny_models import TEXTS, WIDTHS, _unigram, save_reranker
 
@@ -388,8 +389,9 @@ def test_the_embedded_bi_encoder_is_the_published_one(copied_package: Path) -> N
     copied_package.write_bytes(weights)
     with pytest.raises(ModelLoadError, match=r"expected 53aa51172d142c89.*not loaded"):
         mini.bi_encoder_folder()
+    close_engines()
     with pytest.raises(ModelLoadError, match="Reinstall"):
-        BiEncoder(max_length=77).warm_up()
+        BiEncoder().warm_up()
 
 
 def test_an_embedded_bi_encoder_without_weights(copied_package: Path) -> None:
@@ -400,8 +402,9 @@ def test_an_embedded_bi_encoder_without_weights(copied_package: Path) -> None:
 
 def test_no_embedded_bi_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mini, "find_spec", lambda _: None)
+    close_engines()
     with pytest.raises(MissingDependencyError, match=r"pip install \"rerank-plugins\[mini\]\""):
-        BiEncoder(max_length=78).warm_up()
+        BiEncoder().warm_up()
 
 
 @pytest.mark.parametrize("cls", [Reranker, BiEncoder])

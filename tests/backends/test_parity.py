@@ -30,8 +30,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return save_reranker(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def reference(folder: Path, pairs: list[tuple[str, str]]) -> FloatArray:
-    peer = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+def reference(folder: Path, pairs: list[tuple[str, str]], dtype: str = "float32") -> FloatArray:
+    kwargs = {"dtype": getattr(torch, dtype)}
+    peer = CrossEncoder(str(folder), device="cpu", model_kwargs=kwargs)
     scores = peer.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False)
     return np.asarray(scores, dtype=np.float32)
 
@@ -86,8 +87,10 @@ def test_reach_is_the_models_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_is_close(folder: Path, dtype: str) -> None:
+def test_half_precision_is_as_close_as_the_references(folder: Path, dtype: str) -> None:
+    """How far half precision strays depends on the random model, so the reference tells."""
     exact = Reranker(folder, dtype="float32").score(PAIRS)
     half = Reranker(folder, dtype=dtype).score(PAIRS)  # type: ignore[arg-type]
     assert half.dtype == np.float32
-    assert np.abs(half - exact).max() < 0.05 * np.ptp(exact)
+    strays = np.abs(reference(folder, PAIRS, dtype) - exact).max()
+    assert np.abs(half - exact).max() < 2 * strays + 0.02 * np.ptp(exact)
