@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,27 @@ def test_on_a_cpu_few_different_numbers_of_tokens_occur(
         pairs = [TextPair(TEXTS[0], " ".join(TEXTS[:n])) for n in range(count)] * 3
         assert len(backend.run(backend.prepare(pairs, 60))) == len(pairs)
     assert {tokens % 64 for tokens in seen} == {0}
+
+
+def test_threads_that_call_a_backend_at_once_do_not_share_its_buffers(tmp_path: Path) -> None:
+    backend = load(save_reranker("bert", tmp_path))
+    batches = [
+        backend.prepare([TextPair(text, " ".join(TEXTS[:n]))] * 5) for n, text in enumerate(TEXTS)
+    ]
+    alone = [backend.run(batch) for batch in batches]
+    with ThreadPoolExecutor(len(batches)) as pool:
+        for _ in range(10):
+            for wanted, seen in zip(alone, pool.map(backend.run, batches), strict=True):
+                np.testing.assert_allclose(seen, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu_new"])
+def test_other_activations_are_the_models_own(activation: str, tmp_path: Path) -> None:
+    folder = save_reranker("bert", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": activation}))
+    backend = load(folder)
+    assert not backend.padded
 
 
 def test_a_wrong_packing_is_found_at_load_and_not_used(

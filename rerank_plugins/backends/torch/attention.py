@@ -22,6 +22,10 @@ PACKED: Final = "rerank_plugins_packed"
 
 _FLASH_CAPABILITY: Final = (8, 0)
 
+_GROUP_TOKENS: Final = 512
+"""Sequences of one length are attended to together up to so many tokens, or alone: results of
+this size come from memory that the process has, larger ones from the system, page by page."""
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -47,9 +51,12 @@ class Packing:
         groups = []
         start = 0
         for length, run in groupby(lengths):
-            count = len(list(run))
-            groups.append((start, count, length))
-            start += count * length
+            left = len(list(run))
+            while left:
+                count = min(left, max(1, _GROUP_TOKENS // length))
+                groups.append((start, count, length))
+                start += count * length
+                left -= count
         bounds = torch.tensor([0, *lengths]).cumsum(0).to(device, non_blocking=True)
         return cls(lengths, groups, bounds[:-1], bounds.to(torch.int32), _flash(device, dtype))
 
@@ -95,6 +102,7 @@ def attend(
     *,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attend within each sequence.
 
@@ -106,6 +114,7 @@ def attend(
         packing: Where sequences begin and end.
         scaling: See :func:`packed_attention`.
         sliding_window: See :func:`packed_attention`.
+        out: Where the result may be written; None is new memory.
 
     Returns:
         The shape of ``query``.
@@ -115,7 +124,9 @@ def attend(
         return _attend_flash(
             query, key, value, packing, scaling=scaling, sliding_window=sliding_window
         )
-    output = torch.empty_like(query, memory_format=torch.contiguous_format)
+    output = out
+    if output is None:
+        output = torch.empty_like(query, memory_format=torch.contiguous_format)
     row = 0
     for start, count, length in packing.groups:
         stop = start + count * length
@@ -152,9 +163,9 @@ def _attend_flash(
         asked = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
     side = -1 if sliding_window is None or first_only else sliding_window - 1
     output = varlen_attn(
-        query.contiguous(),
-        key.contiguous(),
-        value.contiguous(),
+        query,
+        key,
+        value,
         asked,
         packing.bounds,
         1 if first_only else longest,

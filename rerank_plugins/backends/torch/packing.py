@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import torch
 
-from rerank_plugins.backends.torch.attention import PACKED, Packing, attend
+from rerank_plugins.backends.torch.attention import PACKED, Packing
+from rerank_plugins.backends.torch.bert import BertLayers
 
 _BERT_LIKE: Final = ("bert", "roberta", "xlm-roberta", "electra")
 _MODERN: Final = "modernbert"
@@ -33,17 +34,20 @@ class PackedModel:
     """A model whose attention runs over packed sequences; see :func:`can_pack`."""
 
     def __init__(self, model: Any, first_position: int) -> None:  # noqa: ANN401
-        """Switch the model to packed attention; it cannot run on padded batches any more.
+        """Use a model's weights; ModernBERT's cannot run on padded batches any more.
 
         Args:
             model: A sequence classification model of a known architecture.
             first_position: Position id of a sequence's first token (2 for RoBERTa's family).
         """
-        model.set_attn_implementation(PACKED)
         self._model = model
         self._base = getattr(model, model.base_model_prefix)
         self._first_position = first_position
-        self._modern = model.config.model_type == _MODERN
+        self._layers = None
+        if model.config.model_type == _MODERN:
+            model.set_attn_implementation(PACKED)
+        else:
+            self._layers = BertLayers(self._base.encoder)
 
     def __call__(
         self, ids: torch.Tensor, types: torch.Tensor | None, lengths: list[int]
@@ -61,12 +65,13 @@ class PackedModel:
         packing = Packing.of(lengths, ids.device, self._base.dtype)
         positions = torch.cat([torch.arange(length) for length in lengths])
         positions = (positions + self._first_position).to(ids.device, non_blocking=True)[None]
-        if self._modern:
+        if self._layers is None:
             return self._modern_logits(ids[None], positions, packing)
-        return self._bert_logits(ids[None], types, positions, packing)
+        return self._bert_logits(self._layers, ids[None], types, positions, packing)
 
     def _bert_logits(
         self,
+        layers: BertLayers,
         ids: torch.Tensor,
         types: torch.Tensor | None,
         positions: torch.Tensor,
@@ -77,9 +82,7 @@ class PackedModel:
         hidden = base.embeddings(input_ids=ids, token_type_ids=types, position_ids=positions)
         if hasattr(base, "embeddings_project"):  # ELECTRA
             hidden = base.embeddings_project(hidden)
-        for layer in base.encoder.layer[:-1]:
-            hidden = layer(hidden, packing=packing)
-        first = _last_bert_layer(base.encoder.layer[-1], hidden[0], packing)
+        first = layers(hidden[0], packing)
         pooler = getattr(base, "pooler", None)
         # The heads of the other families read the first token of what they are given.
         features = first[:, None] if pooler is None else pooler(first[:, None])
@@ -104,31 +107,3 @@ class PackedModel:
         first = first + last.mlp(last.mlp_norm(first))
         logits: torch.Tensor = self._model.classifier(self._model.head(base.final_norm(first)))
         return logits
-
-
-def _last_bert_layer(layer: Any, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:  # noqa: ANN401
-    """Compute a BERT-like layer for the first token of each sequence.
-
-    Args:
-        layer: The layer.
-        hidden: Its input, shape ``(tokens, width)``.
-        packing: Where sequences begin and end.
-
-    Returns:
-        Shape ``(sequences, width)``.
-    """
-    attention = layer.attention.self
-    first = hidden[packing.firsts]
-    heads = (-1, attention.attention_head_size)
-    query, key, value = (
-        project(states).unflatten(-1, heads)
-        for project, states in (
-            (attention.query, first),
-            (attention.key, hidden),
-            (attention.value, hidden),
-        )
-    )
-    seen = attend(query, key, value, packing, scaling=attention.scaling)
-    mixed = layer.attention.output(seen.flatten(1), first)
-    output: torch.Tensor = layer.output(layer.intermediate(mixed), mixed)
-    return output

@@ -1,0 +1,157 @@
+"""The layers of BERT-like encoders over packed tokens, in buffers that are used again.
+
+What torch's own modules lose on a CPU is memory traffic: results of some megabytes come from
+the system anew at every layer, page by page, and biases and residuals are added in passes of
+their own. Here a layer writes into the same few buffers as the one before it, query, key and
+value are one product, and a residual is what a product is added to.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch.nn.functional import layer_norm
+
+from rerank_plugins.backends.torch.attention import Packing, attend
+
+_GELU: Final = "gelu"
+
+
+class Linear(NamedTuple):
+    """A product and what is added to it.
+
+    Attributes:
+        weight: Shape ``(inputs, outputs)``.
+        bias: Shape ``(outputs,)``.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    @classmethod
+    def of(cls, module: torch.nn.Linear) -> Linear:
+        """Use the weights of a module."""
+        return cls(module.weight.t(), module.bias)
+
+
+class Layer(NamedTuple):
+    """An encoder layer.
+
+    Attributes:
+        mixing: Query, key and value, one after another, of shape ``(width, 3 * width)``.
+        mixed: After the attention.
+        up: Into the feed-forward layer.
+        down: Out of it.
+        norms: After the attention, and after the feed-forward layer.
+    """
+
+    mixing: Linear
+    mixed: Linear
+    up: Linear
+    down: Linear
+    norms: tuple[torch.nn.LayerNorm, torch.nn.LayerNorm]
+
+    @classmethod
+    def of(cls, layer: Any) -> Layer:  # noqa: ANN401  (a layer of one of many classes)
+        """Use the weights of a layer; those of query, key and value become parts of one."""
+        parts = [getattr(layer.attention.self, name) for name in ("query", "key", "value")]
+        weight = torch.cat([part.weight.detach() for part in parts])
+        bias = torch.cat([part.bias.detach() for part in parts])
+        for part, own_weight, own_bias in zip(parts, weight.chunk(3), bias.chunk(3), strict=True):
+            part.weight.data, part.bias.data = own_weight, own_bias
+        return cls(
+            Linear(weight.t(), bias),
+            Linear.of(layer.attention.output.dense),
+            Linear.of(layer.intermediate.dense),
+            Linear.of(layer.output.dense),
+            (layer.attention.output.LayerNorm, layer.output.LayerNorm),
+        )
+
+
+class Buffers:
+    """Memory that is used again; it grows to the largest that was asked for."""
+
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self._flat: dict[str, torch.Tensor] = {}
+
+    def take(self, name: str, rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
+        """Return a buffer of a shape, of the kind of another tensor; its content is anything."""
+        flat = self._flat.get(name)
+        if flat is None or len(flat) < rows * columns:
+            flat = self._flat[name] = like.new_empty(rows * columns)
+        return flat[: rows * columns].view(rows, columns)
+
+
+class BertLayers:
+    """All layers of an encoder; one thread at a time computes."""
+
+    def __init__(self, encoder: Any) -> None:  # noqa: ANN401  (one of many classes)
+        """Use the weights of an encoder of the families of BERT, RoBERTa and ELECTRA."""
+        attention = encoder.layer[0].attention.self
+        self._layers = [Layer.of(layer) for layer in encoder.layer]
+        self._heads = (attention.num_attention_heads, attention.attention_head_size)
+        self._scaling = float(attention.scaling)
+        self._activate: Callable[[torch.Tensor], torch.Tensor] = torch.ops.aten.gelu_
+        if encoder.config.hidden_act != _GELU:
+            self._activate = encoder.layer[0].intermediate.intermediate_act_fn
+        self._buffers = Buffers()
+        self._lock = threading.Lock()
+
+    def __call__(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Compute what the score is read off.
+
+        Args:
+            hidden: The embedded tokens, shape ``(tokens, width)``.
+            packing: Where sequences begin and end.
+
+        Returns:
+            The last layer's output for the first token of each sequence, of shape
+            ``(sequences, width)``.
+        """
+        with self._lock:
+            return self._compute(hidden, packing)
+
+    def _compute(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
+        for layer in self._layers[:-1]:
+            query, key, value = self._parts(layer.mixing, hidden, 3)
+            hidden = self._finish(layer, hidden, self._attend(query, key, value, packing))
+        layer, width = self._layers[-1], hidden.shape[1]
+        first = hidden[packing.firsts]
+        weight, bias = layer.mixing
+        asked = Linear(weight[:, :width], bias[:width])
+        key, value = self._parts(Linear(weight[:, width:], bias[width:]), hidden, 2)
+        query = torch.addmm(asked.bias, first, asked.weight).unflatten(1, self._heads)
+        return self._finish(layer, first, self._attend(query, key, value, packing))
+
+    def _parts(self, linear: Linear, hidden: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+        """Return query, key and value, or the latter two, each ``(tokens, heads, width)``."""
+        buffer = self._buffers.take("parts", len(hidden), len(linear.bias), hidden)
+        together = torch.addmm(linear.bias, hidden, linear.weight, out=buffer)
+        return together.view(len(hidden), count, *self._heads).unbind(1)
+
+    def _attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing
+    ) -> torch.Tensor:
+        width = self._heads[0] * self._heads[1]
+        buffer = self._buffers.take("seen", len(query), width, query)
+        seen = attend(query, key, value, packing, scaling=self._scaling, out=buffer.view_as(query))
+        return seen.flatten(1)
+
+    def _finish(self, layer: Layer, hidden: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """Return a layer's output for rows of its input and what their attention saw."""
+        hidden = self._joined(hidden, seen, layer.mixed, layer.norms[0])
+        buffer = self._buffers.take("up", len(hidden), len(layer.up.bias), hidden)
+        inner = self._activate(torch.addmm(layer.up.bias, hidden, layer.up.weight, out=buffer))
+        return self._joined(hidden, inner, layer.down, layer.norms[1])
+
+    def _joined(
+        self, hidden: torch.Tensor, inner: torch.Tensor, linear: Linear, norm: torch.nn.LayerNorm
+    ) -> torch.Tensor:
+        """Return the norm of a residual and a product."""
+        buffer = self._buffers.take("sum", *hidden.shape, hidden)
+        total = torch.add(hidden, linear.bias, out=buffer).addmm_(inner, linear.weight)
+        return layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
