@@ -28,8 +28,8 @@ class ModelFields(BaseModel):
         description=('"mini" (embedded), a Hub name, a folder, a RemoteModel or a backend object.'),
     )
     backend: str = Field(default="auto", description="What computes; auto chooses by the model.")
-    device: str | None = Field(
-        default=None, description="A torch device such as cuda:0 or cpu; None chooses."
+    device: str | list[str] | None = Field(
+        default=None, description="A torch device such as cuda:0 or cpu, or several; None chooses."
     )
     dtype: Dtype = Field(
         default="auto", description="Data type of the arithmetic; auto chooses by the device."

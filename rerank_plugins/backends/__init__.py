@@ -44,9 +44,10 @@ BI_ENCODERS: Final[Mapping[str, Entry]] = {
 class TableLoader:
     """Loads backends by name from a table; ``"auto"`` is the table's first entry."""
 
-    def __init__(self, table: Mapping[str, Entry]) -> None:
-        """Use a table of backends."""
+    def __init__(self, table: Mapping[str, Entry], replicas: str) -> None:
+        """Use a table of backends, and a class for several devices."""
         self._table = table
+        self._replicas_name = replicas
 
     def resolve(self, config: ModelConfig) -> ModelConfig:
         """Choose backend, device and data type where the configuration leaves them open.
@@ -83,7 +84,11 @@ class TableLoader:
         """
         cls = self._class(config.backend)
         try:
-            backend: Backend[Any] = cls(config)
+            backend: Backend[Any]
+            if isinstance(config.device, tuple):
+                backend = self._replicas()(cls, config)
+            else:
+                backend = cls(config)
         except RerankError:
             raise
         except Exception as error:
@@ -94,11 +99,15 @@ class TableLoader:
             raise ModelLoadError(message) from error
         return backend
 
+    def _replicas(self) -> Any:  # noqa: ANN401  (a class)
+        module = require("rerank_plugins.backends._replicas", None)
+        return getattr(module, self._replicas_name)
+
     def _class(self, name: str) -> Any:  # noqa: ANN401  (classes of unrelated types)
         entry = self._table[name]
         module = require(entry.module, entry.extra)
         return getattr(module, entry.cls)
 
 
-register_loader("cross-encoder", TableLoader(CROSS_ENCODERS))
-register_loader("bi-encoder", TableLoader(BI_ENCODERS))
+register_loader("cross-encoder", TableLoader(CROSS_ENCODERS, "CrossEncoderReplicas"))
+register_loader("bi-encoder", TableLoader(BI_ENCODERS, "BiEncoderReplicas"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import NoneType
 
 import torch
 
@@ -75,15 +76,23 @@ def resolve_dtype(dtype: Dtype, device: str) -> Dtype:
 
 
 def resolve_local(config: ModelConfig) -> ModelConfig:
-    """Choose device and data type of a model that runs here, and make a folder absolute.
+    """Choose devices and data type of a model that runs here, and make a folder absolute.
+
+    Several devices compute in one data type, so that it does not matter which computes.
 
     Raises:
         ConfigurationError: If the device is not on this machine.
     """
-    device = resolve_device(config.device)
+    if isinstance(config.device, (str, NoneType)):
+        device: str | tuple[str, ...] = resolve_device(config.device)
+        dtype = resolve_dtype(config.dtype, device)
+    else:
+        device = tuple(resolve_device(name) for name in config.device)
+        kinds = {resolve_dtype(config.dtype, name) for name in device}
+        dtype = kinds.pop() if len(kinds) == 1 else "float32"
     folder = None if config.model == MINI else find_folder(config.model)
     model = config.model if folder is None else str(folder)
-    return replace(config, model=model, device=device, dtype=resolve_dtype(config.dtype, device))
+    return replace(config, model=model, device=device, dtype=dtype)
 
 
 @contextmanager

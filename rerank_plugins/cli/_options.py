@@ -13,7 +13,8 @@ Model = Annotated[
 ]
 Backend = Annotated[str, typer.Option(help="What computes; auto chooses by the model.")]
 Device = Annotated[
-    str | None, typer.Option(help="A torch device such as cuda:0 or cpu; chosen by default.")
+    str | None,
+    typer.Option(help="A torch device such as cuda:0 or cpu, or cuda:0,cuda:1; chosen by default."),
 ]
 DataType = Annotated[Dtype, typer.Option(help="Data type of the arithmetic.")]
 MaxLength = Annotated[int, typer.Option(help="Most tokens a pair may have.")]

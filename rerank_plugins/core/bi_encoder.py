@@ -43,7 +43,7 @@ class BiEncoder(SharedModel[RoleText]):
         model: str | Path | BiEncoderBackend = MINI,
         *,
         backend: str = "auto",
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         dtype: Dtype = "auto",
         max_length: int | None = None,
         revision: str | None = None,
@@ -64,7 +64,8 @@ class BiEncoder(SharedModel[RoleText]):
             model: ``"mini"`` (all-MiniLM-L6-v2 from the extra ``mini``), a Hugging Face Hub
                 name, a folder, or a backend object.
             backend: What computes; ``"auto"`` chooses by the model.
-            device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses.
+            device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses. Several
+                have a replica of the model each.
             dtype: Data type of the arithmetic; ``"auto"`` chooses by the device.
             max_length: Most tokens a text may have; None is the model's own reach.
             revision: Branch, tag or commit on the hub.

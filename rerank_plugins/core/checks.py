@@ -82,3 +82,27 @@ def check_prompt(name: str, prompt: object) -> str | None:
         return prompt
     message = f"{name} is {prompt!r}; it must be a string, or None for the model's own."
     raise ConfigurationError(message)
+
+
+def check_devices(device: object) -> str | tuple[str, ...] | None:
+    """Return the name of one device, the names of several, or None for a choice.
+
+    Args:
+        device: A name, names with commas between them, a list or tuple of names, or None.
+
+    Raises:
+        ConfigurationError: If it is none of these.
+    """
+    if device is None:
+        return None
+    names = device.split(",") if isinstance(device, str) else device
+    if not isinstance(names, (list, tuple)) or not names:
+        names = [None]
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        message = (
+            f"device is {device!r}; give a torch device such as 'cpu' or 'cuda:0', a list of "
+            "them, or None to choose."
+        )
+        raise ConfigurationError(message)
+    names = tuple(name.strip() for name in names)
+    return names if len(names) > 1 else names[0]

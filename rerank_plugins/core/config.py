@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from rerank_plugins.core.checks import check_choice, check_count
+from rerank_plugins.core.checks import check_choice, check_count, check_devices
 from rerank_plugins.core.loading import ModelSettings
 from rerank_plugins.errors import ConfigurationError
 
@@ -45,6 +46,7 @@ class ModelConfig:
         model: ``"mini"`` (embedded), a Hugging Face Hub name or a folder.
         backend: ``"auto"`` or the name of a backend.
         device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses the best here.
+            Several (a sequence, or names with commas between them) have a replica each.
         dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device.
         max_length: Most tokens an input may have, special tokens included; lowered to the
             model's own reach where that is shorter. None is the model's own reach.
@@ -67,7 +69,7 @@ class ModelConfig:
 
     model: str = MINI
     backend: str = "auto"
-    device: str | None = None
+    device: str | Sequence[str] | None = None
     dtype: Dtype = "auto"
     max_length: int | None = 512
     revision: str | None = None
@@ -90,6 +92,7 @@ class ModelConfig:
         if not isinstance(self.model, str) or not self.model.strip():
             message = f'model is {self.model!r}; give "mini", a Hub name or a folder.'
             raise ConfigurationError(message)
+        object.__setattr__(self, "device", check_devices(self.device))
         check_choice("dtype", self.dtype, get_args(Dtype))
         idle = self.idle_unload_s
         if idle is not None and not (isinstance(idle, (int, float)) and idle > 0):

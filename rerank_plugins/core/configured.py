@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,7 +41,7 @@ class ConfiguredReranker(Closing):
         model: str | Path | ModelSettings | CrossEncoderBackend | Scorer = MINI,
         *,
         backend: str = "auto",
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         dtype: Dtype = "auto",
         max_length: int | None = 512,
         revision: str | None = None,
@@ -78,7 +79,8 @@ class ConfiguredReranker(Closing):
                 folder, a server (:class:`~rerank_plugins.RemoteModel`), a backend object, or a
                 cascade of models.
             backend: What computes; ``"auto"`` chooses by the model.
-            device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses.
+            device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses. Several
+                have a replica of the model each.
             dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device.
             max_length: Most tokens a pair may have; None is the model's own reach. The query
                 is cut only beyond half of it; :attr:`RankedDocument.truncated` tells.
