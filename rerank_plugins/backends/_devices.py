@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from types import NoneType
 
 import torch
 
@@ -83,13 +82,12 @@ def resolve_local(config: ModelConfig) -> ModelConfig:
     Raises:
         ConfigurationError: If the device is not on this machine.
     """
-    if isinstance(config.device, (str, NoneType)):
-        device: str | tuple[str, ...] = resolve_device(config.device)
-        dtype = resolve_dtype(config.dtype, device)
-    else:
-        device = tuple(resolve_device(name) for name in config.device)
-        kinds = {resolve_dtype(config.dtype, name) for name in device}
-        dtype = kinds.pop() if len(kinds) == 1 else "float32"
+    given = config.device
+    names = [given] if given is None or isinstance(given, str) else given
+    devices = tuple(resolve_device(name) for name in names)
+    kinds = {resolve_dtype(config.dtype, name) for name in devices}
+    dtype = kinds.pop() if len(kinds) == 1 else "float32"
+    device = devices if len(devices) > 1 else devices[0]
     folder = None if config.model == MINI else find_folder(config.model)
     model = config.model if folder is None else str(folder)
     return replace(config, model=model, device=device, dtype=dtype)

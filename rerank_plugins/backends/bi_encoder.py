@@ -43,7 +43,7 @@ class SentenceTransformerBiEncoder:
         with quiet_loading(config.model):
             model = SentenceTransformer(
                 source,
-                device=config.device,
+                device=str(config.device),
                 model_kwargs={"dtype": getattr(torch, config.dtype), "use_safetensors": True},
                 **options,
             )

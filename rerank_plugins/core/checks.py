@@ -96,13 +96,13 @@ def check_devices(device: object) -> str | tuple[str, ...] | None:
     if device is None:
         return None
     names = device.split(",") if isinstance(device, str) else device
-    if not isinstance(names, (list, tuple)) or not names:
-        names = [None]
-    if not all(isinstance(name, str) and name.strip() for name in names):
+    words = []
+    if isinstance(names, (list, tuple)):
+        words = [name.strip() for name in names if isinstance(name, str)]
+    if not isinstance(names, (list, tuple)) or not all(words) or not len(words) == len(names) > 0:
         message = (
             f"device is {device!r}; give a torch device such as 'cpu' or 'cuda:0', a list of "
             "them, or None to choose."
         )
         raise ConfigurationError(message)
-    names = tuple(name.strip() for name in names)
-    return names if len(names) > 1 else names[0]
+    return tuple(words) if len(words) > 1 else words[0]

@@ -15,7 +15,7 @@ from rerank_plugins.core.batching.waiting import answer_of, wait_for
 from rerank_plugins.core.closing import Closing
 from rerank_plugins.core.protocols import Backend
 from rerank_plugins.core.sources import Source
-from rerank_plugins.core.types import ScoreScale
+from rerank_plugins.core.types import ModelIdentity, ScoreScale
 
 ItemT = TypeVar("ItemT", bound=tuple[Any, ...])
 
@@ -30,7 +30,6 @@ class Engine(Closing, Generic[ItemT]):
     :func:`~rerank_plugins.core.registry.get_engine`.
 
     Attributes:
-        identity: What its results depend on.
         scale: What its scores mean; undeclared for a bi-encoder.
     """
 
@@ -47,10 +46,14 @@ class Engine(Closing, Generic[ItemT]):
         """
         backend = source.backend()
         self._source = source
-        self.identity = backend.identity
         self.scale: ScoreScale = getattr(backend, "scale", ScoreScale.UNDECLARED)
-        name = f"the engine of {self.identity.model!r}"
+        name = f"the engine of {backend.identity.model!r}"
         self._scheduler = Scheduler(source, name, max_queue_tokens)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What its latest results depend on."""
+        return self.cache.identity
 
     @property
     def backend(self) -> Backend[ItemT]:

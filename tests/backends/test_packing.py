@@ -16,14 +16,13 @@ from hypothesis import strategies as st
 
 from rerank_plugins.backends.torch import model as torch_model
 from rerank_plugins.backends.torch.attention import Packing, attend
+from rerank_plugins.backends.torch.inputs import Inputs, PackedBatch
 from rerank_plugins.backends.torch.model import TorchCrossEncoder
-from rerank_plugins.backends.torch.packing import PackedModel
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.types import TextPair
 from tests.tiny_models import ARCHITECTURES, TEXTS, save_reranker
 
 PACKED = ("bert", "electra", "roberta", "xlm-roberta", "modernbert")
-CPU = torch.device("cpu")
 
 
 def load(folder: Path, dtype: str = "float32") -> TorchCrossEncoder:
@@ -60,9 +59,9 @@ def test_on_a_cpu_few_different_numbers_of_tokens_occur(
     packed, seen = backend._packed, []
     assert packed is not None
 
-    def watched(ids: torch.Tensor, types: torch.Tensor | None, lengths: list[int]) -> torch.Tensor:
-        seen.append(sum(lengths))
-        return packed(ids, types, lengths)
+    def watched(batch: PackedBatch) -> torch.Tensor:
+        seen.append(len(batch.ids))
+        return packed(batch)
 
     monkeypatch.setattr(backend, "_packed", watched)
     for count in range(1, 12):
@@ -99,12 +98,13 @@ def test_a_wrong_packing_is_found_at_load_and_not_used(
     folder = save_reranker("xlm-roberta", tmp_path)
     right = load(folder)
     pairs = [TextPair(TEXTS[0], document) for document in TEXTS]
-    usual = PackedModel
+    usual = Inputs
 
-    def from_zero(model: Any, _: int) -> Any:
-        return usual(model, 0)
+    def from_zero(*args: Any, first: int, **kwargs: Any) -> Inputs:
+        assert first == 2
+        return usual(*args, first=0, **kwargs)
 
-    monkeypatch.setattr(torch_model, "PackedModel", from_zero)
+    monkeypatch.setattr(torch_model, "Inputs", from_zero)
     with caplog.at_level(logging.WARNING, "rerank_plugins"):
         fallen_back = load(folder)
     assert fallen_back.padded
@@ -123,7 +123,8 @@ def test_attention_stays_within_each_sequence(
     lengths: list[int], first_only: bool, window: int | None
 ) -> None:
     lengths = sorted(lengths, reverse=True)
-    packing = Packing.of(lengths, CPU, torch.float32)
+    bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    packing = Packing.of(lengths, bounds)
     generator = torch.Generator().manual_seed(sum(lengths))
     query, key, value = (torch.randn(sum(lengths), 2, 4, generator=generator) for _ in range(3))
     window = None if first_only else window

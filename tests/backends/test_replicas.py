@@ -193,4 +193,4 @@ def test_all_gpus_score_as_one(tmp_path: Path) -> None:
     names = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     one = Reranker(folder, device="cuda:0").score(PAIRS)
     many = Reranker(folder, device=[*names, *names]).score(PAIRS)
-    np.testing.assert_allclose(many, one, rtol=0, atol=0.02 * np.ptp(one))
+    np.testing.assert_allclose(many, one, rtol=0, atol=0.02 * float(np.ptp(one)))

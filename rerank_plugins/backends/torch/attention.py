@@ -34,7 +34,7 @@ class Packing:
     Attributes:
         lengths: Tokens of each sequence, longest first.
         groups: ``(start, sequences, length)`` of each run of equal lengths, in tokens.
-        firsts: Index of each sequence's first token, int64 of shape ``(sequences,)``.
+        firsts: Index of each sequence's first token, int32 of shape ``(sequences,)``.
         bounds: ``firsts`` and the total, int32 of shape ``(sequences + 1,)``.
         flash: Whether to use variable-length flash attention.
     """
@@ -46,8 +46,14 @@ class Packing:
     flash: bool
 
     @classmethod
-    def of(cls, lengths: list[int], device: torch.device, dtype: torch.dtype) -> Packing:
-        """Describe sequences of these lengths, longest first, on a device."""
+    def of(cls, lengths: list[int], bounds: torch.Tensor, *, flash: bool = False) -> Packing:
+        """Describe sequences of these lengths, longest first.
+
+        Args:
+            lengths: Tokens of each.
+            bounds: Where each begins, and the total, int32 on the device.
+            flash: Whether to use variable-length flash attention.
+        """
         groups = []
         start = 0
         for length, run in groupby(lengths):
@@ -57,8 +63,7 @@ class Packing:
                 groups.append((start, count, length))
                 start += count * length
                 left -= count
-        bounds = torch.tensor([0, *lengths]).cumsum(0).to(device, non_blocking=True)
-        return cls(lengths, groups, bounds[:-1], bounds.to(torch.int32), _flash(device, dtype))
+        return cls(lengths, groups, bounds[:-1], bounds, flash)
 
 
 def packed_attention(
@@ -176,7 +181,7 @@ def _attend_flash(
     return cast("torch.Tensor", output)
 
 
-def _flash(device: torch.device, dtype: torch.dtype) -> bool:
+def can_flash(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether variable-length flash attention runs here in this data type."""
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return False

@@ -8,7 +8,6 @@ value are one product, and a residual is what a product is added to.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -87,7 +86,7 @@ class Buffers:
 
 
 class BertLayers:
-    """All layers of an encoder; one thread at a time computes."""
+    """All layers of an encoder; one thread at a time may call it."""
 
     def __init__(self, encoder: Any) -> None:  # noqa: ANN401  (one of many classes)
         """Use the weights of an encoder of the families of BERT, RoBERTa and ELECTRA."""
@@ -99,7 +98,6 @@ class BertLayers:
         if encoder.config.hidden_act != _GELU:
             self._activate = encoder.layer[0].intermediate.intermediate_act_fn
         self._buffers = Buffers()
-        self._lock = threading.Lock()
 
     def __call__(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
         """Compute what the score is read off.
@@ -112,10 +110,6 @@ class BertLayers:
             The last layer's output for the first token of each sequence, of shape
             ``(sequences, width)``.
         """
-        with self._lock:
-            return self._compute(hidden, packing)
-
-    def _compute(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
         for layer in self._layers[:-1]:
             query, key, value = self._parts(layer.mixing, hidden, 3)
             hidden = self._finish(layer, hidden, self._attend(query, key, value, packing))
@@ -124,7 +118,7 @@ class BertLayers:
         weight, bias = layer.mixing
         asked = Linear(weight[:, :width], bias[:width])
         key, value = self._parts(Linear(weight[:, width:], bias[width:]), hidden, 2)
-        query = torch.addmm(asked.bias, first, asked.weight).unflatten(1, self._heads)
+        query = torch.addmm(asked.bias, first, asked.weight).view(len(first), *self._heads)
         return self._finish(layer, first, self._attend(query, key, value, packing))
 
     def _parts(self, linear: Linear, hidden: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
@@ -152,6 +146,6 @@ class BertLayers:
         self, hidden: torch.Tensor, inner: torch.Tensor, linear: Linear, norm: torch.nn.LayerNorm
     ) -> torch.Tensor:
         """Return the norm of a residual and a product."""
-        buffer = self._buffers.take("sum", *hidden.shape, hidden)
+        buffer = self._buffers.take("sum", len(hidden), hidden.shape[1], hidden)
         total = torch.add(hidden, linear.bias, out=buffer).addmm_(inner, linear.weight)
         return layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps)

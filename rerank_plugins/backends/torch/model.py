@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
+from rerank_plugins.backends._devices import mapped_out_of_memory
 from rerank_plugins.backends._tokenizer import private_tokenizer
+from rerank_plugins.backends.torch.inputs import Inputs
 from rerank_plugins.backends.torch.loading import load_reranker
 from rerank_plugins.backends.torch.packing import PackedModel, can_pack
-from rerank_plugins.backends.torch.pairs import PairTokenizer, TokenPair
+from rerank_plugins.backends.torch.pairs import PairTokenizer
+from rerank_plugins.backends.torch.precision import (
+    current_dtype,
+    give_up_float16,
+    head_in_float32,
+    resolve_torch,
+)
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
@@ -24,10 +33,6 @@ _log = logging.getLogger(__name__)
 
 _UNLIMITED: Final = 2**31
 _BATCH_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
-
-_CPU_STEP: Final = 64
-"""On a CPU the packed tokens are filled up to a multiple of this. oneDNN compiles a kernel for
-each number of tokens and torch keeps a thousand of them: without this about a gigabyte."""
 
 _PROBES: Final = tuple(
     TextPair(query, document)
@@ -45,7 +50,7 @@ class TorchCrossEncoder:
     """
 
     scale = ScoreScale.LOGIT
-    resolve = staticmethod(resolve_local)
+    resolve = staticmethod(resolve_torch)
 
     def __init__(self, config: ModelConfig) -> None:
         """Load the model of a resolved configuration onto its device.
@@ -53,21 +58,17 @@ class TorchCrossEncoder:
         Raises:
             ModelLoadError: If there is no such model, or it is not a reranker.
         """
-        model, tokenizer, digest, self.prompts = load_reranker(config)
-        first = _first_position(model)
-        reach = min(_positions(model) - first, tokenizer.model_max_length)
-        self.identity = ModelIdentity(
-            config.model, config.revision, config.backend, config.dtype, int(reach), digest
-        )
         self.device = torch.device(str(config.device))
         self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cpu"])
-        self._pairs = PairTokenizer(private_tokenizer(tokenizer, config.model), config.model)
-        self._pad = int(tokenizer.pad_token_id or 0)
-        self._typed = "token_type_ids" in tokenizer.model_input_names
-        _head_in_float32(model)
-        self._model: Any = model.to(self.device)
-        self._packed = self._checked_packing(first) if can_pack(model) else None
-        self.padded = self._packed is None
+        self._config = config
+        self._closed = False
+        self._lock = threading.RLock()
+        self._load()
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What scores depend on, as the next batch is computed: the data type may change."""
+        return replace(self._loaded, dtype=current_dtype(self._config))
 
     def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
         """Tokenise and cut text pairs; thread-safe."""
@@ -85,75 +86,84 @@ class TorchCrossEncoder:
 
     def run(self, batch: Sequence[Prepared]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
-        if self._model is None:
-            message = f"the model {self.identity.model!r} was closed."
-            raise EngineClosedError(message)
-        filled = [*batch, *self._filler(sum(one.tokens for one in batch))]
+        with self._lock:
+            if self._closed:
+                message = f"the model {self.identity.model!r} was closed."
+                raise EngineClosedError(message)
+            if self._model is None or self._loaded.dtype != current_dtype(self._config):
+                self._load()  # another replica has found that float16 does not do
+            scores = self._scores(batch)
+            if not self._may_stay(scores):
+                give_up_float16(self._config)
+                self._load()
+                scores = self._scores(batch)
+            return scores
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        with self._lock:
+            self._closed = True
+            self._release()
+
+    def _release(self) -> None:
+        self._model = self._packed = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _load(self) -> None:
+        """Load the model in the data type of the moment; if it overflows, in the other one."""
+        self._release()
+        config = replace(self._config, dtype=current_dtype(self._config))
+        model, tokenizer, digest, self.prompts = load_reranker(config)
+        first = _first_position(model)
+        reach = min(_positions(model) - first, tokenizer.model_max_length)
+        self._loaded = ModelIdentity(
+            config.model, config.revision, config.backend, config.dtype, int(reach), digest
+        )
+        self._pairs = PairTokenizer(private_tokenizer(tokenizer, config.model), config.model)
+        typed = "token_type_ids" in tokenizer.model_input_names
+        pad = int(tokenizer.pad_token_id or 0)
+        dtype = getattr(torch, config.dtype)
+        self._inputs = Inputs(self.device, dtype, typed=typed, pad=pad, first=first)
+        head_in_float32(model)
+        self._model = model.to(self.device)
+        probes = self.prepare(_PROBES, 128)
+        padded = self._scores(probes)
+        if not self._may_stay(padded):
+            give_up_float16(self._config)
+            self._load()
+            return
+        self._packed = self._checked_packing(probes, padded) if can_pack(model) else None
+        self.padded = self._packed is None
+
+    def _may_stay(self, scores: FloatArray) -> bool:
+        """Return whether the data type will do, or is not ours to change."""
+        ours = self._config.dtype == "auto" and self._loaded.dtype == "float16"
+        return not ours or bool(np.isfinite(scores).all())
+
+    def _scores(self, batch: Sequence[Prepared]) -> FloatArray:
+        packed = self._packed
+        filled = batch if packed is None else self._inputs.filled(batch, self.identity.max_length)
         order = sorted(range(len(filled)), key=lambda row: -filled[row].tokens)
         longest_first = [filled[row] for row in order]
         with torch.inference_mode(), mapped_out_of_memory():
-            if self._packed is None:
-                logits = self._model(**self._padded_inputs(longest_first)).logits
+            if packed is None:
+                logits = self._model(**self._inputs.padded(longest_first)).logits
             else:
-                logits = self._packed(*self._packed_inputs(longest_first))
+                logits = packed(self._inputs.packed(longest_first))
             # A two-label head gives (not relevant, relevant), a one-label head the latter.
             raw = logits[:, -1].float().cpu().numpy()
         scores: FloatArray = np.empty(len(filled), dtype=np.float32)
         scores[order] = raw
         return scores[: len(batch)]
 
-    def close(self) -> None:
-        """Release the model's memory."""
-        self._model = self._packed = None
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _filler(self, tokens: int) -> list[Prepared]:
-        """Return a sequence that nobody asked for, where it helps, or none."""
-        short = -tokens % _CPU_STEP
-        useful = self._packed is not None and self.device.type == "cpu"
-        if not useful or not 0 < short <= self.identity.max_length:
-            return []
-        nothing = TokenPair(np.full(short, self._pad, np.int32), np.zeros(short, np.int32))
-        return [Prepared(tokens=short, truncated=False, payload=nothing)]
-
-    def _packed_inputs(
-        self, batch: Sequence[Prepared]
-    ) -> tuple[torch.Tensor, torch.Tensor | None, list[int]]:
-        ids = self._to_device(np.concatenate([one.payload.ids for one in batch]))
-        types = None
-        if self._typed:
-            types = self._to_device(np.concatenate([one.payload.types for one in batch]))
-        return ids, types, [one.tokens for one in batch]
-
-    def _padded_inputs(self, batch: Sequence[Prepared]) -> dict[str, torch.Tensor]:
-        shape = (len(batch), max(one.tokens for one in batch))
-        ids = np.full(shape, self._pad, dtype=np.int64)
-        types = np.zeros(shape, dtype=np.int64)
-        mask = np.zeros(shape, dtype=np.int64)
-        for row, one in enumerate(batch):
-            ids[row, : one.tokens] = one.payload.ids
-            types[row, : one.tokens] = one.payload.types
-            mask[row, : one.tokens] = 1
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        if self._typed:
-            inputs["token_type_ids"] = types
-        return {name: self._to_device(array) for name, array in inputs.items()}
-
-    def _to_device(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
-        tensor = torch.from_numpy(array.astype(np.int64, copy=False))
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
-
-    def _checked_packing(self, first_position: int) -> PackedModel | None:
+    def _checked_packing(
+        self, probes: Sequence[Prepared], padded: FloatArray
+    ) -> PackedModel | None:
         """Return the packed model if it scores awkward pairs as the padded one does."""
-        self._packed = None
-        probes = self.prepare(_PROBES, 128)
-        padded = self.run(probes)
         usual = self._model.config._attn_implementation  # noqa: SLF001  (no public reader)
-        self._packed = PackedModel(self._model, first_position)
-        difference = float(np.abs(self.run(probes) - padded).max())
+        self._packed = PackedModel(self._model)
+        difference = float(np.abs(self._scores(probes) - padded).max())
         allowed = 1e-4 if self.identity.dtype == "float32" else 0.02 * (1 + np.abs(padded).max())
         if difference <= allowed:
             return self._packed
@@ -184,14 +194,3 @@ def _first_position(model: Any) -> int:  # noqa: ANN401  (one of many model clas
         if isinstance(table, torch.nn.Embedding) and isinstance(padding, int):
             return padding + 1
     return 0
-
-
-def _head_in_float32(model: Any) -> None:  # noqa: ANN401  (one of many model classes)
-    """Keep the head in float32: half precision there would make close scores tie."""
-
-    def widen(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return tuple(tensor.float() for tensor in inputs)
-
-    for name, module in model.named_children():
-        if name != model.base_model_prefix:
-            module.float().register_forward_pre_hook(widen)

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import torch
 
-from rerank_plugins.backends.torch.attention import PACKED, Packing
+from rerank_plugins.backends.torch.attention import PACKED
 from rerank_plugins.backends.torch.bert import BertLayers
+from rerank_plugins.backends.torch.inputs import PackedBatch
 
 _BERT_LIKE: Final = ("bert", "roberta", "xlm-roberta", "electra")
 _MODERN: Final = "modernbert"
@@ -33,67 +34,45 @@ def can_pack(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
 class PackedModel:
     """A model whose attention runs over packed sequences; see :func:`can_pack`."""
 
-    def __init__(self, model: Any, first_position: int) -> None:  # noqa: ANN401
+    def __init__(self, model: Any) -> None:  # noqa: ANN401  (one of many model classes)
         """Use a model's weights; ModernBERT's cannot run on padded batches any more.
 
         Args:
             model: A sequence classification model of a known architecture.
-            first_position: Position id of a sequence's first token (2 for RoBERTa's family).
         """
         self._model = model
         self._base = getattr(model, model.base_model_prefix)
-        self._first_position = first_position
         self._layers = None
         if model.config.model_type == _MODERN:
             model.set_attn_implementation(PACKED)
         else:
             self._layers = BertLayers(self._base.encoder)
 
-    def __call__(
-        self, ids: torch.Tensor, types: torch.Tensor | None, lengths: list[int]
-    ) -> torch.Tensor:
-        """Compute logits.
-
-        Args:
-            ids: Token ids of all sequences, shape ``(tokens,)``.
-            types: Token type ids, the same shape, or None for a model without.
-            lengths: Tokens of each sequence, longest first.
-
-        Returns:
-            Logits of shape ``(sequences, labels)``.
-        """
-        packing = Packing.of(lengths, ids.device, self._base.dtype)
-        positions = torch.cat([torch.arange(length) for length in lengths])
-        positions = (positions + self._first_position).to(ids.device, non_blocking=True)[None]
+    def __call__(self, batch: PackedBatch) -> torch.Tensor:
+        """Compute logits of shape ``(sequences, labels)``."""
         if self._layers is None:
-            return self._modern_logits(ids[None], positions, packing)
-        return self._bert_logits(self._layers, ids[None], types, positions, packing)
+            return self._modern_logits(batch)
+        return self._bert_logits(self._layers, batch)
 
-    def _bert_logits(
-        self,
-        layers: BertLayers,
-        ids: torch.Tensor,
-        types: torch.Tensor | None,
-        positions: torch.Tensor,
-        packing: Packing,
-    ) -> torch.Tensor:
+    def _bert_logits(self, layers: BertLayers, batch: PackedBatch) -> torch.Tensor:
         base = self._base
-        types = torch.zeros_like(ids) if types is None else types[None]
-        hidden = base.embeddings(input_ids=ids, token_type_ids=types, position_ids=positions)
+        hidden = base.embeddings(
+            input_ids=batch.ids[None],
+            token_type_ids=batch.types[None],
+            position_ids=batch.positions[None],
+        )
         if hasattr(base, "embeddings_project"):  # ELECTRA
             hidden = base.embeddings_project(hidden)
-        first = layers(hidden[0], packing)
+        first = layers(hidden[0], batch.packing)
         pooler = getattr(base, "pooler", None)
         # The heads of the other families read the first token of what they are given.
         features = first[:, None] if pooler is None else pooler(first[:, None])
         logits: torch.Tensor = self._model.classifier(features)
         return logits
 
-    def _modern_logits(
-        self, ids: torch.Tensor, positions: torch.Tensor, packing: Packing
-    ) -> torch.Tensor:
-        base = self._base
-        hidden = base.embeddings(input_ids=ids)
+    def _modern_logits(self, batch: PackedBatch) -> torch.Tensor:
+        base, packing, positions = self._base, batch.packing, batch.positions[None]
+        hidden = base.embeddings(input_ids=batch.ids[None])
         rotary = {
             kind: base.rotary_emb(hidden, positions, kind) for kind in set(base.config.layer_types)
         }

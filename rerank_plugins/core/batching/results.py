@@ -21,6 +21,7 @@ class ResultCache:
 
     Attributes:
         memory: What is kept in memory.
+        identity: Of the model that computed last.
         disk_hits: Items that were found on the disk.
         misses: Items that were looked for and not found.
     """
@@ -35,7 +36,7 @@ class ResultCache:
         self.memory = MemoryCache()
         self.disk_hits = 0
         self.misses = 0
-        self._identity = identity
+        self.identity = identity
         self._shape = shape
         self._keys = Keys(identity)
         self._disk: DiskCache | None = None
@@ -79,7 +80,7 @@ class ResultCache:
                 self._disk = DiskCache(folder, max_bytes, self._shape)
             elif self._disk.folder != folder:
                 message = (
-                    f"cache_dir is {str(folder)!r}, and the engine of {self._identity.model!r}, "
+                    f"cache_dir is {str(folder)!r}, and the engine of {self.identity.model!r}, "
                     f"which the whole process shares, uses {str(self._disk.folder)!r}. Give that "
                     "one, or none, or close the engine first."
                 )
@@ -113,9 +114,9 @@ class ResultCache:
             identity: Of the model that computed it: a folder may hold other weights when
                 the model is loaded again, and what the old ones gave is forgotten then.
         """
-        if identity != self._identity:
+        if identity != self.identity:
             self.memory.clear()
-            self._identity, self._keys = identity, Keys(identity)
+            self.identity, self._keys = identity, Keys(identity)
         if not self.on:
             return
         results = list(results)
@@ -134,10 +135,10 @@ class ResultCache:
             self._disk.close(wait=wait)
 
     def _check_pinned(self, folder: Path) -> None:
-        if is_pinned(self._identity):
+        if is_pinned(self.identity):
             return
         message = (
-            f"cache_dir is {str(folder)!r}, and the model {self._identity.model!r} has neither a "
+            f"cache_dir is {str(folder)!r}, and the model {self.identity.model!r} has neither a "
             "fingerprint nor a revision: its results could not be told from those of other "
             "weights. Leave cache_dir out, or give the backend's identity a fingerprint."
         )

@@ -1,0 +1,124 @@
+"""float16 where it does, bfloat16 where it overflows; float16 runs on a CPU as on a GPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from rerank_plugins import Reranker
+from rerank_plugins.backends import _devices
+from rerank_plugins.backends._devices import resolve_device
+from rerank_plugins.backends.torch import precision
+from rerank_plugins.core.config import Dtype
+from rerank_plugins.errors import InvalidScoresError
+from tests.tiny_models import TEXTS, save_reranker
+
+
+@pytest.fixture(autouse=True)
+def half_by_default(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let "auto" be float16, as it is on a GPU, and forget what overflowed."""
+
+    def like_a_gpu(dtype: Dtype, device: str) -> Dtype:
+        return "float16" if dtype == "auto" else dtype
+
+    monkeypatch.setattr(_devices, "resolve_dtype", like_a_gpu)
+    precision._overflowed.clear()
+    yield
+    precision._overflowed.clear()
+
+
+def save_large(folder: Path, word: str | None = None) -> Path:
+    """Save a model whose feed-forward layer overflows float16: for one word only, or all."""
+    save_reranker("bert", folder)
+    model = transformers.BertForSequenceClassification.from_pretrained(folder)
+    layer = model.bert.encoder.layer[0]
+    with torch.no_grad():
+        if word is None:
+            layer.intermediate.dense.weight.mul_(3e4)
+            layer.output.dense.weight.mul_(1e-4)
+        else:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            (number,) = tokenizer(word, add_special_tokens=False)["input_ids"]
+            # A direction that only this word has, and a unit that answers to it.
+            embeddings = model.bert.embeddings
+            for table in ("word", "position", "token_type"):
+                getattr(embeddings, f"{table}_embeddings").weight[:, 0] = 0
+            embeddings.word_embeddings.weight[number] = 0
+            embeddings.word_embeddings.weight[number, 0] = 50
+            layer.attention.output.dense.weight.zero_()
+            layer.intermediate.dense.weight[0] = 0
+            layer.intermediate.dense.weight[0, 0] = 65_504 / 4
+            layer.output.dense.weight[:, 0] = 1e-5
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_overflows_at_load_is_computed_in_bfloat16(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save_large(tmp_path)
+    with caplog.at_level(logging.WARNING, "rerank_plugins"):
+        reranker = Reranker(folder, device="cpu").warm_up()
+    assert reranker.engine.identity.dtype == "bfloat16"
+    assert caplog.text.count("overflows in float16") == 1
+    backend = reranker.engine.backend
+    assert not backend.padded
+    exact = Reranker(folder, device="cpu", dtype="float32").score(
+        [(TEXTS[0], one) for one in TEXTS]
+    )
+    scores = reranker.score([(TEXTS[0], one) for one in TEXTS])
+    np.testing.assert_allclose(scores, exact, rtol=0, atol=0.05 * float(np.ptp(exact)) + 0.05)
+
+
+def test_a_text_that_overflows_later_changes_the_model_then(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save_large(tmp_path, word="faust")
+    reranker = Reranker(folder, device="cpu", cache_mb=1)
+    assert reranker.rank("rain", [TEXTS[2]]).model.dtype == "float16"
+    assert reranker.rank("rain", [TEXTS[2]]).stats.cache_hits == 1
+    with caplog.at_level(logging.WARNING, "rerank_plugins"):
+        ranking = reranker.rank("rain", ["faust"])
+    assert ranking.model.dtype == "bfloat16"
+    assert np.isfinite(ranking[0].raw_score)
+    assert caplog.text.count("overflows in float16") == 1
+    # What float16 gave is forgotten: it is another model's score now.
+    assert reranker.rank("rain", [TEXTS[2]]).stats.cache_hits == 0
+    reranker.close()
+    again = Reranker(folder, device="cpu").warm_up()
+    assert again.engine.identity.dtype == "bfloat16"
+
+
+def test_replicas_change_together(tmp_path: Path) -> None:
+    folder = save_large(tmp_path, word="faust")
+    reranker = Reranker(folder, device=["cpu", "cpu"]).warm_up()
+    reranker.score([("rain", "faust")])
+    for _ in range(4):
+        reranker.score([("rain", TEXTS[2])])
+    assert reranker.engine.identity.dtype == "bfloat16"
+
+
+def test_what_was_asked_for_is_obeyed(tmp_path: Path) -> None:
+    folder = save_large(tmp_path)
+    reranker = Reranker(folder, device="cpu", dtype="float16")
+    with pytest.raises(InvalidScoresError, match=r"not finite .*float16"):
+        reranker.rank("rain", TEXTS)
+    assert reranker.engine.identity.dtype == "float16"
+    assert Reranker(folder, device="cpu").engine is not reranker.engine
+
+
+def test_a_model_that_does_not_overflow_stays(tmp_path: Path) -> None:
+    folder = save_reranker("bert", tmp_path)
+    engine = Reranker(folder, device="cpu").engine
+    assert engine.identity.dtype == "float16"
+    assert not engine.backend.padded
+    assert replace(engine.identity, dtype="float32") == (
+        Reranker(folder, device=resolve_device("cpu"), dtype="float32").engine.identity
+    )
