@@ -15,7 +15,7 @@ from rerank_plugins.backends.remote.settings import RemoteModel
 from rerank_plugins.core.batching.jobs import Priority
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.checks import check_count, check_number, check_top_n
-from rerank_plugins.core.config import MINI, Dtype, ModelConfig
+from rerank_plugins.core.config import MINI, Dtype, ModelConfig, Optimize
 from rerank_plugins.core.policy import Activation, Fusion, LongDocuments, OnError, Overload
 from rerank_plugins.core.reranker import Reranker
 
@@ -81,6 +81,9 @@ class ModelFields(BaseModel):
 class RerankerFields(ModelFields):
     """Everything a :class:`~rerank_plugins.Reranker` can be told."""
 
+    optimize: Optimize = Field(
+        default="none", description="compile has torch compile the model, at its first batches."
+    )
     max_length: int | None = Field(
         default=512, description="Most tokens a pair may have; the document is cut to fit."
     )

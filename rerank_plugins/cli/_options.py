@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rerank_plugins.core.config import Dtype
+from rerank_plugins.core.config import Dtype, Optimize
 
 Model = Annotated[
     str, typer.Option(help='"mini" (embedded, English), a Hugging Face Hub name or a folder.')
@@ -17,6 +17,9 @@ Device = Annotated[
     typer.Option(help="A torch device such as cuda:0 or cpu, or cuda:0,cuda:1; chosen by default."),
 ]
 DataType = Annotated[Dtype, typer.Option(help="Data type of the arithmetic.")]
+Optimizing = Annotated[
+    Optimize, typer.Option(help="compile has torch compile the model, at its first batches.")
+]
 MaxLength = Annotated[int, typer.Option(help="Most tokens a pair may have.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 CacheFolder = Annotated[str | None, typer.Option(help="Where downloads are kept.")]

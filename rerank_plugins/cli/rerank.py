@@ -18,6 +18,7 @@ from rerank_plugins.cli._options import (
     LocalFilesOnly,
     MaxLength,
     Model,
+    Optimizing,
     Revision,
     TrustRemoteCode,
 )
@@ -49,6 +50,7 @@ def rerank(
     backend: Backend = "auto",
     device: Device = None,
     dtype: DataType = "auto",
+    optimize: Optimizing = "none",
     max_length: MaxLength = 512,
     activation: Annotated[
         Activation, typer.Option(help="sigmoid for scores from 0 to 1, none for logits.")
@@ -91,6 +93,7 @@ def rerank(
         backend=backend,
         device=device,
         dtype=dtype,
+        optimize=optimize,
         max_length=max_length,
         revision=revision,
         cache_folder=cache_folder,

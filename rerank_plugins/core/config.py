@@ -13,6 +13,7 @@ from rerank_plugins.core.loading import ModelSettings
 from rerank_plugins.errors import ConfigurationError
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Optimize = Literal["none", "compile"]
 
 
 class Unset(Enum):
@@ -48,6 +49,8 @@ class ModelConfig:
         device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses the best here.
             Several (a sequence, or names with commas between them) have a replica each.
         dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device.
+        optimize: ``"compile"`` has torch fuse what stands between matrix products; the first
+            batches then take a minute or more. For encoders of BERT's families.
         max_length: Most tokens an input may have, special tokens included; lowered to the
             model's own reach where that is shorter. None is the model's own reach.
         revision: Branch, tag or commit on the hub.
@@ -71,6 +74,7 @@ class ModelConfig:
     backend: str = "auto"
     device: str | Sequence[str] | None = None
     dtype: Dtype = "auto"
+    optimize: Optimize = "none"
     max_length: int | None = 512
     revision: str | None = None
     cache_folder: str | None = None
@@ -94,6 +98,7 @@ class ModelConfig:
             raise ConfigurationError(message)
         object.__setattr__(self, "device", check_devices(self.device))
         check_choice("dtype", self.dtype, get_args(Dtype))
+        check_choice("optimize", self.optimize, get_args(Optimize))
         idle = self.idle_unload_s
         if idle is not None and not (isinstance(idle, (int, float)) and idle > 0):
             message = f"idle_unload_s is {idle!r}; it must be a number above 0, or None for never."

@@ -10,7 +10,7 @@ from rerank_plugins.core.batching.jobs import Priority
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.core.closing import Closing
-from rerank_plugins.core.config import MINI, Dtype
+from rerank_plugins.core.config import MINI, Dtype, Optimize
 from rerank_plugins.core.duplicates import duplicate_filter
 from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.loading import ModelSettings
@@ -43,6 +43,7 @@ class ConfiguredReranker(Closing):
         backend: str = "auto",
         device: str | Sequence[str] | None = None,
         dtype: Dtype = "auto",
+        optimize: Optimize = "none",
         max_length: int | None = 512,
         revision: str | None = None,
         cache_folder: str | Path | None = None,
@@ -82,6 +83,7 @@ class ConfiguredReranker(Closing):
             device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses. Several
                 have a replica of the model each.
             dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device.
+            optimize: ``"compile"`` has torch compile the model, at its first batches.
             max_length: Most tokens a pair may have; None is the model's own reach. The query
                 is cut only beyond half of it; :attr:`RankedDocument.truncated` tells.
             revision: Branch, tag or commit on the hub.
@@ -134,6 +136,7 @@ class ConfiguredReranker(Closing):
             backend=backend,
             device=device,
             dtype=dtype,
+            optimize=optimize,
             revision=revision,
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,

@@ -27,6 +27,7 @@ _REACH: Final = 1_000_000_000
 _LOCAL: Final = (
     "device",
     "dtype",
+    "optimize",
     "revision",
     "cache_folder",
     "local_files_only",

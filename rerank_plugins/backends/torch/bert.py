@@ -8,66 +8,16 @@ value are one product, and a residual is what a product is added to.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final
 
 import torch
 from torch.nn.functional import layer_norm
 
 from rerank_plugins.backends.torch.attention import Packing, attend
+from rerank_plugins.backends.torch.layers import Activate, Layer, Linear, Norm, finish
 
 _GELU: Final = "gelu"
-
-
-class Linear(NamedTuple):
-    """A product and what is added to it.
-
-    Attributes:
-        weight: Shape ``(inputs, outputs)``.
-        bias: Shape ``(outputs,)``.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-
-    @classmethod
-    def of(cls, module: torch.nn.Linear) -> Linear:
-        """Use the weights of a module."""
-        return cls(module.weight.t(), module.bias)
-
-
-class Layer(NamedTuple):
-    """An encoder layer.
-
-    Attributes:
-        mixing: Query, key and value, one after another, of shape ``(width, 3 * width)``.
-        mixed: After the attention.
-        up: Into the feed-forward layer.
-        down: Out of it.
-        norms: After the attention, and after the feed-forward layer.
-    """
-
-    mixing: Linear
-    mixed: Linear
-    up: Linear
-    down: Linear
-    norms: tuple[torch.nn.LayerNorm, torch.nn.LayerNorm]
-
-    @classmethod
-    def of(cls, layer: Any) -> Layer:  # noqa: ANN401  (a layer of one of many classes)
-        """Use the weights of a layer; those of query, key and value become parts of one."""
-        parts = [getattr(layer.attention.self, name) for name in ("query", "key", "value")]
-        weight = torch.cat([part.weight.detach() for part in parts])
-        bias = torch.cat([part.bias.detach() for part in parts])
-        for part, own_weight, own_bias in zip(parts, weight.chunk(3), bias.chunk(3), strict=True):
-            part.weight.data, part.bias.data = own_weight, own_bias
-        return cls(
-            Linear(weight.t(), bias),
-            Linear.of(layer.attention.output.dense),
-            Linear.of(layer.intermediate.dense),
-            Linear.of(layer.output.dense),
-            (layer.attention.output.LayerNorm, layer.output.LayerNorm),
-        )
 
 
 class Buffers:
@@ -88,15 +38,22 @@ class Buffers:
 class BertLayers:
     """All layers of an encoder; one thread at a time may call it."""
 
-    def __init__(self, encoder: Any) -> None:  # noqa: ANN401  (one of many classes)
-        """Use the weights of an encoder of the families of BERT, RoBERTa and ELECTRA."""
+    def __init__(self, encoder: Any, *, compiled: bool = False) -> None:  # noqa: ANN401
+        """Use the weights of an encoder of the families of BERT, RoBERTa and ELECTRA.
+
+        Args:
+            encoder: It.
+            compiled: Whether to compile what follows the attention in a layer; the number of
+                tokens stays open, so that it is compiled once.
+        """
         attention = encoder.layer[0].attention.self
         self._layers = [Layer.of(layer) for layer in encoder.layer]
         self._heads = (attention.num_attention_heads, attention.attention_head_size)
         self._scaling = float(attention.scaling)
-        self._activate: Callable[[torch.Tensor], torch.Tensor] = torch.ops.aten.gelu_
-        if encoder.config.hidden_act != _GELU:
-            self._activate = encoder.layer[0].intermediate.intermediate_act_fn
+        own = encoder.layer[0].intermediate.intermediate_act_fn
+        in_place = encoder.config.hidden_act == _GELU
+        self._activate: Activate = torch.ops.aten.gelu_ if in_place else own
+        self._compiled = torch.compile(partial(finish, own)) if compiled else None
         self._buffers = Buffers()
 
     def __call__(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
@@ -112,7 +69,13 @@ class BertLayers:
         """
         for layer in self._layers[:-1]:
             query, key, value = self._parts(layer.mixing, hidden, 3)
-            hidden = self._finish(layer, hidden, self._attend(query, key, value, packing))
+            seen = self._attend(query, key, value, packing)
+            if self._compiled is None:
+                hidden = self._finish(layer, hidden, seen)
+            else:
+                torch._dynamo.mark_dynamic(hidden, 0)  # noqa: SLF001  (its documented place)
+                torch._dynamo.mark_dynamic(seen, 0)  # noqa: SLF001
+                hidden = self._compiled(layer, hidden, seen)
         layer, width = self._layers[-1], hidden.shape[1]
         first = hidden[packing.firsts]
         weight, bias = layer.mixing
@@ -137,15 +100,15 @@ class BertLayers:
 
     def _finish(self, layer: Layer, hidden: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """Return a layer's output for rows of its input and what their attention saw."""
-        hidden = self._joined(hidden, seen, layer.mixed, layer.norms[0])
+        hidden = self._joined(hidden, seen, layer.mixed, layer.mixed_norm)
         buffer = self._buffers.take("up", len(hidden), len(layer.up.bias), hidden)
         inner = self._activate(torch.addmm(layer.up.bias, hidden, layer.up.weight, out=buffer))
-        return self._joined(hidden, inner, layer.down, layer.norms[1])
+        return self._joined(hidden, inner, layer.down, layer.down_norm)
 
     def _joined(
-        self, hidden: torch.Tensor, inner: torch.Tensor, linear: Linear, norm: torch.nn.LayerNorm
+        self, hidden: torch.Tensor, inner: torch.Tensor, linear: Linear, norm: Norm
     ) -> torch.Tensor:
         """Return the norm of a residual and a product."""
         buffer = self._buffers.take("sum", len(hidden), hidden.shape[1], hidden)
         total = torch.add(hidden, linear.bias, out=buffer).addmm_(inner, linear.weight)
-        return layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        return layer_norm(total, norm.weight.shape, *norm)

@@ -17,6 +17,7 @@ from rerank_plugins.errors import ModelLoadError
 
 _HEAD: Final = "ForSequenceClassification"
 _LABELS: Final = (1, 2)
+_UNLIMITED: Final = 2**31
 
 
 class Loaded(NamedTuple):
@@ -86,3 +87,22 @@ def check_head(settings: Any, model: str) -> None:  # noqa: ANN401  (a model's o
             "it classifies. A reranker has one label, or two of which the second is 'relevant'."
         )
         raise ModelLoadError(message)
+
+
+def positions(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
+    """Return how many positions a model's table has; T5's family has no such bound."""
+    return int(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED)
+
+
+def first_position(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
+    """Return the position id of a sequence's first token.
+
+    RoBERTa's family begins at ``padding_idx + 1``, so its table of 514 positions reaches 512
+    tokens, and counting from 0 would silently change every score.
+    """
+    for module in model.modules():
+        table = getattr(module, "position_embeddings", None)
+        padding = getattr(module, "padding_idx", None)
+        if isinstance(table, torch.nn.Embedding) and isinstance(padding, int):
+            return padding + 1
+    return 0

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from rerank_plugins.backends._devices import mapped_out_of_memory
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.inputs import Inputs
-from rerank_plugins.backends.torch.loading import load_reranker
-from rerank_plugins.backends.torch.packing import PackedModel, can_pack
+from rerank_plugins.backends.torch.loading import first_position, load_reranker, positions
+from rerank_plugins.backends.torch.packing import PackedModel, can_compile, can_pack
 from rerank_plugins.backends.torch.pairs import PairTokenizer
 from rerank_plugins.backends.torch.precision import (
     current_dtype,
@@ -27,11 +27,10 @@ from rerank_plugins.backends.torch.precision import (
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
-from rerank_plugins.errors import EngineClosedError
+from rerank_plugins.errors import ConfigurationError, EngineClosedError
 
 _log = logging.getLogger(__name__)
 
-_UNLIMITED: Final = 2**31
 _BATCH_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
 
 _PROBES: Final = tuple(
@@ -115,8 +114,8 @@ class TorchCrossEncoder:
         self._release()
         config = replace(self._config, dtype=current_dtype(self._config))
         model, tokenizer, digest, self.prompts = load_reranker(config)
-        first = _first_position(model)
-        reach = min(_positions(model) - first, tokenizer.model_max_length)
+        first = first_position(model)
+        reach = min(positions(model) - first, tokenizer.model_max_length)
         self._loaded = ModelIdentity(
             config.model, config.revision, config.backend, config.dtype, int(reach), digest
         )
@@ -125,6 +124,12 @@ class TorchCrossEncoder:
         pad = int(tokenizer.pad_token_id or 0)
         dtype = getattr(torch, config.dtype)
         self._inputs = Inputs(self.device, dtype, typed=typed, pad=pad, first=first)
+        if config.optimize == "compile" and not can_compile(model):
+            message = (
+                f"optimize is 'compile', and {config.model!r} is a {model.config.model_type} "
+                "model; BERT's, RoBERTa's and ELECTRA's can be compiled. Leave it out."
+            )
+            raise ConfigurationError(message)
         head_in_float32(model)
         self._model = model.to(self.device)
         probes = self.prepare(_PROBES, 128)
@@ -162,7 +167,7 @@ class TorchCrossEncoder:
     ) -> PackedModel | None:
         """Return the packed model if it scores awkward pairs as the padded one does."""
         usual = self._model.config._attn_implementation  # noqa: SLF001  (no public reader)
-        self._packed = PackedModel(self._model)
+        self._packed = PackedModel(self._model, compiled=self._config.optimize == "compile")
         difference = float(np.abs(self._scores(probes) - padded).max())
         allowed = 1e-4 if self.identity.dtype == "float32" else 0.02 * (1 + np.abs(padded).max())
         if difference <= allowed:
@@ -175,22 +180,3 @@ class TorchCrossEncoder:
         )
         self._model.set_attn_implementation(usual)
         return None
-
-
-def _positions(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
-    """Return how many positions a model's table has; T5's family has no such bound."""
-    return int(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED)
-
-
-def _first_position(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
-    """Return the position id of a sequence's first token.
-
-    RoBERTa's family begins at ``padding_idx + 1``, so its table of 514 positions reaches 512
-    tokens, and counting from 0 would silently change every score.
-    """
-    for module in model.modules():
-        table = getattr(module, "position_embeddings", None)
-        padding = getattr(module, "padding_idx", None)
-        if isinstance(table, torch.nn.Embedding) and isinstance(padding, int):
-            return padding + 1
-    return 0

@@ -31,14 +31,20 @@ def can_pack(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
     return config.model_type in _BERT_LIKE and absolute and not config.is_decoder
 
 
+def can_compile(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
+    """Return whether the architecture's layers can be compiled here."""
+    return can_pack(model) and model.config.model_type in _BERT_LIKE
+
+
 class PackedModel:
     """A model whose attention runs over packed sequences; see :func:`can_pack`."""
 
-    def __init__(self, model: Any) -> None:  # noqa: ANN401  (one of many model classes)
+    def __init__(self, model: Any, *, compiled: bool = False) -> None:  # noqa: ANN401
         """Use a model's weights; ModernBERT's cannot run on padded batches any more.
 
         Args:
             model: A sequence classification model of a known architecture.
+            compiled: Whether to compile its layers; ModernBERT's cannot be.
         """
         self._model = model
         self._base = getattr(model, model.base_model_prefix)
@@ -46,7 +52,7 @@ class PackedModel:
         if model.config.model_type == _MODERN:
             model.set_attn_implementation(PACKED)
         else:
-            self._layers = BertLayers(self._base.encoder)
+            self._layers = BertLayers(self._base.encoder, compiled=compiled)
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
         """Compute logits of shape ``(sequences, labels)``."""
