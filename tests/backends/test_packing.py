@@ -82,6 +82,22 @@ def test_threads_that_call_a_backend_at_once_do_not_share_its_buffers(tmp_path: 
                 np.testing.assert_allclose(seen, wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("architecture", ["bert", "deberta"])
+def test_nothing_of_the_batch_before_is_left(
+    architecture: str, device: str, tmp_path: Path
+) -> None:
+    """One buffer of the host serves batches of every size, one after another."""
+    folder = save_reranker(architecture, tmp_path)
+    config = ModelConfig(str(folder), device=device, dtype="float32")
+    backend = TorchCrossEncoder(TorchCrossEncoder.resolve(config))
+    pairs = [TextPair(text, " ".join(TEXTS[:n])) for n, text in enumerate(TEXTS)]
+    alone = [float(backend.run(backend.prepare([pair]))[0]) for pair in pairs]
+    for count in (6, 1, 3, 6, 2):
+        scores = backend.run(backend.prepare(pairs[:count]))
+        np.testing.assert_allclose(scores, alone[:count], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("activation", ["relu", "gelu_new"])
 def test_other_activations_are_the_models_own(activation: str, tmp_path: Path) -> None:
     folder = save_reranker("bert", tmp_path)
