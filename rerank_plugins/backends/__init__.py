@@ -13,7 +13,7 @@ from rerank_plugins.core.loading import register_loader
 from rerank_plugins.errors import ConfigurationError, ModelLoadError, RerankError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from rerank_plugins.core.config import ModelConfig
     from rerank_plugins.core.protocols import Backend
@@ -29,6 +29,9 @@ class Entry(NamedTuple):
 
 CROSS_ENCODERS: Final[Mapping[str, Entry]] = {
     "torch": Entry("rerank_plugins.backends.torch.model", "TorchCrossEncoder", None),
+    "decoder": Entry("rerank_plugins.backends.decoder.model", "DecoderCrossEncoder", None),
+    "sbert": Entry("rerank_plugins.backends.sbert.model", "SentenceTransformerCrossEncoder", None),
+    "flag": Entry("rerank_plugins.backends.flag.model", "FlagCrossEncoder", None),
     **dict.fromkeys(
         ("tei", "vllm", "infinity", "cohere", "jina", "rerank-plugins"),
         Entry("rerank_plugins.backends.remote.model", "RemoteCrossEncoder", "remote"),
@@ -41,18 +44,37 @@ BI_ENCODERS: Final[Mapping[str, Entry]] = {
 }
 
 
-class TableLoader:
-    """Loads backends by name from a table; ``"auto"`` is the table's first entry."""
+def _first_bi_encoder(config: ModelConfig) -> str:
+    del config
+    return next(iter(BI_ENCODERS))
 
-    def __init__(self, table: Mapping[str, Entry]) -> None:
-        """Use a table of backends."""
+
+def _best_cross_encoder(config: ModelConfig) -> str:
+    # Imported late: it reads files through huggingface_hub.
+    from rerank_plugins.backends._choice import choose_cross_encoder  # noqa: PLC0415
+
+    return choose_cross_encoder(config)
+
+
+class TableLoader:
+    """Loads backends by name from a table."""
+
+    def __init__(self, table: Mapping[str, Entry], choose: Callable[[ModelConfig], str]) -> None:
+        """Use a table of backends.
+
+        Args:
+            table: What there is.
+            choose: Returns the name that ``"auto"`` stands for.
+        """
         self._table = table
+        self._choose = choose
 
     def resolve(self, config: ModelConfig) -> ModelConfig:
         """Choose backend, device and data type where the configuration leaves them open.
 
         Raises:
             ConfigurationError: If there is no backend of that name, or no such device here.
+            ModelLoadError: If none is named, and the model is not one that any could run.
         """
         name = config.backend
         if config.settings is not None:
@@ -67,7 +89,7 @@ class TableLoader:
             )
             raise ConfigurationError(message)
         elif name == "auto":
-            name = next(iter(self._table))
+            name = self._choose(config)
         if name not in self._table:
             allowed = ", ".join(["auto", *self._table])
             message = f"backend is {name!r}; allowed are {allowed}."
@@ -100,5 +122,5 @@ class TableLoader:
         return getattr(module, entry.cls)
 
 
-register_loader("cross-encoder", TableLoader(CROSS_ENCODERS))
-register_loader("bi-encoder", TableLoader(BI_ENCODERS))
+register_loader("cross-encoder", TableLoader(CROSS_ENCODERS, _best_cross_encoder))
+register_loader("bi-encoder", TableLoader(BI_ENCODERS, _first_bi_encoder))

@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 
 from rerank_plugins.backends.torch.attention import PACKED, Packing, attend
+from rerank_plugins.backends.torch.modular import ModularModel
 
 _BERT_LIKE: Final = ("bert", "roberta", "xlm-roberta", "electra")
 _MODERN: Final = "modernbert"
@@ -23,8 +24,10 @@ def can_pack(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
     Relative positions (DeBERTa) and others are computed on padded batches instead.
     """
     config = model.config
+    if isinstance(model, ModularModel) and not model.reads_first_token:
+        return False
     if config.model_type == _MODERN:
-        return bool(config.classifier_pooling == "cls")
+        return isinstance(model, ModularModel) or config.classifier_pooling == "cls"
     absolute = getattr(config, "position_embedding_type", "absolute") in ("absolute", None)
     return config.model_type in _BERT_LIKE and absolute and not config.is_decoder
 
@@ -62,10 +65,25 @@ class PackedModel:
         positions = torch.cat([torch.arange(length) for length in lengths])
         positions = (positions + self._first_position).to(ids.device, non_blocking=True)[None]
         if self._modern:
-            return self._modern_logits(ids[None], positions, packing)
-        return self._bert_logits(ids[None], types, positions, packing)
+            first = self._modern_first(ids[None], positions, packing)
+        else:
+            first = self._bert_first(ids[None], types, positions, packing)
+        return self._head(first)
 
-    def _bert_logits(
+    def _head(self, first: torch.Tensor) -> torch.Tensor:
+        """Return the logits of final states of first tokens, shape ``(sequences, width)``."""
+        if isinstance(self._model, ModularModel):
+            return self._model.head(first)
+        if self._modern:
+            first = self._model.head(first)
+        else:
+            pooler = getattr(self._base, "pooler", None)
+            # The heads of the other families read the first token of what they are given.
+            first = first[:, None] if pooler is None else pooler(first[:, None])
+        logits: torch.Tensor = self._model.classifier(first)
+        return logits
+
+    def _bert_first(
         self,
         ids: torch.Tensor,
         types: torch.Tensor | None,
@@ -79,14 +97,9 @@ class PackedModel:
             hidden = base.embeddings_project(hidden)
         for layer in base.encoder.layer[:-1]:
             hidden = layer(hidden, packing=packing)
-        first = _last_bert_layer(base.encoder.layer[-1], hidden[0], packing)
-        pooler = getattr(base, "pooler", None)
-        # The heads of the other families read the first token of what they are given.
-        features = first[:, None] if pooler is None else pooler(first[:, None])
-        logits: torch.Tensor = self._model.classifier(features)
-        return logits
+        return _last_bert_layer(base.encoder.layer[-1], hidden[0], packing)
 
-    def _modern_logits(
+    def _modern_first(
         self, ids: torch.Tensor, positions: torch.Tensor, packing: Packing
     ) -> torch.Tensor:
         base = self._base
@@ -101,9 +114,8 @@ class PackedModel:
         turned = rotary[last.attention_type]
         seen, _ = last.attn(last.attn_norm(hidden), position_embeddings=turned, packing=packing)
         first = (hidden + seen)[0, packing.firsts]
-        first = first + last.mlp(last.mlp_norm(first))
-        logits: torch.Tensor = self._model.classifier(self._model.head(base.final_norm(first)))
-        return logits
+        normed: torch.Tensor = base.final_norm(first + last.mlp(last.mlp_norm(first)))
+        return normed
 
 
 def _last_bert_layer(layer: Any, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:  # noqa: ANN401
