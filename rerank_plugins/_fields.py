@@ -7,10 +7,12 @@ Names and defaults are those of :class:`~rerank_plugins.Reranker` and
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, Field, ValidationInfo, field_serializer, field_validator
 
+from rerank_plugins.backends.decoder.settings import DecoderModel
+from rerank_plugins.backends.flag.settings import FlagModel
 from rerank_plugins.backends.remote.settings import RemoteModel
 from rerank_plugins.core.batching.jobs import Priority
 from rerank_plugins.core.bi_encoder import BiEncoder
@@ -20,12 +22,23 @@ from rerank_plugins.core.policy import Activation, Fusion, LongDocuments, OnErro
 from rerank_plugins.core.reranker import Reranker
 
 
+_SETTINGS: Final[dict[str, type[Any]]] = {
+    "url": RemoteModel,
+    "family": DecoderModel,
+    "variant": FlagModel,
+}
+"""What a model can be described by, under the name of a field that only it has."""
+
+
 class ModelFields(BaseModel):
     """Which model, and where and how it runs."""
 
     model: Any = Field(
         default=MINI,
-        description=('"mini" (embedded), a Hub name, a folder, a RemoteModel or a backend object.'),
+        description=(
+            '"mini" (embedded), a Hub name, a folder, a DecoderModel, FlagModel or RemoteModel, '
+            "or a backend object."
+        ),
     )
     backend: str = Field(default="auto", description="What computes; auto chooses by the model.")
     device: str | None = Field(
@@ -60,12 +73,15 @@ class ModelFields(BaseModel):
 
     @field_validator("model", mode="before")
     @classmethod
-    def _remote_again(cls, value: object) -> object:
-        return RemoteModel(**value) if isinstance(value, dict) else value
+    def _settings_again(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        kind = next((one for name, one in _SETTINGS.items() if name in value), RemoteModel)
+        return kind(**value)
 
     @field_serializer("model")
-    def _remote_without_token(self, value: object) -> object:
-        return value.to_dict() if isinstance(value, RemoteModel) else value
+    def _settings_without_token(self, value: object) -> object:
+        return value.to_dict() if isinstance(value, (*_SETTINGS.values(),)) else value
 
     @field_validator("model", "cache_folder", "cache_dir", mode="before")
     @classmethod

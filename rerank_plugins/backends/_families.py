@@ -57,9 +57,9 @@ BOS: Final = "<bos>"
 QWEN3: Final = Prompt(
     before=(
         (
-            "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query "
-            'and the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
-            "<|im_start|>user\n"
+            "<|im_start|>system\nJudge whether the Document meets the requirements based on the "
+            'Query and the Instruct provided. Note that the answer can only be "yes" or "no".'
+            "<|im_end|>\n<|im_start|>user\n"
         ),
         "<Instruct>: {instruction}\n<Query>: ",
     ),
@@ -75,8 +75,8 @@ QWEN3: Final = Prompt(
 MXBAI: Final = Prompt(
     before=(
         (
-            "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-            "<|im_end|>\n<|im_start|>user\n"
+            "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
+            "assistant.<|im_end|>\n<|im_start|>user\n"
         ),
         "query: ",
     ),
@@ -84,10 +84,10 @@ MXBAI: Final = Prompt(
     after=(
         "\n",
         (
-            "You are a search relevance expert who evaluates how well documents match search queries. "
-            "For each query-document pair, carefully analyze the semantic relationship between them, "
-            "then provide your binary relevance judgment (0 for not relevant, 1 for relevant).\n"
-            "Relevance:"
+            "You are a search relevance expert who evaluates how well documents match search "
+            "queries. For each query-document pair, carefully analyze the semantic relationship "
+            "between them, then provide your binary relevance judgment (0 for not relevant, 1 for "
+            "relevant).\nRelevance:"
         ),
         "<|im_end|>\n<|im_start|>assistant\n",
     ),

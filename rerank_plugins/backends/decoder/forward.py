@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ class Head(torch.nn.Module):
             softcap: Gemma 2's bound of logits.
         """
         super().__init__()
+        self.rows: torch.Tensor
+        self.bias: torch.Tensor | None
         self.register_buffer("rows", rows.detach().float().clone())
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
         self._softcap = softcap
@@ -125,7 +127,8 @@ class LastToken:
         if kept is None:
             cache = DynamicCache()
             self._states(np.frombuffer(key, dtype=np.int32).astype(np.int64)[None], cache)
-            kept = [(layer.keys, layer.values) for layer in cache.layers]
+            layers = cast("list[DynamicLayer]", cache.layers)
+            kept = [(layer.keys, layer.values) for layer in layers]
         self._prefixes[key] = kept
         while len(self._prefixes) > _KEPT_PREFIXES:
             self._prefixes.pop(next(iter(self._prefixes)))

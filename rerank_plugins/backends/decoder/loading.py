@@ -76,8 +76,15 @@ def open_source(config: ModelConfig) -> Source:
     return Source(name, options, tokenizer, private_tokenizer(tokenizer, config.model))
 
 
-def load_decoder(config: ModelConfig, settings: DecoderModel) -> LoadedDecoder:
+def load_decoder(
+    config: ModelConfig, settings: DecoderModel, prompt: Prompt | None = None
+) -> LoadedDecoder:
     """Load the parts of a resolved configuration's model.
+
+    Args:
+        config: The configuration that names it.
+        settings: What else is known of it.
+        prompt: Used in place of the one that its files or its name stand for.
 
     Raises:
         ModelLoadError: If there is no such model, or nothing says how it reranks.
@@ -88,8 +95,9 @@ def load_decoder(config: ModelConfig, settings: DecoderModel) -> LoadedDecoder:
         classifier = any(name.endswith(_CLASSIFIER) for name in kind.architectures or [])
         if classifier:
             check_head(kind, config.model)
-        template, answers = _prompt(config.model, source, settings, classifier=classifier)
-        cls = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+        prompt = prompt or known_prompt(config.model, settings)
+        template, answers = _prompt(config.model, source, settings, prompt, classifier=classifier)
+        cls: Any = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
         model, report = cls.from_pretrained(
             source.name,
             dtype=getattr(torch, config.dtype),
@@ -103,7 +111,7 @@ def load_decoder(config: ModelConfig, settings: DecoderModel) -> LoadedDecoder:
         _classifier_head(model) if classifier else _answer_head(model, answers),
         PromptTokenizer(template, source.rust, config.model),
         reach_of(model.config, source.tokenizer),
-        digest(source.name, config, settings.instruction, settings.family),
+        digest(source.name, config, settings.instruction, prompt),
     )
 
 
@@ -115,16 +123,15 @@ def reach_of(settings: Any, tokenizer: Any) -> int:  # noqa: ANN401  (a model's 
 def digest(source: str, config: ModelConfig, *others: object) -> str:
     """Return the fingerprint of a model's files and of what else its scores depend on."""
     files = fingerprint(source, config.revision, config.cache_folder)
-    if not files or not any(other not in (None, "auto") for other in others):
+    if not files or not any(others):
         return files
     return blake2b(f"{files}{others}".encode(), digest_size=32).hexdigest()
 
 
 def _prompt(
-    model: str, source: Source, settings: DecoderModel, *, classifier: bool
+    model: str, source: Source, settings: DecoderModel, prompt: Prompt | None, *, classifier: bool
 ) -> tuple[Template, list[int]]:
     """Return the prompt, and the tokens whose logits make the score: of yes, then of no."""
-    prompt = known_prompt(model, settings)
     if prompt is not None:
         ids = [source.first_token(text) for text in (prompt.yes, prompt.no) if text]
         return family_template(source.tokenizer, source.rust, prompt), ids

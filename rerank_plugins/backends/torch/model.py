@@ -54,8 +54,8 @@ class TorchCrossEncoder:
             ModelLoadError: If there is no such model, or it is not a reranker.
         """
         model, tokenizer, digest, self.prompts = load_reranker(config)
-        first = _first_position(model)
-        reach = min(_positions(model) - first, tokenizer.model_max_length)
+        first = first_position(model)
+        reach = min(positions(model) - first, tokenizer.model_max_length)
         self.identity = ModelIdentity(
             config.model, config.revision, config.backend, config.dtype, int(reach), digest
         )
@@ -167,12 +167,12 @@ class TorchCrossEncoder:
         return None
 
 
-def _positions(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
+def positions(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
     """Return how many positions a model's table has; T5's family has no such bound."""
     return int(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED)
 
 
-def _first_position(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
+def first_position(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
     """Return the position id of a sequence's first token.
 
     RoBERTa's family begins at ``padding_idx + 1``, so its table of 514 positions reaches 512

@@ -51,7 +51,7 @@ class ModularModel(torch.nn.Module):
             modules: A Transformer, a Pooling, and what makes scores of its vectors.
         """
         super().__init__()
-        self.encoder = modules[0].auto_model
+        self.encoder: Any = modules[0].auto_model
         self.head = ModularHead(list(modules)[_BEFORE_HEAD:])
         # Without weights, and it takes no tensor: not a part whose data type matters.
         self._pooling = (modules[1],)
@@ -110,7 +110,7 @@ def load_modules(
         ModelLoadError: If it does not end in one score, or in two labels.
     """
     own = {name: value for name, value in options.items() if name != "cache_dir"}
-    model = CrossEncoder(
+    model: CrossEncoder = CrossEncoder(
         source,
         device=device,
         cache_folder=options["cache_dir"],

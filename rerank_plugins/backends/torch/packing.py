@@ -73,7 +73,8 @@ class PackedModel:
     def _head(self, first: torch.Tensor) -> torch.Tensor:
         """Return the logits of final states of first tokens, shape ``(sequences, width)``."""
         if isinstance(self._model, ModularModel):
-            return self._model.head(first)
+            scores: torch.Tensor = self._model.head(first)
+            return scores
         if self._modern:
             first = self._model.head(first)
         else:
