@@ -21,7 +21,6 @@ from rerank_plugins.core.config import MINI, Dtype, ModelConfig
 from rerank_plugins.core.policy import Activation, Fusion, LongDocuments, OnError, Overload
 from rerank_plugins.core.reranker import Reranker
 
-
 _SETTINGS: Final[dict[str, type[Any]]] = {
     "url": RemoteModel,
     "family": DecoderModel,
@@ -81,7 +80,7 @@ class ModelFields(BaseModel):
 
     @field_serializer("model")
     def _settings_without_token(self, value: object) -> object:
-        return value.to_dict() if isinstance(value, (*_SETTINGS.values(),)) else value
+        return value.to_dict() if isinstance(value, tuple(_SETTINGS.values())) else value
 
     @field_validator("model", "cache_folder", "cache_dir", mode="before")
     @classmethod

@@ -114,3 +114,10 @@ def _compute(cls: Any, made: Any, folder: Path, pairs: Pairs, **kwargs: Any) -> 
         if "compress_ratio" in kwargs:
             peer.tokenizer.padding_side = "right"
         return np.asarray(peer.compute_score([list(pair) for pair in pairs], **kwargs), np.float32)
+
+
+def flag_llm_scores(folder: Path, pairs: Pairs) -> FloatArray:
+    """Return what FlagLLMReranker gives; the query of the tests is longer than its usual reach."""
+    from FlagEmbedding import FlagLLMReranker  # noqa: PLC0415
+
+    return flag_scores(FlagLLMReranker, folder, pairs, max_length=400, query_max_length=400)
