@@ -59,7 +59,7 @@ def lightweight_scores(folder: Path, pairs: Pairs, cutoff: int, **kwargs: Any) -
     class Layer(Gemma2DecoderLayer):
         """The layer of transformers 5, called as transformers 4 was."""
 
-        def forward(self, states: torch.Tensor, **kwargs: Any) -> Any:
+        def forward(self, states: torch.Tensor, **kwargs: Any) -> Any:  # type: ignore[override]
             turned = Gemma2RotaryEmbedding(self.config)(states, kwargs["position_ids"])
             mask = kwargs["attention_mask"]
             return (super().forward(states, position_embeddings=turned, attention_mask=mask),)

@@ -11,7 +11,7 @@ import transformers
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from tests.tiny_models import TEXTS, WIDTHS
 
@@ -32,8 +32,12 @@ CHAT_TEMPLATE = (
 )
 
 
-def decoder_tokenizer(reach: int = 512) -> transformers.PreTrainedTokenizerBase:
-    """Return a byte-level tokenizer with the answers as single tokens."""
+def decoder_tokenizer(*, ending: bool = False) -> transformers.PreTrainedTokenizerBase:
+    """Return a byte-level tokenizer with the answers as single tokens.
+
+    Args:
+        ending: Whether a text ends with a token of its own, as Qwen3-Embedding's does.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -43,12 +47,19 @@ def decoder_tokenizer(reach: int = 512) -> transformers.PreTrainedTokenizerBase:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator([*TEXTS, *(word for word in ANSWERS for _ in range(40))], trainer)
+    if ending:
+        end = SPECIAL[0]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"$A {end}",
+            pair=f"$A $B {end}",
+            special_tokens=[(end, tokenizer.token_to_id(end))],
+        )
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<bos>",  # noqa: S106
         pad_token="<pad>",  # noqa: S106
         eos_token="<|endoftext|>",  # noqa: S106
-        model_max_length=reach,
+        model_max_length=512,
         padding_side="left",
         model_input_names=["input_ids", "attention_mask"],
     )

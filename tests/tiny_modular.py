@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoder
@@ -16,7 +17,7 @@ def save_modular(architecture: str, folder: Path, *, pooling: str = "cls") -> Pa
     """Save an encoder under a head of Pooling, Dense, LayerNorm and Dense; return its folder."""
     make_model, make_tokenizer = ARCHITECTURES[architecture]
     torch.manual_seed(7)
-    classifier = make_model(num_labels=1, initializer_range=0.3, **WIDTHS)
+    classifier: Any = make_model(num_labels=1, initializer_range=0.3, **WIDTHS)
     encoder = folder / "encoder"
     classifier.base_model.save_pretrained(encoder)
     make_tokenizer().save_pretrained(encoder)
@@ -24,7 +25,7 @@ def save_modular(architecture: str, folder: Path, *, pooling: str = "cls") -> Pa
     model = CrossEncoder(
         modules=[
             Transformer(str(encoder)),
-            Pooling(width, pooling),  # type: ignore[arg-type]
+            Pooling(width, pooling),
             Dense(width, width, activation_function=torch.nn.GELU()),
             LayerNorm(width),
             Dense(

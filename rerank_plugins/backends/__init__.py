@@ -41,6 +41,7 @@ BI_ENCODERS: Final[Mapping[str, Entry]] = {
     "sentence-transformers": Entry(
         "rerank_plugins.backends.bi_encoder", "SentenceTransformerBiEncoder", None
     ),
+    "flag": Entry("rerank_plugins.backends.flag.bi_encoder", "FlagBiEncoder", None),
 }
 
 

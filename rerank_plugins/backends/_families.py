@@ -155,3 +155,45 @@ def family(model: str) -> Family | None:
     True
     """
     return NAMED.get(PurePath(model).name.lower())
+
+
+class EmbeddingPrompts(NamedTuple):
+    """What a family of bi-encoders puts before queries and documents."""
+
+    query: str
+    document: str = ""
+
+
+_BGE_EN: Final = EmbeddingPrompts("Represent this sentence for searching relevant passages: ")
+_BGE_ZH: Final = EmbeddingPrompts("为这个句子生成表示以用于检索相关文章：")  # noqa: RUF001
+_E5: Final = EmbeddingPrompts("query: ", "passage: ")
+
+EMBEDDING_PROMPTS: Final[Mapping[str, EmbeddingPrompts]] = {
+    **{
+        f"bge-{size}-en{version}": _BGE_EN
+        for size in ("small", "base", "large")
+        for version in ("", "-v1.5")
+    },
+    **{
+        f"bge-{size}-zh{version}": _BGE_ZH
+        for size in ("small", "base", "large")
+        for version in ("", "-v1.5")
+    },
+    **{
+        f"{language}e5-{size}{version}": _E5
+        for language, versions in (("", ("", "-v2")), ("multilingual-", ("",)))
+        for size in ("small", "base", "large")
+        for version in versions
+    },
+}
+"""Of models that were trained with prompts and whose configuration names none, by the last part of
+their name in lower case. Source: their model cards."""
+
+
+def embedding_prompts(model: str) -> EmbeddingPrompts:
+    """Return the prompts of a bi-encoder's family; empty ones for most.
+
+    >>> embedding_prompts("intfloat/multilingual-e5-small").document
+    'passage: '
+    """
+    return EMBEDDING_PROMPTS.get(PurePath(model).name.lower(), EmbeddingPrompts(""))

@@ -127,8 +127,7 @@ class LastToken:
         if kept is None:
             cache = DynamicCache()
             self._states(np.frombuffer(key, dtype=np.int32).astype(np.int64)[None], cache)
-            layers = cast("list[DynamicLayer]", cache.layers)
-            kept = [(layer.keys, layer.values) for layer in layers]
+            kept = [cast("_KeysValues", (layer.keys, layer.values)) for layer in cache.layers]
         self._prefixes[key] = kept
         while len(self._prefixes) > _KEPT_PREFIXES:
             self._prefixes.pop(next(iter(self._prefixes)))

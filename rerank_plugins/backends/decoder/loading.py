@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -68,9 +70,9 @@ class Source(NamedTuple):
         return int(self.rust.encode(text, add_special_tokens=False).ids[0])
 
 
-def open_source(config: ModelConfig) -> Source:
-    """Find a model's files and load its tokenizer."""
-    name = locate(config, cross_encoder_folder)
+def open_source(config: ModelConfig, mini: Callable[[], Path] = cross_encoder_folder) -> Source:
+    """Find a model's files and load its tokenizer; ``mini`` finds those of the embedded model."""
+    name = locate(config, mini)
     options = hub_options(config, name)
     tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **options)
     return Source(name, options, tokenizer, private_tokenizer(tokenizer, config.model))

@@ -66,7 +66,7 @@ class SentenceTransformerCrossEncoder:
         if tokenizer is None or not {"text", "message"} & first.modality_config.keys():
             message = f"{config.model!r} does not read texts: {', '.join(first.modality_config)}."
             raise ModelLoadError(message)
-        reach = min(model.max_length or _UNLIMITED, tokenizer.model_max_length)
+        reach = min(model.max_seq_length or _UNLIMITED, tokenizer.model_max_length)
         self.identity = ModelIdentity(
             config.model,
             config.revision,

@@ -52,6 +52,12 @@ def load_reranker(config: ModelConfig) -> Loaded:
             model = load_modular(config, source, options)
         else:
             model = _load_classifier(config, source, options)
+        if tokenizer.chat_template:
+            message = (
+                f"{config.model!r} has a chat template, and the torch backend joins a query and a "
+                'document without one. Use backend="decoder".'
+            )
+            raise ModelLoadError(message)
         prompts = own_prompts(source, options)
     digest = fingerprint(source, config.revision, config.cache_folder)
     return Loaded(model.eval(), tokenizer, digest, prompts)
