@@ -12,16 +12,15 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from benchmarks.backend_tables import FIELDS
 from benchmarks.decoder import save_model
 from benchmarks.environment import ROOT, environment
-from benchmarks.tables import RESULTS
 from rerank_plugins.backends._mini import cross_encoder_folder
 
-_FIELDS: Final = ("first_score_s", "warm_ms", "resident_mib", "peak_mib")
+OUTPUT: Final = ROOT / "benchmarks" / "results" / "backends.json"
 
 
 def measure(
@@ -44,7 +43,7 @@ def measure(
         for _ in range(rounds):
             for row, (_, model, backend) in zip(rows, ways, strict=True):
                 found = _apart({"model": model, "backend": backend}, documents, repeats)
-                for field in _FIELDS:
+                for field in FIELDS:
                     row.setdefault(field, []).append(found[field])
     return {
         "environment": environment(),
@@ -68,42 +67,13 @@ def _apart(settings: dict[str, Any], documents: int, repeats: int) -> dict[str, 
     return found
 
 
-def backends_table(results: dict[str, Any]) -> str:
-    """Return the table as Markdown, with how it was measured below it."""
-    lines = [
-        "| model | backend | first score | 20 passages, warm | memory | at most |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in results["rows"]:
-        first, warm, memory, peak = (median(row[field]) for field in _FIELDS)
-        lines.append(
-            f"| {row['model']} | `{row['backend']}` | {first:.1f} s | {warm:.0f} ms "
-            f"| {memory:.0f} MiB | {peak:.0f} MiB |"
-        )
-    about = results["environment"]
-    shape = results["decoder"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            (
-                f"From a bare interpreter to the first score, imports included; medians of "
-                f"{results['rounds']} processes that take turns, float32, "
-                f"{results['documents']} passages a request, on {about['cores']} cores of "
-                f"{about['cpu']}; commit {about['commit']}. The random decoder has "
-                f"{shape['layers']} layers of width {shape['width']}. `python -m benchmarks.backends` makes it anew."
-            ),
-        ]
-    )
-
-
 def main() -> None:
     """Measure, and write ``benchmarks/results/backends.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     defaults = {"documents": 20, "repeats": 10, "rounds": 3, "width": 512, "layers": 8}
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--output", type=Path, default=RESULTS / "backends.json")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
     options = vars(parser.parse_args())
     output: Path = options.pop("output")
     output.write_text(json.dumps(measure(**options), indent=1) + "\n", encoding="utf-8")

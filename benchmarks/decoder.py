@@ -23,14 +23,15 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
 
-from benchmarks.environment import environment
+from benchmarks.environment import ROOT, environment
 from benchmarks.load.work import Size, make_work
-from benchmarks.tables import RESULTS
 from rerank_plugins import DecoderModel, Reranker
 from rerank_plugins.backends._families import QWEN3
 from rerank_plugins.core.types import TextPair
 
 _TOKENIZER: Final = Path(__file__).parents[1] / "rerank_plugins" / "models" / "mini"
+
+OUTPUT: Final = ROOT / "benchmarks" / "results" / "decoder.json"
 
 
 def save_model(folder: Path, *, width: int, layers: int) -> Path:
@@ -64,7 +65,7 @@ def save_model(folder: Path, *, width: int, layers: int) -> Path:
     transformers.Qwen3ForCausalLM(config).save_pretrained(plain)
     tokenizer.model_max_length = 2048
     tokenizer.save_pretrained(plain)
-    yes, no = (int(tokenizer.convert_tokens_to_ids(word)) for word in ("yes", "no"))
+    yes, no = (tokenizer.encode(word, add_special_tokens=False)[0] for word in ("yes", "no"))
     words = Transformer(str(plain), transformer_task="text-generation")
     model = CrossEncoder(modules=[words, LogitScore(yes, no)], device="cpu")
     model.save_pretrained(str(folder / "model"))
@@ -85,14 +86,9 @@ def measure(
     pairs = [(one.query, document) for one in work for document in one.documents]
     with TemporaryDirectory() as folder:
         model = save_model(Path(folder), width=width, layers=layers)
+        own: dict[str, Any] = {"dtype": "float32", "device": "cpu", "max_length": None}
         kept, whole = (
-            Reranker(
-                DecoderModel(str(model), prefix_reuse=reuse),
-                dtype="float32",
-                device="cpu",
-                max_length=None,
-            )
-            for reuse in (True, False)
+            Reranker(DecoderModel(str(model), prefix_reuse=reuse), **own) for reuse in (True, False)
         )
         peer = CrossEncoder(str(model), device="cpu", model_kwargs={"dtype": torch.float32})
         ways: dict[str, Callable[[], Any]] = {
@@ -134,7 +130,7 @@ def main() -> None:
     for name, default in (("width", 512), ("layers", 8), ("queries", 6), ("documents", 20)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=RESULTS / "decoder.json")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
     options = vars(parser.parse_args())
     output: Path = options.pop("output")
     output.write_text(json.dumps(measure(**options), indent=1) + "\n", encoding="utf-8")

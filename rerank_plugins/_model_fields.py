@@ -70,7 +70,7 @@ class ModelFields(BaseModel):
         return kind(**value)
 
     @field_serializer("model")
-    def _settings_without_token(self, value: object) -> object:
+    def _settings_without_token(self, value: Any) -> Any:  # noqa: ANN401  (any model)
         return value.to_dict() if isinstance(value, tuple(_SETTINGS.values())) else value
 
     @field_validator("model", "cache_folder", "cache_dir", mode="before")

@@ -38,7 +38,7 @@ def save_dense(
     base.save_pretrained(plain)
     tokenizer.save_pretrained(plain)
     width = WIDTHS["hidden_size"]
-    modules: list[Any] = [Transformer(str(plain)), Pooling(width, pooling or usual), Normalize()]  # type: ignore[arg-type]
+    modules: list[Any] = [Transformer(str(plain)), Pooling(width, pooling or usual), Normalize()]
     model = SentenceTransformer(modules=modules, prompts=prompts, device="cpu")
     model.save_pretrained(str(folder / name))
     return folder / name

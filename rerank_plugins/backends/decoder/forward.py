@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -127,7 +127,8 @@ class LastToken:
         if kept is None:
             cache = DynamicCache()
             self._states(np.frombuffer(key, dtype=np.int32).astype(np.int64)[None], cache)
-            kept = [cast("_KeysValues", (layer.keys, layer.values)) for layer in cache.layers]
+            layers: list[Any] = list(cache.layers)
+            kept = [(layer.keys, layer.values) for layer in layers]
         self._prefixes[key] = kept
         while len(self._prefixes) > _KEPT_PREFIXES:
             self._prefixes.pop(next(iter(self._prefixes)))
