@@ -70,8 +70,10 @@ class ModelFields(BaseModel):
         return kind(**value)
 
     @field_serializer("model")
-    def _settings_without_token(self, value: Any) -> Any:  # noqa: ANN401  (any model)
-        return value.to_dict() if isinstance(value, tuple(_SETTINGS.values())) else value
+    def _settings_without_token(self, value: object) -> object:
+        named = isinstance(value, tuple(_SETTINGS.values()))
+        to_dict = getattr(value, "to_dict", None) if named else None
+        return value if to_dict is None else to_dict()
 
     @field_validator("model", "cache_folder", "cache_dir", mode="before")
     @classmethod

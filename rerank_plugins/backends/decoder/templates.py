@@ -45,20 +45,22 @@ class TextTemplate:
     def fill(self, query: str, documents: Sequence[str]) -> list[tuple[Ids, Ids, Ids]]:
         """Return the tokens before, of and after each document.
 
-        A token that reaches from the prompt into the document counts as the document's.
+        The last token before the document counts as the document's: it may reach into it, and what
+        stands before it is then the same for all documents of a query.
         """
         start = f"{self.before}{query}{self.between}"
+        shared = _encode(self.tokenizer, start)[:-1]
         first = len(start)
         encoded = self.tokenizer.encode_batch(
             [f"{start}{document}{self.after}" for document in documents], add_special_tokens=False
         )
         return [
-            _split(one, first, first + len(document))
+            _split(one, shared, first, first + len(document))
             for one, document in zip(encoded, documents, strict=True)
         ]
 
 
-def _split(encoding: Encoding, start: int, end: int) -> tuple[Ids, Ids, Ids]:
+def _split(encoding: Encoding, shared: Ids, start: int, end: int) -> tuple[Ids, Ids, Ids]:
     """Return the tokens before, in and after the characters from ``start`` to ``end``."""
     ids = np.asarray(encoding.ids, dtype=np.int32)
     offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(len(ids), 2)
@@ -66,6 +68,8 @@ def _split(encoding: Encoding, start: int, end: int) -> tuple[Ids, Ids, Ids]:
     head = int(inside[0]) if len(inside) else len(ids)
     beyond = np.flatnonzero(offsets[head:, 0] >= end)
     tail = head + int(beyond[0]) if len(beyond) else len(ids)
+    if len(shared) <= head and np.array_equal(ids[: len(shared)], shared):
+        head = len(shared)
     return ids[:head], ids[head:tail], ids[tail:]
 
 
