@@ -10,16 +10,23 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from benchmarks.backend_tables import backends_table, decoder_table
 from benchmarks.environment import ROOT
+from benchmarks.model_table import write_models
 from benchmarks.score_tables import calibration_table, fusion_table
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
-PAGES: Final = {
+_HOMES: Final = {
+    "backends": ROOT / "docs" / "models.md",
+    "decoder": ROOT / "docs" / "models.md",
     "concurrency": ROOT / "docs" / "concurrency.md",
     "quality": ROOT / "README.md",
     "calibration": ROOT / "docs" / "scores.md",
     "fusion": ROOT / "docs" / "scores.md",
 }
+PAGES: Final = {name: page for name, page in _HOMES.items() if (RESULTS / f"{name}.json").exists()}
+"""Where each table stands that has been measured."""
+
 TOLERANCE: Final = 1e-5
 
 _ABOUT: Final = {
@@ -90,6 +97,8 @@ def renewed(name: str) -> str:
 
 
 _TABLES: Final = {
+    "backends": backends_table,
+    "decoder": decoder_table,
     "concurrency": concurrency_table,
     "quality": quality_table,
     "calibration": calibration_table,
@@ -101,6 +110,7 @@ def main() -> None:
     """Renew all tables."""
     for name, page in PAGES.items():
         page.write_text(renewed(name), encoding="utf-8")
+    write_models()
 
 
 def _rows(results: dict[str, Any]) -> Iterator[Row]:

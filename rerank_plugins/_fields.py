@@ -9,73 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationInfo, field_serializer, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from rerank_plugins.backends.remote.settings import RemoteModel
+from rerank_plugins._model_fields import ModelFields
 from rerank_plugins.core.batching.jobs import Priority
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.checks import check_count, check_number, check_top_n
-from rerank_plugins.core.config import MINI, Dtype, ModelConfig, Optimize
+from rerank_plugins.core.config import MINI, Optimize
+from rerank_plugins.core.embedding_form import Precision
 from rerank_plugins.core.policy import Activation, Fusion, LongDocuments, OnError, Overload
 from rerank_plugins.core.reranker import Reranker
-
-
-class ModelFields(BaseModel):
-    """Which model, and where and how it runs."""
-
-    model: Any = Field(
-        default=MINI,
-        description=('"mini" (embedded), a Hub name, a folder, a RemoteModel or a backend object.'),
-    )
-    backend: str = Field(default="auto", description="What computes; auto chooses by the model.")
-    device: str | list[str] | None = Field(
-        default=None, description="A torch device such as cuda:0 or cpu, or several; None chooses."
-    )
-    dtype: Dtype = Field(
-        default="auto", description="Data type of the arithmetic; auto chooses by the device."
-    )
-    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
-    cache_folder: str | None = Field(default=None, description="Where downloads are kept.")
-    local_files_only: bool = Field(
-        default=False, description="Use only what is already on this machine."
-    )
-    trust_remote_code: bool = Field(
-        default=False, description="Run Python code that comes with the model."
-    )
-    idle_unload_s: float | None = Field(
-        default=None, description="Seconds without work after which the memory is given back."
-    )
-    cache_mb: float = Field(
-        default=0, description="Megabytes for results computed before; 0 keeps none."
-    )
-    cache_entries: int | None = Field(
-        default=None, description="Most results in those megabytes; None sets no bound."
-    )
-    cache_dir: str | None = Field(
-        default=None, description="Folder for results that outlast the process."
-    )
-    cache_dir_mb: float = Field(default=1024, description="Megabytes of that folder.")
-
-    # These run before pydantic converts, which would read True as 1 and refuse a Path.
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _remote_again(cls, value: object) -> object:
-        return RemoteModel(**value) if isinstance(value, dict) else value
-
-    @field_serializer("model")
-    def _remote_without_token(self, value: object) -> object:
-        return value.to_dict() if isinstance(value, RemoteModel) else value
-
-    @field_validator("model", "cache_folder", "cache_dir", mode="before")
-    @classmethod
-    def _path_as_text(cls, value: object) -> object:
-        return str(value) if isinstance(value, Path) else value
-
-    @field_validator("max_length", mode="before", check_fields=False)
-    @classmethod
-    def _checked_max_length(cls, value: Any) -> int | None:  # noqa: ANN401  (not yet checked)
-        return ModelConfig(max_length=value).max_length
 
 
 class RerankerFields(ModelFields):
@@ -187,6 +130,28 @@ class BiEncoderFields(ModelFields):
     document_prompt: str | None = Field(
         default=None, description="Put before every document; None is the model's own prompt."
     )
+
+    truncate_dim: int | None = Field(
+        default=None, description="How many dimensions are kept, the first ones; None is all."
+    )
+    precision: Precision = Field(
+        default="float32",
+        description="float32, or int8, uint8, binary or ubinary: whole numbers in float lists.",
+    )
+    ranges: Any = Field(
+        default=None,
+        description="For int8 and uint8: what BiEncoder.value_ranges gave for a sample.",
+    )
+
+    @field_validator("truncate_dim", mode="before")
+    @classmethod
+    def _checked_dimensions(cls, value: Any) -> int | None:  # noqa: ANN401  (not yet checked)
+        return check_count("truncate_dim", value, "for all dimensions")
+
+    @field_validator("ranges", mode="before")
+    @classmethod
+    def _ranges_as_lists(cls, value: Any) -> Any:  # noqa: ANN401  (an array, lists or None)
+        return value.tolist() if hasattr(value, "tolist") else value
 
     def bi_encoder(self) -> BiEncoder:
         """Return a bi-encoder with these settings; it shares the process's one model.

@@ -13,7 +13,7 @@ from rerank_plugins.core.loading import register_loader
 from rerank_plugins.errors import ConfigurationError, ModelLoadError, RerankError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from rerank_plugins.core.config import ModelConfig
     from rerank_plugins.core.protocols import Backend
@@ -29,6 +29,9 @@ class Entry(NamedTuple):
 
 CROSS_ENCODERS: Final[Mapping[str, Entry]] = {
     "torch": Entry("rerank_plugins.backends.torch.model", "TorchCrossEncoder", None),
+    "decoder": Entry("rerank_plugins.backends.decoder.model", "DecoderCrossEncoder", None),
+    "sbert": Entry("rerank_plugins.backends.sbert.model", "SentenceTransformerCrossEncoder", None),
+    "flag": Entry("rerank_plugins.backends.flag.model", "FlagCrossEncoder", None),
     **dict.fromkeys(
         ("tei", "vllm", "infinity", "cohere", "jina", "rerank-plugins"),
         Entry("rerank_plugins.backends.remote.model", "RemoteCrossEncoder", "remote"),
@@ -38,15 +41,39 @@ BI_ENCODERS: Final[Mapping[str, Entry]] = {
     "sentence-transformers": Entry(
         "rerank_plugins.backends.bi_encoder", "SentenceTransformerBiEncoder", None
     ),
+    "flag": Entry("rerank_plugins.backends.flag.bi_encoder", "FlagBiEncoder", None),
 }
+
+_NOT_COMPILED: Final = ("decoder", "sbert", "flag")
+
+
+def _first_bi_encoder(config: ModelConfig) -> str:
+    del config
+    return next(iter(BI_ENCODERS))
+
+
+def _best_cross_encoder(config: ModelConfig) -> str:
+    # Imported late: it reads files through huggingface_hub.
+    from rerank_plugins.backends._choice import choose_cross_encoder  # noqa: PLC0415
+
+    return choose_cross_encoder(config)
 
 
 class TableLoader:
-    """Loads backends by name from a table; ``"auto"`` is the table's first entry."""
+    """Loads backends by name from a table."""
 
-    def __init__(self, table: Mapping[str, Entry], replicas: str) -> None:
-        """Use a table of backends, and a class for several devices."""
+    def __init__(
+        self, table: Mapping[str, Entry], choose: Callable[[ModelConfig], str], replicas: str
+    ) -> None:
+        """Use a table of backends.
+
+        Args:
+            table: What there is.
+            choose: Returns the name that ``"auto"`` stands for.
+            replicas: The class that runs a backend on several devices.
+        """
         self._table = table
+        self._choose = choose
         self._replicas_name = replicas
 
     def resolve(self, config: ModelConfig) -> ModelConfig:
@@ -54,6 +81,7 @@ class TableLoader:
 
         Raises:
             ConfigurationError: If there is no backend of that name, or no such device here.
+            ModelLoadError: If none is named, and the model is not one that any could run.
         """
         name = config.backend
         if config.settings is not None:
@@ -68,10 +96,16 @@ class TableLoader:
             )
             raise ConfigurationError(message)
         elif name == "auto":
-            name = next(iter(self._table))
+            name = self._choose(config)
         if name not in self._table:
             allowed = ", ".join(["auto", *self._table])
             message = f"backend is {name!r}; allowed are {allowed}."
+            raise ConfigurationError(message)
+        if config.optimize != "none" and name in _NOT_COMPILED:
+            message = (
+                f"optimize is {config.optimize!r}, and the backend of {config.model!r} is {name!r}; "
+                "only the torch backend's models can be compiled. Leave it out."
+            )
             raise ConfigurationError(message)
         resolved: ModelConfig = self._class(name).resolve(replace(config, backend=name))
         return resolved
@@ -109,5 +143,7 @@ class TableLoader:
         return getattr(module, entry.cls)
 
 
-register_loader("cross-encoder", TableLoader(CROSS_ENCODERS, "CrossEncoderReplicas"))
-register_loader("bi-encoder", TableLoader(BI_ENCODERS, "BiEncoderReplicas"))
+_CROSS = TableLoader(CROSS_ENCODERS, _best_cross_encoder, "CrossEncoderReplicas")
+_BI = TableLoader(BI_ENCODERS, _first_bi_encoder, "BiEncoderReplicas")
+register_loader("cross-encoder", _CROSS)
+register_loader("bi-encoder", _BI)

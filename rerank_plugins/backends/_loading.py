@@ -15,7 +15,7 @@ import torch
 import transformers.utils.logging
 
 from rerank_plugins.core.config import MINI, ModelConfig
-from rerank_plugins.errors import ModelLoadError
+from rerank_plugins.errors import ModelLoadError, RerankError
 
 # transformers' loading context (default data type, device) is process-wide state.
 _LOADING = threading.Lock()
@@ -93,7 +93,7 @@ def quiet_loading(model: str) -> Iterator[None]:
         log.set_verbosity_error()
         try:
             yield
-        except ModelLoadError:
+        except RerankError:
             raise
         except Exception as error:
             message = (

@@ -11,6 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
+from rerank_plugins.backends._families import embedding_prompts
 from rerank_plugins.backends._fingerprint import fingerprint
 from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import bi_encoder_folder
@@ -66,8 +67,11 @@ class SentenceTransformerBiEncoder:
             torch.device(str(config.device)).type, _BATCH_TOKENS["cpu"]
         )
         self._tokenizer = private_tokenizer(model.tokenizer, config.model)
+        # The model's own prompts, where it names any.
+        family = embedding_prompts(config.model if not any(model.prompts.values()) else "")
         self._prompts: dict[Role, str] = {
-            role: model.prompts.get(role) or "" for role in ("query", "document")
+            "query": model.prompts.get("query") or family.query,
+            "document": model.prompts.get("document") or family.document,
         }
         self._model: SentenceTransformer | None = model
 

@@ -12,6 +12,7 @@ from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.checks import check_number
 from rerank_plugins.core.protocols import FloatArray
 from rerank_plugins.core.types import RankedDocument
+from rerank_plugins.errors import ConfigurationError
 
 _AHEAD: Final = 2
 """Documents embedded at once, as a multiple of those wanted."""
@@ -36,6 +37,12 @@ class DuplicateFilter:
             ConfigurationError: If the similarity is out of range.
         """
         check_number("drop_similar", similarity, low=0, high=1)
+        if encoder.form.precision != "float32":
+            message = (
+                f"the similarity model's precision is {encoder.form.precision!r}; cosines need "
+                "'float32'."
+            )
+            raise ConfigurationError(message)
         self._similarity = similarity
         self._encoder = encoder
 

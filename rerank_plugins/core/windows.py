@@ -19,7 +19,7 @@ _FLEXIBLE: Final = 4
 
 _PIECE: Final = re.compile(r"[^\W\u2e80-\uffef]{1,4}|\S")
 _SENTENCE_START: Final = re.compile(
-    r"""(?:[.!?\u2026]["'\u201d\u2019)\]]*\s+|[\u3002\uff01\uff1f]\s*|\n\s*)(?=\S)"""
+    r"""(?:[.!?\u2026\u061f\u06d4]["'\u201d\u2019)\]]*\s+|[\u3002\uff01\uff1f\u0964\u0965]\s*|\n\s*)(?=\S)"""
 )
 _WORD_START: Final = re.compile(r"\s(?=\S)|(?=[\u2e80-\uffef])")
 

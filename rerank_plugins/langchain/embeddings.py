@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
+from numpy.typing import NDArray
 from pydantic import AliasChoices, ConfigDict, Field
 
 from rerank_plugins._fields import BiEncoderFields
@@ -45,25 +46,30 @@ class BiEncoderEmbeddings(BiEncoderFields, Embeddings):
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents; one unit vector of Python floats a text, in order.
 
+        With another :attr:`precision` they are whole numbers: of int8 and uint8 one a dimension, of
+        binary and ubinary one for eight dimensions, for a store that takes such.
+
         Raises:
             InvalidInputError: If a text is not a string.
             InferenceError: If the model fails.
         """
         vectors = self.bi_encoder().encode_documents(texts, show_progress=self.show_progress)
-        return [vector.tolist() for vector in vectors]
+        return _floats(vectors)
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query; a unit vector of Python floats. Errors: :meth:`embed_documents`."""
-        vector: list[float] = self.bi_encoder().encode_queries([text])[0].tolist()
-        return vector
+        return _floats(self.bi_encoder().encode_queries([text]))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents without blocking the event loop; see :meth:`embed_documents`."""
         vectors = await self.bi_encoder().aencode_documents(texts)
-        return [vector.tolist() for vector in vectors]
+        return _floats(vectors)
 
     async def aembed_query(self, text: str) -> list[float]:
         """Embed a query without blocking the event loop; see :meth:`embed_query`."""
-        vectors = await self.bi_encoder().aencode_queries([text])
-        vector: list[float] = vectors[0].tolist()
-        return vector
+        return _floats(await self.bi_encoder().aencode_queries([text]))[0]
+
+
+def _floats(vectors: NDArray[Any]) -> list[list[float]]:
+    rows: list[list[float]] = vectors.astype(float).tolist()
+    return rows

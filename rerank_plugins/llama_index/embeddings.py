@@ -6,11 +6,11 @@ from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, model_validator
+from numpy.typing import NDArray
 from typing_extensions import Self
 
 from rerank_plugins._fields import BiEncoderFields
 from rerank_plugins.core.config import MINI
-from rerank_plugins.core.protocols import FloatArray
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.llama_index._component import ConfigComponent, model_name
 
@@ -79,6 +79,6 @@ class BiEncoderEmbedding(BiEncoderFields, ConfigComponent, BaseEmbedding):
         return _floats(await self.bi_encoder().aencode_documents(texts))
 
 
-def _floats(vectors: FloatArray) -> list[list[float]]:
-    rows: list[list[float]] = vectors.tolist()
+def _floats(vectors: NDArray[Any]) -> list[list[float]]:
+    rows: list[list[float]] = vectors.astype(float).tolist()
     return rows

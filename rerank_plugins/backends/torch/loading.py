@@ -10,7 +10,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from rerank_plugins.backends._fingerprint import fingerprint
 from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import cross_encoder_folder
+from rerank_plugins.backends._parts import is_modular
 from rerank_plugins.backends._prompts import own_prompts
+from rerank_plugins.backends.torch.modular import load_modular
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import Role
 from rerank_plugins.errors import ModelLoadError
@@ -45,25 +47,50 @@ def load_reranker(config: ModelConfig) -> Loaded:
     source = locate(config, cross_encoder_folder)
     options = hub_options(config, source)
     with quiet_loading(config.model):
-        settings = AutoConfig.from_pretrained(source, **options)
-        check_head(settings, config.model)
         tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **options)
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            source,
-            dtype=getattr(torch, config.dtype),
-            use_safetensors=True,
-            output_loading_info=True,
-            **options,
-        )
+        model: torch.nn.Module
+        if is_modular(source, options):
+            model = load_modular(config, source, options)
+        else:
+            model = _load_classifier(config, source, options)
+        if tokenizer.chat_template:
+            message = (
+                f"{config.model!r} has a chat template, and the torch backend joins a query and a "
+                'document without one. Use backend="decoder".'
+            )
+            raise ModelLoadError(message)
         prompts = own_prompts(source, options)
+    digest = fingerprint(source, config.revision, config.cache_folder)
+    return Loaded(model.eval(), tokenizer, digest, prompts)
+
+
+def _load_classifier(config: ModelConfig, source: str, options: dict[str, Any]) -> torch.nn.Module:
+    settings = AutoConfig.from_pretrained(source, **options)
+    check_head(settings, config.model)
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        source,
+        dtype=getattr(torch, config.dtype),
+        use_safetensors=True,
+        output_loading_info=True,
+        **options,
+    )
+    check_complete(report, config.model)
+    loaded: torch.nn.Module = model
+    return loaded
+
+
+def check_complete(report: dict[str, Any], model: str) -> None:
+    """Check that every weight came from the model's files.
+
+    Raises:
+        ModelLoadError: If one would be random.
+    """
     if report["missing_keys"]:
         message = (
-            f"{config.model!r} lacks the weights {', '.join(sorted(report['missing_keys']))}: "
+            f"{model!r} lacks the weights {', '.join(sorted(report['missing_keys']))}: "
             "they would be random. It is not a trained reranker."
         )
         raise ModelLoadError(message)
-    digest = fingerprint(source, config.revision, config.cache_folder)
-    return Loaded(model.eval(), tokenizer, digest, prompts)
 
 
 def check_head(settings: Any, model: str) -> None:  # noqa: ANN401  (a model's own class)

@@ -14,6 +14,7 @@ import torch
 from rerank_plugins.backends.torch.attention import PACKED
 from rerank_plugins.backends.torch.bert import BertLayers
 from rerank_plugins.backends.torch.inputs import PackedBatch
+from rerank_plugins.backends.torch.modular import ModularModel
 
 _BERT_LIKE: Final = ("bert", "roberta", "xlm-roberta", "electra")
 _MODERN: Final = "modernbert"
@@ -25,8 +26,10 @@ def can_pack(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
     Relative positions (DeBERTa) and others are computed on padded batches instead.
     """
     config = model.config
+    if isinstance(model, ModularModel) and not model.reads_first_token:
+        return False
     if config.model_type == _MODERN:
-        return bool(config.classifier_pooling == "cls")
+        return isinstance(model, ModularModel) or config.classifier_pooling == "cls"
     absolute = getattr(config, "position_embedding_type", "absolute") in ("absolute", None)
     return config.model_type in _BERT_LIKE and absolute and not config.is_decoder
 
@@ -57,10 +60,24 @@ class PackedModel:
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
         """Compute logits of shape ``(sequences, labels)``."""
         if self._layers is None:
-            return self._modern_logits(batch)
-        return self._bert_logits(self._layers, batch)
+            return self._head(self._modern_first(batch))
+        return self._head(self._bert_first(self._layers, batch))
 
-    def _bert_logits(self, layers: BertLayers, batch: PackedBatch) -> torch.Tensor:
+    def _head(self, first: torch.Tensor) -> torch.Tensor:
+        """Return the logits of final states of first tokens, shape ``(sequences, width)``."""
+        if isinstance(self._model, ModularModel):
+            scores: torch.Tensor = self._model.head(first)
+            return scores
+        if self._layers is None:
+            first = self._model.head(first)
+        else:
+            pooler = getattr(self._base, "pooler", None)
+            # The heads of the other families read the first token of what they are given.
+            first = first[:, None] if pooler is None else pooler(first[:, None])
+        logits: torch.Tensor = self._model.classifier(first)
+        return logits
+
+    def _bert_first(self, layers: BertLayers, batch: PackedBatch) -> torch.Tensor:
         base = self._base
         hidden = base.embeddings(
             input_ids=batch.ids[None],
@@ -69,14 +86,9 @@ class PackedModel:
         )
         if hasattr(base, "embeddings_project"):  # ELECTRA
             hidden = base.embeddings_project(hidden)
-        first = layers(hidden[0], batch.packing)
-        pooler = getattr(base, "pooler", None)
-        # The heads of the other families read the first token of what they are given.
-        features = first[:, None] if pooler is None else pooler(first[:, None])
-        logits: torch.Tensor = self._model.classifier(features)
-        return logits
+        return layers(hidden[0], batch.packing)
 
-    def _modern_logits(self, batch: PackedBatch) -> torch.Tensor:
+    def _modern_first(self, batch: PackedBatch) -> torch.Tensor:
         base, packing, positions = self._base, batch.packing, batch.positions[None]
         hidden = base.embeddings(input_ids=batch.ids[None])
         rotary = {
@@ -89,6 +101,5 @@ class PackedModel:
         turned = rotary[last.attention_type]
         seen, _ = last.attn(last.attn_norm(hidden), position_embeddings=turned, packing=packing)
         first = (hidden + seen)[0, packing.firsts]
-        first = first + last.mlp(last.mlp_norm(first))
-        logits: torch.Tensor = self._model.classifier(self._model.head(base.final_norm(first)))
-        return logits
+        normed: torch.Tensor = base.final_norm(first + last.mlp(last.mlp_norm(first)))
+        return normed

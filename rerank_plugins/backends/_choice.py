@@ -1,0 +1,111 @@
+"""Which backend ``"auto"`` stands for, read from the model's own files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from huggingface_hub import try_to_load_from_cache
+
+from rerank_plugins.backends._families import family
+from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
+from rerank_plugins.backends._mini import cross_encoder_folder
+from rerank_plugins.backends._parts import Part, model_kind, read_json, read_modules
+from rerank_plugins.core.config import MINI, ModelConfig
+from rerank_plugins.errors import ModelLoadError
+
+_PACKED: Final = ("bert", "roberta", "xlm-roberta", "electra", "modernbert")
+"""Encoders that the torch backend runs without padding, also under a modular head."""
+
+_DECODERS: Final = (
+    *("gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "phi3"),
+    *("qwen2", "qwen3", "smollm3"),
+)
+"""Model types that read from left to right: their score stands at the last token."""
+
+_LAYERWISE: Final = ("LayerWiseMiniCPMForCausalLM", "CostWiseGemmaForCausalLM")
+"""What FlagEmbedding's layerwise and lightweight rerankers call themselves."""
+
+
+def choose_cross_encoder(config: ModelConfig) -> str:
+    """Return the name of the backend that runs a cross-encoder best.
+
+    Raises:
+        ModelLoadError: If the model is no reranker; the message says what it is.
+    """
+    if config.model == MINI:
+        return _for_encoder(config)
+    source = locate(config, cross_encoder_folder)
+    with quiet_loading(config.model):
+        options = _options(config, source)
+        modules = read_modules(source, options)
+        settings = read_json(source, "config.json", options) or {}
+        if len(modules) > 1:
+            return _for_modules(config, source, options, modules, settings.get("model_type"))
+    return _for_single(config, settings)
+
+
+def _for_encoder(config: ModelConfig) -> str:
+    """Return what runs an encoder that the torch backend knows: here the device decides."""
+    del config
+    return "torch"
+
+
+def _for_modules(
+    config: ModelConfig,
+    source: str,
+    options: dict[str, Any],
+    modules: list[Part],
+    model_type: str | None,
+) -> str:
+    kinds = [part.kind for part in modules]
+    if kinds[-1] == "LogitScore":
+        return "decoder" if kinds == ["Transformer", "LogitScore"] else "sbert"
+    last = read_json(source, f"{modules[-1].path}/config.json", options) or {}
+    scores = last.get("module_output_name") == "scores"
+    if not scores and model_kind(source, options) != "CrossEncoder":
+        message = (
+            f"{config.model!r} is a bi-encoder ({', '.join(kinds)}), not a reranker: it embeds "
+            "texts one by one. It belongs into BiEncoder."
+        )
+        raise ModelLoadError(message)
+    if kinds[:2] == ["Transformer", "Pooling"] and model_type in _PACKED:
+        pooling = read_json(source, f"{modules[1].path}/config.json", options) or {}
+        if pooling.get("pooling_mode") == "cls" or pooling.get("pooling_mode_cls_token"):
+            return _for_encoder(config)
+    return "sbert"
+
+
+def _for_single(config: ModelConfig, settings: dict[str, Any]) -> str:
+    architecture = str((settings.get("architectures") or [""])[0])
+    if architecture in _LAYERWISE:
+        return "flag"
+    known = family(config.model)
+    if known is not None:
+        return known.backend
+    if architecture.endswith("ForCausalLM"):
+        message = (
+            f"{config.model!r} is {architecture}, a generative language model, and nothing in its "
+            "files says how it reranks. If it is a tuned reranker, say which prompt it was "
+            'trained with: DecoderModel(..., family="qwen3") for example.'
+        )
+        raise ModelLoadError(message)
+    if architecture.endswith("ForSequenceClassification"):
+        if settings.get("model_type") in _DECODERS:
+            return "decoder"
+        return _for_encoder(config)
+    return "torch"  # which says what the model is, and why it is not run
+
+
+def _options(config: ModelConfig, source: str) -> dict[str, Any]:
+    """Return how the files are had; the network is not asked for those that are known here."""
+    known = [
+        Path(source).is_absolute()
+        or try_to_load_from_cache(
+            source, name, cache_dir=config.cache_folder, revision=config.revision
+        )
+        for name in ("config.json", "modules.json")
+    ]
+    here = config.local_files_only or None not in known
+    return hub_options(replace(config, local_files_only=here), source)

@@ -1,0 +1,1 @@
+"""Decoders that answer whether a document fits a query: Qwen3-Reranker, mxbai-rerank-v2, ..."""

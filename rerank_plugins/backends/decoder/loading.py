@@ -1,0 +1,198 @@
+"""Loading a decoder that really is a reranker: its layers, the rows of its head, its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from rerank_plugins.backends._families import PROMPTS, Prompt, family
+from rerank_plugins.backends._fingerprint import fingerprint
+from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
+from rerank_plugins.backends._mini import cross_encoder_folder
+from rerank_plugins.backends._parts import default_prompt, read_json, read_modules
+from rerank_plugins.backends._tokenizer import private_tokenizer
+from rerank_plugins.backends.decoder.forward import Head
+from rerank_plugins.backends.decoder.prompts import chat_template, family_template, plain_template
+from rerank_plugins.backends.decoder.settings import DecoderModel
+from rerank_plugins.backends.decoder.tokens import PromptTokenizer, Template
+from rerank_plugins.backends.torch.loading import check_complete, check_head
+from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.errors import ConfigurationError, ModelLoadError
+
+_CLASSIFIER: Final = "ForSequenceClassification"
+
+
+class LoadedDecoder(NamedTuple):
+    """A decoder reranker's parts.
+
+    Attributes:
+        base: A transformers decoder without its output layer, in evaluation mode.
+        head: What makes scores of the last token's state.
+        pairs: Prepares text pairs.
+        reach: Most tokens it can read.
+        fingerprint: Of the files, and of the prompt.
+    """
+
+    base: Any
+    head: Head
+    pairs: PromptTokenizer
+    reach: int
+    fingerprint: str
+
+
+class Source(NamedTuple):
+    """Where a model's files are, and its tokenizer.
+
+    Attributes:
+        name: Folder or Hub name.
+        options: How its files are had.
+        tokenizer: The transformers tokenizer.
+        rust: The private Rust one.
+    """
+
+    name: str
+    options: dict[str, Any]
+    tokenizer: Any
+    rust: Any
+
+    def first_token(self, text: str) -> int:
+        """Return the id of a text's first token."""
+        return int(self.rust.encode(text, add_special_tokens=False).ids[0])
+
+
+def open_source(config: ModelConfig, mini: Callable[[], Path] = cross_encoder_folder) -> Source:
+    """Find a model's files and load its tokenizer; ``mini`` finds those of the embedded model."""
+    name = locate(config, mini)
+    options = hub_options(config, name)
+    tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **options)
+    return Source(name, options, tokenizer, private_tokenizer(tokenizer, config.model))
+
+
+def load_decoder(
+    config: ModelConfig, settings: DecoderModel, prompt: Prompt | None = None
+) -> LoadedDecoder:
+    """Load the parts of a resolved configuration's model.
+
+    Args:
+        config: The configuration that names it.
+        settings: What else is known of it.
+        prompt: Used in place of the one that its files or its name stand for.
+
+    Raises:
+        ModelLoadError: If there is no such model, or nothing says how it reranks.
+    """
+    with quiet_loading(config.model):
+        source = open_source(config)
+        kind = AutoConfig.from_pretrained(source.name, **source.options)
+        classifier = any(name.endswith(_CLASSIFIER) for name in kind.architectures or [])
+        if classifier:
+            check_head(kind, config.model)
+        prompt = prompt or known_prompt(config.model, settings)
+        template, answers = _prompt(config.model, source, settings, prompt, classifier=classifier)
+        cls: Any = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+        model, report = cls.from_pretrained(
+            source.name,
+            dtype=getattr(torch, config.dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            **source.options,
+        )
+        check_complete(report, config.model)
+    return LoadedDecoder(
+        model.base_model.eval(),
+        _classifier_head(model) if classifier else _answer_head(model, answers),
+        PromptTokenizer(template, source.rust, config.model),
+        reach_of(model.config, source.tokenizer),
+        digest(source.name, config, settings.instruction, prompt),
+    )
+
+
+def reach_of(settings: Any, tokenizer: Any) -> int:  # noqa: ANN401  (a model's own classes)
+    """Return how many tokens a decoder can read: those that it and its tokenizer are made for."""
+    return int(min(settings.max_position_embeddings, tokenizer.model_max_length))
+
+
+def digest(source: str, config: ModelConfig, *others: object) -> str:
+    """Return the fingerprint of a model's files and of what else its scores depend on."""
+    files = fingerprint(source, config.revision, config.cache_folder)
+    if not files or not any(others):
+        return files
+    return blake2b(f"{files}{others}".encode(), digest_size=32).hexdigest()
+
+
+def _prompt(
+    model: str, source: Source, settings: DecoderModel, prompt: Prompt | None, *, classifier: bool
+) -> tuple[Template, list[int]]:
+    """Return the prompt, and the tokens whose logits make the score: of yes, then of no."""
+    if prompt is not None:
+        ids = [source.first_token(text) for text in (prompt.yes, prompt.no) if text]
+        return family_template(source.tokenizer, source.rust, prompt), ids
+    answers = _logit_score(source)
+    if answers or (classifier and source.tokenizer.chat_template):
+        instruction = settings.instruction or default_prompt(source.name, source.options)
+        own = read_json(source.name, "sentence_bert_config.json", source.options) or {}
+        options = (own.get("processing_kwargs") or {}).get("chat_template") or {}
+        args = (source.tokenizer, source.rust, model, instruction, options)
+        return chat_template(*args), answers
+    if settings.instruction is not None or not classifier:
+        message = (
+            f"{model!r} is a language model, and nothing in its files says how it reranks. Give "
+            'DecoderModel(..., family="qwen3") or another family whose prompt it was trained with.'
+        )
+        raise ModelLoadError(message)
+    return plain_template(source.rust, model), answers
+
+
+def _logit_score(source: Source) -> list[int]:
+    """Return the tokens that sentence-transformers' module LogitScore reads, if there is one."""
+    for part in read_modules(source.name, source.options):
+        if part.kind == "LogitScore":
+            own = read_json(source.name, f"{part.path}/config.json", source.options)
+            ids = (own["true_token_id"], own.get("false_token_id"))
+            return [int(token) for token in ids if token is not None]
+    return []
+
+
+def _answer_head(model: Any, tokens: list[int]) -> Head:  # noqa: ANN401  (one of many classes)
+    output = model.get_output_embeddings()
+    bias = getattr(output, "bias", None)
+    return Head(
+        output.weight[tokens],
+        None if bias is None else bias[tokens],
+        getattr(model.config, "final_logit_softcapping", None),
+    )
+
+
+def _classifier_head(model: Any) -> Head:  # noqa: ANN401  (one of many model classes)
+    # A two-label head gives (not relevant, relevant), a one-label head the latter.
+    bias = getattr(model.score, "bias", None)
+    return Head(model.score.weight[-1:], None if bias is None else bias[-1:])
+
+
+def known_prompt(model: str, settings: DecoderModel) -> Prompt | None:
+    """Return the prompt that the settings name, or that the model's name stands for.
+
+    Raises:
+        ConfigurationError: If there is an instruction, and the prompt has no place for one.
+    """
+    found = family(model)
+    prompt = found.prompt if settings.family == "auto" and found else PROMPTS.get(settings.family)
+    if prompt is None:
+        return None
+    if settings.instruction is not None and not prompt.takes_instructions:
+        message = (
+            f"instruction is {settings.instruction!r}, and the prompt of {model!r} has no place "
+            "for one. Leave it out."
+        )
+        raise ConfigurationError(message)
+    return prompt.with_instruction(settings.instruction)

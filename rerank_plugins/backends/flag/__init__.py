@@ -1,0 +1,1 @@
+"""BGE's decoder rerankers, as FlagEmbedding defines them, without its batching."""

@@ -1,0 +1,110 @@
+"""FlagEmbedding's BGEM3 for dense embeddings: its model, fed by us."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModel
+
+from rerank_plugins._optional import require
+from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
+from rerank_plugins.backends._loading import quiet_loading
+from rerank_plugins.backends._mini import bi_encoder_folder
+from rerank_plugins.backends._texts import encodable
+from rerank_plugins.backends.decoder.loading import digest, open_source
+from rerank_plugins.backends.torch.loading import first_position, positions
+from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.protocols import FloatArray, Prepared, RoleText
+from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.errors import EngineClosedError
+
+_BATCH_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
+
+
+class FlagBiEncoder:
+    """The dense vectors of bge-m3 as FlagEmbedding's BGEM3FlagModel makes them.
+
+    Its sparse and multi-vector outputs are not made, so their weights, which are pickles, are
+    not read. The model has no prompts of its own.
+    """
+
+    padded = True
+    resolve = staticmethod(resolve_local)
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Load the model of a resolved configuration onto its device.
+
+        Raises:
+            ModelLoadError: If there is no such model.
+            MissingDependencyError: If the extra ``flag`` is not installed.
+        """
+        require("FlagEmbedding", "flag")
+        from FlagEmbedding.finetune.embedder.encoder_only.m3.modeling import (  # noqa: PLC0415
+            EncoderOnlyEmbedderM3ModelForInference as Inference,
+        )
+
+        with quiet_loading(config.model):
+            source = open_source(config, bi_encoder_folder)
+            encoder: Any = AutoModel.from_pretrained(
+                source.name,
+                dtype=getattr(torch, config.dtype),
+                use_safetensors=True,
+                **source.options,
+            )
+            unused = torch.nn.Linear(1, 1)
+            parts = {"model": encoder, "colbert_linear": unused, "sparse_linear": unused}
+            model = Inference(parts, tokenizer=source.tokenizer)
+        reach = min(positions(encoder) - first_position(encoder), source.tokenizer.model_max_length)
+        self.dimension = int(encoder.config.hidden_size)
+        self.identity = ModelIdentity(
+            config.model,
+            config.revision,
+            config.backend,
+            config.dtype,
+            int(reach),
+            digest(source.name, config),
+        )
+        self.device = torch.device(str(config.device))
+        self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cpu"])
+        self._tokenizer = source.rust
+        self._pad = int(source.tokenizer.pad_token_id or 0)
+        self._model: Any = model.to(self.device).eval()
+
+    def prepare(self, items: Sequence[RoleText], max_length: int | None = None) -> list[Prepared]:
+        """Tokenise and cut; thread-safe."""
+        reach = min(max_length or self.identity.max_length, self.identity.max_length)
+        encoded = self._tokenizer.encode_batch_fast(
+            [encodable(f"{item.prompt or ''}{item.text}") for item in items]
+        )
+        prepared = []
+        for one in encoded:
+            ids = one.ids if len(one.ids) <= reach else [*one.ids[: reach - 1], one.ids[-1]]
+            prepared.append(Prepared(len(ids), len(one.ids) > reach, ids))
+        return prepared
+
+    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+        """Embed one batch; unit vectors, float32 of shape ``(len(batch), dimension)``."""
+        if self._model is None:
+            message = f"the model {self.identity.model!r} was closed."
+            raise EngineClosedError(message)
+        ids = [torch.tensor(one.payload) for one in batch]
+        inputs = {
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self._pad),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        }
+        with torch.inference_mode(), mapped_out_of_memory():
+            on_device = {name: one.to(self.device) for name, one in inputs.items()}
+            vectors = self._model(on_device)["dense_vecs"].float().cpu().numpy()
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: FloatArray = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return unit
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        self._model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

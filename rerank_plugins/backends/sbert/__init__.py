@@ -1,0 +1,1 @@
+"""Anything that sentence-transformers' CrossEncoder loads, scored by its own modules."""

@@ -1,0 +1,105 @@
+"""Every backend of a tiny model keeps the contract."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from rerank_plugins import FlagModel
+from rerank_plugins.backends.bi_encoder import SentenceTransformerBiEncoder
+from rerank_plugins.backends.decoder.model import DecoderCrossEncoder
+from rerank_plugins.backends.flag.bi_encoder import FlagBiEncoder
+from rerank_plugins.backends.flag.model import FlagCrossEncoder
+from rerank_plugins.backends.sbert.model import SentenceTransformerCrossEncoder
+from rerank_plugins.backends.torch.model import TorchCrossEncoder
+from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.protocols import BiEncoderBackend, CrossEncoderBackend
+from rerank_plugins.testing import BiEncoderContract, CrossEncoderContract
+from tests.tiny_bi_encoders import save_dense
+from tests.tiny_decoders import save_logit_score
+from tests.tiny_flag import save_layerwise, save_lightweight
+from tests.tiny_models import save_reranker
+from tests.tiny_modular import save_modular
+
+has_flag = pytest.mark.skipif(
+    find_spec("FlagEmbedding") is None, reason="the extra flag is not installed"
+)
+
+
+def config(folder: Path, backend: str = "") -> ModelConfig:
+    return ModelConfig(str(folder), backend=backend, dtype="float32", max_length=None)
+
+
+def flag(model: FlagModel) -> FlagCrossEncoder:
+    settings = ModelConfig(str(model), backend="flag", dtype="float32", settings=model)
+    return FlagCrossEncoder(FlagCrossEncoder.resolve(settings))
+
+
+class TestDecoder(CrossEncoderContract):
+    @pytest.fixture
+    def backend(self, tmp_path: Path) -> CrossEncoderBackend:
+        folder = save_logit_score("qwen3", tmp_path)
+        return DecoderCrossEncoder(DecoderCrossEncoder.resolve(config(folder)))
+
+
+class TestModular(CrossEncoderContract):
+    @pytest.fixture
+    def backend(self, tmp_path: Path) -> CrossEncoderBackend:
+        folder = save_modular("modernbert", tmp_path)
+        return TorchCrossEncoder(TorchCrossEncoder.resolve(config(folder)))
+
+
+class TestSbertModular(CrossEncoderContract):
+    @pytest.fixture
+    def backend(self, tmp_path: Path) -> CrossEncoderBackend:
+        cls = SentenceTransformerCrossEncoder
+        return cls(cls.resolve(config(save_modular("bert", tmp_path, pooling="mean"))))
+
+
+class TestSbertDecoder(CrossEncoderContract):
+    @pytest.fixture
+    def backend(self, tmp_path: Path) -> CrossEncoderBackend:
+        cls = SentenceTransformerCrossEncoder
+        return cls(cls.resolve(config(save_logit_score("gemma2", tmp_path))))
+
+
+class TestLayerwise(CrossEncoderContract):
+    tolerance = 5e-5  # of scores up to 10
+
+    @pytest.fixture
+    def backend(self, tmp_path: Path) -> CrossEncoderBackend:
+        return flag(FlagModel(str(save_layerwise(tmp_path)), cutoff_layers=3))
+
+
+class TestLightweight(CrossEncoderContract):
+    @pytest.fixture
+    def backend(self, tmp_path: Path) -> CrossEncoderBackend:
+        folder = str(save_lightweight(tmp_path))
+        return flag(FlagModel(folder, compress_ratio=4, compress_layers=(1, 2)))
+
+
+@has_flag
+@pytest.mark.filterwarnings("ignore")  # of what the library imports
+class TestFlagReference(CrossEncoderContract):
+    @pytest.fixture
+    def backend(self, tmp_path: Path) -> CrossEncoderBackend:
+        folder = str(save_reranker("roberta", tmp_path))
+        return flag(FlagModel(folder, variant="encoder-only"))
+
+
+class TestBiEncoder(BiEncoderContract):
+    @pytest.fixture
+    def backend(self, tmp_path: Path) -> BiEncoderBackend:
+        cls = SentenceTransformerBiEncoder
+        return cls(cls.resolve(config(save_dense("qwen3", tmp_path))))
+
+
+@has_flag
+@pytest.mark.filterwarnings("ignore")
+class TestFlagBiEncoder(BiEncoderContract):
+    @pytest.fixture
+    def backend(self, tmp_path: Path) -> BiEncoderBackend:
+        folder = save_dense("xlm-roberta", tmp_path)
+        return FlagBiEncoder(FlagBiEncoder.resolve(config(folder)))

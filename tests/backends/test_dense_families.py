@@ -1,0 +1,70 @@
+"""Bi-encoders of every family: our vectors are those of the library, prompts included."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from rerank_plugins import BiEncoder
+from rerank_plugins.core.protocols import FloatArray
+from tests.tiny_bi_encoders import save_dense
+from tests.tiny_models import TEXTS
+
+DOCUMENTS = [*TEXTS, "", "rain 🌧 дождь 雨 \u202eשלג", "who wrote faust " * 200]
+BGE = "Represent this sentence for searching relevant passages: "
+QWEN3 = "Instruct: Given a web search query, retrieve relevant passages\nQuery:"
+
+
+def reference(folder: Path, prompt: str = "", dimensions: int | None = None) -> FloatArray:
+    peer = SentenceTransformer(
+        str(folder),
+        device="cpu",
+        model_kwargs={"dtype": torch.float32},
+        truncate_dim=dimensions,
+    )
+    made = peer.encode(DOCUMENTS, prompt=prompt, normalize_embeddings=True, batch_size=1)
+    return np.asarray(made, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        ("bert", "bge-small-en-v1.5", "cls", None, BGE, ""),
+        ("bert", "e5-small-v2", "mean", None, "query: ", "passage: "),
+        ("xlm-roberta", "multilingual-e5-base", "mean", None, "query: ", "passage: "),
+        ("bert", "all-MiniLM-L6-v2", "mean", None, "", ""),
+        ("modernbert", "gte-modernbert-base", "cls", None, "", ""),
+        ("xlm-roberta", "bge-m3", "cls", None, "", ""),
+        ("qwen3", "Qwen3-Embedding-0.6B", "lasttoken", {"query": QWEN3}, QWEN3, ""),
+        ("bert", "e5-small", "mean", {"query": "own: ", "document": ""}, "own: ", ""),
+    ],
+)
+def test_the_familys_prompts_are_used(family: tuple[Any, ...], tmp_path: Path) -> None:
+    architecture, name, pooling, prompts, query, document = family
+    folder = save_dense(architecture, tmp_path, pooling=pooling, prompts=prompts, name=name)
+    encoder = BiEncoder(folder, dtype="float32")
+    made = (encoder.encode_queries(DOCUMENTS), encoder.encode_documents(DOCUMENTS))
+    np.testing.assert_allclose(made[0], reference(folder, query), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(made[1], reference(folder, document), rtol=0, atol=1e-5)
+
+
+def test_truncated_as_the_reference(tmp_path: Path) -> None:
+    folder = save_dense("bert", tmp_path)
+    made = BiEncoder(folder, dtype="float32", truncate_dim=12).encode_documents(DOCUMENTS)
+    np.testing.assert_allclose(made, reference(folder, "", 12), rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(find_spec("FlagEmbedding") is None, reason="the extra flag is not installed")
+@pytest.mark.filterwarnings("ignore")  # of what the library imports
+def test_bgem3_is_sentence_transformers_bge_m3(tmp_path: Path) -> None:
+    folder = save_dense("xlm-roberta", tmp_path, pooling="cls")
+    encoder = BiEncoder(folder, backend="flag", dtype="float32")
+    assert encoder.engine.backend.identity.backend == "flag"
+    made = encoder.encode_documents(DOCUMENTS)
+    np.testing.assert_allclose(made, reference(folder), rtol=0, atol=1e-5)

@@ -1,0 +1,115 @@
+"""FlagEmbedding's known defects do not reach who uses its models here."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rerank_plugins import FlagModel, Reranker
+from rerank_plugins.core.types import TextPair
+from rerank_plugins.errors import InferenceError
+from tests.families import sentence_transformers_scores
+from tests.flag_reference import flag_scores
+from tests.tiny_flag import save_layerwise, save_lightweight
+from tests.tiny_models import TEXTS, save_reranker
+
+LONG = " ".join(TEXTS * 20)
+
+needs_flag = pytest.mark.skipif(
+    find_spec("FlagEmbedding") is None, reason="the extra flag is not installed"
+)
+
+
+@pytest.fixture
+def reranker(tmp_path: Path) -> Reranker:
+    return Reranker(FlagModel(str(save_lightweight(tmp_path))), dtype="float32")
+
+
+def test_no_batch_is_computed_twice(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend: Any = reranker.engine.backend
+    usual, seen = backend._forward, []
+
+    def counted(batch: Any) -> Any:
+        seen.append(len(batch))
+        return usual(batch)
+
+    monkeypatch.setattr(backend, "_forward", counted)
+    reranker.rank("rain", TEXTS)
+    assert sum(seen) == len(TEXTS)
+
+
+def test_an_error_is_told_at_once(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer takes any RuntimeError for a lack of memory, ten times, and then fails oddly."""
+    calls: list[int] = []
+
+    def broken(batch: Any) -> Any:
+        calls.append(len(batch))
+        message = "the driver is gone"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(reranker.engine.backend, "_forward", broken)
+    with pytest.raises(InferenceError, match="the driver is gone"):
+        reranker.rank("rain", ["a"])
+    assert len(calls) <= 2
+
+
+def test_a_query_is_cut_after_its_document_and_it_is_told(reranker: Reranker) -> None:
+    backend = reranker.engine.backend
+    query = " ".join(TEXTS[:3])
+    short, long, both = backend.prepare(
+        [TextPair(query, "a"), TextPair(query, LONG), TextPair(LONG, LONG)]
+    )
+    assert [one.truncated for one in (short, long, both)] == [False, True, True]
+    assert long.payload.head == short.payload.head
+    assert both.tokens == backend.identity.max_length
+
+
+def test_threads_with_other_lengths_do_not_disturb_each_other(tmp_path: Path) -> None:
+    folder = save_layerwise(tmp_path)
+    lengths = [150, 200, 300, 400]
+    rerankers = [
+        Reranker(FlagModel(str(folder)), dtype="float32", max_length=length) for length in lengths
+    ]
+    documents = [LONG[:end] for end in (50, 400, 900, 2_000)]
+    alone = [[one.raw_score for one in ranker.rank("rain", documents)] for ranker in rerankers]
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(rerankers[n % 4].rank, "rain", documents) for n in range(24)]
+        for number, answer in enumerate(asked):
+            made = [one.raw_score for one in answer.result()]
+            np.testing.assert_allclose(made, alone[number % 4], rtol=0, atol=1e-4)
+
+
+@needs_flag
+@pytest.mark.filterwarnings("ignore")
+def test_the_reference_starts_no_process_and_keeps_to_its_device(tmp_path: Path) -> None:
+    folder = save_reranker("roberta", tmp_path)
+    model = FlagModel(str(folder), variant="encoder-only")
+    reranker = Reranker(model, dtype="float32", device="cpu")
+    pairs = [("who wrote faust", text) for text in TEXTS]
+    from FlagEmbedding import FlagReranker  # noqa: PLC0415
+
+    np.testing.assert_allclose(
+        reranker.score(pairs), flag_scores(FlagReranker, folder, pairs), rtol=0, atol=1e-5
+    )
+    assert multiprocessing.active_children() == []
+
+
+@needs_flag
+@pytest.mark.filterwarnings("ignore")
+def test_texts_are_not_taken_through_decoding_and_back(tmp_path: Path) -> None:
+    """With a tokenizer that does not decode exactly, the peer scores other texts."""
+    folder = save_reranker("xlm-roberta", tmp_path)
+    pairs = [("who wrote faust", text) for text in TEXTS]
+    wanted = sentence_transformers_scores(folder, pairs)
+    model = FlagModel(str(folder), variant="encoder-only")
+    scores = Reranker(model, dtype="float32").score(pairs)
+    np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-5)
+    from FlagEmbedding import FlagReranker  # noqa: PLC0415
+
+    assert np.abs(flag_scores(FlagReranker, folder, pairs) - wanted).max() > 1e-3

@@ -1,0 +1,98 @@
+"""Scripts without spaces, right-to-left, two languages: tokens count, not characters."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rerank_plugins import Reranker
+from rerank_plugins.core.cutting import Cutter
+from rerank_plugins.core.types import TextPair
+from rerank_plugins.core.windows import estimated_spans, split
+from tests.tiny_decoders import save_logit_score
+from tests.tiny_models import save_reranker
+
+CHINESE = "北京是中华人民共和国的首都。长城位于北京以北。故宫建于明朝。"
+THAI = "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทยและมีแม่น้ำเจ้าพระยาไหลผ่าน"
+ARABIC = "القاهرة هي عاصمة مصر. يقع نهر النيل في القاهرة. بنيت الأهرامات قديما."
+HINDI = "नई दिल्ली भारत की राजधानी है। गंगा एक नदी है।"
+RUSSIAN = "Москва — столица России. Через город течёт Москва-река."
+JAPANESE = "東京は日本の首都です。富士山は高い山です。"
+TEXTS = (CHINESE, THAI, ARABIC, HINDI, RUSSIAN, JAPANESE)
+
+
+@pytest.fixture(scope="module", params=["roberta", "qwen3"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("multilingual")
+    if request.param == "qwen3":
+        return save_logit_score("qwen3", made)
+    return save_reranker(request.param, made)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_windows_fit_by_tokens_and_cover_the_text(folder: Path, text: str) -> None:
+    reranker = Reranker(
+        folder,
+        dtype="float32",
+        max_length=160,
+        long_documents="windows",
+        window_overlap=16,
+        max_windows=None,
+    )
+    long = text * 30
+    backend: Any = reranker.engine.backend
+    cut = Cutter(backend, 160, 16, "")
+    (windows,) = cut("what is the capital", [long])
+    assert len(windows) > 1
+    assert windows[0].start == 0
+    assert windows[-1].end == len(long)
+    assert all(after.start <= before.end for before, after in pairwise(windows))
+    parts = [("what is the capital", long[one.start : one.end]) for one in windows]
+    prepared = backend.prepare([TextPair(*part) for part in parts], 160)
+    assert not any(one.truncated for one in prepared)
+    ranking = reranker.rank("what is the capital", [long])
+    assert not ranking[0].truncated
+    assert ranking[0].window in windows
+
+
+def test_a_query_in_another_language_than_its_documents(folder: Path) -> None:
+    """A pair's score is its own, whatever languages are beside it."""
+    reranker = Reranker(folder, dtype="float32")
+    together = reranker.rank(ARABIC, TEXTS)
+    alone = [reranker.rank(ARABIC, [text])[0].raw_score for text in TEXTS]
+    scores = {one.index: one.raw_score for one in together}
+    np.testing.assert_allclose([scores[row] for row in range(len(TEXTS))], alone, atol=2e-5)
+
+
+def test_long_queries_are_cut_by_tokens(folder: Path) -> None:
+    backend: Any = Reranker(folder, dtype="float32").engine.backend
+    for text in TEXTS:
+        first, second = backend.prepare(
+            [TextPair(text * 40, "a"), TextPair(text * 40, "b c d")], 200
+        )
+        assert first.truncated
+        assert max(first.tokens, second.tokens) <= 200
+        assert first.payload.ids.tolist() != second.payload.ids.tolist()
+
+
+@pytest.mark.parametrize("text", [CHINESE, JAPANESE, HINDI])
+def test_windows_end_with_sentences_of_their_own_script(text: str) -> None:
+    long = text * 20
+    spans = estimated_spans(long)
+    windows = split(long, spans, 60, 8)
+    ends = [long[: one.end].rstrip()[-1] for one in windows[:-1]]
+    assert sum(end in "。！？।" for end in ends) > len(ends) // 2  # noqa: RUF001
+
+
+def test_a_windows_borders_split_no_character(folder: Path) -> None:
+    """Byte-level tokens of one character have its offsets; a window keeps it whole."""
+    reranker = Reranker(folder, dtype="float32", max_length=160)
+    cut = Cutter(reranker.engine.backend, 160, 8, "")
+    for text in ("👩‍👩‍👧 雨 " * 60, THAI * 20):
+        (windows,) = cut("rain", [text])
+        whole = "".join(text[one.start : after.start] for one, after in pairwise(windows))
+        assert whole + text[windows[-1].start :] == text
