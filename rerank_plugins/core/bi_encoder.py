@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import numpy as np
 
@@ -109,7 +109,7 @@ class BiEncoder(SharedModel[RoleText]):
     @property
     def dimension(self) -> int:
         """Length of an embedding."""
-        return cast(BiEncoderBackend, self.engine.backend).dimension
+        return self.engine.dimension
 
     def encode_queries(
         self, texts: Sequence[str], *, show_progress: bool | None = None
@@ -182,4 +182,4 @@ class BiEncoder(SharedModel[RoleText]):
 
 def _empty(engine: Engine[RoleText]) -> list[FloatArray]:
     """Return a start for concatenation, so that no texts give shape ``(0, dimension)``."""
-    return [np.empty((0, cast(BiEncoderBackend, engine.backend).dimension), dtype=np.float32)]
+    return [np.empty((0, engine.dimension), dtype=np.float32)]

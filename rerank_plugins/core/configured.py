@@ -25,6 +25,7 @@ from rerank_plugins.core.policy import (
     ScoringConfig,
 )
 from rerank_plugins.core.protocols import CrossEncoderBackend
+from rerank_plugins.core.ranked import check_scale
 from rerank_plugins.core.scored import Scorer
 from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import ConfigurationError
@@ -153,6 +154,7 @@ class ConfiguredReranker(Closing):
             deadline_ms=deadline_ms,
             on_error=on_error,
         )
+        check_scale(scorer, self.config)
 
     @property
     def scorer(self) -> Scorer:
