@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal, get_args
 
 import bm25s
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins import BiEncoder
-from rerank_plugins.evaluation.beir import RetrievalSet
+from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
 
 FirstStage = Literal["bi-encoder", "bm25"]
 FIRST_STAGES: Final[tuple[FirstStage, ...]] = get_args(FirstStage)
@@ -29,6 +30,49 @@ class Found:
 
     rows: NDArray[np.intp]
     scores: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Questions of a set with their candidates, best first.
+
+    Attributes:
+        asked: Ids of the questions.
+        queries: The questions.
+        ids: Ids of the candidates of each.
+        documents: Their texts.
+        scores: The first stage's.
+        qrels: Question id -> passage id -> grade.
+        corpus: Passages of the set.
+    """
+
+    asked: list[str]
+    queries: list[str]
+    ids: list[list[str]]
+    documents: list[list[str]]
+    scores: NDArray[np.float64]
+    qrels: dict[str, dict[str, int]]
+    corpus: int
+
+
+def pool_of(
+    folder: Path, questions: int, seed: int, depth: int, first_stage: FirstStage = "bi-encoder"
+) -> Pool:
+    """Find the candidates of a sample of a set in BEIR layout; see :func:`search`."""
+    data = read_beir(folder)
+    asked = sample(data, questions, seed)
+    queries = [data.queries[one] for one in asked]
+    texts = [passage.content for passage in data.passages]
+    found = search(first_stage, texts, queries, depth)
+    return Pool(
+        asked=asked,
+        queries=queries,
+        ids=[[data.passages[at].id for at in row] for row in found.rows],
+        documents=[[texts[at] for at in row] for row in found.rows],
+        scores=found.scores,
+        qrels=data.qrels,
+        corpus=len(texts),
+    )
 
 
 def sample(data: RetrievalSet, questions: int, seed: int) -> list[str]:
