@@ -136,7 +136,7 @@ def time_set(folder: Path, questions: int, reranker: Reranker) -> dict[str, Any]
             rankings[name] = asked.rank(query, documents)
             seconds[name].append(process_time() - start)
         kept = [one.index for one in rankings["full"] if one.index < CHOSEN][:10]
-        same.append([one.index for one in rankings["cascade"][:10]] == kept)
+        same.append([one.index for one in rankings["cascade"] if one.scored][:10] == kept)
     return {
         "questions": len(pool.queries),
         "keep": CHOSEN,

@@ -50,7 +50,7 @@ class Setting(NamedTuple):
 
 SETTINGS: Final = (
     Setting("squad-dev", "bi-encoder", "none"),
-    Setting("nq-gold", "bm25", "weighted"),
+    Setting("vaswani", "bm25", "weighted"),
     Setting("nq-gold", "bi-encoder", "none"),
 )
 
@@ -103,7 +103,7 @@ def measure(pool: Pool, reranker: Reranker) -> dict[str, Any]:
         "questions": len(pool.queries),
         "candidates": len(pool.documents[0]),
         "one_pair_ms": one_pair_ms,
-        "first_stage": float(before.mean()),
+        "first_stage_value": float(before.mean()),
         "budgets": budgets,
     }
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from benchmarks.environment import ROOT
+from benchmarks.ranking_tables import cascade_table, deadline_table, long_documents_table
 from benchmarks.score_tables import calibration_table, fusion_table
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
@@ -19,6 +20,9 @@ PAGES: Final = {
     "quality": ROOT / "README.md",
     "calibration": ROOT / "docs" / "scores.md",
     "fusion": ROOT / "docs" / "scores.md",
+    "long_documents": ROOT / "docs" / "long-documents.md",
+    "deadline": ROOT / "docs" / "deadlines.md",
+    "cascade": ROOT / "docs" / "cascades.md",
 }
 TOLERANCE: Final = 1e-5
 
@@ -94,6 +98,9 @@ _TABLES: Final = {
     "quality": quality_table,
     "calibration": calibration_table,
     "fusion": fusion_table,
+    "long_documents": long_documents_table,
+    "deadline": deadline_table,
+    "cascade": cascade_table,
 }
 
 

@@ -173,7 +173,7 @@ class ConfiguredReranker(Closing):
             ModelLoadError: If the model cannot be loaded.
             MissingDependencyError: If its backend's extra is not installed.
         """
-        self._pipeline.scorer.warm_up()
+        self._pipeline.warm_up()
         return self
 
     def close(self) -> None:
