@@ -1,36 +1,58 @@
 """What a time budget buys: ``python -m benchmarks.deadline ../shared/data``.
 
-For each retrieval set in BEIR layout: the bi-encoder's best 1000, reranked by the embedded
-cross-encoder within budgets of 50 to 1000 ms and without one. How late the answers are, how
-many documents were scored, and how good the order is.
+A first stage's best 1000, reranked by the embedded cross-encoder within budgets of 50 to 1000 ms:
+how late the answers are, how many documents were scored, and how good the order is. A budget
+can only raise the quality where the model is better than the first stage at what it is
+given first, so the settings name both: the set, what found the candidates, and whether both
+stages' scores are joined.
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import random
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from benchmarks.environment import ROOT, environment
-from rerank_plugins import BiEncoder, Reranker
+from benchmarks.first_stage import FirstStage, Pool, pool_of
+from rerank_plugins import Reranker
 from rerank_plugins.core.config import MINI
-from rerank_plugins.evaluation.beir import read_beir
+from rerank_plugins.core.policy import Fusion
 from rerank_plugins.evaluation.metrics import paired_bootstrap, per_query
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "deadline.json"
-SETS: Final = ("squad-dev", "nq-gold", "vaswani")
 BUDGETS_MS: Final = (50, 100, 200, 500, 1_000)
 DEPTH: Final = 1_000
 MEASURE: Final = "nDCG@10"
-SEED: Final = 13
+SEED: Final = 11
 WARM_UP: Final = 5
 BEST: Final = 10
+
+
+class Setting(NamedTuple):
+    """What is reranked, and how."""
+
+    data: str
+    first_stage: FirstStage
+    fusion: Fusion
+
+    @property
+    def name(self) -> str:
+        """What it is called in the results."""
+        return " ".join(self)
+
+
+SETTINGS: Final = (
+    Setting("squad-dev", "bi-encoder", "none"),
+    Setting("vaswani", "bm25", "weighted"),
+    Setting("nq-gold", "bi-encoder", "none"),
+)
 
 
 class Answer(NamedTuple):
@@ -41,82 +63,80 @@ class Answer(NamedTuple):
     took_ms: float
 
 
-def measure(folder: Path, questions: int, reranker: Reranker, *, unlimited: bool) -> dict[str, Any]:
-    """Measure all budgets on one set; each question goes through all of them in turn.
+def measure(pool: Pool, reranker: Reranker) -> dict[str, Any]:
+    """Measure all budgets; each question goes through all of them in turn.
 
     Args:
-        folder: The set.
-        questions: Size of the sample.
-        reranker: The second stage.
-        unlimited: Whether to score all candidates as well, which takes seconds a question.
+        pool: The questions and their candidates.
+        reranker: The second stage, with or without a fusion.
 
     Returns:
         The first stage's quality, and what each budget gave.
     """
-    data = read_beir(folder)
-    asked = random.Random(SEED).sample(sorted(data.qrels), questions)  # noqa: S311  (no secret)
-    encoder = BiEncoder()
-    index = encoder.encode_documents([passage.content for passage in data.passages])
-    cosines = encoder.encode_queries([data.queries[one] for one in asked]) @ index.T
-    best = np.argsort(-cosines, axis=1, kind="stable")[:, :DEPTH]
-    texts = [[data.passages[at].content for at in row] for row in best]
-    ids = [passage.id for passage in data.passages]
-    first = {one: [ids[at] for at in row] for one, row in zip(asked, best, strict=True)}
-    for one, documents in zip(asked[:WARM_UP], texts, strict=False):
-        reranker.rank(data.queries[one], documents, deadline_ms=BUDGETS_MS[-1])
-    query = data.queries[asked[0]]
-    alone = [_timed(reranker, query, [documents[0]], None).took_ms for documents in texts]
+    for number in range(min(WARM_UP, len(pool.queries))):
+        _timed(reranker, pool, number, BUDGETS_MS[-1])
+    alone = [_one_pair(reranker, pool, number) for number in range(len(pool.queries))]
     gc.collect()
     gc.freeze()  # as the documentation advises
-    budgets: list[int | None] = [*BUDGETS_MS, *([None] if unlimited else [])]
-    answers: dict[int | None, list[Answer]] = {budget: [] for budget in budgets}
-    for one, documents in zip(asked, texts, strict=True):
-        for budget in budgets:
-            answers[budget].append(_timed(reranker, data.queries[one], documents, budget))
-    before = per_query(data.qrels, first, (MEASURE,))[MEASURE]
+    answers: dict[int, list[Answer]] = {budget: [] for budget in BUDGETS_MS}
+    for number in range(len(pool.queries)):
+        for budget in BUDGETS_MS:
+            answers[budget].append(_timed(reranker, pool, number, budget))
+    gc.unfreeze()
+    before = _values(pool, [list(range(BEST))] * len(pool.queries))
     one_pair_ms = float(np.median(alone))
-    found: dict[str, Any] = {
-        "documents": len(ids),
-        "questions": len(asked),
-        "candidates": min(DEPTH, len(ids)),
-        "one_pair_ms": one_pair_ms,
-        "first_stage": float(before.mean()),
-        "budgets": [],
-    }
+    budgets = []
     for budget, given in answers.items():
-        run = {
-            one: [ids[row[at]] for at in answer.best]
-            for one, row, answer in zip(asked, best, given, strict=True)
-        }
-        after = per_query(data.qrels, run, (MEASURE,))[MEASURE]
-        found["budgets"].append(
+        after = _values(pool, [one.best for one in given])
+        budgets.append(
             {
                 "budget_ms": budget,
-                "scored": float(np.mean([answer.scored for answer in given])),
-                "scored_least": min(answer.scored for answer in given),
+                "scored": float(np.mean([one.scored for one in given])),
+                "scored_least": min(one.scored for one in given),
                 MEASURE: float(after.mean()),
                 "gain": paired_bootstrap(before, after)._asdict(),
-                **_times(np.array([answer.took_ms for answer in given]), budget, one_pair_ms),
+                **_times(np.array([one.took_ms for one in given]), budget, one_pair_ms),
             }
         )
-    return found
+    return {
+        "documents": pool.corpus,
+        "questions": len(pool.queries),
+        "candidates": len(pool.documents[0]),
+        "one_pair_ms": one_pair_ms,
+        "first_stage_value": float(before.mean()),
+        "budgets": budgets,
+    }
 
 
-def _timed(reranker: Reranker, query: str, documents: list[str], budget_ms: int | None) -> Answer:
+def _timed(reranker: Reranker, pool: Pool, number: int, budget_ms: int) -> Answer:
+    query, documents = pool.queries[number], pool.documents[number]
+    scores = pool.scores[number].tolist()
     start = perf_counter()
-    ranking = reranker.rank(query, documents, deadline_ms=budget_ms)
+    ranking = reranker.rank(query, documents, deadline_ms=budget_ms, first_stage=scores)
     took_ms = 1e3 * (perf_counter() - start)
     return Answer([one.index for one in ranking[:BEST]], ranking.stats.scored, took_ms)
 
 
-def _times(taken: Any, budget: int | None, one_pair_ms: float) -> dict[str, Any]:  # noqa: ANN401
+def _one_pair(reranker: Reranker, pool: Pool, number: int) -> float:
+    start = perf_counter()
+    reranker.rank(pool.queries[number], pool.documents[number][:1])
+    return 1e3 * (perf_counter() - start)
+
+
+def _values(pool: Pool, orders: list[list[int]]) -> NDArray[np.float64]:
+    run = {
+        one: [ids[at] for at in order]
+        for one, ids, order in zip(pool.asked, pool.ids, orders, strict=True)
+    }
+    return per_query(pool.qrels, run, (MEASURE,))[MEASURE]
+
+
+def _times(taken: NDArray[np.float64], budget: int, one_pair_ms: float) -> dict[str, Any]:
     """Return how long calls took, and how late they were; negative is early."""
-    times = {"took_ms": {"p50": float(np.median(taken)), "p95": float(np.quantile(taken, 0.95))}}
-    if budget is None:
-        return times
     late = taken - budget
     p95 = float(np.quantile(late, 0.95))
-    return times | {
+    return {
+        "took_ms": {"p50": float(np.median(taken)), "p95": float(np.quantile(taken, 0.95))},
         "late_ms": {"p50": float(np.median(late)), "p95": p95, "max": float(late.max())},
         "late_p95_share": p95 / budget,
         "under_15_percent": p95 < 0.15 * budget,
@@ -126,27 +146,27 @@ def _times(taken: Any, budget: int | None, one_pair_ms: float) -> dict[str, Any]
 
 def main(
     sets: Annotated[Path, typer.Argument(help="Folder of the sets.")],
-    questions: Annotated[int, typer.Option(help="Sample of each set.")] = 60,
+    *,
+    questions: Annotated[int, typer.Option(help="Sample of each set.")] = 36,
     model: Annotated[str, typer.Option(help="The cross-encoder.")] = MINI,
-    unlimited: Annotated[bool, typer.Option(help="Also score all.")] = True,  # noqa: FBT002
     output: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULTS,
 ) -> None:
-    """Measure all sets and write the figures as JSON."""
-    reranker = Reranker(model).warm_up()
+    """Measure all settings and write the figures as JSON."""
     results: dict[str, Any] = {
         "model": model,
-        "dtype": reranker.engine.backend.identity.dtype,
+        "dtype": Reranker(model).warm_up().engine.identity.dtype,
         "depth": DEPTH,
         "seed": SEED,
         "environment": environment(),
-        "sets": {},
+        "settings": {},
     }
-    for name in SETS:
-        found = measure(sets / name, questions, reranker, unlimited=unlimited)
-        results["sets"][name] = found
+    for setting in SETTINGS:
+        pool = pool_of(sets / setting.data, questions, SEED, DEPTH, setting.first_stage)
+        found = measure(pool, Reranker(model, fusion=setting.fusion))
+        results["settings"][setting.name] = {**setting._asdict(), **found}
         output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         for row in found["budgets"]:
-            typer.echo(f"{name} {json.dumps(row)}")
+            typer.echo(f"{setting.name} {json.dumps(row)}")
 
 
 if __name__ == "__main__":

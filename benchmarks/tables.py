@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from benchmarks.backend_tables import backends_table, decoder_table
 from benchmarks.environment import ROOT
 from benchmarks.model_table import write_models
+from benchmarks.ranking_tables import cascade_table, deadline_table, long_documents_table
 from benchmarks.score_tables import calibration_table, fusion_table
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
@@ -23,6 +24,9 @@ _HOMES: Final = {
     "quality": ROOT / "README.md",
     "calibration": ROOT / "docs" / "scores.md",
     "fusion": ROOT / "docs" / "scores.md",
+    "long_documents": ROOT / "docs" / "long-documents.md",
+    "deadline": ROOT / "docs" / "deadlines.md",
+    "cascade": ROOT / "docs" / "cascades.md",
 }
 PAGES: Final = {name: page for name, page in _HOMES.items() if (RESULTS / f"{name}.json").exists()}
 """Where each table stands that has been measured."""
@@ -103,6 +107,9 @@ _TABLES: Final = {
     "quality": quality_table,
     "calibration": calibration_table,
     "fusion": fusion_table,
+    "long_documents": long_documents_table,
+    "deadline": deadline_table,
+    "cascade": cascade_table,
 }
 
 

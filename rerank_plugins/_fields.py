@@ -14,7 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from rerank_plugins._model_fields import ModelFields
 from rerank_plugins.core.batching.jobs import Priority
 from rerank_plugins.core.bi_encoder import BiEncoder
-from rerank_plugins.core.checks import check_count, check_number, check_top_n
+from rerank_plugins.core.checks import check_count, check_deadline, check_number, check_top_n
 from rerank_plugins.core.config import MINI, Optimize
 from rerank_plugins.core.embedding_form import Precision
 from rerank_plugins.core.policy import Activation, Fusion, LongDocuments, OnError, Overload
@@ -97,9 +97,12 @@ class RerankerFields(ModelFields):
     def _checked_count(cls, value: Any, info: ValidationInfo) -> int | None:  # noqa: ANN401
         return check_count(str(info.field_name), value, "for all", least=0)
 
-    @field_validator(
-        "score_threshold", "fusion_weight", "drop_similar", "deadline_ms", mode="before"
-    )
+    @field_validator("deadline_ms", mode="before")
+    @classmethod
+    def _checked_deadline(cls, value: Any) -> float | None:  # noqa: ANN401
+        return check_deadline(value)
+
+    @field_validator("score_threshold", "fusion_weight", "drop_similar", mode="before")
     @classmethod
     def _checked_number(cls, value: Any, info: ValidationInfo) -> float | None:  # noqa: ANN401
         return check_number(str(info.field_name), value, "for none")

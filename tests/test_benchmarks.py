@@ -8,11 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import calibration, cascade, concurrency, fusion, quality, tables
+from benchmarks import (
+    calibration,
+    cascade,
+    concurrency,
+    deadline,
+    fusion,
+    long_documents,
+    quality,
+    tables,
+)
+from benchmarks import first_stage as first_stages
 from benchmarks.candidates import Candidates, candidates
 from benchmarks.load.memory import measure_soak
 from rerank_plugins import Reranker
 from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.evaluation.beir import read_beir
 
 
 @pytest.mark.parametrize("name", tables.PAGES)
@@ -76,23 +87,78 @@ def test_calibration_and_fusion_of_candidates() -> None:
     assert fused["fitted"]["nDCG@10"] > fused["first_stage"]
 
 
-def test_cascades_on_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rankings made from the full run's scores are those of the real cascade."""
-    monkeypatch.setattr(cascade, "KEEPS", (2, 99))
+@pytest.fixture
+def weather(tmp_path: Path) -> Path:
+    """Six questions, each about one of twelve texts, two of them an article."""
     (tmp_path / "qrels").mkdir()
-    texts = {"a": "Rain falls.", "b": "Tea is hot.", "c": "It rains.", "d": "Fog."}
-    corpus = "\n".join(json.dumps({"_id": key, "text": text}) for key, text in texts.items())
+    words = ("rain", "tea", "fog", "gold", "bread", "moon")
+    rows = [
+        {"_id": f"{word}{part}", "title": word, "text": f"{word} is {what}. " + "So it is. " * 30}
+        for word in words
+        for part, what in enumerate(("found here", "made of something"))
+    ]
+    corpus = "\n".join(map(json.dumps, rows))
     (tmp_path / "corpus.jsonl").write_text(corpus, encoding="utf-8")
-    question = json.dumps({"_id": "q", "text": "What is tea?"})
-    (tmp_path / "queries.jsonl").write_text(question, encoding="utf-8")
-    qrels = "query-id\tcorpus-id\tscore\nq\tb\t1\n"
-    (tmp_path / "qrels" / "test.tsv").write_text(qrels, encoding="utf-8")
-    found = cascade.measure(tmp_path, 5, Reranker())
-    assert list(found["cascades"]) == ["2"]
-    assert found["full"]["nDCG@10"] == found["cascades"]["2"]["nDCG@10"] == 1
-    assert found["cascades"]["2"]["timed"]["same_top_10"] == 1
-    assert 0 < found["cascades"]["2"]["timed"]["tokens_share"] < 1
-    assert found["candidates"] == len(texts)
+    questions = [{"_id": word, "text": f"What is {word} made of?"} for word in words]
+    asked = "\n".join(map(json.dumps, questions))
+    (tmp_path / "queries.jsonl").write_text(asked, encoding="utf-8")
+    qrels = "".join(f"{word}\t{word}1\t1\n" for word in words)
+    (tmp_path / "qrels" / "test.tsv").write_text("query\tcorpus\tscore\n" + qrels, "utf-8")
+    return tmp_path
+
+
+def test_cascades_on_a_set(weather: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cascade, "KEEPS", (4, 99))
+    monkeypatch.setattr(cascade, "CHOSEN", 4)
+    found = cascade.measure(weather, 6, 6, Reranker())
+    assert (found["candidates"], list(found["cascades"])) == (12, ["4"])
+    kept = found["cascades"]["4"]
+    assert 0.2 < kept["tokens_share"] < 0.5
+    assert kept["difference"]["mean"] == pytest.approx(kept["nDCG@10"] - found["full"]["nDCG@10"])
+    assert found["margin"]["loss"] <= cascade.LOSS
+    assert found["margin"]["tokens_share"] <= kept["tokens_share"]
+    timed = cascade.time_set(weather, 2, Reranker())
+    assert timed["same_top_10"] == 1
+    assert 0 < timed["processor_share"] < 1
+
+
+@pytest.mark.parametrize("first_stage", first_stages.FIRST_STAGES)
+def test_first_stages_find_what_is_asked_for(
+    weather: Path, first_stage: first_stages.FirstStage
+) -> None:
+    pool = first_stages.pool_of(weather, 6, 1, 3, first_stage)
+    assert pool.scores.shape == (6, 3)
+    assert (np.diff(pool.scores) <= 0).all()
+    assert all(one in ids[0] for one, ids in zip(pool.asked, pool.ids, strict=True))
+    assert first_stages.pool_of(weather, 2, 1, 3, first_stage).asked == pool.asked[:2]
+
+
+def test_deadlines_on_a_set(weather: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deadline, "BUDGETS_MS", (1, 60_000))
+    pool = first_stages.pool_of(weather, 3, 1, 12, "bm25")
+    found = deadline.measure(pool, Reranker())
+    none, whole = found["budgets"]
+    assert (none["scored_least"], whole["scored_least"]) == (0, 12)
+    assert none["nDCG@10"] == found["first_stage_value"]
+    assert whole["late_ms"]["max"] < 0
+    assert whole["under_15_percent"]
+
+
+def test_long_documents_of_a_set(weather: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_documents, "SECTION", (1, 1))
+    passages = read_beir(weather).passages
+    sections = long_documents.joined(passages, "sections")
+    assert [one.paragraphs for one in sections] == [[passage.id] for passage in passages]
+    articles = long_documents.joined(passages, "articles")
+    assert [one.paragraphs for one in articles] == [
+        [passages[at].id, passages[at + 1].id] for at in range(0, 12, 2)
+    ]
+    assert all(one.text.count("So it is.") == 60 for one in articles)
+    kind = long_documents.Kind("articles", 2, 1.0)
+    found = long_documents.measure(weather, kind, 3, "mini")
+    assert (found["documents"], found["questions"], found["found"]) == (6, 3, 1)
+    assert found["truncate"]["tokens"] == found["windows_1"]["tokens"]  # nothing is long here
+    assert found["windows_1"]["over_truncate"]["mean"] == 0
 
 
 def test_a_measure_keeps_the_results_of_the_others(tmp_path: Path) -> None:

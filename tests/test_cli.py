@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -16,6 +17,7 @@ from rerank_plugins import Reranker, __version__
 from rerank_plugins.cli import main
 from rerank_plugins.cli.app import app
 from rerank_plugins.cli.rerank import rerank
+from rerank_plugins.cli.serve import serve
 
 QUESTION = "Who wrote Faust?"
 TEXTS = ["It rains in Weimar.", "Goethe wrote Faust.", "Faust is a city in no country."]
@@ -25,7 +27,7 @@ def run(*arguments: object, stdin: str | bytes | None = None) -> Result:
     return CliRunner().invoke(app, [str(one) for one in arguments], input=stdin)
 
 
-def ranked(*arguments: object, stdin: str | bytes | None = None) -> list[dict[str, object]]:
+def ranked(*arguments: object, stdin: str | bytes | None = None) -> list[dict[str, Any]]:
     result = run("rerank", "--query", QUESTION, "--json", *arguments, stdin=stdin)
     assert result.exit_code == 0, result.output
     return [json.loads(line) for line in result.stdout.splitlines()]
@@ -48,16 +50,19 @@ def test_help_names_the_commands() -> None:
     assert "rerank" in shown
 
 
-FIRST = {"fusion", "fusion_weight", "deadline_ms", "on_error"}
-"""A file has no first-stage scores, and a command may take its time and fail."""
+OTHERS = {"idle_unload_s", "priority", "overload", "cache_mb", "cache_entries"}
+"""A command that ranks once has no other callers, and no second request to remember for."""
+
+REQUESTS = {"top_n", "on_error", "priority", "overload"}
+"""Of the server: said by each request, or by its status."""
 
 
-def test_options_are_the_settings_of_the_reranker() -> None:
+@pytest.mark.parametrize(("command", "without"), [(rerank, OTHERS), (serve, REQUESTS)])
+def test_options_are_the_settings_of_the_reranker(command: Any, without: set[str]) -> None:
     settings = inspect.signature(Reranker.__init__).parameters
-    options = inspect.signature(rerank).parameters
-    # A command that ranks once has no other callers to wait for or to unload for.
-    shared = {name for name in settings if name.startswith("cache_") and name != "cache_folder"}
-    for name in set(settings) - {"self", "idle_unload_s", "priority", "overload"} - shared - FIRST:
+    options = inspect.signature(command).parameters
+    assert without <= set(settings)
+    for name in set(settings) - {"self"} - without:
         assert options[name].default == settings[name].default, name
 
 
@@ -117,6 +122,61 @@ def test_settings_reach_the_reranker(lines: Path) -> None:
     assert "1 of 1 documents are longer" in cut.stderr
 
 
+def test_fields_and_first_stage_scores_are_read(tmp_path: Path) -> None:
+    rows = [{"text": text, "title": "Faust", "found": score} for score, text in enumerate(TEXTS)]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    first_stage = ["--fusion", "weighted", "--fusion-weight", 0]
+    assert [row["index"] for row in ranked(file, *first_stage)] == [0, 1, 2]
+    known = [*first_stage, "--first-stage-key", "found"]
+    assert [row["index"] for row in ranked(file, *known)] == [2, 1, 0]
+    titled = {row["text"]: row["raw_score"] for row in ranked(file, "--metadata-key", "title")}
+    expected = Reranker().rank(QUESTION, [f"title: Faust\n\n{text}" for text in TEXTS])
+    assert [titled[TEXTS[one.index]] for one in expected] == [one.raw_score for one in expected]
+
+
+def test_a_window_is_one_of_the_text_as_it_was_read_in() -> None:
+    text = "sun " * 60 + "Goethe wrote Faust. " + "sun " * 60
+    row = json.dumps({"text": text, "title": "Weimar"})
+    windows = ["--long-documents", "windows", "--max-length", 64, "--window-overlap", 16]
+    start, end = ranked("--jsonl", "--metadata-key", "title", *windows, stdin=row)[0]["window"]
+    assert "Goethe wrote Faust." in text[start:end]
+    few = run("rerank", "-q", QUESTION, *windows, "--max-windows", 1, stdin=text)
+    assert "1 of 1 documents have more windows than are read" in few.stderr
+
+
+def test_what_a_deadline_leaves_is_said_and_shown() -> None:
+    many = "\n".join(f"{number} " + "word " * 200 for number in range(300))
+    command = ["rerank", "-q", QUESTION, "--dtype", "float32", "--deadline-ms", 100]
+    result = run(*command, "--json", stdin=many)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(rows) == 300
+    assert (rows[-1]["scored"], rows[-1]["relevance_score"], rows[-1]["raw_score"]) == (
+        False,
+        None,
+        None,
+    )
+    assert "of 300 documents were not scored within 100 ms" in result.stderr
+    assert run(*command, stdin=many).stdout.splitlines()[-1].split()[1] == "-"
+
+
+@pytest.mark.slow
+def test_scores_outlast_the_command(lines: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "scores"
+    command = [sys.executable, "-m", "rerank_plugins.cli", "rerank", "-q", QUESTION, "--json"]
+    first, second = (
+        subprocess.run(  # noqa: S603
+            [*command, "--cache-dir", str(folder), str(lines)],
+            capture_output=True,
+            check=True,
+            cwd=Path(__file__).parents[1],
+        ).stdout
+        for _ in range(2)
+    )
+    assert first == second
+    assert any(folder.iterdir())
+
+
 def test_odd_texts_are_shown_without_harm() -> None:
     odd = [{"text": text} for text in ("\ud800", "\x1b[31mred", "אבג 🎭", "[bold]x[/bold]", "")]
     stdin = "\n".join(json.dumps(row) for row in odd)
@@ -148,6 +208,9 @@ def test_no_documents_is_said_and_is_no_error() -> None:
         (["--backend", "abacus"], b"a", "backend is 'abacus'"),
         (["--device", "abacus"], b"a", "device is 'abacus'"),
         (["--model", "./no/such/model"], b"a", "there is no folder './no/such/model'"),
+        (["--calibrator", "none.json"], b"a", "the calibrator cannot be read"),
+        (["--fusion-weight", "2"], b"a", "fusion_weight is 2"),
+        (["--deadline-ms", "0"], b"a", "deadline_ms is 0"),
         (["--query", " "], b"a", "nothing can be relevant to an empty query"),
     ],
 )

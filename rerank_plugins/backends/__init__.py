@@ -103,8 +103,8 @@ class TableLoader:
             raise ConfigurationError(message)
         if config.optimize != "none" and name in _NOT_COMPILED:
             message = (
-                f"optimize is {config.optimize!r}, and the backend of {config.model!r} is {name!r}; "
-                "only the torch backend's models can be compiled. Leave it out."
+                f"optimize is {config.optimize!r}, and the backend of {config.model!r} is "
+                f"{name!r}; only torch's can compile a model. Leave it out."
             )
             raise ConfigurationError(message)
         resolved: ModelConfig = self._class(name).resolve(replace(config, backend=name))

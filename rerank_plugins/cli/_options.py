@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from rerank_plugins.core.config import Dtype, Optimize
+from rerank_plugins.core.policy import Activation, Fusion, LongDocuments
 
 Model = Annotated[
     str, typer.Option(help='"mini" (embedded, English), a Hugging Face Hub name or a folder.')
@@ -29,3 +30,90 @@ LocalFilesOnly = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
 ]
+
+# How a ranking is made of scores; the names are those of the reranker's settings.
+
+_RANKING: Final = "Ranking"
+_READING: Final = "What the model reads"
+
+ScoreThreshold = Annotated[
+    float | None,
+    typer.Option(help="Leave out documents with a lower score.", rich_help_panel=_RANKING),
+]
+ActivationOption = Annotated[
+    Activation,
+    typer.Option(
+        "--activation",
+        help="sigmoid for scores from 0 to 1, none for logits.",
+        rich_help_panel=_RANKING,
+    ),
+]
+CalibratorFile = Annotated[
+    str | None,
+    typer.Option(help="JSON file that makes probabilities of scores.", rich_help_panel=_RANKING),
+]
+FusionOption = Annotated[
+    Fusion,
+    typer.Option(
+        "--fusion",
+        help="rrf or weighted lets the first stage have a say: its scores, or the input's order.",
+        rich_help_panel=_RANKING,
+    ),
+]
+FusionWeight = Annotated[
+    float,
+    typer.Option(help="The model's share in a fusion, 0 to 1.", rich_help_panel=_RANKING),
+]
+DropSimilar = Annotated[
+    float | None,
+    typer.Option(
+        help="Leave out documents this similar to a better one, 0 to 1.", rich_help_panel=_RANKING
+    ),
+]
+SimilarityModel = Annotated[
+    str,
+    typer.Option(help="The bi-encoder that tells what is similar.", rich_help_panel=_RANKING),
+]
+LongDocumentsOption = Annotated[
+    LongDocuments,
+    typer.Option(
+        "--long-documents",
+        help="truncate, or read long documents whole in windows.",
+        rich_help_panel=_READING,
+    ),
+]
+WindowOverlap = Annotated[
+    int,
+    typer.Option(
+        help="Tokens that a window shares with the one before it.", rich_help_panel=_READING
+    ),
+]
+MaxWindows = Annotated[
+    int,
+    typer.Option(
+        help="Most windows of a document, spread evenly over it.", rich_help_panel=_READING
+    ),
+]
+BestWindows = Annotated[
+    int,
+    typer.Option(
+        help="A document's score is the mean of its best so many windows.",
+        rich_help_panel=_READING,
+    ),
+]
+QueryPrompt = Annotated[
+    str | None,
+    typer.Option(
+        help="Put before the query; the model's own by default.", rich_help_panel=_READING
+    ),
+]
+DocumentPrompt = Annotated[
+    str | None,
+    typer.Option(
+        help="Put before documents; the model's own by default.", rich_help_panel=_READING
+    ),
+]
+CacheDir = Annotated[
+    str | None, typer.Option(help="Folder for scores that outlast the process; none by default.")
+]
+CacheDirMb = Annotated[float, typer.Option(help="Megabytes of that folder.")]

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from rerank_plugins import RankedDocument, Reranker
-from rerank_plugins.cli._console import err, out, printable
-from rerank_plugins.cli._inputs import STDIN, Item, read_items
+from rerank_plugins import Reranker
+from rerank_plugins.cli._console import err
+from rerank_plugins.cli._inputs import STDIN, read_items
 from rerank_plugins.cli._options import (
+    ActivationOption,
     Backend,
+    BestWindows,
+    CacheDir,
+    CacheDirMb,
     CacheFolder,
+    CalibratorFile,
     DataType,
     Device,
+    DocumentPrompt,
+    DropSimilar,
+    FusionOption,
+    FusionWeight,
     LocalFilesOnly,
+    LongDocumentsOption,
     MaxLength,
+    MaxWindows,
     Model,
     Optimizing,
+    QueryPrompt,
     Revision,
+    ScoreThreshold,
+    SimilarityModel,
     TrustRemoteCode,
+    WindowOverlap,
 )
+from rerank_plugins.cli._ranked import remarks, show_document
 from rerank_plugins.core.config import MINI
-from rerank_plugins.core.policy import Activation, LongDocuments
+from rerank_plugins.core.metadata import known_scores, with_metadata
+from rerank_plugins.core.policy import OnError
 
 
 def rerank(
@@ -37,9 +53,7 @@ def rerank(
     *,
     query: Annotated[str, typer.Option("--query", "-q", help="What the documents should answer.")],
     top_n: Annotated[int | None, typer.Option(help="How many to show; all by default.")] = None,
-    score_threshold: Annotated[
-        float | None, typer.Option(help="Leave out documents with a lower score.")
-    ] = None,
+    score_threshold: ScoreThreshold = None,
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="The input is JSONL, whatever its name.")
     ] = False,
@@ -52,38 +66,47 @@ def rerank(
     dtype: DataType = "auto",
     optimize: Optimizing = "none",
     max_length: MaxLength = 512,
-    activation: Annotated[
-        Activation, typer.Option(help="sigmoid for scores from 0 to 1, none for logits.")
-    ] = "sigmoid",
-    calibrator: Annotated[
-        str | None, typer.Option(help="JSON file that makes probabilities of scores.")
+    activation: ActivationOption = "sigmoid",
+    calibrator: CalibratorFile = None,
+    fusion: FusionOption = "none",
+    fusion_weight: FusionWeight = 0.5,
+    first_stage_key: Annotated[
+        str,
+        typer.Option(help="JSONL field of the first stage's score.", rich_help_panel="Ranking"),
+    ] = "score",
+    drop_similar: DropSimilar = None,
+    similarity_model: SimilarityModel = MINI,
+    deadline_ms: Annotated[
+        float | None,
+        typer.Option(
+            help="Milliseconds after which to stop scoring; loading the model is not counted.",
+            rich_help_panel="Ranking",
+        ),
     ] = None,
-    drop_similar: Annotated[
-        float | None, typer.Option(help="Leave out documents this similar to a better one, 0 to 1.")
-    ] = None,
-    similarity_model: Annotated[
-        str, typer.Option(help="The bi-encoder that tells what is similar.")
-    ] = MINI,
-    long_documents: Annotated[
-        LongDocuments, typer.Option(help="truncate, or read long documents whole in windows.")
-    ] = "truncate",
-    window_overlap: Annotated[
-        int, typer.Option(help="Tokens that a window shares with the one before it.")
-    ] = 64,
-    max_windows: Annotated[
-        int, typer.Option(help="Most windows of a document, spread evenly over it.")
-    ] = 32,
-    best_windows: Annotated[
-        int, typer.Option(help="A document's score is the mean of its best so many windows.")
-    ] = 1,
-    query_prompt: Annotated[
-        str | None, typer.Option(help="Put before the query; the model's own by default.")
-    ] = None,
-    document_prompt: Annotated[
-        str | None, typer.Option(help="Put before documents; the model's own by default.")
+    on_error: Annotated[
+        OnError,
+        typer.Option(
+            help="If scoring fails: raise, or passthrough the input's order.",
+            rich_help_panel="Ranking",
+        ),
+    ] = "raise",
+    long_documents: LongDocumentsOption = "truncate",
+    window_overlap: WindowOverlap = 64,
+    max_windows: MaxWindows = 32,
+    best_windows: BestWindows = 1,
+    query_prompt: QueryPrompt = None,
+    document_prompt: DocumentPrompt = None,
+    metadata_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Field that the model reads before the text; may be given again.",
+            rich_help_panel="What the model reads",
+        ),
     ] = None,
     revision: Revision = None,
     cache_folder: CacheFolder = None,
+    cache_dir: CacheDir = None,
+    cache_dir_mb: CacheDirMb = 1024,
     local_files_only: LocalFilesOnly = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -97,12 +120,18 @@ def rerank(
         max_length=max_length,
         revision=revision,
         cache_folder=cache_folder,
+        cache_dir=cache_dir,
+        cache_dir_mb=cache_dir_mb,
         local_files_only=local_files_only,
         trust_remote_code=trust_remote_code,
         top_n=top_n,
         score_threshold=score_threshold,
         activation=activation,
         calibrator=calibrator,
+        fusion=fusion,
+        fusion_weight=fusion_weight,
+        deadline_ms=deadline_ms,
+        on_error=on_error,
         drop_similar=drop_similar,
         similarity_model=similarity_model,
         long_documents=long_documents,
@@ -113,38 +142,14 @@ def rerank(
         document_prompt=document_prompt,
     )
     items = read_items(source, jsonl=jsonl)
-    ranking = reranker.rank(query, [item.text for item in items])
-    for rank, document in enumerate(ranking, start=1):
-        _show(rank, document, items[document.index], as_json=as_json)
-    if not items:
-        err.print("rerank-plugins: no documents were given.", highlight=False)
-    elif ranking.stats.truncated:
-        err.print(
-            f"{ranking.stats.truncated} of {len(items)} documents are longer than the model's "
-            "reach; only their beginning was read.",
-            highlight=False,
-        )
-
-
-def _show(rank: int, document: RankedDocument, item: Item, *, as_json: bool) -> None:
-    if as_json:
-        fields = {
-            **item.fields,
-            "index": document.index,
-            "relevance_score": document.relevance_score,
-            "raw_score": document.raw_score,
-            "truncated": document.truncated,
-            "window": document.window,
-        }
-        out.out(json.dumps(fields), highlight=False)
-        return
-    name = f"{printable(item.name)}: " if item.name else ""
-    out.print(
-        f"{rank:>3}  {document.relevance_score:.4f}  {name}{printable(item.text)}",
-        markup=False,
-        highlight=False,
-        # Files and pipes get the whole text, a terminal gets one line.
-        soft_wrap=not out.is_terminal,
-        no_wrap=True,
-        overflow="ellipsis",
+    if items:
+        reranker.warm_up()
+    ranking = reranker.rank(
+        query,
+        [with_metadata(item.text, item.fields, metadata_key or []) for item in items],
+        first_stage=known_scores(item.fields.get(first_stage_key) for item in items),
     )
+    for rank, document in enumerate(ranking, start=1):
+        show_document(rank, document, ranking, items[document.index], as_json=as_json)
+    for remark in remarks(ranking, deadline_ms, long_documents):
+        err.print(f"rerank-plugins: {remark}", markup=False, highlight=False, soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +117,7 @@ class BiEncoder(SharedModel[RoleText]):
     @property
     def dimension(self) -> int:
         """Length of an embedding in float32; binary ones have an eighth of the numbers."""
-        return self.form.dimension(cast(BiEncoderBackend, self.engine.backend).dimension)
+        return self.form.dimension(self.engine.dimension)
 
     def value_ranges(self, texts: Sequence[str]) -> FloatArray:
         """Return what ``ranges`` takes, ``(2, dimension)``, from a sample of documents.

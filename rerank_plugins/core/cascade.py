@@ -107,6 +107,11 @@ class Cascade(Closing):
                 run.take(stage, await stage.scorer.ascore_tasks(asked, stage.until(deadline)))
         return run.scored()
 
+    @property
+    def ends_early(self) -> bool:
+        """Whether a stage before the last may give a ranking its scores."""
+        return any(stage.margin is not None for stage in self.stages)
+
     def warm_up(self) -> Cascade:
         """Load the models of all stages now."""
         for stage in self.stages:

@@ -91,19 +91,21 @@ class _Underway:
         if not self._answers:
             return Scored.nothing(0, "complete")
         last = int(self._stage.max())
-        final = self._answers[max(last, 0)]
-        costs = [answer.stats for answer in self._answers]
-        complete = all(answer.status == "complete" for answer in self._answers)
+        # Out of time before the last stage: its scale is another, and no threshold holds for it.
+        final = last == len(self._answers) - 1
+        answer = self._answers[max(last, 0)]
+        costs = [one.stats for one in self._answers]
+        complete = all(one.status == "complete" for one in self._answers)
         return Scored(
             scores=self._scores,
             stage=self._stage,
             truncated=self._truncated,
             windows=self._windows,
-            model=final.model,
-            scale=final.scale,
+            model=answer.model if final else None,
+            scale=answer.scale,
             stats=RankingStats(
                 documents=len(self._scores),
-                scored=int((self._stage == last).sum()) if last != NOT_SCORED else 0,
+                scored=int((self._stage == last).sum()) if final and last != NOT_SCORED else 0,
                 pairs=sum(one.pairs for one in costs),
                 tokens=sum(one.tokens for one in costs),
                 truncated=int(self._truncated.sum()),
@@ -114,5 +116,6 @@ class _Underway:
                 compute_s=sum(one.compute_s for one in costs),
             ),
             status="complete" if complete else "partial",
-            error=next((answer.error for answer in self._answers if answer.error), None),
+            error=next((one.error for one in self._answers if one.error), None),
+            final=final,
         )

@@ -61,6 +61,17 @@ def check_number(
     return value
 
 
+def check_deadline(deadline_ms: float | None) -> float | None:
+    """Return a deadline of at least a millisecond; None and infinity are none.
+
+    Raises:
+        ConfigurationError: If it is anything else.
+    """
+    if isinstance(deadline_ms, float) and deadline_ms == math.inf:
+        return deadline_ms
+    return check_number("deadline_ms", deadline_ms, "for no deadline", low=1)
+
+
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Check that a setting has one of its values.
 

@@ -26,6 +26,7 @@ from rerank_plugins.core.policy import (
     ScoringConfig,
 )
 from rerank_plugins.core.protocols import CrossEncoderBackend
+from rerank_plugins.core.ranked import check_scale
 from rerank_plugins.core.scored import Scorer
 from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import ConfigurationError
@@ -158,6 +159,7 @@ class ConfiguredReranker(Closing):
             deadline_ms=deadline_ms,
             on_error=on_error,
         )
+        check_scale(scorer, self.config)
 
     @property
     def scorer(self) -> Scorer:
@@ -176,7 +178,7 @@ class ConfiguredReranker(Closing):
             ModelLoadError: If the model cannot be loaded.
             MissingDependencyError: If its backend's extra is not installed.
         """
-        self._pipeline.scorer.warm_up()
+        self._pipeline.warm_up()
         return self
 
     def close(self) -> None:

@@ -35,16 +35,26 @@ class Cutter:
 
     def __call__(self, query: str, texts: Sequence[str]) -> list[list[Window]]:
         """Return the windows of each text; a text that fits is one window."""
-        room = max(1, self._room(query) - _SPARE - len(self._spans([self.prompt])[0]))
+        whole = self._room(query)
+        room = max(1, whole - _SPARE - len(self._spans([self.prompt])[0]))
         # No tokenizer makes more tokens than a text has bytes.
         long = [text for text in dict.fromkeys(texts) if _bytes(text) > room]
         spans = dict(zip(long, self._spans(long), strict=True))
+        # What is read in one needs no spare room: it is not cut out of anything.
+        for text, own in list(spans.items()):
+            if len(own) <= room or (len(own) <= whole and self._fits(text, whole)):
+                del spans[text]
         return [
             split(text, spans[text], room, self.overlap)
             if text in spans
             else [Window(0, len(text))]
             for text in texts
         ]
+
+    def _fits(self, text: str, whole: int) -> bool:
+        """Return whether the model reads all of a text, prompt included."""
+        exact = isinstance(self.backend, Tokenising)
+        return exact and len(self._spans([self.prompt + text])[0]) <= whole
 
     def _room(self, query: str) -> int:
         if isinstance(self.backend, Tokenising):

@@ -24,6 +24,9 @@ class DuplicateFilter:
     A greedy choice, as in Carbonell and Goldstein's maximal marginal relevance (1998), but
     with a bound on the similarity in place of a trade against relevance: a relevant document
     is never pushed down, only a repetition left out.
+
+    Attributes:
+        encoder: What embeds the documents.
     """
 
     def __init__(self, similarity: float, encoder: BiEncoder) -> None:
@@ -44,7 +47,7 @@ class DuplicateFilter:
             )
             raise ConfigurationError(message)
         self._similarity = similarity
-        self._encoder = encoder
+        self.encoder = encoder
 
     def filter(
         self, ranked: Sequence[RankedDocument], top_n: int | None
@@ -52,7 +55,7 @@ class DuplicateFilter:
         """Return the first ``top_n`` documents that repeat none before them."""
         kept = _Kept(self._similarity, top_n)
         for part in kept.parts(ranked):
-            kept.add(part, self._encoder.encode_documents([one.text for one in part]))
+            kept.add(part, self.encoder.encode_documents([one.text for one in part]))
         return tuple(kept.documents)
 
     async def afilter(
@@ -61,7 +64,7 @@ class DuplicateFilter:
         """Do the same without blocking the event loop; see :meth:`filter`."""
         kept = _Kept(self._similarity, top_n)
         for part in kept.parts(ranked):
-            kept.add(part, await self._encoder.aencode_documents([one.text for one in part]))
+            kept.add(part, await self.encoder.aencode_documents([one.text for one in part]))
         return tuple(kept.documents)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, Generic, TypeVar
 
@@ -13,7 +13,7 @@ from rerank_plugins.core.batching.scheduler import Scheduler
 from rerank_plugins.core.batching.stats import EngineStats
 from rerank_plugins.core.batching.waiting import answer_of, wait_for
 from rerank_plugins.core.closing import Closing
-from rerank_plugins.core.protocols import Backend
+from rerank_plugins.core.protocols import Backend, Prompted, Role
 from rerank_plugins.core.sources import Source
 from rerank_plugins.core.types import ModelIdentity, ScoreScale
 
@@ -26,11 +26,13 @@ MAX_QUEUE_TOKENS: Final = 4_000_000
 class Engine(Closing, Generic[ItemT]):
     """Computes items for all its callers at once, from threads, event loops and futures.
 
-    A context manager that closes itself. Get one by
-    :func:`~rerank_plugins.core.registry.get_engine`.
+    A context manager that closes itself, from :func:`~rerank_plugins.core.registry.get_engine`.
+    What it says of its backend it noted when that was loaded: asking loads none again.
 
     Attributes:
         scale: What its scores mean; undeclared for a bi-encoder.
+        prompts: What the model's own configuration puts before texts of each role.
+        dimension: Length of a bi-encoder's vectors; 0 for scores.
     """
 
     def __init__(self, source: Source, *, max_queue_tokens: int = MAX_QUEUE_TOKENS) -> None:
@@ -47,6 +49,8 @@ class Engine(Closing, Generic[ItemT]):
         backend = source.backend()
         self._source = source
         self.scale: ScoreScale = getattr(backend, "scale", ScoreScale.UNDECLARED)
+        self.prompts: Mapping[Role, str] = backend.prompts if isinstance(backend, Prompted) else {}
+        self.dimension: int = getattr(backend, "dimension", 0)
         name = f"the engine of {backend.identity.model!r}"
         self._scheduler = Scheduler(source, name, max_queue_tokens)
 
@@ -62,10 +66,7 @@ class Engine(Closing, Generic[ItemT]):
 
     @property
     def idle_unload_s(self) -> float | None:
-        """Seconds without work after which the model's memory is given back; None is never.
-
-        The next request loads the model again.
-        """
+        """Seconds without work after which the model is unloaded until the next; None: never."""
         return self._scheduler.crew.idle_unload_s
 
     @idle_unload_s.setter

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any, Final
 
 from rerank_plugins.core.types import RankedDocument, Ranking
@@ -51,11 +53,18 @@ def notes(ranking: Ranking, document: RankedDocument, text: str) -> dict[str, An
 
 
 def known_scores(scores: Iterable[Any]) -> list[float] | None:
-    """Return first-stage scores if each document has one, else None: then its order counts."""
+    """Return first-stage scores if each document has one, else None: then its order counts.
+
+    >>> known_scores([0.5, 2]), known_scores([0.5, None]), known_scores([0.5, float("nan")])
+    ([0.5, 2.0], None, None)
+    """
     listed = list(scores)
-    if any(isinstance(one, bool) or not isinstance(one, (int, float)) for one in listed):
-        return None
-    return [float(one) for one in listed]
+    return [float(one) for one in listed] if all(map(_is_score, listed)) else None
+
+
+def _is_score(value: object) -> bool:
+    # Real: vector stores give numpy's numbers too.
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
 def shown(document: RankedDocument) -> float | None:

@@ -16,7 +16,7 @@ from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.loading import ModelSettings
 from rerank_plugins.core.pairing import PairedTask, together
 from rerank_plugins.core.policy import ScoringConfig
-from rerank_plugins.core.protocols import CrossEncoderBackend, Prompted, Role
+from rerank_plugins.core.protocols import CrossEncoderBackend, Role
 from rerank_plugins.core.scored import Scored, Scorer, Task
 from rerank_plugins.core.shared_model import SharedModel
 from rerank_plugins.core.types import TextPair
@@ -83,17 +83,17 @@ class ModelScorer(SharedModel[TextPair]):
         }
 
     def _pair(self, engine: Engine[TextPair], tasks: Sequence[Task]) -> list[PairedTask]:
-        backend, config = engine.backend, self._config
-        prompts = _prompts(backend, config)
+        config = self._config
+        prompts = _prompts(engine.prompts, config)
         cut = None
         if config.long_documents == "windows":
-            cut = Cutter(backend, config.max_length, config.window_overlap, prompts["document"])
+            before = prompts["document"]
+            cut = Cutter(engine.backend, config.max_length, config.window_overlap, before)
         return [PairedTask(task, config, prompts, cut) for task in tasks]
 
 
-def _prompts(backend: object, config: ScoringConfig) -> dict[Role, str]:
+def _prompts(own: Mapping[Role, str], config: ScoringConfig) -> dict[Role, str]:
     """Return what goes before queries and documents; what was set beats the model's own."""
-    own: Mapping[Role, str] = backend.prompts if isinstance(backend, Prompted) else {}
     given: dict[Role, str | None] = {
         "query": config.query_prompt,
         "document": config.document_prompt,

@@ -64,6 +64,12 @@ class Pipeline:
         documents = await self.duplicates.afilter(ranking.documents, config.top_n)
         return replace(ranking, documents=documents)
 
+    def warm_up(self) -> None:
+        """Load what scores, and what tells repetitions."""
+        self.scorer.warm_up()
+        if self.duplicates is not None:
+            self.duplicates.encoder.warm_up()
+
     def _score(
         self, tasks: Sequence[Task], config: RerankConfig, deadline: float | None
     ) -> list[Scored]:

@@ -9,10 +9,12 @@ from rerank_plugins.core.batching.jobs import Priority
 from rerank_plugins.core.checks import (
     check_choice,
     check_count,
+    check_deadline,
     check_number,
     check_prompt,
     check_top_n,
 )
+from rerank_plugins.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from rerank_plugins.core.calibration import Calibrator
@@ -36,7 +38,8 @@ class RerankConfig:
         calibrator: Maps raw scores to probabilities, instead of the activation.
         fusion: How the first stage has a say: ``"none"``, ``"rrf"`` or ``"weighted"``.
         fusion_weight: The model's share in a fusion; the rest is the first stage's.
-        deadline_ms: Milliseconds after which a ranking is answered with what is scored.
+        deadline_ms: Milliseconds after which a ranking is answered with what is scored; None
+            and infinity wait for all.
         on_error: If scoring fails, ``"raise"``, or ``"passthrough"`` the input's order.
     """
 
@@ -60,8 +63,15 @@ class RerankConfig:
         check_choice("activation", self.activation, get_args(Activation))
         check_choice("fusion", self.fusion, get_args(Fusion))
         check_number("fusion_weight", self.fusion_weight, low=0, high=1)
-        check_number("deadline_ms", self.deadline_ms, "for no deadline", low=1)
+        check_deadline(self.deadline_ms)
         check_choice("on_error", self.on_error, get_args(OnError))
+        if self.calibrator is not None and self.fusion != "none":
+            message = (
+                f"fusion is {self.fusion!r} and there is a calibrator, but a fused score is no "
+                "score of the model, and has no probability. Leave one of them out; "
+                "calibrator(raw_scores) gives the probabilities beside a fusion."
+            )
+            raise ConfigurationError(message)
 
 
 @dataclass(frozen=True)

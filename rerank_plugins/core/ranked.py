@@ -10,8 +10,26 @@ from numpy.typing import NDArray
 from rerank_plugins.core.fusion import fuse
 from rerank_plugins.core.ordering import activate, order
 from rerank_plugins.core.policy import RerankConfig
-from rerank_plugins.core.scored import NOT_SCORED, Scored, Task
+from rerank_plugins.core.scored import NOT_SCORED, Scored, Scorer, Task
 from rerank_plugins.core.types import RankedDocument, Ranking
+from rerank_plugins.errors import ConfigurationError
+
+
+def check_scale(scorer: Scorer, config: RerankConfig) -> None:
+    """Refuse what compares scores, where not all rankings have them from the same model.
+
+    Raises:
+        ConfigurationError: If a cascade that may end early goes with a threshold or calibrator.
+    """
+    if not getattr(scorer, "ends_early", False):
+        return
+    for name in ("score_threshold", "calibrator"):
+        if getattr(config, name) is not None:
+            message = (
+                f"{name} is set, and a stage of the cascade has a margin: a query that ends there "
+                "has that stage's scores, on another scale. Leave one of them out."
+            )
+            raise ConfigurationError(message)
 
 
 def make_ranking(task: Task, scored: Scored, config: RerankConfig) -> Ranking:
@@ -29,7 +47,7 @@ def make_ranking(task: Task, scored: Scored, config: RerankConfig) -> Ranking:
         ConfigurationError: If the calibrator belongs to another model.
     """
     last = scored.stage.max(initial=NOT_SCORED)
-    final = (scored.stage == last) & (last != NOT_SCORED)
+    final = (scored.stage == last) & (last != NOT_SCORED) & scored.final
     raw = np.where(final, scored.scores, np.float32(np.nan))
     relevance = _relevance(task, scored, raw, config)
     places = order(scored.stage, _keys(task, scored, final, relevance, config))

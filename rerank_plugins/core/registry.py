@@ -35,11 +35,16 @@ class _Registry:
         engine = self._asked.get((kind, config))
         return None if engine is None or engine.closed else engine
 
+    def loaded(self, kind: Kind, config: ModelConfig) -> Engine[Any] | None:
+        """Return the engine if there is one, in whatever words it was asked for."""
+        if not any(one == kind for one, _ in list(self._engines)):
+            return None  # resolving imports what loads models
+        return self._engines.get(_key(kind, config))
+
     def load(self, kind: Kind, config: ModelConfig) -> Engine[Any]:
         """Return the engine, loading its model if nobody has; one thread loads."""
         loader = get_loader(kind)
-        # The length is a setting of each request: engines that differ in it alone are one.
-        key: tuple[Kind, ModelConfig] = (kind, replace(loader.resolve(config), max_length=None))
+        key = _key(kind, config)
         with self._lock:
             gate = self._gates.setdefault(key, threading.Lock())
         with gate:
@@ -66,6 +71,11 @@ class _Registry:
 
 
 _registry = _Registry()
+
+
+def _key(kind: Kind, config: ModelConfig) -> tuple[Kind, ModelConfig]:
+    # The length is a setting of each request: engines that differ in it alone are one.
+    return kind, replace(get_loader(kind).resolve(config), max_length=None)
 
 
 def get_engine(kind: Kind, model: Model, policies: ModelConfig | None = None) -> Engine[Any]:
@@ -110,6 +120,20 @@ def _apply(policies: ModelConfig, engine: Engine[Any]) -> None:
     if policies.cache_dir is not None:
         folder = Path(policies.cache_dir).expanduser().absolute()
         engine.cache.attach(folder, int(policies.cache_dir_mb * 2**20))
+
+
+def close_engine(kind: Kind, model: Model) -> None:
+    """Close the engine of a model, if this process has one; see :func:`get_engine`.
+
+    Raises:
+        ConfigurationError: If no backend of that name exists.
+    """
+    if isinstance(model, ModelConfig):
+        engine = _registry.loaded(kind, model)
+    else:
+        engine = _registry.wrap(model)
+    if engine is not None:
+        engine.close()
 
 
 def close_engines() -> None:

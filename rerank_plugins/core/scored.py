@@ -52,6 +52,8 @@ class Scored:
         stats: What it cost.
         status: Whether something is missing.
         error: What failed, where something did.
+        final: Whether the highest stage's scores are those of the ranking's model; otherwise
+            they order the documents, and none counts as scored.
     """
 
     scores: FloatArray
@@ -63,6 +65,7 @@ class Scored:
     stats: RankingStats
     status: RankingStatus = "complete"
     error: str | None = None
+    final: bool = True
 
     @classmethod
     def nothing(cls, documents: int, status: RankingStatus, error: str | None = None) -> Scored:

@@ -10,7 +10,7 @@ from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.loading import Kind, ModelSettings
 from rerank_plugins.core.protocols import check_backend
-from rerank_plugins.core.registry import aget_engine, get_engine
+from rerank_plugins.core.registry import aget_engine, close_engine, get_engine
 
 ItemT = TypeVar("ItemT", bound=tuple[Any, ...])
 SelfT = TypeVar("SelfT", bound="SharedModel[Any]")
@@ -67,8 +67,11 @@ class SharedModel(Closing, Generic[ItemT]):
         return self
 
     def close(self) -> None:
-        """Release the model in the whole process; the next request loads it again."""
-        self.engine.close()
+        """Release the model in the whole process; the next request loads it again.
+
+        What nobody has loaded stays so.
+        """
+        close_engine(self._kind, self._model)
 
     def __enter__(self: SelfT) -> SelfT:
         """Load the model."""

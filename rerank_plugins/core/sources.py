@@ -100,7 +100,11 @@ class InjectedModel:
         """Do nothing: the backend could not be had again."""
 
     def close(self) -> None:
-        """Close the backend."""
+        """Close the backend; its death matters no more.
+
+        At the interpreter's end it comes when half of what would be called is gone.
+        """
+        self.on_death = None
         backend = self._reference()
         if backend is not None:
             backend.close()

@@ -16,6 +16,7 @@ from rerank_plugins.serving.failures import JsonResponse
 from rerank_plugins.serving.record import record_of
 from rerank_plugins.serving.schemas import ERRORS
 from rerank_plugins.serving.service import STATUS_HEADER, rank
+from rerank_plugins.serving.settings import ServerSettings
 from rerank_plugins.serving.texts import Body, DeadlineMs, Text, Texts
 
 router: Final = APIRouter(tags=["Cohere"])
@@ -78,7 +79,8 @@ class RerankV1(Body):
     ] = None
     return_documents: bool | None = None
     max_chunks_per_doc: Annotated[
-        int | None, Field(ge=1, description="A document is read as one chunk at most.")
+        int | None,
+        Field(ge=1, description="At least the windows that the server reads; else refused."),
     ] = None
 
 
@@ -127,9 +129,21 @@ async def rerank_v1(
     body: RerankV1, request: Request, deadline_ms: DeadlineMs = None
 ) -> JsonResponse:
     """Rank documents, which may be objects with several fields, for a query."""
+    _check_chunks(request.app.state.settings, body.max_chunks_per_doc)
     texts = [_read(one, body.rank_fields, at) for at, one in enumerate(body.documents)]
     ranking = await rank(request, body.query, texts, top_n=body.top_n, deadline_ms=deadline_ms)
     return _answer(request, ranking, "1", body.documents if body.return_documents else None)
+
+
+def _check_chunks(settings: ServerSettings, asked: int | None) -> None:
+    """Refuse to read fewer chunks than the server does; without windows it reads one."""
+    most = settings.max_windows if settings.long_documents == "windows" else 1
+    if asked is not None and (most is None or asked < most):
+        message = (
+            f"max_chunks_per_doc is {asked}; this server reads "
+            f"{'all' if most is None else f'up to {most}'} windows of a document. Leave it out."
+        )
+        raise InvalidInputError(message)
 
 
 def _read(document: str | dict[str, str], fields: list[str] | None, position: int) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any, Final, TypedDict
+from dataclasses import fields
+from typing import Any, Final
 
 from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins._fields import RerankerFields
 from rerank_plugins.core.batching.computed import Computed
 from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.protocols import Role, RoleText
@@ -17,13 +19,19 @@ from rerank_plugins.serving.settings import ServerSettings
 _LONGEST_WAIT: Final = 60
 
 
-class _Shared(TypedDict):
-    device: str | None
-    dtype: Any
-    cache_folder: Any
-    local_files_only: bool
-    trust_remote_code: bool
-    cache_mb: float
+_OF_A_MODEL: Final = (
+    "device",
+    "dtype",
+    "cache_folder",
+    "local_files_only",
+    "trust_remote_code",
+    "idle_unload_s",
+    "cache_mb",
+    "cache_entries",
+    "cache_dir",
+    "cache_dir_mb",
+)
+"""Settings that hold for both models."""
 
 
 class Models:
@@ -39,27 +47,14 @@ class Models:
 
     def __init__(self, settings: ServerSettings) -> None:
         """Check the settings; :meth:`load` loads."""
-        shared: _Shared = {
-            "device": settings.device,
-            "dtype": settings.dtype,
-            "cache_folder": settings.cache_folder,
-            "local_files_only": settings.local_files_only,
-            "trust_remote_code": settings.trust_remote_code,
-            "cache_mb": settings.cache_mb,
-        }
+        given = {one.name: getattr(settings, one.name) for one in fields(settings)}
+        own = {name: value for name, value in given.items() if name in RerankerFields.model_fields}
         self.reranker, self.bulk = (
-            Reranker(
-                settings.model,
-                backend=settings.backend,
-                max_length=settings.max_length,
-                revision=settings.revision,
-                priority=priority,
-                overload="raise",
-                **shared,
-            )
+            Reranker(**own, priority=priority, overload="raise")
             for priority in ("interactive", "bulk")
         )
         embedding = settings.embedding_model
+        shared: dict[str, Any] = {name: given[name] for name in _OF_A_MODEL}
         self.encoder = None if embedding is None else BiEncoder(embedding, **shared)
         self.loaded = False
         self.error: RerankError | None = None

@@ -108,7 +108,7 @@ async def embeddings(
                 {"object": "embedding", "index": index, "embedding": one}
                 for index, one in enumerate(encoded)
             ],
-            "model": request.app.state.models.encoder.engine.backend.identity.model,
+            "model": request.app.state.models.encoder.engine.identity.model,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
     )

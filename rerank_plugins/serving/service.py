@@ -46,6 +46,8 @@ async def rank(
     record = record_of(request.scope)
     record.documents = len(documents)
     reranker = models.bulk if priority == "bulk" else models.reranker
+    if deadline_ms is None:
+        deadline_ms = request.app.state.settings.deadline_ms
     ranking = await rank_in_time(
         reranker, query, documents, top_n=top_n, deadline_ms=deadline_ms, record=record
     )
@@ -89,7 +91,7 @@ async def rank_in_time(
         Refusal: If not a single document was scored in time.
     """
     left = None if deadline_ms is None else deadline_ms - record.seconds * 1000
-    if left is not None and left <= 0:
+    if left is not None and left < 1:  # the least that a reranker takes
         raise _too_late(deadline_ms)
     ranking = await reranker.arank(query, documents, top_n=top_n, deadline_ms=left)
     if documents and not ranking.stats.scored:
@@ -106,5 +108,5 @@ async def _in_time(work: Coroutine[Any, Any, T], deadline_ms: float | None, reco
 
 
 def _too_late(deadline_ms: float | None) -> Refusal:
-    message = f"not done within the {deadline_ms} ms of X-Deadline-Ms; it was cancelled."
+    message = f"not done within {deadline_ms} ms, the deadline; it was cancelled."
     return Refusal(504, message)

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rerank_plugins.core.bi_encoder import BiEncoder
+from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.core.config import MINI, Dtype
 from rerank_plugins.core.engine import MAX_QUEUE_TOKENS
+from rerank_plugins.core.policy import Activation, Fusion, LongDocuments
 from rerank_plugins.core.protocols import BiEncoderBackend, CrossEncoderBackend
 from rerank_plugins.errors import ConfigurationError
 
@@ -33,7 +36,26 @@ class ServerSettings:
         cache_folder: Where downloads are kept.
         local_files_only: Whether to use only what is already on this machine.
         trust_remote_code: Whether to run Python code that comes with a model.
-        cache_mb: Megabytes for scores computed before; 0 keeps none.
+        idle_unload_s: Seconds without work before the models are unloaded; None keeps them.
+        cache_mb: Megabytes for results computed before; 0 keeps none.
+        cache_entries: Most results in those megabytes; None sets no bound.
+        cache_dir: Folder for results that outlast the process; None keeps none.
+        cache_dir_mb: Megabytes of that folder.
+        score_threshold: As in :class:`~rerank_plugins.Reranker`, like all up to
+            ``document_prompt``; what they leave out is not in the answer.
+        activation: ``"sigmoid"`` or ``"none"``.
+        calibrator: Its JSON file, or the object.
+        fusion: The first stage has a say by the order in which documents are sent.
+        fusion_weight: The model's share in it.
+        drop_similar: Cosine from which a document repeats a better one.
+        similarity_model: The bi-encoder that tells.
+        long_documents: ``"truncate"`` or ``"windows"``.
+        window_overlap: Tokens that a window shares with the one before it.
+        max_windows: Most windows of a document.
+        best_windows: How many windows a document's score is the mean of.
+        query_prompt: Put before every query.
+        document_prompt: Put before every document.
+        deadline_ms: Milliseconds for a ranking whose request names no ``X-Deadline-Ms``.
         max_documents: Most documents (or texts to embed) in a request.
         max_characters: Most characters in a request, query and documents together.
         max_body_bytes: Most bytes in the body of a request.
@@ -51,7 +73,25 @@ class ServerSettings:
     cache_folder: str | Path | None = None
     local_files_only: bool = False
     trust_remote_code: bool = False
+    idle_unload_s: float | None = None
     cache_mb: float = 0
+    cache_entries: int | None = None
+    cache_dir: str | Path | None = None
+    cache_dir_mb: float = 1024
+    score_threshold: float | None = None
+    activation: Activation = "sigmoid"
+    calibrator: Calibrator | str | Path | None = None
+    fusion: Fusion = "none"
+    fusion_weight: float = 0.5
+    drop_similar: float | None = None
+    similarity_model: str | Path | BiEncoder = MINI
+    long_documents: LongDocuments = "truncate"
+    window_overlap: int = 64
+    max_windows: int | None = 32
+    best_windows: int = 1
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    deadline_ms: float | None = None
     max_documents: int = 1_000
     max_characters: int = 2_000_000
     max_body_bytes: int = 8 * 2**20

@@ -35,6 +35,7 @@ def slowly(seconds: float) -> Callable[[str, str], float]:
 
 
 CHEAP, DEAR = FakeCrossEncoder(by_length), FakeCrossEncoder()
+CALIBRATOR = Calibrator.fit(np.linspace(-3, 3, 40), np.arange(40) > 20, model=DEAR.identity)
 TEXTS = ["rain", "sun and wind", "rain and sun", "hail", "sun"]
 
 
@@ -219,12 +220,16 @@ def test_what_a_stage_had_no_time_for_goes_on_behind_the_rest() -> None:
     assert order(ranking) == [1, 2, 0, 3, 4]
 
 
-def test_without_time_for_the_last_stage_the_one_before_decides() -> None:
-    ranking = Cascade([(Reranker(CHEAP), 3), Watching(0)]).rank("rain", TEXTS)
+def test_without_time_for_the_last_stage_the_one_before_orders() -> None:
+    """Its scores are on another scale: none is shown, and no threshold or calibrator is applied."""
+    cascade = Cascade([(Reranker(CHEAP), 3), Watching(0)])
+    ranking = cascade.rank("rain", TEXTS)
     assert order(ranking) == [1, 2, 0, 3, 4]
-    assert ranking.status == "partial"
-    assert ranking.stats.scored == len(TEXTS)
-    assert all(document.scored for document in ranking)
+    assert (ranking.status, ranking.stats.scored, ranking.model) == ("partial", 0, None)
+    assert not any(document.scored for document in ranking)
+    assert all(math.isnan(document.relevance_score) for document in ranking)
+    for policy in ({"score_threshold": 1e9}, {"calibrator": CALIBRATOR}):
+        assert order(Reranker(cascade, **policy).rank("rain", TEXTS)) == [1, 2, 0, 3, 4]
 
 
 def test_without_time_at_all_the_order_is_kept() -> None:
@@ -286,11 +291,16 @@ def test_a_rerankers_policy_is_refused(settings: dict[str, Any], named: str) -> 
 
 
 def test_a_calibrator_is_refused() -> None:
-    calibrator = Calibrator.fit(
-        np.linspace(-3, 3, 40), np.arange(40) > 20, model=DEAR.identity, method="platt"
-    )
     with pytest.raises(ConfigurationError, match="sets calibrator"):
-        Stage(Reranker(DEAR, calibrator=calibrator))
+        Stage(Reranker(DEAR, calibrator=CALIBRATOR))
+
+
+@pytest.mark.parametrize("policy", [{"score_threshold": 0.5}, {"calibrator": CALIBRATOR}])
+def test_scores_of_two_scales_are_not_compared(policy: dict[str, Any]) -> None:
+    early = Cascade([Stage(Reranker(CHEAP), 2, margin=5), Reranker(DEAR)])
+    with pytest.raises(ConfigurationError, match=f"{next(iter(policy))} is set.*margin"):
+        Reranker(early, **policy)
+    Reranker(Cascade([(Reranker(CHEAP), 2), Reranker(DEAR)]), **policy).rank("rain", TEXTS)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from rerank_plugins import Reranker
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.engine import Engine
+from rerank_plugins.core.loading import get_loader, register_loader
 from rerank_plugins.core.sources import LoadedModel
 from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import ModelLoadError
@@ -58,6 +60,27 @@ def test_idle_unload_gives_memory_back_and_reloads() -> None:
     assert len(loader.loaded) == 2
     wait_until_unloaded(engine)
     engine.close()
+
+
+async def test_what_is_said_of_a_model_loads_none_again() -> None:
+    """An unloaded model whose scores are all cached answers, and stays unloaded."""
+    loader = ReloadingLoader()
+    original = get_loader("cross-encoder")
+    register_loader("cross-encoder", loader)
+    try:
+        reranker = Reranker("unloaded", idle_unload_s=0.05, cache_mb=1)
+        first = reranker.rank("rain", ["rain", "snow"])
+        wait_until_unloaded(reranker.engine)
+        for again in (
+            reranker.rank("rain", ["rain", "snow"]),
+            await reranker.arank("rain", ["rain", "snow"]),
+            *reranker.rank_many([("rain", ["rain", "snow"])]),
+        ):
+            assert again == first
+        assert len(loader.loaded) == 1
+        reranker.close()
+    finally:
+        register_loader("cross-encoder", original)
 
 
 def test_a_model_that_cannot_be_reloaded_is_an_error() -> None:
@@ -130,6 +153,39 @@ def test_the_interpreter_exits_while_requests_wait() -> None:
     assert result.returncode == 0
     assert result.stdout == "leaving\n"
     assert result.stderr == ""
+
+
+def test_a_backend_that_outlives_the_engines_dies_in_silence(tmp_path: Path) -> None:
+    """One that a module holds goes when the interpreter has taken half of it apart."""
+    (tmp_path / "holder.py").write_text(
+        textwrap.dedent(
+            """
+            import numpy as np
+            from rerank_plugins import Reranker
+            from rerank_plugins.core.protocols import Prepared
+            from rerank_plugins.core.types import ModelIdentity, ScoreScale
+
+            class Own:
+                identity = ModelIdentity("own", None, "own", "float32", 512)
+                scale, batch_tokens, padded = ScoreScale.LOGIT, 100, False
+
+                def prepare(self, items, max_length=None):
+                    return [Prepared(3, False, len(item.document)) for item in items]
+
+                def run(self, batch):
+                    return np.array([one.payload for one in batch], dtype=np.float32)
+
+                def close(self):
+                    pass
+
+            backend = Own()
+            print(Reranker(backend).rank("rain", ["a", "bb"])[0].index)
+            """
+        ),
+        encoding="utf-8",
+    )
+    result = run_script(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import holder")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "1\n", "")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

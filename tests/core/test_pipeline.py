@@ -93,6 +93,12 @@ def test_a_calibrator_gives_the_relevance(tmp_path: Path) -> None:
     assert indices(ranking) == indices(Reranker(FakeCrossEncoder()).rank("rain", TEXTS))
 
 
+def test_a_calibrator_with_a_fusion_is_refused() -> None:
+    """The fused score is no score of the model; its probability would be made up."""
+    with pytest.raises(ConfigurationError, match=r"fusion is 'rrf' and there is a calibrator"):
+        Reranker(FakeCrossEncoder(), calibrator=calibrator("fake"), fusion="rrf")
+
+
 def test_another_models_calibrator_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="fitted on scores of 'other'"):
         Reranker(FakeCrossEncoder(), calibrator=calibrator("other")).rank("rain", TEXTS)
@@ -101,7 +107,8 @@ def test_another_models_calibrator_is_refused() -> None:
 @given(some_queries, documents)
 def test_a_distant_deadline_changes_nothing(query: str, texts: list[str]) -> None:
     reranker = Reranker(FakeCrossEncoder(batch_tokens=16))
-    assert reranker.rank(query, texts, deadline_ms=1e7) == reranker.rank(query, texts)
+    for distant in (1e7, math.inf):
+        assert reranker.rank(query, texts, deadline_ms=distant) == reranker.rank(query, texts)
 
 
 class SlowCrossEncoder(FakeCrossEncoder):

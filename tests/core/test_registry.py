@@ -162,6 +162,16 @@ def test_nothing_is_loaded_before_it_is_needed(loader: CountingLoader, config: M
     assert len(loader.loaded) == 1
 
 
+def test_closing_loads_nothing(loader: CountingLoader, config: ModelConfig) -> None:
+    Reranker(config.model).close()
+    assert loader.loaded == []
+    engine = Reranker(config.model).engine
+    Reranker(config.model, device="cpu", max_length=64).close()  # the same model in other words
+    assert engine.closed
+    Reranker(config.model).close()
+    assert len(loader.loaded) == 1
+
+
 def test_rerankers_around_one_backend_share_its_engine() -> None:
     backend = FakeCrossEncoder()
     assert Reranker(backend, top_n=1).engine is Reranker(backend).engine

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rerank_plugins import Reranker
+from rerank_plugins import RankedDocument, Ranking, Reranker
 from rerank_plugins.core.types import Window
 from rerank_plugins.core.windows import Spans, estimated_spans, split, thin_out
 from rerank_plugins.testing import FakeCrossEncoder
@@ -85,10 +86,35 @@ def test_thinning_keeps_first_and_last(count: int, most: int) -> None:
     assert thin_out(windows, None) == windows
 
 
-@given(words.filter(bool) | queries, documents)
-def test_windows_equal_truncate_where_nothing_is_long(query: str, texts: list[str]) -> None:
-    windows = Reranker(FakeCrossEncoder(), long_documents="windows").rank(query, texts)
-    assert windows == Reranker(FakeCrossEncoder()).rank(query, texts)
+@given(words.filter(bool) | queries, documents, st.integers(9, 40), st.sampled_from(["", "see: "]))
+@example("rain", ["snow " * 15], 19, "")  # to the last token
+@example("rain", ["snow " * 14], 19, "see: ")
+def test_windows_equal_truncate_where_nothing_is_long(
+    query: str, texts: list[str], reach: int, prompt: str
+) -> None:
+    cut, windows = (
+        Reranker(FakeCrossEncoder(max_length=reach), long_documents=how, document_prompt=prompt)
+        for how in ("truncate", "windows")
+    )
+    expected = cut.rank(query, texts)
+    fits = [text for text, one in by_text(expected).items() if not one.truncated]
+    assert windows.rank(query, fits) == cut.rank(query, fits)
+    assert all(one.window is None for one in windows.rank(query, fits))
+
+
+def by_text(ranking: Ranking) -> dict[str, RankedDocument]:
+    return {one.text: one for one in ranking}
+
+
+@pytest.mark.parametrize("words", range(52, 64))
+def test_a_real_model_reads_what_fits_in_one(words: int) -> None:
+    """Around the reach, token by token."""
+    text = "rain " * words
+    settings: dict[str, Any] = {"dtype": "float32", "max_length": 64}
+    cut = Reranker(**settings).rank("What is rain?", [text])
+    whole = Reranker(**settings, long_documents="windows").rank("What is rain?", [text])
+    assert (whole[0].window is None) == (cut.stats.truncated == 0)
+    assert cut.stats.truncated == 1 or whole == cut
 
 
 def windowed(**settings: int | None) -> Reranker:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 
+import numpy as np
 import pytest
 from langchain_core.documents import Document
 
@@ -53,9 +55,14 @@ def test_fusion_takes_the_first_stages_scores(key: str) -> None:
     )
     ranked = compressor.compress_documents(documents, "rain")
     assert [one.page_content for one in ranked] == ["b", "a"]
-    without = [*documents, Document("c")]
-    ranked = compressor.compress_documents(without, "rain")
-    assert [one.page_content for one in ranked] == ["a", "b", "c"]
+    narrow = [Document(one.page_content, metadata={key: np.float32(0.1)}) for one in documents]
+    narrow[1].metadata[key] = np.float32(0.9)  # as vector stores give them
+    ranked = compressor.compress_documents(narrow, "rain")
+    assert [one.page_content for one in ranked] == ["b", "a"]
+    for unknown in ({}, {key: math.nan}, {key: True}, {key: "0.5"}):
+        without = [*documents, Document("c", metadata=unknown)]
+        ranked = compressor.compress_documents(without, "rain")
+        assert [one.page_content for one in ranked] == ["a", "b", "c"]
 
 
 async def test_a_failure_shows_in_the_metadata() -> None:

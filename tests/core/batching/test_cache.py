@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rerank_plugins import BiEncoder, Reranker
@@ -26,6 +26,7 @@ words = st.sampled_from(["a", "b", "ab", "abc", ""])
 
 
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=30), st.integers(1, 8))
+@example([("a", "b"), ("ab", "")], 1)
 def test_cache_on_equals_cache_off(requests: list[tuple[str, str]], size: int) -> None:
     """Queries and texts whose concatenations are equal are different pairs."""
     backend = FakeCrossEncoder()
