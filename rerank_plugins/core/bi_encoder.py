@@ -25,8 +25,7 @@ CHUNK: Final = 512
 class BiEncoder(SharedModel[RoleText]):
     """Embeds queries and documents as unit vectors, whose dot product is their similarity.
 
-    Bi-encoders of one configuration share one loaded model; it is loaded at first use, or by
-    :meth:`warm_up`. All methods are safe from any thread.
+    Those of one configuration share one model, loaded at first use. All methods are thread-safe.
 
     Example:
         >>> from rerank_plugins import BiEncoder

@@ -77,12 +77,10 @@ class ConfiguredReranker(Closing):
         """Check the settings; the model is loaded later.
 
         Args:
-            model: ``"mini"`` (embedded, English, needs no network), a Hugging Face Hub name, a
-                folder, a server (:class:`~rerank_plugins.RemoteModel`), a backend object, or a
-                cascade of models.
+            model: ``"mini"`` (embedded, English), a Hugging Face Hub name, a folder, a server
+                (:class:`~rerank_plugins.RemoteModel`), a backend object, or a cascade.
             backend: What computes; ``"auto"`` chooses by the model.
-            device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses. Several
-                have a replica of the model each.
+            device: A torch device such as ``"cuda:0"``, or several; None chooses.
             dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device.
             optimize: ``"compile"`` has torch compile the model, at its first batches.
             max_length: Most tokens a pair may have; None is the model's own reach. The query

@@ -40,8 +40,7 @@ class Engine(Closing, Generic[ItemT]):
 
         Args:
             source: Where the backend comes from.
-            max_queue_tokens: Bound of the queue. A request that comes when it is full waits
-                for room, or is refused, as the request says.
+            max_queue_tokens: Bound of the queue; see :attr:`max_queue_tokens`.
 
         Raises:
             ModelLoadError: If the backend cannot be loaded.
