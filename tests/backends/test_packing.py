@@ -56,7 +56,8 @@ def test_on_a_cpu_few_different_numbers_of_tokens_occur(
 ) -> None:
     """Kernels for every number of tokens took a gigabyte of memory."""
     backend = load(save_reranker("bert", tmp_path))
-    packed, seen = backend._packed, []
+    packed = backend._packed
+    seen: list[int] = []
     assert packed is not None
 
     def watched(batch: PackedBatch) -> torch.Tensor:

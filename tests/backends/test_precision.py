@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def half_by_default(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def save_large(folder: Path, word: str | None = None) -> Path:
     """Save a model whose feed-forward layer overflows float16: for one word only, or all."""
     save_reranker("bert", folder)
-    model = transformers.BertForSequenceClassification.from_pretrained(folder)
+    model: Any = transformers.BertForSequenceClassification.from_pretrained(folder)
     layer = model.bert.encoder.layer[0]
     with torch.no_grad():
         if word is None:
@@ -82,11 +83,13 @@ def test_a_text_that_overflows_later_changes_the_model_then(
 ) -> None:
     folder = save_large(tmp_path, word="faust")
     reranker = Reranker(folder, device="cpu", cache_mb=1)
-    assert reranker.rank("rain", [TEXTS[2]]).model.dtype == "float16"
+    reranker.rank("rain", [TEXTS[2]])
+    assert reranker.engine.identity.dtype == "float16"
     assert reranker.rank("rain", [TEXTS[2]]).stats.cache_hits == 1
     with caplog.at_level(logging.WARNING, "rerank_plugins"):
         ranking = reranker.rank("rain", ["faust"])
-    assert ranking.model.dtype == "bfloat16"
+    assert ranking.model == reranker.engine.identity
+    assert reranker.engine.identity.dtype == "bfloat16"
     assert np.isfinite(ranking[0].raw_score)
     assert caplog.text.count("overflows in float16") == 1
     # What float16 gave is forgotten: it is another model's score now.

@@ -32,7 +32,7 @@ class Loaded(NamedTuple):
         prompts: What its own configuration wants put before queries and documents.
     """
 
-    model: torch.nn.Module
+    model: Any
     tokenizer: Any
     fingerprint: str
     prompts: dict[Role, str]

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -62,6 +62,8 @@ class TorchCrossEncoder:
         self._config = config
         self._closed = False
         self._lock = threading.RLock()
+        self._model: Any = None
+        self._packed: PackedModel | None = None
         self._load()
 
     @property
@@ -105,7 +107,8 @@ class TorchCrossEncoder:
             self._release()
 
     def _release(self) -> None:
-        self._model = self._packed = None
+        self._model = None
+        self._packed = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
