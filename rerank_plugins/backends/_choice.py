@@ -41,6 +41,10 @@ def choose_cross_encoder(config: ModelConfig) -> str:
         options = _options(config, source)
         modules = read_modules(source, options)
         settings = read_json(source, "config.json", options) or {}
+        if not modules and _is_language_model(settings) and not Path(source).is_absolute():
+            # Its modules.json may not have been downloaded; for others the loader looks again.
+            options = hub_options(config, source)
+            modules = read_modules(source, options)
         if len(modules) > 1:
             return _for_modules(config, source, options, modules, settings.get("model_type"))
     return _for_single(config, settings)
@@ -98,14 +102,16 @@ def _for_single(config: ModelConfig, settings: dict[str, Any]) -> str:
     return "torch"  # which says what the model is, and why it is not run
 
 
+def _is_language_model(settings: dict[str, Any]) -> bool:
+    return str((settings.get("architectures") or [""])[0]).endswith("ForCausalLM")
+
+
 def _options(config: ModelConfig, source: str) -> dict[str, Any]:
-    """Return how the files are had; the network is not asked for those that are known here."""
-    known = [
-        Path(source).is_absolute()
-        or try_to_load_from_cache(
-            source, name, cache_dir=config.cache_folder, revision=config.revision
-        )
-        for name in ("config.json", "modules.json")
-    ]
-    here = config.local_files_only or None not in known
-    return hub_options(replace(config, local_files_only=here), source)
+    """Return how the files are had; the network is not asked if the configuration is here."""
+    known = Path(source).is_absolute() or isinstance(
+        try_to_load_from_cache(
+            source, "config.json", cache_dir=config.cache_folder, revision=config.revision
+        ),
+        str,
+    )
+    return hub_options(replace(config, local_files_only=config.local_files_only or known), source)

@@ -123,6 +123,14 @@ def hub_options(config: ModelConfig, source: str) -> dict[str, Any]:
     }
 
 
+def adapter_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return how transformers looks for an adapter, which it does where peft is installed.
+
+    It does not pass ``local_files_only`` on by itself, and then waits for a network.
+    """
+    return {"local_files_only": options["local_files_only"]}
+
+
 def _in_child() -> None:
     """Make a forked child safe: another thread of the parent may have held the lock."""
     global _LOADING, _forked  # noqa: PLW0603  (the one place that sets them)

@@ -44,7 +44,7 @@ def read_json(source: str, name: str, options: dict[str, Any]) -> Any:  # noqa: 
     try:
         return json.loads(Path(file).read_text(encoding="utf-8"))
     except ValueError as error:
-        message = f"{name} of {source!r} cannot be read: {error}. Mend it, or remove it."
+        message = f"{source!r} cannot be loaded: {name} is no JSON: {error}. Mend it, or remove it."
         raise ModelLoadError(message) from error
 
 

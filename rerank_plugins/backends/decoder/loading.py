@@ -17,7 +17,7 @@ from transformers import (
 
 from rerank_plugins.backends._families import PROMPTS, Prompt, family
 from rerank_plugins.backends._fingerprint import fingerprint
-from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
+from rerank_plugins.backends._loading import adapter_options, hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import cross_encoder_folder
 from rerank_plugins.backends._parts import default_prompt, read_json, read_modules
 from rerank_plugins.backends._tokenizer import private_tokenizer
@@ -104,6 +104,7 @@ def load_decoder(
             source.name,
             dtype=getattr(torch, config.dtype),
             use_safetensors=True,
+            adapter_kwargs=adapter_options(source.options),
             output_loading_info=True,
             **source.options,
         )

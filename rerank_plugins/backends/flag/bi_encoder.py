@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 from rerank_plugins._optional import require
 from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
-from rerank_plugins.backends._loading import quiet_loading
+from rerank_plugins.backends._loading import adapter_options, quiet_loading
 from rerank_plugins.backends._mini import bi_encoder_folder
 from rerank_plugins.backends._texts import encodable
 from rerank_plugins.backends.decoder.loading import digest, open_source
@@ -53,6 +53,7 @@ class FlagBiEncoder:
                 source.name,
                 dtype=getattr(torch, config.dtype),
                 use_safetensors=True,
+                adapter_kwargs=adapter_options(source.options),
                 **source.options,
             )
             unused = torch.nn.Linear(1, 1)

@@ -17,7 +17,7 @@ from transformers import Gemma2Config, Gemma2Model, GraniteConfig, GraniteModel
 from transformers.utils.hub import cached_file
 
 from rerank_plugins.backends._families import GEMMA, LIGHTWEIGHT, Prompt
-from rerank_plugins.backends._loading import quiet_loading
+from rerank_plugins.backends._loading import adapter_options, quiet_loading
 from rerank_plugins.backends._parts import read_json
 from rerank_plugins.backends.decoder.forward import Head
 from rerank_plugins.backends.decoder.loading import (
@@ -140,6 +140,7 @@ def _load_base(cls: Any, shape: Any, config: ModelConfig, source: Source) -> Any
         config=shape,
         dtype=getattr(torch, config.dtype),
         use_safetensors=True,
+        adapter_kwargs=adapter_options(source.options),
         output_loading_info=True,
         **source.options,
     )

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from rerank_plugins.backends._fingerprint import fingerprint
-from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
+from rerank_plugins.backends._loading import adapter_options, hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import cross_encoder_folder
 from rerank_plugins.backends._parts import is_modular
 from rerank_plugins.backends._prompts import own_prompts
@@ -71,6 +71,7 @@ def _load_classifier(config: ModelConfig, source: str, options: dict[str, Any]) 
         source,
         dtype=getattr(torch, config.dtype),
         use_safetensors=True,
+        adapter_kwargs=adapter_options(options),
         output_loading_info=True,
         **options,
     )
