@@ -115,4 +115,5 @@ class _Underway:
             ),
             status="complete" if complete else "partial",
             error=next((answer.error for answer in self._answers if answer.error), None),
+            scoring=final.scoring,
         )

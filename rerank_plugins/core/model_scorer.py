@@ -84,14 +84,14 @@ class ModelScorer(SharedModel[TextPair]):
 
     def _pair(self, engine: Engine[TextPair], tasks: Sequence[Task]) -> list[PairedTask]:
         backend, config = engine.backend, self._config
-        prompts = _prompts(backend, config)
+        prompts = prompts_of(backend, config)
         cut = None
         if config.long_documents == "windows":
             cut = Cutter(backend, config.max_length, config.window_overlap, prompts["document"])
         return [PairedTask(task, config, prompts, cut) for task in tasks]
 
 
-def _prompts(backend: object, config: ScoringConfig) -> dict[Role, str]:
+def prompts_of(backend: object, config: ScoringConfig) -> dict[Role, str]:
     """Return what goes before queries and documents; what was set beats the model's own."""
     own: Mapping[Role, str] = backend.prompts if isinstance(backend, Prompted) else {}
     given: dict[Role, str | None] = {

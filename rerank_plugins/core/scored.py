@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from rerank_plugins.core.types import (
     ScoreScale,
     Window,
 )
+
+if TYPE_CHECKING:
+    from rerank_plugins.core.policy import ScoringConfig
 
 NOT_SCORED: Final = -1
 """The stage of a document that no model has scored."""
@@ -52,6 +55,7 @@ class Scored:
         stats: What it cost.
         status: Whether something is missing.
         error: What failed, where something did.
+        scoring: How the ranking's model read the texts; None where it is no cross-encoder.
     """
 
     scores: FloatArray
@@ -63,6 +67,7 @@ class Scored:
     stats: RankingStats
     status: RankingStatus = "complete"
     error: str | None = None
+    scoring: ScoringConfig | None = None
 
     @classmethod
     def nothing(cls, documents: int, status: RankingStatus, error: str | None = None) -> Scored:
