@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any
 
 from rerank_plugins._optional import require
+from rerank_plugins.evaluation.metrics import paired_bootstrap
 from rerank_plugins.evaluation.significance import compare
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from rerank_plugins.evaluation.cells import Sweep
     from rerank_plugins.evaluation.results import Evaluation
 
-_GIBI: Final = 1024
 
-
-def new_table(title: str, caption: str, *columns: str) -> Table:
+def new_table(caption: str, *columns: str) -> Table:
     """Return an empty table whose first column is text and whose others are numbers.
 
     Raises:
         MissingDependencyError: If the extra ``cli`` is not installed.
     """
     text = require("rich.text", "cli").Text
-    made: Table = require("rich.table", "cli").Table(
-        title=text(title), caption=text(caption), title_justify="left", caption_justify="left"
-    )
+    made: Table = require("rich.table", "cli").Table(caption=text(caption), caption_justify="left")
     for number, name in enumerate(columns):
-        made.add_column(text(name), justify="right" if number else "left", no_wrap=number > 0)
+        justify: Any = "right" if number else "left"
+        made.add_column(text(name), justify=justify, no_wrap=number > 0, min_width=5)
     return made
 
 
-def cell(text: str) -> Text:
+def new_cell(text: str) -> Text:
     """Return a cell whose text is no markup."""
     made: Text = require("rich.text", "cli").Text(text)
     return made
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
-    """Return a table: the first measure with interval and places, the others, the cost."""
-    first, *others = evaluation.measures
+    """Return a table with a column a system: places, measures, and what it costs."""
+    first = evaluation.measures[0]
     comparison = compare(evaluation, first)
     ties = len(comparison.ties)
     caption = (
@@ -48,21 +47,44 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         f"(permutation test, Holm, {comparison.alpha:g}) share theirs"
         + (f"; {ties} of {len(comparison.pairs)} pairs do not." if comparison.pairs else ".")
     )
-    columns = ("system", "place", first, "95% interval", *others, "p50 ms", "p95 ms", "q/s", "GiB")
-    table = new_table("", caption, *columns)
-    for standing in comparison.standings:
-        one = evaluation[standing.name]
-        mean = standing.mean
-        peak = one.peak_memory_mib
+    standings = comparison.standings
+    systems = [evaluation[one.name] for one in standings]
+    table = new_table(caption, "", *(one.name for one in systems))
+    table.add_row("place", *(one.place for one in standings))
+    table.add_section()
+    for measure in evaluation.measures:
+        table.add_row(measure, *(f"{one.mean(measure):.3f}" for one in systems))
+        if measure == first:
+            shown = (f"{one.mean.low:.3f} to {one.mean.high:.3f}" for one in standings)
+            table.add_row("  95% interval", *shown)
+    table.add_section()
+    for name in systems[0].latency_ms:
+        table.add_row(f"{name} ms", *(f"{one.latency_ms[name]:,.1f}" for one in systems))
+    table.add_row("questions/s", *(f"{one.queries_per_second:,.1f}" for one in systems))
+    peaks = [one.peak_memory_mib for one in systems]
+    table.add_row("peak MiB", *("?" if peak is None else f"{peak:,.0f}" for peak in peaks))
+    return table
+
+
+def sweep_table(sweep: Sweep) -> Table:
+    """Return a table with a row a cell: the first measure, the gain, the latency."""
+    first = sweep.measures[0]
+    values = sweep.values_of(first)
+    base, *_ = sweep.cells
+    caption = (
+        f"{len(sweep.questions)} questions, {sweep.documents:,} documents. Gain over the "
+        "bi-encoder, each interval by itself; * where it does not hold 0."
+    )
+    table = new_table(caption, "reranker", first, "gain", "95% interval", "p50 ms", "p95 ms")
+    for cell in sweep.cells:
+        change = paired_bootstrap(values[base.label], values[cell.label])
+        gain = (f"{change.mean:+.3f}", f"{change.low:+.3f} to {change.high:+.3f}")
+        middle, high = cell.latency_ms
         table.add_row(
-            cell(one.name),
-            standing.place,
-            f"{mean.mean:.3f}",
-            f"{mean.low:.3f} to {mean.high:.3f}",
-            *(f"{one.mean(measure):.3f}" for measure in others),
-            f"{one.latency_ms['p50']:,.0f}",
-            f"{one.latency_ms['p95']:,.0f}",
-            f"{one.queries_per_second:.1f}",
-            "" if peak is None else f"{peak / _GIBI:.2f}",
+            new_cell(cell.label + ("" if change.verdict == "no clear difference" else " *")),
+            f"{values[cell.label].mean():.3f}",
+            *(("", "") if cell is base else gain),
+            f"{middle:,.0f}",
+            f"{high:,.0f}",
         )
     return table
