@@ -11,6 +11,7 @@ from rerank_plugins import __version__
 from rerank_plugins.cli._console import err, out
 from rerank_plugins.cli.demo import demo
 from rerank_plugins.cli.evaluate import evaluate
+from rerank_plugins.cli.plan import plan
 from rerank_plugins.cli.rerank import rerank
 from rerank_plugins.cli.serve import serve
 from rerank_plugins.errors import RerankError
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command("eval")(evaluate)
+app.command()(plan)
 app.command()(rerank)
 app.command()(serve)
 

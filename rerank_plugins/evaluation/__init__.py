@@ -11,6 +11,8 @@ from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
     from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
+    from rerank_plugins.evaluation.planning import plan
+    from rerank_plugins.evaluation.plans import Plan
     from rerank_plugins.evaluation.results import Evaluation
     from rerank_plugins.evaluation.running import evaluate
     from rerank_plugins.evaluation.sets import from_documents, from_frames
@@ -19,22 +21,26 @@ if TYPE_CHECKING:
 __all__ = [
     "Comparison",
     "Evaluation",
+    "Plan",
     "RetrievalSet",
     "compare",
     "evaluate",
     "from_documents",
     "from_frames",
+    "plan",
     "read_beir",
 ]
 
 _HOMES = {
     "Comparison": "rerank_plugins.evaluation.significance",
     "Evaluation": "rerank_plugins.evaluation.results",
+    "Plan": "rerank_plugins.evaluation.plans",
     "RetrievalSet": "rerank_plugins.evaluation.beir",
     "compare": "rerank_plugins.evaluation.significance",
     "evaluate": "rerank_plugins.evaluation.running",
     "from_documents": "rerank_plugins.evaluation.sets",
     "from_frames": "rerank_plugins.evaluation.sets",
+    "plan": "rerank_plugins.evaluation.planning",
     "read_beir": "rerank_plugins.evaluation.beir",
 }
 

@@ -9,10 +9,12 @@ from rerank_plugins.evaluation.metrics import paired_bootstrap
 from rerank_plugins.evaluation.significance import compare
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     from rerank_plugins.evaluation.cells import Sweep
+    from rerank_plugins.evaluation.plans import Plan
     from rerank_plugins.evaluation.results import Evaluation
 
 
@@ -88,3 +90,29 @@ def sweep_table(sweep: Sweep) -> Table:
             f"{high:,.0f}",
         )
     return table
+
+
+def plan_view(plan: Plan) -> Group:
+    """Return a plan's summary and the table of its frontier."""
+    caption = (
+        f"{plan.questions} questions, {plan.documents:,} documents, measured in {plan.seconds:.0f} "
+        "s. What no other beats in both, and the best of each setup, with 95% intervals; times "
+        "are predicted."
+    )
+    measure = "agreement" if plan.reference else plan.measure
+    table = new_table(caption, "setup", measure, "95% interval", "p50 ms", "p95 ms", "")
+    for one in plan.shown:
+        mark = "use this" if one is plan.recommended else ""
+        table.add_row(
+            new_cell(str(one.recipe)),
+            f"{one.quality.mean:.3f}",
+            f"{one.quality.low:.3f} to {one.quality.high:.3f}",
+            f"{one.p50_ms:,.0f}",
+            f"{one.p95_ms:,.0f}",
+            mark if one.p95_ms <= plan.budget_ms else mark or "over budget",
+        )
+    notes = [new_cell(f"Not measured: {name}: {why}") for name, why in plan.skipped.items()]
+    made: Group = require("rich.console", "cli").Group(
+        new_cell(plan.summary), new_cell(""), table, *notes
+    )
+    return made

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def pairs_of(backend: FakeCrossEncoder) -> list[tuple[str, str]]:
-    return [tuple(pair) for batch in backend.batches for pair in batch]
+    return [(pair.query, pair.document) for batch in backend.batches for pair in batch]
 
 
 def test_a_cell_is_what_an_evaluation_of_it_gives() -> None:
@@ -168,6 +168,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_command(folder: Path) -> None:
     words = ["eval", str(folder), "--depths", "2,4", "--option", "max_length=64,fusion=rrf"]
     words += ["--folder", str(folder / "kept")]
