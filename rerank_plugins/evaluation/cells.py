@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -13,11 +13,10 @@ import numpy as np
 
 from rerank_plugins._optional import require
 from rerank_plugins.core.reranker import Reranker
-from rerank_plugins.errors import ConfigurationError
+from rerank_plugins.evaluation.comparable import Comparable
 from rerank_plugins.evaluation.files import write_text
-from rerank_plugins.evaluation.metrics import Scores, per_query
+from rerank_plugins.evaluation.metrics import per_query
 from rerank_plugins.evaluation.pools import Pool
-from rerank_plugins.evaluation.significance import Comparison, compare
 
 _TIMING_S: Final = 20.0
 """Seconds after which no further question is timed."""
@@ -59,7 +58,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Comparable):
     """All cells, on the same questions.
 
     Attributes:
@@ -76,20 +75,8 @@ class Sweep:
     cells: tuple[Cell, ...]
     environment: Mapping[str, Any]
 
-    def values_of(self, measure: str) -> dict[str, Scores]:
-        """Return one value a question for each cell, by its label.
-
-        Raises:
-            ConfigurationError: If the measure was not measured.
-        """
-        if measure not in self.measures:
-            message = f"measure is {measure!r}; measured were {', '.join(self.measures)}."
-            raise ConfigurationError(message)
-        return {cell.label: np.array(cell.values[measure]) for cell in self.cells}
-
-    def compare(self, measure: str = "nDCG@10", *, alpha: float = 0.05) -> Comparison:
-        """Say which cells are better; see :func:`~rerank_plugins.evaluation.compare`."""
-        return compare(dict(self.values_of(measure)), measure, alpha=alpha)
+    def _measured(self) -> Iterator[tuple[str, Mapping[str, Sequence[float]]]]:
+        return ((cell.label, cell.values) for cell in self.cells)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON."""

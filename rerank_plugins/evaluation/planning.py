@@ -80,13 +80,16 @@ def plan(
     check_number("quality", quality, low=0.01, high=1)
     check_count("max_questions", max_questions)
     show = sys.stderr.isatty() if show_progress is None else show_progress
+    wanted = default_setups(models) if setups is None else setups
+    if not wanted:
+        message = "there is nothing to try: models or setups is empty."
+        raise ConfigurationError(message)
     data = _sample(as_set(data, split), max_questions, seed)
     pool = Pool(data, BiEncoder(encoder), _POOL)
-    wanted = default_setups(models) if setups is None else setups
     measured, skipped = load(pool, wanted)
     if not measured:
         reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items())
-        message = f"no setup can be used here ({reasons or 'none was given'})."
+        message = f"no setup can be used here ({reasons})."
         raise ConfigurationError(message)
     alone = np.array([pool.answer(row, None, 10) for row in range(len(pool.questions))])
     count = choose_depths(measured, pool, budget_ms / 1_000, time_limit_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from rerank_plugins._optional import require
-from rerank_plugins.errors import ConfigurationError, InvalidInputError
+from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.evaluation.comparable import Comparable
 from rerank_plugins.evaluation.files import write_text
-from rerank_plugins.evaluation.metrics import Scores
-from rerank_plugins.evaluation.significance import Comparison, compare
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +61,7 @@ class SystemResult:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Comparable):
     """Systems measured on the same questions; index it by a system's name.
 
     Attributes:
@@ -92,20 +91,8 @@ class Evaluation:
                 return one
         raise KeyError(name)
 
-    def values_of(self, measure: str) -> dict[str, Scores]:
-        """Return one value a question for each system.
-
-        Raises:
-            ConfigurationError: If the measure was not measured.
-        """
-        if measure not in self.measures:
-            message = f"measure is {measure!r}; measured were {', '.join(self.measures)}."
-            raise ConfigurationError(message)
-        return {one.name: np.array(one.values[measure]) for one in self.systems}
-
-    def compare(self, measure: str = "nDCG@10", *, alpha: float = 0.05) -> Comparison:
-        """Say which system is better; see :func:`~rerank_plugins.evaluation.compare`."""
-        return compare(self, measure, alpha=alpha)
+    def _measured(self) -> Iterator[tuple[str, Mapping[str, Sequence[float]]]]:
+        return ((one.name, one.values) for one in self.systems)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON, means and percentiles included."""

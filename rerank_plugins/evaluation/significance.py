@@ -20,7 +20,7 @@ from rerank_plugins.evaluation.metrics import (
 )
 
 if TYPE_CHECKING:
-    from rerank_plugins.evaluation.results import Evaluation
+    from rerank_plugins.evaluation.comparable import Comparable
 
 PERMUTATIONS: Final = 9_999
 _BLOCK: Final = 2_000_000
@@ -114,7 +114,7 @@ class Comparison:
 
 
 def compare(
-    results: Evaluation | Mapping[str, ArrayLike],
+    results: Comparable | Mapping[str, ArrayLike],
     measure: str = "nDCG@10",
     *,
     alpha: float = 0.05,
@@ -126,8 +126,8 @@ def compare(
     2007), all p-values corrected together (Holm, 1979).
 
     Args:
-        results: An evaluation, or for each system one value a question, all in one order.
-        measure: Which measure of the evaluation; a label only for values given.
+        results: An evaluation or a sweep; or for each system one value a question, in one order.
+        measure: Which of its measures; a label only for values given.
         alpha: Level of significance, above 0 and below 1.
         seed: Of permutations and bootstrap.
 

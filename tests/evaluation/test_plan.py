@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,13 @@ from benchmarks.plan import predicted_and_measured
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.backends._mini import cross_encoder_folder
 from rerank_plugins.cli.app import app
+from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.evaluation import Plan, RetrievalSet, evaluate, from_documents, plan
+from rerank_plugins.evaluation.measuring import Measured, score_all
+from rerank_plugins.evaluation.pools import PairScores, Pool
 from rerank_plugins.evaluation.setups import ON_CPU, Recipe, Setup, Step, default_setups
+from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 
 MINI = Setup("mini", "torch", "float32", 64)
 TEXTS = ["It rains.", "Goethe wrote Faust.", "Gounod composed the opera Faust.", "Tea is hot."]
@@ -149,7 +154,7 @@ def test_what_fits_this_machine_is_tried() -> None:
         ({"budget_ms": 0}, "budget_ms is 0"),
         ({"quality": 1.5}, "quality is 1.5"),
         ({"max_questions": 0}, "max_questions is 0"),
-        ({"setups": []}, "no setup can be used here"),
+        ({"setups": []}, "nothing to try"),
         ({"setups": [Setup("mini", "nowhere")]}, "backend is 'nowhere'"),
     ],
 )
@@ -177,6 +182,32 @@ def test_the_command_and_its_code(tmp_path: Path) -> None:
         exec(compile(code, framework, "exec"), {"texts": TEXTS})  # noqa: S102
     done = CliRunner().invoke(app, [*words, "--no-labels", "--json"])
     assert json.loads(done.stdout)["decision"]["verdict"] == "agreement only"
+
+
+class Sleeping(FakeCrossEncoder):
+    """Takes a known time for each batch, pair and token, whatever else the machine does."""
+
+    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+        time.sleep(0.01 + 0.004 * len(batch) + 1e-4 * sum(one.tokens for one in batch))
+        return super().run(batch)
+
+
+def test_costs_are_predicted_within_a_fifth_at_depths_that_were_not_timed() -> None:
+    data = generated(24)
+    pool = Pool(data, BiEncoder(FakeBiEncoder()), 30)
+    backend = Sleeping()
+    scores = PairScores(pool, Reranker(backend))
+    one = Measured(MINI, scores, np.full(24, np.nan), depth=30)
+    assert score_all([one], range(24), 60, show=False) == 24
+    assert not np.isnan(scores.values).any()
+    for depth in (15, 25):
+        seconds = []
+        for row in range(8):
+            texts = pool.texts(row, range(depth))
+            start = time.perf_counter()
+            Reranker(backend).rank(pool.question(row), texts)
+            seconds.append(time.perf_counter() - start)
+        assert one.typical(depth) == pytest.approx(np.median(seconds), rel=0.2)
 
 
 @pytest.mark.slow
