@@ -64,7 +64,7 @@ def predicted_and_measured(
             "predicted_p50_ms": one.p50_ms,
             "measured_p50_ms": float(np.median(own)) * 1_000,
             "ratio": one.p50_ms / (float(np.median(own)) * 1_000),
-            "within_budget": float(np.mean(np.array(own) * 1_000 <= one.p95_ms)),
+            "under_predicted_p95": float(np.mean(np.array(own) * 1_000 <= one.p95_ms)),
         }
         for one, own in zip(chosen, seconds, strict=True)
     ]
