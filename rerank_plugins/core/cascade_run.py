@@ -118,4 +118,5 @@ class _Underway:
             status="complete" if complete else "partial",
             error=next((one.error for one in self._answers if one.error), None),
             final=final,
+            scoring=answer.scoring if final else None,
         )

@@ -84,7 +84,7 @@ class ModelScorer(SharedModel[TextPair]):
 
     def _pair(self, engine: Engine[TextPair], tasks: Sequence[Task]) -> list[PairedTask]:
         config = self._config
-        prompts = _prompts(engine.prompts, config)
+        prompts = prompts_of(engine.prompts, config)
         cut = None
         if config.long_documents == "windows":
             before = prompts["document"]
@@ -92,7 +92,7 @@ class ModelScorer(SharedModel[TextPair]):
         return [PairedTask(task, config, prompts, cut) for task in tasks]
 
 
-def _prompts(own: Mapping[Role, str], config: ScoringConfig) -> dict[Role, str]:
+def prompts_of(own: Mapping[Role, str], config: ScoringConfig) -> dict[Role, str]:
     """Return what goes before queries and documents; what was set beats the model's own."""
     given: dict[Role, str | None] = {
         "query": config.query_prompt,

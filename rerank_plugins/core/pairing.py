@@ -42,7 +42,7 @@ class PairedTask:
             prompts: What goes before queries and documents.
             cut: How to find windows; None leaves documents whole.
         """
-        self._best = config.best_windows
+        self._config = config
         query = prompts.get("query", "") + task.query
         whole = [[Window(0, len(text))] for text in task.texts]
         found = whole if cut is None else cut(query, task.texts)
@@ -79,7 +79,7 @@ class PairedTask:
         windows: list[Window | None] = [None] * len(counts)
         for document in np.flatnonzero((counts > 1) & complete):
             own = values[starts[document] : starts[document] + counts[document]]
-            best = np.sort(own)[::-1][: self._best]
+            best = np.sort(own)[::-1][: self._config.best_windows]
             scores[document] = best.mean(dtype=np.float64)
             windows[document] = self._windows[document][int(own.argmax())]
         cut = np.logical_or.reduceat(computed.truncated[self._pair_of], starts) | self._thinned
@@ -103,6 +103,7 @@ class PairedTask:
                 compute_s=computed.compute_s,
             ),
             status="complete" if complete.all() else "partial",
+            scoring=self._config,
         )
 
 

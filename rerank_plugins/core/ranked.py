@@ -60,6 +60,7 @@ def make_ranking(task: Task, scored: Scored, config: RerankConfig) -> Ranking:
             truncated=truncated,
             scored=is_final,
             window=scored.windows[index],
+            first_stage=None if task.first_stage is None else float(task.first_stage[index]),
         )
         for index, shown, score, truncated, is_final in zip(
             places.tolist(),
@@ -78,6 +79,7 @@ def make_ranking(task: Task, scored: Scored, config: RerankConfig) -> Ranking:
         stats=scored.stats,
         status=scored.status,
         error=scored.error,
+        scoring=scored.scoring,
     )
 
 

@@ -16,6 +16,7 @@ from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.loading import Kind, get_loader
 from rerank_plugins.core.protocols import Backend
 from rerank_plugins.core.sources import InjectedModel, LoadedModel
+from rerank_plugins.core.types import ModelIdentity
 
 Model: TypeAlias = "ModelConfig | Backend[Any]"
 
@@ -64,6 +65,12 @@ class _Registry:
                 source.on_death = engine.abandon
             return engine
 
+    def find(self, identity: ModelIdentity, protocol: type[Any]) -> Engine[Any] | None:
+        """Return an open engine of such a backend whose results are those of a model."""
+        engines = [*self._engines.values(), *self._injected.values()]
+        same = [one for one in engines if one.identity == identity and not one.closed]
+        return next((one for one in same if isinstance(one.backend, protocol)), None)
+
     def close(self) -> None:
         """Close every engine."""
         for engine in [*self._engines.values(), *self._injected.values()]:
@@ -111,6 +118,16 @@ async def aget_engine(kind: Kind, model: Model, policies: ModelConfig | None = N
     if isinstance(model, ModelConfig) and _registry.known(kind, model) is None:
         return await asyncio.to_thread(get_engine, kind, model, policies)
     return get_engine(kind, model, policies)
+
+
+def find_engine(identity: ModelIdentity, protocol: type[Any]) -> Engine[Any] | None:
+    """Return this process's engine for the model that made some result; None without one.
+
+    Args:
+        identity: The model's, as the result tells it.
+        protocol: What its backend must be.
+    """
+    return _registry.find(identity, protocol)
 
 
 def _apply(policies: ModelConfig, engine: Engine[Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from rerank_plugins.core.types import (
     ScoreScale,
     Window,
 )
+
+if TYPE_CHECKING:
+    from rerank_plugins.core.policy import ScoringConfig
 
 NOT_SCORED: Final = -1
 """The stage of a document that no model has scored."""
@@ -54,6 +57,7 @@ class Scored:
         error: What failed, where something did.
         final: Whether the highest stage's scores are those of the ranking's model; otherwise
             they order the documents, and none counts as scored.
+        scoring: How the ranking's model read the texts; None where it is no cross-encoder.
     """
 
     scores: FloatArray
@@ -66,6 +70,7 @@ class Scored:
     status: RankingStatus = "complete"
     error: str | None = None
     final: bool = True
+    scoring: ScoringConfig | None = None
 
     @classmethod
     def nothing(cls, documents: int, status: RankingStatus, error: str | None = None) -> Scored:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+
+from rerank_plugins._optional import require
+
+if TYPE_CHECKING:
+    from rerank_plugins.core.explanation import Explanation
+    from rerank_plugins.core.policy import ScoringConfig
 
 RankingStatus = Literal["complete", "partial", "failed"]
 
@@ -72,6 +78,7 @@ class RankedDocument:
             that it did: the time was up, the model failed, or an earlier stage of a cascade
             sorted it out.
         window: The part of the text that was scored highest; None if it was read in one.
+        first_stage: The first stage's score; None if the caller gave none.
     """
 
     index: int
@@ -81,6 +88,7 @@ class RankedDocument:
     truncated: bool
     scored: bool = True
     window: Window | None = None
+    first_stage: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,7 @@ class Ranking(Sequence[RankedDocument]):
         status: ``"complete"``; ``"partial"`` if the deadline left documents unscored;
             ``"failed"`` if scoring failed and the input's order was asked for then.
         error: What failed, where something did.
+        scoring: How the model read the texts; None where a scorer of another kind did.
     """
 
     query: str
@@ -132,6 +141,7 @@ class Ranking(Sequence[RankedDocument]):
     stats: RankingStats
     status: RankingStatus = "complete"
     error: str | None = None
+    scoring: ScoringConfig | None = field(default=None, compare=False)
 
     def __iter__(self) -> Iterator[RankedDocument]:
         """Iterate over the documents, best first."""
@@ -148,6 +158,23 @@ class Ranking(Sequence[RankedDocument]):
     def __getitem__(self, position: int | slice) -> RankedDocument | tuple[RankedDocument, ...]:
         """Return the document at a position (0 is the best), or a tuple for a slice."""
         return self.documents[position]
+
+    def explain(self, *, highlight: int = 0) -> Explanation:
+        """Say what moved and why; a notebook, rich's console and pandas can show it.
+
+        Args:
+            highlight: For how many of the best documents to find the sentences that raised or
+                lowered the score: each is left out once and the rest scored again, all in
+                common batches.
+
+        Raises:
+            ConfigurationError: If highlights are asked for and the ranking's model is not
+                loaded in this process, or is no cross-encoder.
+            InferenceError: If the model fails.
+        """
+        # By name: what shows a ranking may import what shows tables, the core may not.
+        made: Explanation = require("rerank_plugins.explanations", None).explain(self, highlight)
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON; a score that is NaN becomes None."""

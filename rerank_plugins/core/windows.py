@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -64,6 +65,16 @@ def split(text: str, spans: Spans, room: int, overlap: int) -> list[Window]:
         # At least one token further, whatever the overlap and the boundaries.
         first = max(first + 1, _first(boundaries, stop - overlap, stop - 1))
     return [*windows, Window(_character(starts, first), len(text))]
+
+
+def sentences(text: str) -> list[Window]:
+    """Cut a text into its sentences, which together are the whole text.
+
+    >>> [("It rains. Tea?"[start:end]) for start, end in sentences("It rains. Tea?")]
+    ['It rains. ', 'Tea?']
+    """
+    cuts = [0, *(match.end() for match in _SENTENCE_START.finditer(text)), len(text)]
+    return [Window(start, end) for start, end in pairwise(cuts) if end > start]
 
 
 def thin_out(windows: Sequence[Window], most: int | None) -> list[Window]:

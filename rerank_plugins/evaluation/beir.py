@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +34,34 @@ class RetrievalSet:
     Attributes:
         passages: The corpus, in file order.
         queries: Question id -> question, in file order.
-        qrels: Question id -> passage id -> grade.
+        qrels: Question id -> passage id -> grade; empty where nobody judged.
+        originals: Passage id -> the document or node of a framework that it was made of.
     """
 
     passages: tuple[Passage, ...]
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
+    originals: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def by_id(self) -> dict[str, Passage]:
+        """The passages by their ids."""
+        return {passage.id: passage for passage in self.passages}
 
 
-def read_beir(folder: Path, split: str = "test") -> RetrievalSet:
+def read_beir(folder: str | Path, split: str | None = "test") -> RetrievalSet:
     """Read ``corpus.jsonl``, ``queries.jsonl`` (or ``.jsonl.gz``) and ``qrels/SPLIT.tsv``.
 
     Args:
         folder: Where the files lie.
-        split: Which judgments to read; only their questions are kept.
+        split: Which judgments to read; only their questions are kept. None reads none and
+            keeps all questions.
 
     Raises:
         InvalidInputError: If a file is missing or is not in that layout.
     """
-    qrels = _judgments(folder / "qrels" / f"{split}.tsv")
+    folder = Path(folder)
+    qrels = {} if split is None else _judgments(folder / "qrels" / f"{split}.tsv")
     return RetrievalSet(
         passages=tuple(
             Passage(row["_id"], row.get("title", ""), row["text"])
@@ -60,7 +70,7 @@ def read_beir(folder: Path, split: str = "test") -> RetrievalSet:
         queries={
             row["_id"]: row["text"]
             for row in _rows(folder / "queries.jsonl")
-            if row["_id"] in qrels
+            if split is None or row["_id"] in qrels
         },
         qrels=qrels,
     )

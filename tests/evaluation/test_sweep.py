@@ -1,0 +1,187 @@
+"""Sweeps: what is shared, what each cell says, and going on after a death."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins.cli.app import app
+from rerank_plugins.errors import ConfigurationError, InvalidInputError
+from rerank_plugins.evaluation import evaluate, from_documents
+from rerank_plugins.evaluation.sweep import sweep
+from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
+from tests.core.helpers import PinnedBiEncoder, PinnedCrossEncoder
+from tests.evaluation.sets import QRELS, QUERIES, TEXTS, small_set
+
+ROOT = Path(__file__).parents[2]
+
+
+def pairs_of(backend: FakeCrossEncoder) -> list[tuple[str, str]]:
+    return [(pair.query, pair.document) for batch in backend.batches for pair in batch]
+
+
+def test_a_cell_is_what_an_evaluation_of_it_gives() -> None:
+    backend, encoder = FakeCrossEncoder(), BiEncoder(FakeBiEncoder())
+    fused = {"fusion": "weighted", "fusion_weight": 0.4}
+    found = sweep(small_set(), [backend], [2, 6], [{}, fused], encoder=encoder)
+    assert [cell.label for cell in found.cells] == [
+        "bi-encoder alone",
+        "fake, best 2",
+        "fake, best 6",
+        "fake, fusion=weighted, fusion_weight=0.4, best 2",
+        "fake, fusion=weighted, fusion_weight=0.4, best 6",
+    ]
+    for number, options in ((2, {}), (4, fused)):
+        ranker = Reranker(backend, **options)  # type: ignore[arg-type]
+        same = evaluate(small_set(), {"a": ranker, "b": encoder}, first_stage=encoder, depth=6)
+        assert found.cells[number].values == same["a"].values
+        assert found.cells[0].values == same["b"].values
+
+
+def test_pairs_are_scored_once_and_passages_embedded_once(tmp_path: Path) -> None:
+    backend, embedder = PinnedCrossEncoder("once"), PinnedBiEncoder()
+    options = [{}, {"fusion": "rrf"}]
+    timed = {"timed_questions": 1, "encoder": BiEncoder(embedder), "folder": tmp_path}
+    sweep(small_set(), [backend], [2, 4], options, **timed)  # type: ignore[arg-type]
+    asked = pairs_of(backend)
+    # Four questions to depth 4; and in each of four cells one question to load and to time.
+    assert len(asked) == 4 * 4 + 2 * 2 * (2 + 4)
+    assert len(set(asked)) == 4 * 4
+    texts = [text for batch in embedder.batches for text in batch]
+    assert all(texts.count(text) == 1 for text in TEXTS.values())
+    backend.batches.clear()
+    embedder.batches.clear()
+    again = sweep(small_set(), [backend], [2, 4, 6], options, **timed)  # type: ignore[arg-type]
+    assert len(again.cells) == 7
+    # Only what is deeper is scored: two more for each question, and the times of two cells.
+    assert len(pairs_of(backend)) == 4 * 2 + 2 * 2 * 6
+    assert not {text for batch in embedder.batches for text in batch} & set(TEXTS.values())
+
+
+def test_depths_beyond_the_passages_are_all_of_them() -> None:
+    found = sweep(
+        small_set(), [FakeCrossEncoder()], [4, 50, 1000], encoder=BiEncoder(FakeBiEncoder())
+    )
+    assert [cell.depth for cell in found.cells] == [0, 4, 6]
+
+
+def test_table_and_comparison() -> None:
+    found = sweep(small_set(), [FakeCrossEncoder()], [4], encoder=BiEncoder(FakeBiEncoder()))
+    console = Console(width=300, record=True, file=StringIO())
+    console.print(found)
+    assert "fake, best 4" in console.export_text()
+    assert found.compare().winner is None
+    assert json.loads(json.dumps(found.to_dict()))["cells"][1]["depth"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depths": []}, "depths is empty"),
+        ({"depths": [0]}, "depths is 0"),
+        ({"options": [{"top_n": 3}]}, "options hold 'top_n'"),
+        ({"options": [{"fusion_weight": 3}]}, "fusion_weight is 3"),
+    ],
+)
+def test_what_is_wrong_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        sweep(small_set(), [FakeCrossEncoder()], **options)
+
+
+def test_without_judgments_there_is_no_quality() -> None:
+    with pytest.raises(InvalidInputError, match="no judgments"):
+        sweep(from_documents(TEXTS, QUERIES))
+
+
+SLOW = """
+    import sys, time
+    from pathlib import Path
+    from rerank_plugins import BiEncoder
+    from rerank_plugins.evaluation.sweep import sweep
+    from tests.core.helpers import PinnedBiEncoder, PinnedCrossEncoder
+    from tests.evaluation.sets import small_set
+
+    class Slow(PinnedCrossEncoder):
+        def run(self, batch):
+            time.sleep(float(sys.argv[2]))
+            return super().run(batch)
+
+    backend = Slow("slow")
+    found = sweep(small_set(), [backend], [1, 2, 3, 4, 5, 6], encoder=BiEncoder(PinnedBiEncoder()),
+                  folder=sys.argv[1], timed_questions=1)
+    print(sum(len(batch) for batch in backend.batches))
+    print([dict(cell.values) for cell in found.cells])
+"""
+
+
+def test_a_sweep_that_was_killed_goes_on(tmp_path: Path) -> None:
+    def start(folder: Path, delay: float) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", textwrap.dedent(SLOW), str(folder), str(delay)]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)  # noqa: S603
+
+    def cells(folder: Path) -> dict[str, int]:
+        return {file.name: file.stat().st_mtime_ns for file in folder.glob("cell-*.json")}
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = start(killed, 0.1)
+    while len(cells(killed)) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = cells(killed)
+    assert 2 <= len(before) < 6
+    (killed / next(iter(before))).write_text("half a ce", "utf-8")  # as a full disk would leave it
+    resumed, fresh = (start(folder, 0.0).communicate()[0] for folder in (killed, whole))
+    few, values = resumed.splitlines()
+    all_, expected = fresh.splitlines()
+    assert int(few) < int(all_)
+    assert values == expected
+    after = cells(killed)
+    assert sum(after[name] == time_ for name, time_ in before.items()) == len(before) - 1
+    arrays = [np.load(next(folder.glob("scores-*.npy"))) for folder in (killed, whole)]
+    assert np.array_equal(*arrays)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The small set as a folder."""
+    (tmp_path / "qrels").mkdir()
+    for name, texts in (("corpus", TEXTS), ("queries", QUERIES)):
+        rows = [json.dumps({"_id": key, "text": text}) for key, text in texts.items()]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), "utf-8")
+    lines = [f"{q}\t{d}\t{grade}" for q, one in QRELS.items() for d, grade in one.items()]
+    (tmp_path / "qrels" / "test.tsv").write_text("\n".join(["head", *lines]), "utf-8")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_command(folder: Path) -> None:
+    words = ["eval", str(folder), "--depths", "2,4", "--option", "max_length=64,fusion=rrf"]
+    words += ["--folder", str(folder / "kept")]
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    cells = json.loads(done.stdout)["cells"]
+    assert [cell["depth"] for cell in cells] == [0, 2, 4]
+    assert cells[1]["options"] == {"max_length": 64, "fusion": "rrf"}
+    assert cells[0]["means"]["nDCG@10"] > 0.9
+    table = CliRunner().invoke(app, words).stdout
+    assert "best 4" in table
+    assert max(map(len, table.splitlines())) <= 80
+    for wrong, message in ((["--depths", "x"], "--depths holds 'x'"), (["--option", "a"], "NAME=")):
+        done = CliRunner().invoke(app, ["eval", str(folder), *wrong])
+        assert done.exit_code == 2
+        assert message in done.stderr
