@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from benchmarks.environment import ROOT
+from benchmarks.ray_tables import batch_table, ray_table
 from benchmarks.score_tables import calibration_table, fusion_table
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
@@ -19,6 +20,8 @@ PAGES: Final = {
     "quality": ROOT / "README.md",
     "calibration": ROOT / "docs" / "scores.md",
     "fusion": ROOT / "docs" / "scores.md",
+    "ray": ROOT / "docs" / "ray.md",
+    "batch": ROOT / "docs" / "ray.md",
 }
 TOLERANCE: Final = 1e-5
 
@@ -94,6 +97,8 @@ _TABLES: Final = {
     "quality": quality_table,
     "calibration": calibration_table,
     "fusion": fusion_table,
+    "ray": ray_table,
+    "batch": batch_table,
 }
 
 

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rerank_plugins.serving.asgi_call import Answer, Call
 from rerank_plugins.serving.failures import Refusal, failure
-from rerank_plugins.serving.record import Record, new_record
+from rerank_plugins.serving.record import Record, new_record, record_of
 
 logger: Final = logging.getLogger("rerank_plugins.serving")
 
@@ -55,7 +55,7 @@ class Forward:
         if scope["type"] != "http":
             return
         body = (await receive()).get("body", b"")
-        asking = self._persistently(scope, body, new_record(scope))
+        asking = self._persistently(scope, body, record_of(scope))
         try:
             answer = await asyncio.wait_for(asking, self._timeout_s)
         except asyncio.TimeoutError:  # not the builtin before Python 3.11
@@ -126,6 +126,7 @@ def guarded(app: Forward, guard: Callable[[ASGIApp], ASGIApp]) -> ASGIApp:
 
     async def whole(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
+            new_record(scope)
             await inner(scope, receive, send)
             return
         for event in ("startup", "shutdown"):

@@ -47,8 +47,12 @@ class _Generation:
 class RerankReplica:
     """Answers requests; ready when its models are loaded."""
 
-    def __init__(self, *, require_token: bool = False) -> None:
+    def __init__(self, settings: dict[str, Any], *, require_token: bool = False) -> None:
         """Wait for :meth:`reconfigure`, which Serve calls next.
+
+        Args:
+            settings: Fields of :class:`ServerSettings`, as the application was built.
+            require_token: Whether to refuse to start without a bearer token.
 
         Raises:
             ConfigurationError: If a token is needed and the environment has none.
@@ -59,6 +63,7 @@ class RerankReplica:
                 "node's Ray processes. Set it before `ray start`, on every node."
             )
             raise ConfigurationError(message)
+        self._settings = settings
         self._now: _Generation | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._metrics = EngineMetrics()
@@ -68,6 +73,8 @@ class RerankReplica:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Load what the settings ask for beside what runs, then let new requests use it.
 
+        ``user_config`` has the fields that differ from how the application was built.
+
         Requests in flight end on the application that they began with; a model that is no
         longer used is released after the last of them.
 
@@ -75,7 +82,7 @@ class RerankReplica:
             ConfigurationError: If a setting cannot work; what ran goes on.
             ModelLoadError: If a model cannot be loaded; what ran goes on.
         """
-        new = _Generation(_settings(user_config))
+        new = _Generation(_settings({**self._settings, **user_config}))
         await new.models.load()
         if new.models.error is not None:
             raise new.models.error
@@ -117,9 +124,9 @@ class RerankReplica:
         return self._now
 
 
-def _settings(user_config: dict[str, Any]) -> ServerSettings:
+def _settings(fields: dict[str, Any]) -> ServerSettings:
     try:
-        return ServerSettings(**user_config)
+        return ServerSettings(**fields)
     except TypeError as error:
         message = f"user_config: {error}. It takes the fields of ServerSettings."
         raise ConfigurationError(message) from error

@@ -60,7 +60,7 @@ def build(args: RayServeSettings) -> Application:
     }
     scorers = serve.deployment(
         name=SCORERS,
-        user_config=args.server(),
+        user_config={},  # Serve calls `reconfigure` only if there is one
         max_ongoing_requests=args.max_ongoing_requests,
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
         **args.scaling(),
@@ -74,7 +74,7 @@ def build(args: RayServeSettings) -> Application:
         ray_actor_options={"num_cpus": 0},
         **shared,
     )(serve.ingress(None)(Ingress))
-    return ingress.bind(scorers.bind(require_token=args.require_token), args)
+    return ingress.bind(scorers.bind(args.server(), require_token=args.require_token), args)
 
 
 app: Final = build(RayServeSettings())

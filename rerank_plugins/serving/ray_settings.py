@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rerank_plugins.core.config import MINI, Dtype
 from rerank_plugins.core.engine import MAX_QUEUE_TOKENS
+
+SelfT = TypeVar("SelfT", bound="RayServeSettings")
 
 _SERVE: Final = frozenset(
     (
@@ -36,8 +38,9 @@ _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class RayServeSettings(BaseModel):
     """Arguments of the application: ``args`` of a Serve configuration file.
 
-    Those from ``model`` to ``body_timeout_s`` are :class:`ServerSettings`' own; they become the
-    ``user_config`` of the replicas, which change them without a restart.
+    Those from ``model`` to ``body_timeout_s`` are :class:`ServerSettings`' own. A change of them
+    here restarts the replicas one after the other; in the ``user_config`` of the deployment
+    ``Reranker`` it reaches them as they run.
 
     Attributes:
         replicas: Scoring replicas, each with an engine of its own; the least, when scaled.
@@ -92,6 +95,13 @@ class RayServeSettings(BaseModel):
     health_check_period_s: _Seconds = 10.0
     health_check_timeout_s: _Seconds = 30.0
     drain_s: _Seconds = 30.0
+
+    @model_validator(mode="after")
+    def _check_range(self: SelfT) -> SelfT:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            message = f"max_replicas is {self.max_replicas}, less than replicas={self.replicas}"
+            raise ValueError(message)
+        return self
 
     def server(self) -> dict[str, Any]:
         """Return the part that is :class:`ServerSettings`."""

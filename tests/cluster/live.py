@@ -32,7 +32,7 @@ BUILD = "rerank_plugins.serving.ray_serve:build"
 @contextmanager
 def two_nodes() -> Iterator[str]:
     """Start a cluster; yields its address."""
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         [sys.executable, "-m", "tests.cluster.nodes"],
         cwd=ROOT,
         env=ENVIRONMENT,
@@ -64,13 +64,22 @@ def free_port() -> int:
         return port
 
 
-def configuration(port: int, **args: Any) -> dict[str, Any]:
+def configuration(
+    port: int, user_config: dict[str, Any] | None = None, **args: Any
+) -> dict[str, Any]:
     """Return a Serve configuration file; JSON is YAML."""
+    changes = [] if user_config is None else [{"name": "Reranker", "user_config": user_config}]
     return {
         "proxy_location": "HeadOnly",
         "http_options": {"host": "127.0.0.1", "port": port},
         "applications": [
-            {"name": "rerank", "route_prefix": "/", "import_path": BUILD, "args": args}
+            {
+                "name": "rerank",
+                "route_prefix": "/",
+                "import_path": BUILD,
+                "args": args,
+                "deployments": changes,
+            }
         ],
     }
 

@@ -7,6 +7,7 @@ its environment when it is imported, and must leave nothing behind whatever a te
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from ray.cluster_utils import Cluster
 
@@ -14,7 +15,7 @@ STORE_BYTES = 100 * 2**20
 
 
 def main() -> None:
-    node = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     try:
         cluster.add_node(**node)
@@ -22,7 +23,7 @@ def main() -> None:
         sys.stdout.flush()
         sys.stdin.read()
     finally:
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":
