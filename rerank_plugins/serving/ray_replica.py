@@ -88,7 +88,7 @@ class RerankReplica:
             raise new.models.error
         old, self._now = self._now, new
         if old is not None:
-            task = asyncio.ensure_future(_retire(old, new))
+            task = asyncio.ensure_future(self._retire(old))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
@@ -116,6 +116,14 @@ class RerankReplica:
                 message = "the engine has work, and computed nothing since the last check."
                 raise InferenceError(message) from error
 
+    async def _retire(self, old: _Generation) -> None:
+        await old.idle.wait()
+        # Those of now: by now it may be the old model's turn again.
+        kept = {id(engine) for engine in self._generation.models.engines().values()}
+        for model in (old.models.reranker, old.models.encoder):
+            if model is not None and id(model.engine) not in kept:
+                await asyncio.to_thread(model.close)
+
     @property
     def _generation(self) -> _Generation:
         if self._now is None:
@@ -130,11 +138,3 @@ def _settings(fields: dict[str, Any]) -> ServerSettings:
     except TypeError as error:
         message = f"user_config: {error}. It takes the fields of ServerSettings."
         raise ConfigurationError(message) from error
-
-
-async def _retire(old: _Generation, new: _Generation) -> None:
-    await old.idle.wait()
-    kept = {id(engine) for engine in new.models.engines().values()}
-    for model in (old.models.reranker, old.models.encoder):
-        if model is not None and id(model.engine) not in kept:
-            await asyncio.to_thread(model.close)
