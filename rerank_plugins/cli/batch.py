@@ -89,7 +89,6 @@ def batch(
             bars.update(bar, completed=done, total=total)
 
         if actors:
-            require("ray.data", "ray")
             from rerank_plugins.serving.ray_data import rerank_dataset  # noqa: PLC0415
 
             summary = rerank_dataset(

@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
-from ray.exceptions import RayError
 
 from rerank_plugins._optional import require
 from rerank_plugins.batch.folder import Folder, atomically
@@ -27,6 +24,14 @@ from rerank_plugins.batch.plan import MAX_ROWS, Unit
 from rerank_plugins.batch.settings import BatchSettings
 from rerank_plugins.batch.work import do_unit
 from rerank_plugins.errors import ConfigurationError, InferenceError, RerankError
+
+try:
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext, Dataset
+    from ray.exceptions import RayError
+except ImportError:
+    require("ray.data", "ray")  # says which extra brings it
+    raise
 
 INPUT: Final = "input"
 """Folder in the output that holds the rows of a dataset, as they were when it was read."""

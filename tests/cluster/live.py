@@ -84,10 +84,9 @@ def configuration(
     }
 
 
-def serve_run(address: str, file: Path, config: dict[str, Any] | None = None) -> None:
-    """Deploy a configuration file, or change what runs, and wait until it is there."""
-    if config is not None:
-        file.write_text(json.dumps(config), "utf-8")
+def serve_run(address: str, file: Path, config: dict[str, Any]) -> None:
+    """Deploy a configuration, or change what runs."""
+    file.write_text(json.dumps(config), "utf-8")
     program = shutil.which("serve", path=ENVIRONMENT["PATH"])
     assert program is not None
     command = [program, "run", "--address", address, "--non-blocking", str(file)]

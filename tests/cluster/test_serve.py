@@ -124,6 +124,19 @@ def test_changed_args_restart_replicas_one_by_one_and_lose_no_call(server: Serve
     assert_all_right(load)
 
 
+def test_a_model_that_is_not_there_leaves_a_replica_that_serves(server: Server) -> None:
+    before = set(replicas("Reranker"))
+    with Load(server.url, clients=4) as load:
+        server.deploy(user_config={"model": "/nowhere", "local_files_only": True})
+        assert wait_until(lambda: not before <= set(replicas("Reranker")), 60)
+        after = load.calls
+        assert wait_until(lambda: load.calls > after + 100, 120)
+        assert before & set(replicas("Reranker"))
+    assert_all_right(load)
+    server.deploy()
+    assert wait_until(lambda: len(replicas("Reranker")) == 2, 60)
+
+
 def test_a_killed_replica_loses_no_call(server: Server) -> None:
     before = replicas("Reranker")
     with Load(server.url, clients=8) as load:
