@@ -96,6 +96,18 @@ def serve_run(address: str, file: Path, config: dict[str, Any]) -> None:
     assert done.returncode == 0, done.stderr[-2_000:]
 
 
+def listening(port: int) -> set[str]:
+    """Return the addresses on which a port listens, as the kernel writes them."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in (Path("/proc/net") / table).read_text("utf-8").splitlines()[1:]:
+            local, state = line.split()[1], line.split()[3]
+            address, _, number = local.rpartition(":")
+            if state == "0A" and int(number, 16) == port:
+                found.add(address)
+    return found
+
+
 def replicas(deployment: str) -> list[int]:
     """Return the process ids of a deployment's replicas."""
     title = f"ray::ServeReplica:rerank:{deployment}"

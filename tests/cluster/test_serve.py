@@ -17,6 +17,7 @@ from tests.cluster.live import (
     configuration,
     free_port,
     is_ready,
+    listening,
     replicas,
     serve_run,
     two_nodes,
@@ -49,7 +50,7 @@ class Server:
 
     def deploy(self, **args: Any) -> None:
         serve_run(self.address, self.file, configuration(self.port, **{**ARGS, **args}))
-        assert wait_until(lambda: is_ready(self.url), 60)
+        assert wait_until(lambda: is_ready(self.url), 240)
 
     def takes_at_most(self, documents: int) -> bool:
         """Return whether, as it seems, every replica refuses one document more."""
@@ -85,6 +86,7 @@ def assert_all_right(load: Load) -> None:
 def test_the_file_makes_what_it_says(server: Server) -> None:
     assert len(replicas("Reranker")) == 2
     assert len(replicas("Ingress")) == 2
+    assert listening(server.port) == {"0100007F"}  # 127.0.0.1
     headers = {"X-Request-ID": "mine"}
     body = {"query": "q", "texts": []}
     answer = httpx.post(f"{server.url}/rerank", json=body, headers=headers)
