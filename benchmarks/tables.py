@@ -14,6 +14,7 @@ from benchmarks.backend_tables import backends_table, decoder_table
 from benchmarks.environment import ROOT
 from benchmarks.model_table import write_models
 from benchmarks.ranking_tables import cascade_table, deadline_table, long_documents_table
+from benchmarks.ray_tables import batch_table, ray_table
 from benchmarks.score_tables import calibration_table, fusion_table
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
@@ -27,6 +28,8 @@ _HOMES: Final = {
     "long_documents": ROOT / "docs" / "long-documents.md",
     "deadline": ROOT / "docs" / "deadlines.md",
     "cascade": ROOT / "docs" / "cascades.md",
+    "ray": ROOT / "docs" / "ray.md",
+    "batch": ROOT / "docs" / "ray.md",
 }
 PAGES: Final = {name: page for name, page in _HOMES.items() if (RESULTS / f"{name}.json").exists()}
 """Where each table stands that has been measured."""
@@ -110,6 +113,8 @@ _TABLES: Final = {
     "long_documents": long_documents_table,
     "deadline": deadline_table,
     "cascade": cascade_table,
+    "ray": ray_table,
+    "batch": batch_table,
 }
 
 

@@ -18,7 +18,7 @@ FRAMEWORKS = ("langchain", "langchain_core", "langchain_classic", "llama_index")
 MODEL_LIBRARIES = ("torch", "transformers", "sentence_transformers", "tokenizers")
 EDGES = tuple(
     f"rerank_plugins.{name}"
-    for name in ("langchain", "llama_index", "cli", "serving", "evaluation", "testing")
+    for name in ("langchain", "llama_index", "cli", "serving", "batch", "evaluation", "testing")
 )
 LINES = 200
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+    batch_simulation,
     calibration,
     cascade,
     concurrency,
@@ -185,3 +186,23 @@ def test_a_mixed_load_leaves_nothing_behind() -> None:
     assert found["cancelled"] > 0
     assert found["threads"]["end"] <= found["threads"]["after_a_third"]
     assert found["resident_mib"]["largest"] < 2_000
+
+
+def test_simulated_actors_take_the_next_unit_when_they_are_free() -> None:
+    assert batch_simulation.makespan([3.0, 1.0, 1.0, 1.0], 1) == 6
+    assert batch_simulation.makespan([3.0, 1.0, 1.0, 1.0], 2) == 3
+    assert batch_simulation.makespan([1.0], 9) == 1
+
+
+def test_splitting_a_long_list_is_worth_much_on_many_actors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch_simulation, "_SIZES", (1, 4))
+    texts = [f"text {number} on tea" for number in range(9)]
+    found = batch_simulation.measure_simulated(["What is rain?"], texts)
+    assert found["pairs"] == 1_000_000
+    many = found["actors"]["128"]
+    busy = {name: many[name] - found["start_s"] for name in ("seconds", "seconds_unsplit")}
+    assert busy["seconds_unsplit"] > 5 * busy["seconds"]
+    one = found["actors"]["1"]
+    assert one["seconds_unsplit"] == pytest.approx(one["seconds"], rel=0.05)

@@ -268,3 +268,22 @@ def test_a_real_process_ranks_its_standard_input() -> None:
     )
     assert json.loads(done.stdout.splitlines()[0])["index"] == 1
     assert done.stderr == ""
+
+
+def test_batch_counts_and_fails_on_rows_that_cannot_be_ranked(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="the extra batch is not installed")
+    source, output = tmp_path / "in.jsonl", tmp_path / "out"
+    rows = [{"query": QUESTION, "documents": TEXTS}, {"query": QUESTION, "documents": 3}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    first = run("batch", source, output, "--top-n", 1)
+    assert first.exit_code == 1
+    assert "2 rows, 3 documents: 1 ranked" in first.stdout
+    assert "0 of 1 units were done before" in first.stdout
+    assert "--allow-bad-rows" in first.stderr
+    again = run("batch", source, output, "--top-n", 1, "--allow-bad-rows")
+    assert again.exit_code == 0
+    assert "1 of 1 units were done before" in again.stdout
+    other = run("batch", source, output, "--top-n", 2)
+    assert other.exit_code == 2
+    assert "top_n=1, not 2" in other.stderr
+    assert run("batch", tmp_path / "none", output).exit_code == 2

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from rerank_plugins import __version__
 from rerank_plugins.cli._console import err, out
+from rerank_plugins.cli.batch import batch
 from rerank_plugins.cli.demo import demo
 from rerank_plugins.cli.evaluate import evaluate
 from rerank_plugins.cli.plan import plan
@@ -40,6 +41,7 @@ app.command("eval")(evaluate)
 app.command()(plan)
 app.command()(rerank)
 app.command()(serve)
+app.command()(batch)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001  (a callback of typer)

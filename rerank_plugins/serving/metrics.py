@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Engines = Callable[[], Mapping[str, "Engine[Any]"]]
 
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_COUNTERS: Final = {
+COUNTERS: Final = {
     "requests": "Requests to the engine, whatever became of them.",
     "cancelled": "Requests whose callers went away or ran out of time.",
     "items": "Pairs (or texts to embed) computed.",
@@ -31,10 +31,16 @@ _COUNTERS: Final = {
     "queue_s": "Seconds that requests waited for their first batch, summed.",
     "compute_s": "Seconds in the model, summed.",
 }
-_GAUGES: Final = {
+GAUGES: Final = {
     "queued_tokens": "Tokens that wait now.",
     "batch_tokens": "Token budget of a batch now.",
 }
+
+
+def metric_name(field: str) -> str:
+    """Return the name of a counter or gauge of the engine."""
+    stem = field.removesuffix("_s")
+    return f"rerank_engine_{stem}" + ("_seconds" if stem != field else "")
 
 
 class Metrics:
@@ -86,15 +92,13 @@ class _EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = {kind: engine.stats() for kind, engine in self._engines().items()}
-        for field, help_text in _COUNTERS.items():
-            name = f"rerank_engine_{field.removesuffix('_s')}"
-            name += "_seconds" if field.endswith("_s") else ""
-            counter = CounterMetricFamily(name, help_text, labels=("kind",))
+        for field, help_text in COUNTERS.items():
+            counter = CounterMetricFamily(metric_name(field), help_text, labels=("kind",))
             for kind, one in stats.items():
                 counter.add_metric((kind,), getattr(one, field))
             yield counter
-        for field, help_text in _GAUGES.items():
-            gauge = GaugeMetricFamily(f"rerank_engine_{field}", help_text, labels=("kind",))
+        for field, help_text in GAUGES.items():
+            gauge = GaugeMetricFamily(metric_name(field), help_text, labels=("kind",))
             for kind, one in stats.items():
                 gauge.add_metric((kind,), getattr(one, field))
             yield gauge

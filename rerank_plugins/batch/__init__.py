@@ -1,0 +1,21 @@
+"""Many queries from files to files, so that a run can be stopped and resumed (extra ``batch``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rerank_plugins._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rerank_plugins.batch.job import BatchSummary, rerank_files
+    from rerank_plugins.batch.settings import BatchSettings
+
+__all__ = ["BatchSettings", "BatchSummary", "rerank_files"]
+
+_HOMES = {
+    "BatchSettings": "rerank_plugins.batch.settings",
+    "BatchSummary": "rerank_plugins.batch.job",
+    "rerank_files": "rerank_plugins.batch.job",
+}
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, needs=("pyarrow", "batch"))
