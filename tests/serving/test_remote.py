@@ -64,7 +64,7 @@ def test_a_killed_server_loses_no_call() -> None:
 
         def ask(number: int) -> list[Ranking]:
             """Rank until the server has been dead for a while."""
-            found = []
+            found: list[Ranking] = []
             while not dead.is_set() or len(found) < 3:
                 found.append(reranker.rank(f"{question} {number}", texts))
             return found
