@@ -20,10 +20,11 @@ import rerank_plugins
 from benchmarks.environment import environment
 from benchmarks.load.throughput import ratio
 from benchmarks.serving.load import Body, Served, bodies, load
-from benchmarks.serving.process import Server, infinity, ours
+from benchmarks.serving.process import Server, hollow, infinity, ours
 
 RESULTS: Final = Path(__file__).parent / "results" / "servers.json"
 DATA: Final = Path(rerank_plugins.__file__).parent / "data" / "squad-dev"
+HOST_REQUESTS: Final = 600
 PATHS: Final = {"ours": "/v1/rerank", "infinity": "/rerank"}
 
 
@@ -63,6 +64,29 @@ def measure(
     }
 
 
+def measure_host(server: Server, folder: Path, *, clients: int, documents: int) -> dict[str, float]:
+    """Return what our process computes besides the model: seconds of a core.
+
+    Requests with one document and with many have a cost for the request and one for each pair
+    in common.
+
+    Args:
+        server: One without a model's arithmetic.
+        folder: BEIR folder of the documents.
+        clients: Connections at once.
+        documents: Documents of the larger requests.
+    """
+    costs = []
+    for count in (1, documents):
+        asked = bodies(folder, HOST_REQUESTS, count)
+        _asked(server, "ours", asked[:clients], clients)
+        before = server.cpu_s
+        _asked(server, "ours", asked, clients)
+        costs.append((server.cpu_s - before) / len(asked))
+    pair_s = (costs[1] - costs[0]) / (documents - 1)
+    return {"request_s": costs[0] - pair_s, "pair_s": pair_s}
+
+
 def _asked(server: Server, name: str, requests: list[Body], clients: int) -> Served:
     return asyncio.run(load(server.url + PATHS[name], requests, clients))
 
@@ -76,7 +100,7 @@ def main(
     data: Annotated[Path, typer.Option(help="BEIR folder of the documents.")] = DATA,
     clients: Annotated[int, typer.Option(help="Connections at once.")] = 32,
     documents: Annotated[int, typer.Option(help="Documents of a request.")] = 20,
-    requests: Annotated[int, typer.Option(help="Requests of a round.")] = 96,
+    requests: Annotated[int, typer.Option(help="Requests of a round.")] = 64,
     rounds: Annotated[int, typer.Option(help="Rounds of each server.")] = 2,
     output: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULTS,
 ) -> None:
@@ -85,7 +109,9 @@ def main(
     with ours() as mine, infinity("--no-model-warmup") as theirs:
         servers = {"ours": mine, "infinity": theirs}
         found = measure(servers, asked, clients=clients, rounds=rounds)
-    results = {"set": data.name, **found, "environment": environment()}
+    with hollow() as empty:
+        host = measure_host(empty, data, clients=clients, documents=documents)
+    results = {"set": data.name, **found, "host": host, "environment": environment()}
     text = json.dumps(results, indent=1) + "\n"
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from benchmarks.environment import ROOT
+from benchmarks.scaling_tables import capacity_table, servers_table
 from benchmarks.score_tables import calibration_table, fusion_table
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
@@ -19,7 +20,12 @@ PAGES: Final = {
     "quality": ROOT / "README.md",
     "calibration": ROOT / "docs" / "scores.md",
     "fusion": ROOT / "docs" / "scores.md",
+    "servers": ROOT / "docs" / "serving.md",
+    "capacity": ROOT / "docs" / "scaling.md",
 }
+_SOURCES: Final = {"capacity": "servers"}
+"""Results of tables that have none of their own name."""
+
 TOLERANCE: Final = 1e-5
 
 _ABOUT: Final = {
@@ -84,7 +90,7 @@ def filled(page: str, name: str, table: str) -> str:
 
 def renewed(name: str) -> str:
     """Return a page with its table made from the committed results."""
-    results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    results = json.loads((RESULTS / f"{_SOURCES.get(name, name)}.json").read_text(encoding="utf-8"))
     table = _TABLES[name](results)
     return filled(PAGES[name].read_text(encoding="utf-8"), name, table)
 
@@ -94,6 +100,8 @@ _TABLES: Final = {
     "quality": quality_table,
     "calibration": calibration_table,
     "fusion": fusion_table,
+    "servers": servers_table,
+    "capacity": capacity_table,
 }
 
 

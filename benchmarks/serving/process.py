@@ -50,6 +50,23 @@ class Server:
             raise RuntimeError(message)
         return int(found[1]) / 1024
 
+    @property
+    def cpu_s(self) -> float:
+        """The seconds that it has computed so far, on all cores (Linux)."""
+        fields = (
+            Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        )
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def hollow() -> Iterator[Server]:
+    """Run our server without the model's arithmetic; see :mod:`benchmarks.serving.hollow`."""
+    port = _free_port()
+    command = [sys.executable, "-m", "benchmarks.serving.hollow", str(port)]
+    with _running(command, port, "/ready") as server:
+        yield server
+
 
 @contextmanager
 def ours(*arguments: str) -> Iterator[Server]:
