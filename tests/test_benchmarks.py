@@ -11,8 +11,13 @@ import pytest
 from benchmarks import calibration, cascade, concurrency, fusion, quality, tables
 from benchmarks.candidates import Candidates, candidates
 from benchmarks.load.memory import measure_soak
+from benchmarks.serving.load import bodies, load
 from rerank_plugins import Reranker
 from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.serving import ServerSettings
+from rerank_plugins.testing import FakeCrossEncoder
+from rerank_plugins.testing.fakes import overlap
+from tests.serving.live import live
 
 
 @pytest.mark.parametrize("name", tables.PAGES)
@@ -119,3 +124,15 @@ def test_a_mixed_load_leaves_nothing_behind() -> None:
     assert found["cancelled"] > 0
     assert found["threads"]["end"] <= found["threads"]["after_a_third"]
     assert found["resident_mib"]["largest"] < 2_000
+
+
+async def test_load_gives_each_request_its_scores(small_set: Path) -> None:
+    """Three connections share ten requests; the scores stand in the documents' order."""
+    asked = bodies(small_set, 10, 2)
+    assert asked == bodies(small_set, 10, 2)
+    with live(ServerSettings(model=FakeCrossEncoder(), embedding_model=None)) as server:
+        served = await load(f"{server.url}/v1/rerank", asked, 3)
+    assert all(0 < one <= served.seconds for one in served.latencies)
+    for body, scores in zip(asked, served.scores, strict=True):
+        expected = [overlap(body["query"], text) for text in body["documents"]]
+        assert np.argsort(scores).tolist() == np.argsort(expected).tolist()
