@@ -45,5 +45,6 @@ def test_a_few_requests(server: Live, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 def test_many_requests(server: Live, tmp_path: Path) -> None:
     fuzz(server, tmp_path, examples=500)

@@ -49,6 +49,7 @@ async def test_the_scores_are_those_of_the_model_here(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_server_loses_no_call() -> None:
     """``kill -9`` of one of two processes while eight threads ask."""
     question, texts = QUESTION, [f"{TEXTS[n % 3]} {n}" for n in range(20)]
