@@ -4,10 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := langchain,llama-index,mini,flag,remote,cache,cli,evaluation,pandas,plot,serve,batch,ray
 STAMP := .venv/installed
+INFINITY := .peers/infinity/installed
 COVERED := rerank_plugins/core/*,rerank_plugins/langchain/*,rerank_plugins/llama_index/*
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint format test test-slow build constraints clean
+.PHONY: help install demo lint format test test-slow peers build constraints clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
@@ -40,6 +41,14 @@ test: lint ## lint, and the quick tests with their coverage
 test-slow: $(STAMP) ## the tests that take longer: wheel, documentation, demo
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
+# Its dependencies exclude ours, so it has an environment of its own.
+$(INFINITY): benchmarks/serving/infinity.txt
+	$(PYTHON) -m venv .peers/infinity
+	.peers/infinity/bin/python -m pip install -qq --requirement $<
+	@touch $@
+
+peers: $(INFINITY) ## servers of others that ours is compared with; without them their tests skip
+
 build: $(STAMP) ## sdist and wheel in dist/
 	$(BIN)/python -m build --no-isolation
 
@@ -49,4 +58,4 @@ constraints: ## complete constraints.txt after a change of dependencies (needs u
 		--no-header --no-annotate $(UPGRADE) --output-file constraints.txt pyproject.toml
 
 clean: ## remove .venv and everything that is generated
-	rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .peers build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

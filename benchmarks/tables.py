@@ -15,6 +15,7 @@ from benchmarks.environment import ROOT
 from benchmarks.model_table import write_models
 from benchmarks.ranking_tables import cascade_table, deadline_table, long_documents_table
 from benchmarks.ray_tables import batch_table, ray_table
+from benchmarks.scaling_tables import capacity_table, servers_table
 from benchmarks.score_tables import calibration_table, fusion_table
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
@@ -30,8 +31,17 @@ _HOMES: Final = {
     "cascade": ROOT / "docs" / "cascades.md",
     "ray": ROOT / "docs" / "ray.md",
     "batch": ROOT / "docs" / "ray.md",
+    "servers": ROOT / "docs" / "serving.md",
+    "capacity": ROOT / "docs" / "scaling.md",
 }
-PAGES: Final = {name: page for name, page in _HOMES.items() if (RESULTS / f"{name}.json").exists()}
+_SOURCES: Final = {"capacity": "servers"}
+"""Results of tables that have none of their own name."""
+
+PAGES: Final = {
+    name: page
+    for name, page in _HOMES.items()
+    if (RESULTS / f"{_SOURCES.get(name, name)}.json").exists()
+}
 """Where each table stands that has been measured."""
 
 TOLERANCE: Final = 1e-5
@@ -98,7 +108,7 @@ def filled(page: str, name: str, table: str) -> str:
 
 def renewed(name: str) -> str:
     """Return a page with its table made from the committed results."""
-    results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    results = json.loads((RESULTS / f"{_SOURCES.get(name, name)}.json").read_text(encoding="utf-8"))
     table = _TABLES[name](results)
     return filled(PAGES[name].read_text(encoding="utf-8"), name, table)
 
@@ -115,6 +125,8 @@ _TABLES: Final = {
     "cascade": cascade_table,
     "ray": ray_table,
     "batch": batch_table,
+    "servers": servers_table,
+    "capacity": capacity_table,
 }
 
 

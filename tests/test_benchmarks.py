@@ -22,9 +22,14 @@ from benchmarks import (
 from benchmarks import first_stage as first_stages
 from benchmarks.candidates import Candidates, candidates
 from benchmarks.load.memory import measure_soak
+from benchmarks.serving.load import bodies, load
 from rerank_plugins import Reranker
 from rerank_plugins.core.types import ModelIdentity
 from rerank_plugins.evaluation.beir import read_beir
+from rerank_plugins.serving import ServerSettings
+from rerank_plugins.testing import FakeCrossEncoder
+from rerank_plugins.testing.fakes import overlap
+from tests.serving.live import live
 
 
 @pytest.mark.parametrize("name", tables.PAGES)
@@ -206,3 +211,15 @@ def test_splitting_a_long_list_is_worth_much_on_many_actors(
     assert busy["seconds_unsplit"] > 5 * busy["seconds"]
     one = found["actors"]["1"]
     assert one["seconds_unsplit"] == pytest.approx(one["seconds"], rel=0.05)
+
+
+async def test_load_gives_each_request_its_scores(small_set: Path) -> None:
+    """Three connections share ten requests; the scores stand in the documents' order."""
+    asked = bodies(small_set, 10, 2)
+    assert asked == bodies(small_set, 10, 2)
+    with live(ServerSettings(model=FakeCrossEncoder(), embedding_model=None)) as server:
+        served = await load(f"{server.url}/v1/rerank", asked, 3)
+    assert all(0 < one <= served.seconds for one in served.latencies)
+    for body, scores in zip(asked, served.scores, strict=True):
+        expected = [overlap(body["query"], text) for text in body["documents"]]
+        assert np.argsort(scores).tolist() == np.argsort(expected).tolist()

@@ -65,6 +65,10 @@ class Documents(Request):
 class Vllm(Documents):
     model: str | None = None
     top_n: int = 0
+    max_tokens_per_query: int = 0
+    max_tokens_per_doc: int = 0
+    instruction: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
     truncation_side: Literal["left", "right"] | None = None
     use_activation: bool | None = None
@@ -103,6 +107,7 @@ class Cohere(Documents):
     documents: Annotated[list[str], Field(min_length=1, max_length=1_000)]
     top_n: Annotated[int, Field(ge=1)] | None = None
     max_tokens_per_doc: int = 4_096
+    relevant_spans: bool | None = None
     priority: int = 0
 
     def answer(self, scores: Sequence[float]) -> Any:

@@ -6,10 +6,12 @@ Schemathesis as a program, with all its phases: examples, boundaries, random and
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.serving.live import TOKEN, Live
@@ -33,6 +35,9 @@ def fuzz(server: Live, folder: Path, examples: int) -> None:
         command, cwd=folder, env=os.environ, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    operations = sum(map(len, httpx.get(f"{server.url}/openapi.json").json()["paths"].values()))
+    assert operations >= 7  # four APIs and the probes; /docs is a page
+    assert re.search(rf"Tested: +{operations}\b", done.stdout), done.stdout
 
 
 def test_a_few_requests(server: Live, tmp_path: Path) -> None:
@@ -40,5 +45,6 @@ def test_a_few_requests(server: Live, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 def test_many_requests(server: Live, tmp_path: Path) -> None:
     fuzz(server, tmp_path, examples=500)

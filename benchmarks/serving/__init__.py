@@ -1,0 +1,1 @@
+"""Our server beside somebody else's, each in an environment and a process of its own."""
