@@ -11,7 +11,7 @@ from rerank_plugins.core.checks import check_choice, check_count
 from rerank_plugins.core.loading import ModelSettings
 from rerank_plugins.errors import ConfigurationError
 
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 
 
 class Unset(Enum):
@@ -45,7 +45,8 @@ class ModelConfig:
         model: ``"mini"`` (embedded), a Hugging Face Hub name or a folder.
         backend: ``"auto"`` or the name of a backend.
         device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses the best here.
-        dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device.
+        dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device, and
+            never ``"int8"``, which changes scores a little and runs on a CPU by OpenVINO.
         max_length: Most tokens an input may have, special tokens included; lowered to the
             model's own reach where that is shorter. None is the model's own reach.
         revision: Branch, tag or commit on the hub.

@@ -13,10 +13,18 @@ from rerank_plugins.backends._mini import cross_encoder_folder
 from rerank_plugins.backends._prompts import own_prompts
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import Role
+from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import ModelLoadError
 
 _HEAD: Final = "ForSequenceClassification"
 _LABELS: Final = (1, 2)
+_UNLIMITED: Final = 2**31
+
+PROBES: Final = tuple(
+    TextPair(query, document)
+    for query, document in (("", ""), ("a", "b c"), ("who", "he " * 90), ("what is it " * 9, "x"))
+)
+"""Awkward pairs, on which two ways to compute a model are compared when it is loaded."""
 
 
 class Loaded(NamedTuple):
@@ -86,3 +94,23 @@ def check_head(settings: Any, model: str) -> None:  # noqa: ANN401  (a model's o
             "it classifies. A reranker has one label, or two of which the second is 'relevant'."
         )
         raise ModelLoadError(message)
+
+
+def reach_of(model: Any, tokenizer: Any) -> int:  # noqa: ANN401  (one of many classes)
+    """Return the most tokens that a model can read; T5's family has no bound of its own."""
+    positions = getattr(model.config, "max_position_embeddings", None) or _UNLIMITED
+    return int(min(positions - first_position(model), tokenizer.model_max_length))
+
+
+def first_position(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
+    """Return the position id of a sequence's first token.
+
+    RoBERTa's family begins at ``padding_idx + 1``, so its table of 514 positions reaches 512
+    tokens, and counting from 0 would silently change every score.
+    """
+    for module in model.modules():
+        table = getattr(module, "position_embeddings", None)
+        padding = getattr(module, "padding_idx", None)
+        if isinstance(table, torch.nn.Embedding) and isinstance(padding, int):
+            return padding + 1
+    return 0

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
 from rerank_plugins.backends._tokenizer import private_tokenizer
-from rerank_plugins.backends.torch.loading import load_reranker
+from rerank_plugins.backends.torch.loading import PROBES, first_position, load_reranker, reach_of
 from rerank_plugins.backends.torch.packing import PackedModel, can_pack
 from rerank_plugins.backends.torch.pairs import PairTokenizer, TokenPair
 from rerank_plugins.core.config import ModelConfig
@@ -22,17 +22,11 @@ from rerank_plugins.errors import EngineClosedError
 
 _log = logging.getLogger(__name__)
 
-_UNLIMITED: Final = 2**31
 _BATCH_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
 
 _CPU_STEP: Final = 64
 """On a CPU the packed tokens are filled up to a multiple of this. oneDNN compiles a kernel for
 each number of tokens and torch keeps a thousand of them: without this about a gigabyte."""
-
-_PROBES: Final = tuple(
-    TextPair(query, document)
-    for query, document in (("", ""), ("a", "b c"), ("who", "he " * 90), ("what is it " * 9, "x"))
-)
 
 
 class TorchCrossEncoder:
@@ -54,10 +48,10 @@ class TorchCrossEncoder:
             ModelLoadError: If there is no such model, or it is not a reranker.
         """
         model, tokenizer, digest, self.prompts = load_reranker(config)
-        first = _first_position(model)
-        reach = min(_positions(model) - first, tokenizer.model_max_length)
+        first = first_position(model)
+        reach = reach_of(model, tokenizer)
         self.identity = ModelIdentity(
-            config.model, config.revision, config.backend, config.dtype, int(reach), digest
+            config.model, config.revision, config.backend, config.dtype, reach, digest
         )
         self.device = torch.device(str(config.device))
         self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cpu"])
@@ -149,7 +143,7 @@ class TorchCrossEncoder:
     def _checked_packing(self, first_position: int) -> PackedModel | None:
         """Return the packed model if it scores awkward pairs as the padded one does."""
         self._packed = None
-        probes = self.prepare(_PROBES, 128)
+        probes = self.prepare(PROBES, 128)
         padded = self.run(probes)
         usual = self._model.config._attn_implementation  # noqa: SLF001  (no public reader)
         self._packed = PackedModel(self._model, first_position)
@@ -165,25 +159,6 @@ class TorchCrossEncoder:
         )
         self._model.set_attn_implementation(usual)
         return None
-
-
-def _positions(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
-    """Return how many positions a model's table has; T5's family has no such bound."""
-    return int(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED)
-
-
-def _first_position(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
-    """Return the position id of a sequence's first token.
-
-    RoBERTa's family begins at ``padding_idx + 1``, so its table of 514 positions reaches 512
-    tokens, and counting from 0 would silently change every score.
-    """
-    for module in model.modules():
-        table = getattr(module, "position_embeddings", None)
-        padding = getattr(module, "padding_idx", None)
-        if isinstance(table, torch.nn.Embedding) and isinstance(padding, int):
-            return padding + 1
-    return 0
 
 
 def _head_in_float32(model: Any) -> None:  # noqa: ANN401  (one of many model classes)
