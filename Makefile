@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := langchain,llama-index,mini,remote,cache,cli,evaluation,serve
+EXTRAS := langchain,llama-index,mini,remote,cache,cli,openvino,evaluation,serve
 STAMP := .venv/installed
 COVERED := rerank_plugins/core/*,rerank_plugins/langchain/*,rerank_plugins/llama_index/*
 

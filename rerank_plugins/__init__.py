@@ -12,7 +12,7 @@ from rerank_plugins import backends as _backends  # noqa: F401  (registers the l
 from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rerank_plugins.backends.openvino.settings import OpenVINOModel
+    from rerank_plugins.backends._openvino_model import OpenVINOModel
     from rerank_plugins.backends.remote.settings import RemoteModel
     from rerank_plugins.core.bi_encoder import BiEncoder
     from rerank_plugins.core.bi_encoder_scorer import BiEncoderScorer
@@ -40,7 +40,7 @@ _HOMES = {
     "BiEncoder": "rerank_plugins.core.bi_encoder",
     "BiEncoderScorer": "rerank_plugins.core.bi_encoder_scorer",
     "Cascade": "rerank_plugins.core.cascade",
-    "OpenVINOModel": "rerank_plugins.backends.openvino.settings",
+    "OpenVINOModel": "rerank_plugins.backends._openvino_model",
     "RankedDocument": "rerank_plugins.core.types",
     "Ranking": "rerank_plugins.core.types",
     "RemoteModel": "rerank_plugins.backends.remote.settings",

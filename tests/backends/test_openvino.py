@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rerank_plugins import BiEncoder, OpenVINOModel, Reranker
-from rerank_plugins.backends.openvino.groups import groups
+from rerank_plugins.backends._mini import cross_encoder_folder
 from rerank_plugins.core.protocols import RoleText
 from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
+from rerank_plugins.evaluation.beir import read_beir
 from tests.backends.test_bi_encoder import DOCUMENTS, PROMPTS, save_bi_encoder
 from tests.backends.test_parity import PAIRS, reference
 from tests.tiny_models import ARCHITECTURES, TEXTS, save_reranker
 
-pytest.importorskip("openvino")
-pytest.importorskip("nncf")
+pytest.importorskip("rerank_plugins.backends.openvino.building", exc_type=ImportError)
+
+ROOT = Path(__file__).parents[2]
+SLOW = {"electra", "roberta", "xlm-roberta"}
+"""Their graphs are BERT's, so the quick tests leave them out."""
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one in SLOW)) for one in ARCHITECTURES],
+)
 def test_float32_scores_equal_the_reference(architecture: str, tmp_path: Path) -> None:
     folder = save_reranker(architecture, tmp_path)
     with Reranker(folder, backend="openvino", dtype="float32") as reranker:
@@ -110,6 +119,8 @@ def test_modules_that_are_not_known_are_refused(tmp_path: Path) -> None:
 
 
 def test_groups_hold_every_row_once_and_waste_little() -> None:
+    from rerank_plugins.backends.openvino.groups import groups  # noqa: PLC0415  (after the skip)
+
     lengths = [int(one) for one in np.random.default_rng(3).integers(1, 513, 200)]
     parts = groups(lengths, 500, 2)
     assert sorted(row for part in parts for row in part.rows) == list(range(200))
@@ -118,3 +129,40 @@ def test_groups_hold_every_row_once_and_waste_little() -> None:
         longest = max(min(lengths[row], 500) for row in part.rows)
         assert part.width == 500 or longest <= part.width < longest + 16
     assert len(groups([100] * 4, 512, 4)) == 4, "every stream gets something"
+
+
+def test_threads_share_an_engine_that_unloads_when_idle(tmp_path: Path) -> None:
+    """Many threads, ranked in shared batches, get what each gets alone."""
+    folder = save_reranker("bert", tmp_path)
+    with Reranker(folder, backend="openvino", dtype="float32", idle_unload_s=0.2) as reranker:
+        alone = [reranker.score([pair])[0] for pair in PAIRS]
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(lambda pair: reranker.score([pair])[0], PAIRS * 8))
+        np.testing.assert_allclose(together, alone * 8, rtol=0, atol=1e-5)
+        deadline = monotonic() + 30
+        while reranker.engine.loaded and monotonic() < deadline:
+            sleep(0.05)
+        assert not reranker.engine.loaded, "it was not unloaded"
+        np.testing.assert_allclose(reranker.score(PAIRS), alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_mini_in_int8_orders_as_in_float32() -> None:
+    """What docs/cpu.md says of mini: scores correlate by more than 0.99, on any texts."""
+    data = read_beir(ROOT / "rerank_plugins" / "data" / "squad-dev")
+    texts = [passage.content for passage in data.passages]
+    queries = list(data.queries.values())[:40]
+    pairs = [
+        TextPair(query, texts[(97 * number + 13 * step) % len(texts)])
+        for number, query in enumerate(queries)
+        for step in range(8)
+    ]
+    pairs += [TextPair(text.split(". ")[0], text) for text in texts[::200]]
+    exact, openvino, int8 = (
+        Reranker(backend=backend, dtype=dtype).score(pairs)
+        for backend, dtype in [("torch", "float32"), ("openvino", "float32"), ("auto", "int8")]
+    )
+    np.testing.assert_allclose(openvino, exact, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(exact[:8], reference(cross_encoder_folder(), pairs[:8]), atol=1e-4)
+    assert np.corrcoef(int8, exact)[0, 1] > 0.99
+    assert 0 < np.abs(int8 - exact).max() < 2

@@ -56,7 +56,7 @@ def build(
         start = perf_counter()
         model = to_openvino(module)
         if config.dtype == "int8":
-            model = quantise(model, calibration)
+            model = quantise(model, calibration, module.exact)
         took = perf_counter() - start
         _log.info("%r was converted to %s in %.0f s.", config.model, config.dtype, took)
         return model

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Final, cast
 
-from rerank_plugins.backends.openvino.settings import OpenVINOModel
+from rerank_plugins.backends._openvino_model import OpenVINOModel
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.types import TextPair
 

@@ -18,7 +18,10 @@ class Embeddings(torch.nn.Module):
 
     Attributes:
         inputs: See :class:`~rerank_plugins.backends.openvino.graphs.Exportable`.
+        exact: Likewise.
     """
+
+    exact: tuple[str, ...] = ()
 
     def __init__(self, model: SentenceTransformer, name: str) -> None:
         """Wrap a bi-encoder of modules that are known here.

@@ -24,7 +24,8 @@ _MASKED = -10_000.0
 class FirstTokenScores(torch.nn.Module):
     """A BERT-like reranker that computes its last layer for the first token alone."""
 
-    inputs = 3
+    inputs: int = 3
+    exact: tuple[str, ...]
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401  (one of many model classes)
         """Wrap a sequence classification model."""
@@ -32,6 +33,12 @@ class FirstTokenScores(torch.nn.Module):
         self._model = model
         self._base = getattr(model, model.base_model_prefix)
         self._first_position = first_position(model)
+        # What is computed for one token of each row costs next to nothing, and decides.
+        last = rf".*\.layer\.{len(self._base.encoder.layer) - 1}\."
+        self.exact = (
+            rf"{last}(attention\.self\.query|attention\.output|intermediate|output)\..*",
+            r".*(pooler|classifier)\..*",
+        )
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
         """Return the logits of relevance, shape ``(rows,)``, of inputs ``(rows, width)``."""
@@ -57,6 +64,7 @@ class Scores(torch.nn.Module):
         super().__init__()
         self._model = model
         self.inputs = 3 if typed else 2
+        self.exact: tuple[str, ...] = (r".*classifier\..*",)
 
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None = None
@@ -73,13 +81,11 @@ class Exportable(Protocol):
     Attributes:
         inputs: How many int64 tensors of shape ``(rows, width)`` it takes: ids, the mask, and
             token types if there are three.
+        exact: Patterns of names in the graph that stay float32 in int8.
     """
 
     inputs: int
-
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Compute; the first axis of the result is the rows."""
-        ...
+    exact: tuple[str, ...]
 
 
 def scoring_module(model: Any, *, typed: bool) -> Exportable:  # noqa: ANN401
@@ -113,7 +119,8 @@ def _layer(
     attention = layer.attention.self
 
     def heads(projected: torch.Tensor) -> torch.Tensor:
-        return projected.unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
+        rows, width = projected.shape[:2]
+        return projected.view(rows, width, -1, attention.attention_head_size).transpose(1, 2)
 
     seen = torch.nn.functional.scaled_dot_product_attention(
         heads(attention.query(asking)),
