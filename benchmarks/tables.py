@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from benchmarks.cpu_table import cpu_table
 from benchmarks.environment import ROOT
 from benchmarks.score_tables import calibration_table, fusion_table
 
@@ -19,6 +20,7 @@ PAGES: Final = {
     "quality": ROOT / "README.md",
     "calibration": ROOT / "docs" / "scores.md",
     "fusion": ROOT / "docs" / "scores.md",
+    "cpu": ROOT / "docs" / "cpu.md",
 }
 TOLERANCE: Final = 1e-5
 
@@ -94,6 +96,7 @@ _TABLES: Final = {
     "quality": quality_table,
     "calibration": calibration_table,
     "fusion": fusion_table,
+    "cpu": cpu_table,
 }
 
 

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import calibration, cascade, concurrency, fusion, quality, tables
+from benchmarks import calibration, cascade, concurrency, cpu, fusion, quality, tables
 from benchmarks.candidates import Candidates, candidates
+from benchmarks.cpu_table import cpu_table
+from benchmarks.first_stage import first_stage
 from benchmarks.load.memory import measure_soak
 from rerank_plugins import Reranker
 from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.testing import FakeCrossEncoder
 
 
 @pytest.mark.parametrize("name", tables.PAGES)
@@ -119,3 +122,23 @@ def test_a_mixed_load_leaves_nothing_behind() -> None:
     assert found["cancelled"] > 0
     assert found["threads"]["end"] <= found["threads"]["after_a_third"]
     assert found["resident_mib"]["largest"] < 2_000
+
+
+def test_speed_and_quality_of_two_rankers(small_set: Path) -> None:
+    found = first_stage(small_set, 5)
+    one, other = (Reranker(FakeCrossEncoder()) for _ in range(2))
+    quality_found = cpu.measure_quality(found, one, other)
+    assert quality_found["pairs"] == 2
+    assert quality_found["float32"] == quality_found["int8"]
+    assert quality_found["largest_difference"] == 0
+    speed = cpu.measure_speed({"peer": one.rank, "ours": other.rank}, found, turns=1)
+    assert speed["10"]["peer"]["faster"] == [1, 1, 1]
+    results = {
+        "model": "fake",
+        "turns": 1,
+        "passages": "small",
+        "environment": {"cores": 2, "cpu": "some"},
+        "speed": speed,
+        "sets": {"small": quality_found},
+    }
+    assert "| small | " in cpu_table(results)

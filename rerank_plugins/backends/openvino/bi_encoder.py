@@ -19,7 +19,7 @@ from rerank_plugins.backends.openvino.building import build, check_agreement
 from rerank_plugins.backends.openvino.calibration import bundled_pairs
 from rerank_plugins.backends.openvino.cross_encoder import resolve_openvino
 from rerank_plugins.backends.openvino.embedding_graphs import Embeddings
-from rerank_plugins.backends.openvino.groups import groups, padded
+from rerank_plugins.backends.openvino.groups import padded
 from rerank_plugins.backends.openvino.runtime import Runtime, batch_tokens
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import FloatArray, Prepared, Role, RoleText
@@ -92,14 +92,7 @@ class OpenVINOBiEncoder:
         if self._runtime is None:
             message = f"the model {self.identity.model!r} was closed."
             raise EngineClosedError(message)
-        lengths = [one.tokens for one in batch]
-        parts = groups(lengths, self.identity.max_length, self._runtime.streams)
-        outputs = self._runtime.run(
-            [self._padded([batch[row].payload for row in part.rows], part.width) for part in parts]
-        )
-        vectors: FloatArray = np.empty((len(batch), self.dimension), dtype=np.float32)
-        for part, output in zip(parts, outputs, strict=True):
-            vectors[part.rows] = output
+        vectors = self._runtime.rows(batch, self.identity.max_length, self._padded)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: FloatArray = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
         return unit

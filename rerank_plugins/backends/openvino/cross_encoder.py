@@ -18,10 +18,10 @@ from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.openvino.building import build, check_agreement
 from rerank_plugins.backends.openvino.calibration import calibration_pairs
 from rerank_plugins.backends.openvino.graphs import scoring_module
-from rerank_plugins.backends.openvino.groups import groups, padded
+from rerank_plugins.backends.openvino.groups import padded
 from rerank_plugins.backends.openvino.runtime import Runtime, batch_tokens, check_precision
 from rerank_plugins.backends.torch.loading import PROBES, load_reranker, reach_of
-from rerank_plugins.backends.torch.pairs import PairTokenizer, TokenPair
+from rerank_plugins.backends.torch.pairs import PairReader, PairTokenizer, TokenPair
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
@@ -52,7 +52,7 @@ def resolve_openvino(config: ModelConfig) -> ModelConfig:
     return resolved
 
 
-class OpenVINOCrossEncoder:
+class OpenVINOCrossEncoder(PairReader):
     """Any ``AutoModelForSequenceClassification`` reranker that OpenVINO can convert.
 
     Attributes:
@@ -98,34 +98,12 @@ class OpenVINOCrossEncoder:
         self.batch_tokens = batch_tokens(network, self._runtime.streams)
         self._check(config, network)
 
-    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
-        """Tokenise and cut text pairs; thread-safe."""
-        reach = self.identity.max_length
-        return self._pairs.prepare(items, min(max_length or reach, reach))
-
-    def room(self, query: str, max_length: int | None = None) -> int:
-        """Return how many tokens of a document fit beside a query, at least 1."""
-        reach = self.identity.max_length
-        return self._pairs.room(query, min(max_length or reach, reach))
-
-    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
-        return self._pairs.spans(texts)
-
     def run(self, batch: Sequence[Prepared]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
         if self._runtime is None:
             message = f"the model {self.identity.model!r} was closed."
             raise EngineClosedError(message)
-        lengths = [one.tokens for one in batch]
-        parts = groups(lengths, self.identity.max_length, self._runtime.streams)
-        outputs = self._runtime.run(
-            [self._padded([batch[row].payload for row in part.rows], part.width) for part in parts]
-        )
-        scores: FloatArray = np.empty(len(batch), dtype=np.float32)
-        for part, output in zip(parts, outputs, strict=True):
-            scores[part.rows] = output
-        return scores
+        return self._runtime.rows(batch, self.identity.max_length, self._padded)
 
     def close(self) -> None:
         """Release the model's memory."""

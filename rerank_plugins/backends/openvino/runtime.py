@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from openvino import AsyncInferQueue, InferRequest
 
+from rerank_plugins.backends.openvino.groups import groups
 from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.errors import ConfigurationError, OutOfMemoryError
 
 _CAPABILITIES: Final = {
@@ -92,16 +94,38 @@ class Runtime:
         self._queue: AsyncInferQueue = AsyncInferQueue(compiled, self.streams)
         self._queue.set_callback(_keep)
 
-    def run(self, groups: Sequence[Sequence[NDArray[np.int64]]]) -> list[NDArray[np.float32]]:
-        """Return the first output of each group's inputs, float32.
+    def rows(
+        self,
+        batch: Sequence[Prepared],
+        reach: int,
+        inputs: Callable[[list[Any], int], list[NDArray[np.int64]]],
+    ) -> FloatArray:
+        """Return the first output for a batch, in its order.
+
+        Args:
+            batch: What to compute.
+            reach: Most tokens the model can read.
+            inputs: Makes the model's inputs of payloads and the width to fill them up to.
 
         Raises:
             OutOfMemoryError: If there is no memory left.
         """
-        outputs: list[Any] = [None] * len(groups)
+        parts = groups([one.tokens for one in batch], reach, self.streams)
+        outputs = np.concatenate(
+            self._run(
+                [inputs([batch[row].payload for row in rows], width) for rows, width in parts]
+            )
+        )
+        ordered: FloatArray = np.empty_like(outputs)
+        ordered[[row for part in parts for row in part.rows]] = outputs
+        return ordered
+
+    def _run(self, parts: Sequence[Sequence[NDArray[np.int64]]]) -> list[NDArray[np.float32]]:
+        """Return the first output of each group's inputs, float32."""
+        outputs: list[Any] = [None] * len(parts)
         with self._lock:
             try:
-                for number, inputs in enumerate(groups):
+                for number, inputs in enumerate(parts):
                     self._queue.start_async(list(inputs), (outputs, number))
                 self._queue.wait_all()
             except (MemoryError, RuntimeError) as error:

@@ -8,16 +8,15 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.loading import PROBES, first_position, load_reranker, reach_of
 from rerank_plugins.backends.torch.packing import PackedModel, can_pack
-from rerank_plugins.backends.torch.pairs import PairTokenizer, TokenPair
+from rerank_plugins.backends.torch.pairs import PairReader, PairTokenizer, TokenPair
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import FloatArray, Prepared
-from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
+from rerank_plugins.core.types import ModelIdentity, ScoreScale
 from rerank_plugins.errors import EngineClosedError
 
 _log = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ _CPU_STEP: Final = 64
 each number of tokens and torch keeps a thousand of them: without this about a gigabyte."""
 
 
-class TorchCrossEncoder:
+class TorchCrossEncoder(PairReader):
     """Any ``AutoModelForSequenceClassification`` reranker with one or two labels.
 
     Attributes:
@@ -62,20 +61,6 @@ class TorchCrossEncoder:
         self._model: Any = model.to(self.device)
         self._packed = self._checked_packing(first) if can_pack(model) else None
         self.padded = self._packed is None
-
-    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
-        """Tokenise and cut text pairs; thread-safe."""
-        reach = self.identity.max_length
-        return self._pairs.prepare(items, min(max_length or reach, reach))
-
-    def room(self, query: str, max_length: int | None = None) -> int:
-        """Return how many tokens of a document fit beside a query, at least 1."""
-        reach = self.identity.max_length
-        return self._pairs.room(query, min(max_length or reach, reach))
-
-    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
-        return self._pairs.spans(texts)
 
     def run(self, batch: Sequence[Prepared]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
