@@ -13,8 +13,9 @@ from typing import Annotated, Any, Final, get_args
 import numpy as np
 import typer
 
-from benchmarks.candidates import DEPTH, SEED, Candidates, candidates
+from benchmarks.candidates import Candidates, candidates
 from benchmarks.environment import ROOT, environment
+from benchmarks.found import DEPTH, SEED
 from rerank_plugins import Reranker
 from rerank_plugins.core.calibration import Method
 from rerank_plugins.core.ordering import sigmoid

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.evaluation.beir import read_beir
-
-DEPTH: Final = 50
-SEED: Final = 11
+from benchmarks.found import first_stage
+from rerank_plugins import Reranker
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The best :data:`DEPTH` of the bi-encoder for each question, best first.
+    """The best of the bi-encoder for each question, best first.
 
     Attributes:
         raw_scores: The cross-encoder's, float32 of shape ``(questions, depth)``.
@@ -56,29 +51,18 @@ def candidates(folder: Path, questions: int, reranker: Reranker, cache: Path | N
 
 
 def _score(folder: Path, questions: int, reranker: Reranker) -> Candidates:
-    data = read_beir(folder)
-    asked = sorted(data.qrels)
-    if len(asked) > questions:
-        asked = random.Random(SEED).sample(asked, questions)  # noqa: S311  (no secret)
-    encoder = BiEncoder()
-    index = encoder.encode_documents([passage.content for passage in data.passages])
-    cosines = encoder.encode_queries([data.queries[one] for one in asked]) @ index.T
-    best = np.argsort(-cosines, axis=1, kind="stable")[:, :DEPTH]
-    raw = np.zeros(best.shape, dtype=np.float32)
-    rankings = reranker.rank_many(
-        (data.queries[one], [data.passages[at].content for at in row])
-        for one, row in zip(asked, best, strict=True)
-    )
-    for row, ranking in zip(raw, rankings, strict=True):
+    found = first_stage(folder, questions)
+    raw = np.zeros(found.best.shape, dtype=np.float32)
+    for row, ranking in zip(raw, reranker.rank_many(found.requests), strict=True):
         for document in ranking:
             row[document.index] = document.raw_score
-    grades = np.zeros(best.shape, dtype=np.int64)
+    grades = np.zeros(found.best.shape, dtype=np.int64)
     missed = []
-    for number, one in enumerate(asked):
-        left = dict(data.qrels[one])
-        for position, at in enumerate(best[number]):
-            grades[number, position] = left.pop(data.passages[at].id, 0)
+    for number, one in enumerate(found.asked):
+        left = dict(found.data.qrels[one])
+        for position, at in enumerate(found.best[number]):
+            grades[number, position] = left.pop(found.data.passages[at].id, 0)
         missed.append([grade for grade in left.values() if grade > 0])
     most = max(map(len, missed))
     padded = np.array([row + [0] * (most - len(row)) for row in missed], dtype=np.int64)
-    return Candidates(raw, np.take_along_axis(cosines, best, axis=1), grades, padded)
+    return Candidates(raw, found.cosines, grades, padded)

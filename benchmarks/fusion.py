@@ -8,8 +8,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from benchmarks.candidates import DEPTH, SEED, Candidates, candidates
+from benchmarks.candidates import Candidates, candidates
 from benchmarks.environment import ROOT, environment
+from benchmarks.found import DEPTH, SEED
 from benchmarks.quality import SETS
 from rerank_plugins import Reranker
 from rerank_plugins.core.fusion import FusionMethod

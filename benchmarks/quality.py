@@ -7,25 +7,21 @@ embedded cross-encoder, over a random sample of questions.
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any, Final
 
-import numpy as np
 import typer
 
 from benchmarks.environment import ROOT, environment
-from rerank_plugins import BiEncoder, Reranker
+from benchmarks.found import DEPTH, SEED, first_stage
+from rerank_plugins import Reranker
 from rerank_plugins.core.config import MINI
-from rerank_plugins.evaluation.beir import read_beir
 from rerank_plugins.evaluation.metrics import paired_bootstrap, per_query
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "quality.json"
 SETS: Final = ("squad-dev", "nq-gold", "stackfaq", "vaswani")
 MEASURES: Final = ("nDCG@10", "RR@10")
-DEPTH: Final = 50
-SEED: Final = 11
 
 
 def measure(folder: Path, questions: int, reranker: Reranker) -> dict[str, Any]:
@@ -39,26 +35,16 @@ def measure(folder: Path, questions: int, reranker: Reranker) -> dict[str, Any]:
     Returns:
         Means of each measure, the paired difference with its 95% interval, and counts.
     """
-    data = read_beir(folder)
-    asked = sorted(data.qrels)
-    if len(asked) > questions:
-        asked = random.Random(SEED).sample(asked, questions)  # noqa: S311  (no secret)
-    encoder = BiEncoder()
-    index = encoder.encode_documents([passage.content for passage in data.passages])
-    cosines = encoder.encode_queries([data.queries[one] for one in asked]) @ index.T
-    best = np.argsort(-cosines, axis=1, kind="stable")[:, :DEPTH]
+    found = first_stage(folder, questions)
+    data, asked = found.data, found.asked
     start = perf_counter()
-    rankings = reranker.rank_many(
-        (data.queries[one], [data.passages[at].content for at in row])
-        for one, row in zip(asked, best, strict=True)
-    )
+    rankings = reranker.rank_many(found.requests)
     seconds = perf_counter() - start
-    ids = [passage.id for passage in data.passages]
-    first = {one: [ids[at] for at in row] for one, row in zip(asked, best, strict=True)}
-    second = {
-        one: [ids[row[document.index]] for document in ranking]
-        for one, row, ranking in zip(asked, best, rankings, strict=True)
+    first = {
+        one: [data.passages[at].id for at in row]
+        for one, row in zip(asked, found.best, strict=True)
     }
+    second = found.run(rankings)
     before, after = (per_query(data.qrels, run, MEASURES) for run in (first, second))
     gains = {name: paired_bootstrap(before[name], after[name]) for name in MEASURES}
     return {

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from benchmarks.backend_tables import backends_table, decoder_table
+from benchmarks.cpu_table import cpu_table
 from benchmarks.environment import ROOT
 from benchmarks.model_table import write_models
 from benchmarks.ranking_tables import cascade_table, deadline_table, long_documents_table
@@ -33,6 +34,7 @@ _HOMES: Final = {
     "batch": ROOT / "docs" / "ray.md",
     "servers": ROOT / "docs" / "serving.md",
     "capacity": ROOT / "docs" / "scaling.md",
+    "cpu": ROOT / "docs" / "cpu.md",
 }
 _SOURCES: Final = {"capacity": "servers"}
 """Results of tables that have none of their own name."""
@@ -127,6 +129,7 @@ _TABLES: Final = {
     "batch": batch_table,
     "servers": servers_table,
     "capacity": capacity_table,
+    "cpu": cpu_table,
 }
 
 

@@ -12,6 +12,7 @@ from rerank_plugins import backends as _backends  # noqa: F401  (registers the l
 from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from rerank_plugins.backends._openvino_model import OpenVINOModel
     from rerank_plugins.backends.decoder.settings import DecoderModel
     from rerank_plugins.backends.flag.settings import FlagModel
     from rerank_plugins.backends.remote.settings import RemoteModel
@@ -30,6 +31,7 @@ __all__ = [
     "Cascade",
     "DecoderModel",
     "FlagModel",
+    "OpenVINOModel",
     "RankedDocument",
     "Ranking",
     "RemoteModel",
@@ -44,6 +46,7 @@ _HOMES = {
     "Cascade": "rerank_plugins.core.cascade",
     "DecoderModel": "rerank_plugins.backends.decoder.settings",
     "FlagModel": "rerank_plugins.backends.flag.settings",
+    "OpenVINOModel": "rerank_plugins.backends._openvino_model",
     "RankedDocument": "rerank_plugins.core.types",
     "Ranking": "rerank_plugins.core.types",
     "RemoteModel": "rerank_plugins.backends.remote.settings",

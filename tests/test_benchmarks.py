@@ -13,6 +13,7 @@ from benchmarks import (
     calibration,
     cascade,
     concurrency,
+    cpu,
     deadline,
     fusion,
     long_documents,
@@ -21,6 +22,8 @@ from benchmarks import (
 )
 from benchmarks import first_stage as first_stages
 from benchmarks.candidates import Candidates, candidates
+from benchmarks.cpu_table import cpu_table
+from benchmarks.found import first_stage
 from benchmarks.load.memory import measure_soak
 from benchmarks.serving.load import bodies, load
 from rerank_plugins import Reranker
@@ -223,3 +226,23 @@ async def test_load_gives_each_request_its_scores(small_set: Path) -> None:
     for body, scores in zip(asked, served.scores, strict=True):
         expected = [overlap(body["query"], text) for text in body["documents"]]
         assert np.argsort(scores).tolist() == np.argsort(expected).tolist()
+
+
+def test_speed_and_quality_of_two_rankers(small_set: Path) -> None:
+    found = first_stage(small_set, 5)
+    one, other = (Reranker(FakeCrossEncoder()) for _ in range(2))
+    quality_found = cpu.measure_quality(found, one, other)
+    assert quality_found["pairs"] == 2
+    assert quality_found["float32"] == quality_found["int8"]
+    assert quality_found["largest_difference"] == 0
+    speed = cpu.measure_speed({"peer": one.rank, "ours": other.rank}, found, turns=1)
+    assert speed["10"]["peer"]["faster"] == [1, 1, 1]
+    results = {
+        "model": "fake",
+        "turns": 1,
+        "passages": "small",
+        "environment": {"cores": 2, "cpu": "some"},
+        "speed": speed,
+        "sets": {"small": quality_found},
+    }
+    assert "| small | " in cpu_table(results)

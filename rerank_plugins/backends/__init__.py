@@ -32,6 +32,9 @@ CROSS_ENCODERS: Final[Mapping[str, Entry]] = {
     "decoder": Entry("rerank_plugins.backends.decoder.model", "DecoderCrossEncoder", None),
     "sbert": Entry("rerank_plugins.backends.sbert.model", "SentenceTransformerCrossEncoder", None),
     "flag": Entry("rerank_plugins.backends.flag.model", "FlagCrossEncoder", None),
+    "openvino": Entry(
+        "rerank_plugins.backends.openvino.cross_encoder", "OpenVINOCrossEncoder", "openvino"
+    ),
     **dict.fromkeys(
         ("tei", "vllm", "infinity", "cohere", "jina", "rerank-plugins"),
         Entry("rerank_plugins.backends.remote.model", "RemoteCrossEncoder", "remote"),
@@ -42,14 +45,16 @@ BI_ENCODERS: Final[Mapping[str, Entry]] = {
         "rerank_plugins.backends.bi_encoder", "SentenceTransformerBiEncoder", None
     ),
     "flag": Entry("rerank_plugins.backends.flag.bi_encoder", "FlagBiEncoder", None),
+    "openvino": Entry(
+        "rerank_plugins.backends.openvino.bi_encoder", "OpenVINOBiEncoder", "openvino"
+    ),
 }
 
-_NOT_COMPILED: Final = ("decoder", "sbert", "flag")
+_NOT_COMPILED: Final = ("decoder", "sbert", "flag", "openvino")
 
 
-def _first_bi_encoder(config: ModelConfig) -> str:
-    del config
-    return next(iter(BI_ENCODERS))
+def _best_bi_encoder(config: ModelConfig) -> str:
+    return "openvino" if config.dtype == "int8" else "sentence-transformers"
 
 
 def _best_cross_encoder(config: ModelConfig) -> str:
@@ -144,6 +149,6 @@ class TableLoader:
 
 
 _CROSS = TableLoader(CROSS_ENCODERS, _best_cross_encoder, "CrossEncoderReplicas")
-_BI = TableLoader(BI_ENCODERS, _first_bi_encoder, "BiEncoderReplicas")
+_BI = TableLoader(BI_ENCODERS, _best_bi_encoder, "BiEncoderReplicas")
 register_loader("cross-encoder", _CROSS)
 register_loader("bi-encoder", _BI)

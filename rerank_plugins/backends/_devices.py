@@ -64,7 +64,17 @@ def fast_bfloat16_on_cpu() -> bool:
 
 
 def resolve_dtype(dtype: Dtype, device: str) -> Dtype:
-    """Return a data type for the device: what was asked for, or for ``"auto"`` a fast one."""
+    """Return a data type for the device: what was asked for, or for ``"auto"`` a fast one.
+
+    Raises:
+        ConfigurationError: If it is int8, which is not torch's to compute here.
+    """
+    if dtype == "int8":
+        message = (
+            "dtype is 'int8', which backend 'openvino' computes on a CPU and no other does. Use "
+            "that backend, or 'float32', 'float16', 'bfloat16' or 'auto'."
+        )
+        raise ConfigurationError(message)
     if dtype != "auto":
         return dtype
     if device.startswith("cuda"):

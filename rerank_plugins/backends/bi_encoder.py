@@ -26,7 +26,12 @@ _BATCH_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
 
 
 class SentenceTransformerBiEncoder:
-    """Any sentence-transformers bi-encoder; embeddings are normalised to length 1."""
+    """Any sentence-transformers bi-encoder; embeddings are normalised to length 1.
+
+    Attributes:
+        dimension: Length of an embedding.
+        prompts: The model's own prompt of each role; empty where it has none.
+    """
 
     padded = True
     resolve = staticmethod(resolve_local)
@@ -69,7 +74,7 @@ class SentenceTransformerBiEncoder:
         self._tokenizer = private_tokenizer(model.tokenizer, config.model)
         # The model's own prompts, where it names any.
         family = embedding_prompts(config.model if not any(model.prompts.values()) else "")
-        self._prompts: dict[Role, str] = {
+        self.prompts: dict[Role, str] = {
             "query": model.prompts.get("query") or family.query,
             "document": model.prompts.get("document") or family.document,
         }
@@ -81,7 +86,7 @@ class SentenceTransformerBiEncoder:
         texts = [
             item._replace(
                 text=encodable(item.text),
-                prompt=self._prompts[item.role] if item.prompt is None else encodable(item.prompt),
+                prompt=self.prompts[item.role] if item.prompt is None else encodable(item.prompt),
             )
             for item in items
         ]
@@ -96,11 +101,21 @@ class SentenceTransformerBiEncoder:
             for count, item in zip(counts, texts, strict=True)
         ]
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
-        """Embed one batch; unit vectors, float32 of shape ``(len(batch), dimension)``."""
+    @property
+    def model(self) -> SentenceTransformer:
+        """The model itself.
+
+        Raises:
+            EngineClosedError: If it was closed.
+        """
         if self._model is None:
             message = f"the model {self.identity.model!r} was closed."
             raise EngineClosedError(message)
+        return self._model
+
+    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+        """Embed one batch; unit vectors, float32 of shape ``(len(batch), dimension)``."""
+        model = self.model
         vectors = np.empty((len(batch), self.dimension), dtype=np.float32)
         # sentence-transformers takes one role, prompt and length a call.
         calls: dict[tuple[Role, str, int], list[int]] = {}
@@ -109,10 +124,8 @@ class SentenceTransformerBiEncoder:
             calls.setdefault((item.role, item.prompt, reach), []).append(row)
         with mapped_out_of_memory():
             for (role, prompt, reach), rows in calls.items():
-                self._model.max_seq_length = reach
-                encode = (
-                    self._model.encode_query if role == "query" else self._model.encode_document
-                )
+                model.max_seq_length = reach
+                encode = model.encode_query if role == "query" else model.encode_document
                 vectors[rows] = encode(
                     [batch[row].payload[0].text for row in rows],
                     prompt=prompt,

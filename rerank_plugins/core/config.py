@@ -12,7 +12,7 @@ from rerank_plugins.core.checks import check_choice, check_count, check_devices
 from rerank_plugins.core.loading import ModelSettings
 from rerank_plugins.errors import ConfigurationError
 
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Optimize = Literal["none", "compile"]
 
 
@@ -48,7 +48,8 @@ class ModelConfig:
         backend: ``"auto"`` or the name of a backend.
         device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses the best here.
             Several (a sequence, or names with commas between them) have a replica each.
-        dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device.
+        dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device, and
+            never ``"int8"``, which changes scores a little and runs on a CPU by OpenVINO.
         optimize: ``"compile"`` has torch fuse what stands between matrix products; the first
             batches then take a minute or more. For encoders of BERT's families.
         max_length: Most tokens an input may have, special tokens included; lowered to the

@@ -15,11 +15,18 @@ from rerank_plugins.backends._prompts import own_prompts
 from rerank_plugins.backends.torch.modular import load_modular
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import Role
+from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import ModelLoadError
 
 _HEAD: Final = "ForSequenceClassification"
 _LABELS: Final = (1, 2)
 _UNLIMITED: Final = 2**31
+
+PROBES: Final = tuple(
+    TextPair(query, document)
+    for query, document in (("", ""), ("a", "b c"), ("who", "he " * 90), ("what is it " * 9, "x"))
+)
+"""Awkward pairs, on which two ways to compute a model are compared when it is loaded."""
 
 
 class Loaded(NamedTuple):
@@ -120,6 +127,11 @@ def check_head(settings: Any, model: str) -> None:  # noqa: ANN401  (a model's o
 def positions(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
     """Return how many positions a model's table has; T5's family has no such bound."""
     return int(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED)
+
+
+def reach_of(model: Any, tokenizer: Any) -> int:  # noqa: ANN401  (one of many classes)
+    """Return the most tokens that a model can read."""
+    return int(min(positions(model) - first_position(model), tokenizer.model_max_length))
 
 
 def first_position(model: Any) -> int:  # noqa: ANN401  (one of many model classes)

@@ -10,14 +10,13 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rerank_plugins.backends._devices import mapped_out_of_memory
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.inputs import Inputs
-from rerank_plugins.backends.torch.loading import first_position, load_reranker, positions
+from rerank_plugins.backends.torch.loading import PROBES, first_position, load_reranker, reach_of
 from rerank_plugins.backends.torch.packing import PackedModel, can_compile, can_pack
-from rerank_plugins.backends.torch.pairs import PairTokenizer
+from rerank_plugins.backends.torch.pairs import PairReader, PairTokenizer
 from rerank_plugins.backends.torch.precision import (
     current_dtype,
     give_up_float16,
@@ -26,20 +25,15 @@ from rerank_plugins.backends.torch.precision import (
 )
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import FloatArray, Prepared
-from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
+from rerank_plugins.core.types import ModelIdentity, ScoreScale
 from rerank_plugins.errors import ConfigurationError, EngineClosedError
 
 _log = logging.getLogger(__name__)
 
 _BATCH_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
 
-_PROBES: Final = tuple(
-    TextPair(query, document)
-    for query, document in (("", ""), ("a", "b c"), ("who", "he " * 90), ("what is it " * 9, "x"))
-)
 
-
-class TorchCrossEncoder:
+class TorchCrossEncoder(PairReader):
     """Any ``AutoModelForSequenceClassification`` reranker with one or two labels.
 
     Attributes:
@@ -70,20 +64,6 @@ class TorchCrossEncoder:
     def identity(self) -> ModelIdentity:
         """What scores depend on, as the next batch is computed: the data type may change."""
         return replace(self._loaded, dtype=current_dtype(self._config))
-
-    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
-        """Tokenise and cut text pairs; thread-safe."""
-        reach = self.identity.max_length
-        return self._pairs.prepare(items, min(max_length or reach, reach))
-
-    def room(self, query: str, max_length: int | None = None) -> int:
-        """Return how many tokens of a document fit beside a query, at least 1."""
-        reach = self.identity.max_length
-        return self._pairs.room(query, min(max_length or reach, reach))
-
-    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
-        return self._pairs.spans(texts)
 
     def run(self, batch: Sequence[Prepared]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
@@ -117,16 +97,15 @@ class TorchCrossEncoder:
         self._release()
         config = replace(self._config, dtype=current_dtype(self._config))
         model, tokenizer, digest, self.prompts = load_reranker(config)
-        first = first_position(model)
-        reach = min(positions(model) - first, tokenizer.model_max_length)
+        reach = reach_of(model, tokenizer)
         self._loaded = ModelIdentity(
-            config.model, config.revision, config.backend, config.dtype, int(reach), digest
+            config.model, config.revision, config.backend, config.dtype, reach, digest
         )
         self._pairs = PairTokenizer(private_tokenizer(tokenizer, config.model), config.model)
         typed = "token_type_ids" in tokenizer.model_input_names
         pad = int(tokenizer.pad_token_id or 0)
         dtype = getattr(torch, config.dtype)
-        self._inputs = Inputs(self.device, dtype, typed=typed, pad=pad, first=first)
+        self._inputs = Inputs(self.device, dtype, typed=typed, pad=pad, first=first_position(model))
         if config.optimize == "compile" and not can_compile(model):
             message = (
                 f"optimize is 'compile', and {config.model!r} is a {model.config.model_type} "
@@ -135,7 +114,7 @@ class TorchCrossEncoder:
             raise ConfigurationError(message)
         head_in_float32(model)
         self._model = model.to(self.device)
-        probes = self.prepare(_PROBES, 128)
+        probes = self.prepare(PROBES, 128)
         padded = self._scores(probes)
         if not self._may_stay(padded):
             give_up_float16(self._config)

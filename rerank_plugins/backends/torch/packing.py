@@ -29,7 +29,13 @@ def can_pack(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
     if isinstance(model, ModularModel) and not model.reads_first_token:
         return False
     if config.model_type == _MODERN:
-        return isinstance(model, ModularModel) or config.classifier_pooling == "cls"
+        return isinstance(model, ModularModel) or bool(config.classifier_pooling == "cls")
+    return is_bert_like(model)
+
+
+def is_bert_like(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
+    """Return whether the layers are BERT's: absolute positions, self-attention only."""
+    config = model.config
     absolute = getattr(config, "position_embedding_type", "absolute") in ("absolute", None)
     return config.model_type in _BERT_LIKE and absolute and not config.is_decoder
 

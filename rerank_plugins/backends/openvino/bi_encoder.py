@@ -1,0 +1,119 @@
+"""Bi-encoders on a CPU through OpenVINO, in int8 where that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from rerank_plugins.backends._loading import quiet_loading
+from rerank_plugins.backends._texts import encodable
+from rerank_plugins.backends._tokenizer import private_tokenizer
+from rerank_plugins.backends.bi_encoder import SentenceTransformerBiEncoder
+from rerank_plugins.backends.openvino.building import build, check_agreement
+from rerank_plugins.backends.openvino.calibration import bundled_pairs
+from rerank_plugins.backends.openvino.cross_encoder import resolve_openvino
+from rerank_plugins.backends.openvino.embedding_graphs import Embeddings
+from rerank_plugins.backends.openvino.groups import padded
+from rerank_plugins.backends.openvino.runtime import Runtime, batch_tokens
+from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.protocols import FloatArray, Prepared, Role, RoleText
+from rerank_plugins.errors import EngineClosedError
+
+_PROBES: Final = tuple(
+    RoleText(text, role)
+    for text in ("", "a", "Rain IN Spain ", "he " * 90)
+    for role in ("query", "document")
+)
+
+
+class OpenVINOBiEncoder:
+    """A sentence-transformers bi-encoder whose modules OpenVINO can compute.
+
+    Attributes:
+        dimension: Length of an embedding.
+        padded: False: rows are filled up to the next 16 tokens only, whatever the batch.
+    """
+
+    padded = False
+    resolve = staticmethod(resolve_openvino)
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Load the model of a resolved configuration; convert it if that was not done yet.
+
+        Raises:
+            ModelLoadError: If there is no such model, it has modules that are not known here,
+                or what OpenVINO computes is not what torch computes.
+            MissingDependencyError: If a package is not installed that is needed.
+        """
+        plain = SentenceTransformerBiEncoder(replace(config, dtype="float32"))
+        module = Embeddings(plain.model, config.model)
+        self.dimension = plain.dimension
+        self.identity = replace(plain.identity, dtype=config.dtype)
+        self._prompts: Mapping[Role, str] = plain.prompts
+        self._inputs = module.inputs
+        tokenizer = private_tokenizer(plain.model.tokenizer, config.model)
+        self._pad = int(plain.model.tokenizer.pad_token_id or 0)
+        self._cutting = lru_cache(maxsize=16)(lambda reach: _cutting(tokenizer, reach))
+        texts = [
+            self._padded([one.payload], one.tokens)
+            for pair in (bundled_pairs() if config.dtype == "int8" else ())
+            for one in self.prepare([RoleText(pair.document, "document")])
+        ]
+        with quiet_loading(config.model):
+            model = build(config, module, texts, plain.identity.fingerprint)
+            self._runtime: Runtime | None = Runtime(model, config.dtype)
+        self.batch_tokens = batch_tokens(plain.model, self._runtime.streams)
+        wanted = plain.run(plain.prepare(_PROBES, 128))
+        check_agreement(config, self.run(self.prepare(_PROBES, 128)), wanted)
+
+    def prepare(self, items: Sequence[RoleText], max_length: int | None = None) -> list[Prepared]:
+        """Put the prompts before the texts, tokenise and cut; thread-safe."""
+        reach = min(max_length or self.identity.max_length, self.identity.max_length)
+        prompts = [
+            self._prompts[item.role] if item.prompt is None else encodable(item.prompt)
+            for item in items
+        ]
+        encoded = self._cutting(reach).encode_batch_fast(
+            [f"{prompt}{encodable(item.text)}" for prompt, item in zip(prompts, items, strict=True)]
+        )
+        return [
+            Prepared(tokens=len(one), truncated=bool(one.overflowing), payload=_ids(one))
+            for one in encoded
+        ]
+
+    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+        """Embed one batch; unit vectors, float32 of shape ``(len(batch), dimension)``."""
+        if self._runtime is None:
+            message = f"the model {self.identity.model!r} was closed."
+            raise EngineClosedError(message)
+        vectors = self._runtime.rows(batch, self.identity.max_length, self._padded)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: FloatArray = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
+        return unit
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        self._runtime = None
+
+    def _padded(self, rows: Sequence[NDArray[np.int32]], width: int) -> list[NDArray[np.int64]]:
+        ids = padded(rows, width, self._pad)
+        mask = padded([np.ones_like(row) for row in rows], width, 0)
+        # A single text is all of one type.
+        return [ids, mask, np.zeros_like(ids)][: self._inputs]
+
+
+def _cutting(tokenizer: Tokenizer, reach: int) -> Any:  # noqa: ANN401  (untyped library)
+    """Return a tokenizer of its own for each length: one that is shared is never changed."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.enable_truncation(reach)
+    return copy
+
+
+def _ids(encoding: Encoding) -> NDArray[np.int32]:
+    return np.asarray(encoding.ids, dtype=np.int32)
