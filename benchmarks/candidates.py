@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -55,15 +56,29 @@ def candidates(folder: Path, questions: int, reranker: Reranker, cache: Path | N
     return found
 
 
+def nearest(
+    queries: Sequence[str], texts: Sequence[str], depth: int
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Return what the bi-encoder finds.
+
+    Returns:
+        The cosines of all texts, shape ``(queries, texts)``, and the positions of the best
+        ``depth`` of them for each query, best first.
+    """
+    encoder = BiEncoder()
+    index = encoder.encode_documents(texts)
+    cosines = encoder.encode_queries(queries) @ index.T
+    return cosines, np.argsort(-cosines, axis=1, kind="stable")[:, :depth]
+
+
 def _score(folder: Path, questions: int, reranker: Reranker) -> Candidates:
     data = read_beir(folder)
     asked = sorted(data.qrels)
     if len(asked) > questions:
         asked = random.Random(SEED).sample(asked, questions)  # noqa: S311  (no secret)
-    encoder = BiEncoder()
-    index = encoder.encode_documents([passage.content for passage in data.passages])
-    cosines = encoder.encode_queries([data.queries[one] for one in asked]) @ index.T
-    best = np.argsort(-cosines, axis=1, kind="stable")[:, :DEPTH]
+    cosines, best = nearest(
+        [data.queries[one] for one in asked], [passage.content for passage in data.passages], DEPTH
+    )
     raw = np.zeros(best.shape, dtype=np.float32)
     rankings = reranker.rank_many(
         (data.queries[one], [data.passages[at].content for at in row])
