@@ -17,6 +17,7 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
+    PreTrainedTokenizerFast,
     XLMRobertaConfig,
     XLMRobertaForSequenceClassification,
 )
@@ -73,11 +74,22 @@ def model_folder(shape: Shape, folder: Path) -> Path:
     else:
         model = _random(shape, tokenizer)
         if shape.family == "xlm-roberta":
-            tokenizer.model_input_names = ["input_ids", "attention_mask"]
+            tokenizer = _without_types(tokenizer)
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     unfinished.rename(folder)
     return folder
+
+
+def _without_types(tokenizer: Any) -> Any:  # noqa: ANN401  (a model's own class)
+    """Return the tokenizer as this family has it: without token types."""
+    names = ("unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        model_max_length=tokenizer.model_max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        **{name: getattr(tokenizer, name) for name in names},
+    )
 
 
 def _random(shape: Shape, tokenizer: Any) -> Any:  # noqa: ANN401  (a model's own class)
