@@ -35,7 +35,7 @@ from rerank_plugins import Reranker
 from rerank_plugins.evaluation.beir import Passage
 
 SYSTEM = "tests.speed_systems:SharedWords"
-LOAD = {"system": SYSTEM, "device": "cpu", "dtype": "float32", "packages": ["numpy"]}
+LOAD: dict[str, Any] = {"system": SYSTEM, "device": "cpu", "dtype": "float32", "packages": ["numpy"]}
 BUNDLED = Path(rerank_plugins.__file__).parent / "data" / "squad-dev"
 
 
