@@ -57,8 +57,9 @@ def figure(results: dict[str, Any], theme: str) -> Figure:
         labelcolor=colours["text"],
     )
     theirs = results["systems"][results["baseline"]]["title"]
+    quick = "; a quick run" if results["quick"] else ""
     drawn.supxlabel(
-        f"times as fast as {theirs} (model mini, Wikipedia passages)",
+        f"times as fast as {theirs} (model mini, Wikipedia passages{quick})",
         color=colours["text"],
         fontsize=10,
     )

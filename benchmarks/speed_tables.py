@@ -81,15 +81,22 @@ def scores_table(results: dict[str, Any]) -> str:
 
 def targets_table(results: dict[str, Any]) -> str:
     """Return what was aimed at for speed, and what was reached."""
-    return "\n".join(target_lines(_targets(results)))
+    rows = list(_targets(results))
+    return "\n".join(_judged(rows, quick=results["quick"]))
 
 
 def claims_table(results: dict[str, Any]) -> str:
     """Return what adapters, length and number of pairs cost."""
-    lines = target_lines(_claims(results))
-    if any(found["quick"] for found in results.values()):
-        lines += ["", "From a quick run, whose figures say little."]
-    return "\n".join(lines)
+    quick = any(found["quick"] for found in results.values())
+    return "\n".join(_judged(list(_claims(results)), quick=quick))
+
+
+def _judged(rows: list[Row], *, quick: bool) -> list[str]:
+    """Return the table; nothing is met or missed by a quick run."""
+    if not quick:
+        return target_lines(rows)
+    lines = target_lines(row._replace(met=None) for row in rows)
+    return [*lines, "", "**From a quick run, whose figures say little.**"]
 
 
 def _targets(results: dict[str, Any]) -> Iterator[Row]:

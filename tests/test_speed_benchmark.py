@@ -35,7 +35,12 @@ from rerank_plugins import Reranker
 from rerank_plugins.evaluation.beir import Passage
 
 SYSTEM = "tests.speed_systems:SharedWords"
-LOAD: dict[str, Any] = {"system": SYSTEM, "device": "cpu", "dtype": "float32", "packages": ["numpy"]}
+LOAD: dict[str, Any] = {
+    "system": SYSTEM,
+    "device": "cpu",
+    "dtype": "float32",
+    "packages": ["numpy"],
+}
 BUNDLED = Path(rerank_plugins.__file__).parent / "data" / "squad-dev"
 
 
@@ -117,9 +122,9 @@ def results() -> dict[str, Any]:
     """A run with the right system, a fast one, a wrong one and one that fails."""
     failed: dict[str, str] = {}
     processes = {
-        BASELINE: Here(delay_s=0.03),
+        BASELINE: Here(delay_s=0.06),
         "ours": Here(delay_s=0.01),
-        "flag": Here(offset=0.25, delay_s=0.03),
+        "flag": Here(offset=0.25, delay_s=0.06),
     }
     rerankers = Here()
     rerankers.child._system = None
@@ -166,7 +171,7 @@ def test_a_wrong_peer_is_reported_and_not_dropped(results: dict[str, Any]) -> No
     assert systems["flag"]["largest_difference"] == pytest.approx(0.25)
     assert systems["flag"]["pairs_per_s"] > 0
     assert systems[BASELINE]["speedup"] == 1.0
-    assert 1.5 < systems["ours"]["speedup"] < 3.5
+    assert 1.5 < systems["ours"]["speedup"] < 6.5
     rounds = results["cells"]["mini/nq/10"]["rounds"]
     assert 2 <= rounds == len(systems["ours"]["seconds"])
 
@@ -288,7 +293,8 @@ def test_a_quick_run_for_real(tmp_path: Path) -> None:
         assert cell["systems"].keys() == {"ours", BASELINE}
         ours, theirs = cell["systems"]["ours"], cell["systems"][BASELINE]
         assert ours["equal"]
-        assert ours["padding_share"] < theirs["padding_share"]
+        assert 0 <= ours["padding_share"] < 0.15
+        assert 0 <= theirs["padding_share"] < 0.8
         assert 0 < theirs["share_of_limit"] < 2
         assert 100 < ours["peak_mib"] < 4_000
     stored = tmp_path / "claims.json"
