@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,21 @@ def candidates(folder: Path, questions: int, reranker: Reranker, cache: Path | N
     if stored:
         np.savez(stored, **vars(found))
     return found
+
+
+def nearest(
+    queries: Sequence[str], texts: Sequence[str], depth: int
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Return what the bi-encoder finds.
+
+    Returns:
+        The cosines of all texts, shape ``(queries, texts)``, and the positions of the best
+        ``depth`` of them for each query, best first.
+    """
+    encoder = BiEncoder()
+    index = encoder.encode_documents(texts)
+    cosines = encoder.encode_queries(queries) @ index.T
+    return cosines, np.argsort(-cosines, axis=1, kind="stable")[:, :depth]
 
 
 def _score(folder: Path, questions: int, reranker: Reranker) -> Candidates:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from benchmarks.backend_tables import backends_table, decoder_table
 from benchmarks.cpu_table import cpu_table
@@ -16,8 +16,17 @@ from benchmarks.environment import ROOT
 from benchmarks.model_table import write_models
 from benchmarks.ranking_tables import cascade_table, deadline_table, long_documents_table
 from benchmarks.ray_tables import batch_table, ray_table
+from benchmarks.rows import Row, target_lines
 from benchmarks.scaling_tables import capacity_table, servers_table
 from benchmarks.score_tables import calibration_table, fusion_table
+from benchmarks.speed_plot import svg
+from benchmarks.speed_tables import (
+    cells_table,
+    claims_table,
+    peers_table,
+    scores_table,
+    targets_table,
+)
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
 _HOMES: Final = {
@@ -35,8 +44,16 @@ _HOMES: Final = {
     "servers": ROOT / "docs" / "serving.md",
     "capacity": ROOT / "docs" / "scaling.md",
     "cpu": ROOT / "docs" / "cpu.md",
+    "speed": ROOT / "docs" / "performance.md",
+    "speed-cells": ROOT / "docs" / "performance.md",
+    "speed-scores": ROOT / "docs" / "performance.md",
+    "speed-targets": ROOT / "docs" / "performance.md",
+    "speed-claims": ROOT / "docs" / "performance.md",
 }
-_SOURCES: Final = {"capacity": "servers"}
+_SOURCES: Final = {
+    "capacity": "servers",
+    **dict.fromkeys(("speed-cells", "speed-scores", "speed-targets"), "speed"),
+}
 """Results of tables that have none of their own name."""
 
 PAGES: Final = {
@@ -46,6 +63,7 @@ PAGES: Final = {
 }
 """Where each table stands that has been measured."""
 
+PLOTS: Final = {theme: ROOT / "docs" / f"speed-{theme}.svg" for theme in ("light", "dark")}
 TOLERANCE: Final = 1e-5
 
 _ABOUT: Final = {
@@ -56,21 +74,9 @@ _ABOUT: Final = {
 }
 
 
-class Row(NamedTuple):
-    """One line of the table."""
-
-    question: str
-    target: str
-    measured: str
-    met: bool | None = None
-
-
 def concurrency_table(results: dict[str, Any]) -> str:
     """Return the table as Markdown, with the machine below it."""
-    lines = ["| What | Target | Measured | Met |", "| --- | --- | --- | --- |"]
-    for row in _rows(results):
-        met = {True: "yes", False: "**no**", None: ""}[row.met]
-        lines.append(f"| {row.question} | {row.target} | {row.measured} | {met} |")
+    lines = target_lines(_rows(results))
     return "\n".join([*lines, "", _machine(results)])
 
 
@@ -108,10 +114,15 @@ def filled(page: str, name: str, table: str) -> str:
     return marked.sub(lambda match: f"{match[1]}{table}\n{match[2]}", page)
 
 
+def committed(name: str) -> dict[str, Any]:
+    """Return committed results."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
 def renewed(name: str) -> str:
     """Return a page with its table made from the committed results."""
-    results = json.loads((RESULTS / f"{_SOURCES.get(name, name)}.json").read_text(encoding="utf-8"))
-    table = _TABLES[name](results)
+    table = _TABLES[name](committed(_SOURCES.get(name, name)))
     return filled(PAGES[name].read_text(encoding="utf-8"), name, table)
 
 
@@ -130,14 +141,21 @@ _TABLES: Final = {
     "servers": servers_table,
     "capacity": capacity_table,
     "cpu": cpu_table,
+    "speed": peers_table,
+    "speed-cells": cells_table,
+    "speed-scores": scores_table,
+    "speed-targets": targets_table,
+    "speed-claims": claims_table,
 }
 
 
 def main() -> None:
-    """Renew all tables."""
+    """Renew all tables and plots."""
     for name, page in PAGES.items():
         page.write_text(renewed(name), encoding="utf-8")
     write_models()
+    for theme, file in PLOTS.items():
+        file.write_text(svg(committed("speed"), theme), encoding="utf-8")
 
 
 def _rows(results: dict[str, Any]) -> Iterator[Row]:

@@ -10,10 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from typing import Any, Final
 
-import numpy as np
-
 from benchmarks.load.callers import Call, mixed_calls
 from benchmarks.load.work import Size, make_work
+from benchmarks.timing import milliseconds
 from rerank_plugins import Reranker
 from rerank_plugins.core.config import Dtype
 
@@ -67,8 +66,8 @@ def measure_latency(
         "repeats": repeats,
         "documents_are": size,
         "dtype": reranker.engine.backend.identity.dtype,
-        "alone_ms": _summary(alone),
-        "beside_ms": _summary(beside),
+        "alone_ms": milliseconds(alone),
+        "beside_ms": milliseconds(beside),
         "ratio": median(beside) / median(alone),
     }
 
@@ -94,8 +93,8 @@ def measure_loop_lag(
         "dtype": Reranker(device="cpu").engine.backend.identity.dtype,
         "seconds": time.perf_counter() - start,
         "samples": len(busy),
-        "idle_ms": _summary(idle),
-        "load_ms": _summary(busy),
+        "idle_ms": milliseconds(idle),
+        "load_ms": milliseconds(busy),
     }
 
 
@@ -131,14 +130,3 @@ async def _sample(load: Any) -> list[float]:  # noqa: ANN401  (any awaitable)
     await load
     done = True
     return lags
-
-
-def _summary(seconds: Sequence[float]) -> dict[str, float]:
-    """Return milliseconds: median, 95th and 99th percentile, largest."""
-    values = 1_000 * np.asarray(seconds)
-    return {
-        "p50": float(np.percentile(values, 50)),
-        "p95": float(np.percentile(values, 95)),
-        "p99": float(np.percentile(values, 99)),
-        "max": float(values.max()),
-    }

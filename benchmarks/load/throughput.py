@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.load.callers import Call, Scores, SentenceTransformers, mixed_calls, serve
 from benchmarks.load.work import Size, Work, make_work, pair_count
+from benchmarks.timing import ratio
 from rerank_plugins import Reranker
 from rerank_plugins.core.batching.job_queue import AHEAD_BATCHES
 from rerank_plugins.core.types import TextPair
@@ -107,11 +108,6 @@ def rank_in_one_call(reranker: Reranker, work: Sequence[Work]) -> list[Scores]:
         [one.relevance_score for one in sorted(ranking, key=lambda one: one.index)]
         for ranking in rankings
     ]
-
-
-def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
-    """Return the median of the rounds' ratios."""
-    return median(one / other for one, other in zip(slow, fast, strict=True))
 
 
 def _requests(work: Sequence[Work]) -> list[tuple[str, tuple[str, ...]]]:

@@ -1,0 +1,1 @@
+"""How fast pairs are scored, beside every peer, in one run: ``python -m benchmarks.speed``."""

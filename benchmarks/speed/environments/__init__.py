@@ -1,0 +1,1 @@
+"""Environments of the peers; see :mod:`benchmarks.speed.environments.__main__`."""
