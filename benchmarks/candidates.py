@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.found import first_stage
-from rerank_plugins import Reranker
+from rerank_plugins import BiEncoder, Reranker
 
 
 @dataclass(frozen=True)
