@@ -163,7 +163,7 @@ def test_mini_in_int8_orders_as_in_float32() -> None:
     )
     int8 = Reranker(dtype="int8").score(pairs)
     np.testing.assert_allclose(openvino, exact, rtol=0, atol=1e-4)
-    peers = reference(cross_encoder_folder(), [tuple(pair) for pair in pairs[:8]])
+    peers = reference(cross_encoder_folder(), [(pair.query, pair.document) for pair in pairs[:8]])
     np.testing.assert_allclose(exact[:8], peers, rtol=0, atol=1e-5)
     assert np.corrcoef(int8, exact)[0, 1] > 0.99
     assert 0 < np.abs(int8 - exact).max() < 2

@@ -138,6 +138,7 @@ def test_every_field_but_a_policy_is_part_of_the_identity() -> None:
         "backend": "torch",
         "device": "cpu",
         "dtype": "float32",
+        "optimize": "compile",
         "max_length": 64,
         "revision": "v1",
         "cache_folder": "folder",

@@ -43,6 +43,7 @@ COMPONENTS: list[tuple[type[Component], dict[str, Any]]] = [
         CrossEncoderPostprocessor,
         {
             **MODEL,
+            "optimize": "compile",
             "top_n": 3,
             "score_threshold": 0.25,
             "activation": "none",
