@@ -102,7 +102,8 @@ def search(
 def _cosines(texts: Sequence[str], queries: Sequence[str]) -> NDArray[np.float64]:
     encoder = BiEncoder()
     index = encoder.encode_documents(texts)
-    return (encoder.encode_queries(queries) @ index.T).astype(np.float64)
+    cosines: NDArray[np.float64] = (encoder.encode_queries(queries) @ index.T).astype(np.float64)
+    return cosines
 
 
 def _bm25(texts: Sequence[str], queries: Sequence[str]) -> NDArray[np.float64]:

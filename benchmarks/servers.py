@@ -18,9 +18,9 @@ import typer
 
 import rerank_plugins
 from benchmarks.environment import environment
-from benchmarks.load.throughput import ratio
 from benchmarks.serving.load import Body, Served, bodies, load
 from benchmarks.serving.process import Server, hollow, infinity, ours
+from benchmarks.timing import ratio
 
 RESULTS: Final = Path(__file__).parent / "results" / "servers.json"
 DATA: Final = Path(rerank_plugins.__file__).parent / "data" / "squad-dev"

@@ -79,13 +79,14 @@ class OpenVINOCrossEncoder(PairReader):
         self._pad = int(tokenizer.pad_token_id or 0)
         module = scoring_module(network, typed="token_type_ids" in tokenizer.model_input_names)
         self._inputs = module.inputs
+        self._reach = reach_of(network, tokenizer)
         calibration = calibration_pairs(config) if config.dtype == "int8" else ()
         self.identity = ModelIdentity(
             config.model,
             config.revision,
             config.backend,
             config.dtype,
-            reach_of(network, tokenizer),
+            self._reach,
             _fingerprint(loaded.fingerprint, calibration),
         )
         texts = [

@@ -97,9 +97,9 @@ class TorchCrossEncoder(PairReader):
         self._release()
         config = replace(self._config, dtype=current_dtype(self._config))
         model, tokenizer, digest, self.prompts = load_reranker(config)
-        reach = reach_of(model, tokenizer)
+        self._reach = reach_of(model, tokenizer)
         self._loaded = ModelIdentity(
-            config.model, config.revision, config.backend, config.dtype, reach, digest
+            config.model, config.revision, config.backend, config.dtype, self._reach, digest
         )
         self._pairs = PairTokenizer(private_tokenizer(tokenizer, config.model), config.model)
         typed = "token_type_ids" in tokenizer.model_input_names

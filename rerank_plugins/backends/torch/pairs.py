@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from rerank_plugins.backends._texts import encodable
 from rerank_plugins.core.protocols import Prepared
-from rerank_plugins.core.types import ModelIdentity, TextPair
+from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import ModelLoadError
 
 _PROBES = (("what is rain", "water that falls"), ("a", "b c d e f"))
@@ -164,24 +164,18 @@ class PairTokenizer:
 
 
 class PairReader:
-    """What backends that read token pairs share.
+    """What backends that read token pairs share: their tokenizer, and the most tokens of a pair."""
 
-    Attributes:
-        identity: What results depend on; its ``max_length`` bounds every pair.
-    """
-
-    identity: ModelIdentity
     _pairs: PairTokenizer
+    _reach: int
 
     def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
         """Tokenise and cut text pairs; thread-safe."""
-        reach = self.identity.max_length
-        return self._pairs.prepare(items, min(max_length or reach, reach))
+        return self._pairs.prepare(items, min(max_length or self._reach, self._reach))
 
     def room(self, query: str, max_length: int | None = None) -> int:
         """Return how many tokens of a document fit beside a query, at least 1."""
-        reach = self.identity.max_length
-        return self._pairs.room(query, min(max_length or reach, reach))
+        return self._pairs.room(query, min(max_length or self._reach, self._reach))
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
