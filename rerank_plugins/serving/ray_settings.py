@@ -6,8 +6,9 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from rerank_plugins.core.config import MINI, Dtype
+from rerank_plugins.core.config import MINI, Dtype, Optimize
 from rerank_plugins.core.engine import MAX_QUEUE_TOKENS
+from rerank_plugins.core.policy import Activation, Fusion, LongDocuments
 
 SelfT = TypeVar("SelfT", bound="RayServeSettings")
 
@@ -68,12 +69,31 @@ class RayServeSettings(BaseModel):
     backend: str = "auto"
     device: str | None = None
     dtype: Dtype = "auto"
+    optimize: Optimize = "none"
     max_length: int | None = 512
     revision: str | None = None
     cache_folder: str | None = None
     local_files_only: bool = False
     trust_remote_code: bool = False
+    idle_unload_s: float | None = None
     cache_mb: float = 0
+    cache_entries: int | None = None
+    cache_dir: str | None = None
+    cache_dir_mb: float = 1024
+    score_threshold: float | None = None
+    activation: Activation = "sigmoid"
+    calibrator: str | None = None
+    fusion: Fusion = "none"
+    fusion_weight: float = 0.5
+    drop_similar: float | None = None
+    similarity_model: str = MINI
+    long_documents: LongDocuments = "truncate"
+    window_overlap: int = 64
+    max_windows: int | None = 32
+    best_windows: int = 1
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    deadline_ms: float | None = None
     max_documents: int = 1_000
     max_characters: int = 2_000_000
     max_body_bytes: int = 8 * 2**20

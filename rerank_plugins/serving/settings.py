@@ -9,7 +9,7 @@ from typing import Final
 
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.calibration import Calibrator
-from rerank_plugins.core.config import MINI, Dtype
+from rerank_plugins.core.config import MINI, Dtype, Optimize
 from rerank_plugins.core.engine import MAX_QUEUE_TOKENS
 from rerank_plugins.core.policy import Activation, Fusion, LongDocuments
 from rerank_plugins.core.protocols import BiEncoderBackend, CrossEncoderBackend
@@ -31,6 +31,7 @@ class ServerSettings:
         backend: What computes the cross-encoder; ``"auto"`` chooses by the model.
         device: A torch device for both models; None chooses.
         dtype: Data type of the arithmetic of both models.
+        optimize: ``"compile"`` has torch compile the cross-encoder.
         max_length: Most tokens a query with a document may have; the document is cut to fit.
         revision: Branch, tag or commit of the cross-encoder on the hub.
         cache_folder: Where downloads are kept.
@@ -68,6 +69,7 @@ class ServerSettings:
     backend: str = "auto"
     device: str | None = None
     dtype: Dtype = "auto"
+    optimize: Optimize = "none"
     max_length: int | None = 512
     revision: str | None = None
     cache_folder: str | Path | None = None

@@ -17,7 +17,7 @@ from rerank_plugins.errors import ConfigurationError
 BAD_MODEL_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"model": ""}, r"model is ''; give \"mini\", a Hub name or a folder"),
     ({"model": "  "}, r"model is '  '; give"),
-    ({"dtype": "int8"}, "dtype is 'int8'; allowed are auto, float32, float16, bfloat16"),
+    ({"dtype": "int4"}, "dtype is 'int4'; allowed are auto, float32, float16, bfloat16, int8"),
     ({"dtype": None}, "dtype is None; allowed are auto"),
     ({"cache_mb": -1}, "cache_mb is -1; it must be a number of megabytes, 0 for no cache"),
     ({"cache_dir_mb": 0}, "cache_dir_mb is 0; it must be a number of megabytes, at least 1"),

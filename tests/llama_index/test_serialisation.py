@@ -121,7 +121,7 @@ def test_the_settings_are_those_of_the_core(cls: type[Component], settings: dict
         assert (config.top_n, config.score_threshold, config.activation) == (3, 0.25, "none")
     else:
         model = component.bi_encoder()._model
-    assert model == ModelConfig(**MODEL)
+    assert model == ModelConfig(**MODEL, optimize=settings.get("optimize", "none"))
 
 
 @each
