@@ -9,24 +9,22 @@ from pathlib import Path
 from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import ConfigurationError
 
-FEWEST_PAIRS = 8
-
 
 @dataclass(frozen=True)
 class OpenVINOModel:
     """A local cross-encoder for OpenVINO; give it as ``model=`` wherever a name goes.
 
     Only ``dtype="int8"`` needs calibration texts, and a name alone brings a sample in
-    English. Texts like those that will be ranked give better ranges, other languages most.
+    English. Texts like those that will be ranked widen its ranges where they have to be wider.
 
     Attributes:
         model: ``"mini"``, a Hugging Face Hub name or a folder.
-        calibration: Pairs of a query and a document, at least 8; 50 to 300 are usual. No
-            judgments are needed. None is the bundled sample.
+        calibration: Pairs of a query and a document, used besides the bundled sample; 50 to
+            300 are usual. No judgments are needed. None is the bundled sample alone.
 
     Example:
         >>> from rerank_plugins import OpenVINOModel
-        >>> model = OpenVINOModel("mini", calibration=[("who wrote Faust", "Goethe did.")] * 8)
+        >>> model = OpenVINOModel("mini", calibration=[("who wrote Faust", "Goethe did.")])
         >>> str(model)
         'mini'
     """
@@ -38,7 +36,7 @@ class OpenVINOModel:
         """Check every field, and make it hashable.
 
         Raises:
-            ConfigurationError: If the calibration pairs are not pairs of texts, or too few.
+            ConfigurationError: If the calibration pairs are not pairs of texts, or none.
         """
         if self.calibration is None:
             return
@@ -48,11 +46,8 @@ class OpenVINOModel:
             if words != [True, True]:
                 message = f"calibration[{number}] is {pair!r}; it must be (query, document)."
                 raise ConfigurationError(message)
-        if len(pairs) < FEWEST_PAIRS:
-            message = (
-                f"calibration has {len(pairs)} pairs; give at least {FEWEST_PAIRS}, or None for "
-                "the bundled sample."
-            )
+        if not pairs:
+            message = "calibration has no pairs; give some, or None for the bundled sample."
             raise ConfigurationError(message)
         object.__setattr__(self, "calibration", tuple(TextPair(*pair) for pair in pairs))
 

@@ -16,7 +16,7 @@ from rerank_plugins.backends._texts import encodable
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.bi_encoder import SentenceTransformerBiEncoder
 from rerank_plugins.backends.openvino.building import build, check_agreement
-from rerank_plugins.backends.openvino.calibration import bundled_pairs
+from rerank_plugins.backends.openvino.calibration import calibration_pairs
 from rerank_plugins.backends.openvino.cross_encoder import resolve_openvino
 from rerank_plugins.backends.openvino.embedding_graphs import Embeddings
 from rerank_plugins.backends.openvino.groups import padded
@@ -62,7 +62,7 @@ class OpenVINOBiEncoder:
         self._cutting = lru_cache(maxsize=16)(lambda reach: _cutting(tokenizer, reach))
         texts = [
             self._padded([one.payload], one.tokens)
-            for pair in (bundled_pairs() if config.dtype == "int8" else ())
+            for pair in (calibration_pairs(config) if config.dtype == "int8" else ())
             for one in self.prepare([RoleText(pair.document, "document")])
         ]
         with quiet_loading(config.model):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from rerank_plugins.backends._openvino_model import OpenVINOModel
+from rerank_plugins.backends.torch.loading import PROBES
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.types import TextPair
 
@@ -16,9 +17,12 @@ _PAIRS: Final = 64
 
 
 def calibration_pairs(config: ModelConfig) -> tuple[TextPair, ...]:
-    """Return the pairs of the configuration's settings, else those of this package."""
+    """Return this package's pairs, awkward ones, and those of the configuration's settings.
+
+    The user's only widen ranges: a few texts alone were measured to leave them far too narrow.
+    """
     given = config.settings.calibration if isinstance(config.settings, OpenVINOModel) else None
-    return bundled_pairs() if given is None else cast("tuple[TextPair, ...]", given)
+    return (*bundled_pairs(), *PROBES, *cast("tuple[TextPair, ...]", given or ()))
 
 
 def bundled_pairs() -> tuple[TextPair, ...]:
