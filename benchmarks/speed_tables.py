@@ -213,11 +213,13 @@ def _how(results: dict[str, Any]) -> str:
     )
     limits = [cell["limit_flops"]["float32"] / 1e9 for cell in results["cells"].values()]
     where = about["cpu"] if results["device"] == "cpu" else f"{results['device']}, {about['cpu']}"
+    busy = max(cell["busy_elsewhere"] or 0 for cell in results["cells"].values())
     quick = " **A quick run, whose figures say little.**" if results["quick"] else ""
     return (
         f"{where}, {results['threads']} threads each; rounds: {rounds}; matrix-product limit "
-        f"{min(limits):.0f} to {max(limits):.0f} GFLOP/s (float32); Python {about['python']}, "
-        f"torch {about['packages']['torch']}; commit {about['commit']}.{quick}"
+        f"{min(limits):.0f} to {max(limits):.0f} GFLOP/s (float32); others used up to {busy:.0%} "
+        f"of the cores; Python {about['python']}, torch {about['packages']['torch']}; commit "
+        f"{about['commit']}.{quick}"
     )
 
 

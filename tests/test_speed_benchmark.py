@@ -173,6 +173,7 @@ def test_a_wrong_peer_is_reported_and_not_dropped(results: dict[str, Any]) -> No
     assert systems[BASELINE]["speedup"] == 1.0
     assert 1.5 < systems["ours"]["speedup"] < 6.5
     rounds = results["cells"]["mini/nq/10"]["rounds"]
+    assert 0 <= results["cells"]["mini/nq/10"]["busy_elsewhere"] <= 1
     assert 2 <= rounds == len(systems["ours"]["seconds"])
 
 

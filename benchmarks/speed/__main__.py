@@ -30,6 +30,8 @@ from benchmarks.speed.workloads import Request, requests, token_counts
 RESULTS: Final = ROOT / "benchmarks" / "results" / "speed.json"
 MINUTES: Final = {True: 2.0, False: 25.0}
 CPU_THREADS: Final = 2
+QUIET: Final = 0.05
+"""Share of the cores that others may use."""
 
 
 class Run:
@@ -173,6 +175,11 @@ def main(
 
 
 def _tell(cell: Cell, found: dict[str, Any]) -> None:
+    if (found["busy_elsewhere"] or 0) > QUIET:
+        typer.echo(
+            f"{cell.name}: others use {found['busy_elsewhere']:.0%} of the cores; these ratios are "
+            "not those of a quiet machine"
+        )
     for name, one in found["systems"].items():
         difference = one["largest_difference"]
         typer.echo(

@@ -1,9 +1,10 @@
-"""The matrix-product limit of the machine, measured again and again while others take turns."""
+"""What the machine gives while systems take turns: its matrix-product limit, and its quiet."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import median
-from time import monotonic
+from time import monotonic, sleep
 from typing import Final
 
 from benchmarks.limit import matmul_limit
@@ -11,6 +12,7 @@ from rerank_plugins.backends._devices import fast_bfloat16_on_cpu
 
 _EVERY_S: Final = 25.0
 _SECONDS: Final = 0.6
+_STAT: Final = Path("/proc/stat")
 
 
 class Limits:
@@ -42,3 +44,24 @@ class Limits:
     def found(self) -> dict[str, float]:
         """Return the median FLOP/s of each data type since :meth:`begin`."""
         return {dtype: median(seen) for dtype, seen in self._seen.items()}
+
+
+def busy_share(seconds: float = 1.0) -> float | None:
+    """Return the share of all cores that is in use while this process sleeps (Linux, else None).
+
+    Threads that wait for each other by spinning, as OpenMP's do, lose several times what others
+    take from them, and those of a process that spins less do not: ratios of a busy machine are
+    not those of a quiet one.
+    """
+    if not _STAT.is_file():
+        return None
+    before = _ticks()
+    sleep(seconds)
+    busy, total = (after - was for after, was in zip(_ticks(), before, strict=True))
+    return busy / total
+
+
+def _ticks() -> tuple[int, int]:
+    """Return how long the cores have been busy, and all time, since the start."""
+    user, nice, system, idle, *rest = map(int, _STAT.read_text().splitlines()[0].split()[1:9])
+    return user + nice + system + sum(rest[1:]), user + nice + system + idle + sum(rest)

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from benchmarks.limit import useful_flops
 from benchmarks.speed.agreement import agreement, worst
 from benchmarks.speed.client import SystemFailedError
-from benchmarks.speed.limits import Limits
+from benchmarks.speed.limits import Limits, busy_share
 from benchmarks.speed.shapes import Shape
 from benchmarks.speed.systems import SYSTEMS
 from benchmarks.speed.workloads import Request
@@ -177,6 +177,7 @@ def measure(
     turns = check(processes, sample, drop, truth)
     for name in turns:
         processes[name].ask("memory", reset=True)
+    busy = busy_share()
     limits.begin()
     done = take_turns(processes, turns, requests[:-1], truth, seconds=seconds, limits=limits)
     lengths = [count_tokens(request) for request in done]
@@ -185,6 +186,7 @@ def measure(
         "rounds": len(done),
         "tokens_per_pair": sum(map(sum, lengths)) / sum(map(len, lengths)),
         "limit_flops": limit,
+        "busy_elsewhere": busy,
         "systems": {},
     }
     real = sum(count_tokens(sample)) if len(sample.texts) == len(done[0].texts) else None
