@@ -80,8 +80,12 @@ def test_a_slow_body_is_given_up() -> None:
     "headers", [{"X-Bomb": "a" * 100_000}, {f"X-{n}": "a" for n in range(9_999)}]
 )
 def test_a_header_bomb_is_refused(server: Live, headers: dict[str, str]) -> None:
-    answer = httpx.get(f"{server.url}/health", headers=headers)
-    assert answer.status_code in (400, 431)  # the parser's answer if it comes in pieces, or ours
+    try:
+        answer = httpx.get(f"{server.url}/health", headers=headers)
+    except (httpx.ReadError, httpx.WriteError):
+        pass  # the connection was closed while headers were still on their way
+    else:
+        assert answer.status_code in (400, 431)  # the parser's if it comes in pieces, or ours
     assert httpx.get(f"{server.url}/health").status_code == 200
 
 
