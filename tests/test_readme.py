@@ -47,7 +47,17 @@ def test_the_readme_has_examples() -> None:
     assert ROOT / "README.md" in pages_with("bash", COMMAND)
 
 
-@pytest.mark.parametrize("page", pages_with("python"), ids=lambda page: page.stem)
+HEAVY = ("cpu", "scores")
+"""Pages that quantise a model, or score hundreds of passages."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page.stem in HEAVY else [], id=page.stem)
+        for page in pages_with("python")
+    ],
+)
 def test_python_blocks_run_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
