@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationInfo, field_serializer, field_validator
 
+from rerank_plugins.backends._openvino_model import OpenVINOModel
 from rerank_plugins.backends.remote.settings import RemoteModel
 from rerank_plugins.core.batching.jobs import Priority
 from rerank_plugins.core.bi_encoder import BiEncoder
@@ -60,12 +61,14 @@ class ModelFields(BaseModel):
 
     @field_validator("model", mode="before")
     @classmethod
-    def _remote_again(cls, value: object) -> object:
-        return RemoteModel(**value) if isinstance(value, dict) else value
+    def _settings_again(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return OpenVINOModel(**value) if "calibration" in value else RemoteModel(**value)
 
     @field_serializer("model")
-    def _remote_without_token(self, value: object) -> object:
-        return value.to_dict() if isinstance(value, RemoteModel) else value
+    def _settings_as_dict(self, value: object) -> object:
+        return value.to_dict() if isinstance(value, (OpenVINOModel, RemoteModel)) else value
 
     @field_validator("model", "cache_folder", "cache_dir", mode="before")
     @classmethod
