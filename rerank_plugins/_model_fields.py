@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, Field, field_serializer, field_validator
 
+from rerank_plugins.backends._openvino_model import OpenVINOModel
 from rerank_plugins.backends.decoder.settings import DecoderModel
 from rerank_plugins.backends.flag.settings import FlagModel
 from rerank_plugins.backends.remote.settings import RemoteModel
@@ -16,6 +17,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "url": RemoteModel,
     "family": DecoderModel,
     "variant": FlagModel,
+    "calibration": OpenVINOModel,
 }
 """What a model can be described by, under the name of a field that only it has."""
 
@@ -26,8 +28,8 @@ class ModelFields(BaseModel):
     model: Any = Field(
         default=MINI,
         description=(
-            '"mini" (embedded), a Hub name, a folder, a DecoderModel, FlagModel or RemoteModel, '
-            "or a backend object."
+            '"mini" (embedded), a Hub name, a folder, a DecoderModel, FlagModel, OpenVINOModel '
+            "or RemoteModel, or a backend object."
         ),
     )
     backend: str = Field(default="auto", description="What computes; auto chooses by the model.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import ConfigurationError
@@ -55,6 +56,11 @@ class OpenVINOModel:
     def backend_name(self) -> str:
         """The name under which :mod:`rerank_plugins.backends` knows it."""
         return "openvino"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, ready for JSON."""
+        pairs = None if self.calibration is None else [list(pair) for pair in self.calibration]
+        return {"model": str(self.model), "calibration": pairs}
 
     def __str__(self) -> str:
         """Return the model's name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, sleep
@@ -16,6 +17,7 @@ from rerank_plugins.core.protocols import RoleText
 from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
 from rerank_plugins.evaluation.beir import read_beir
+from rerank_plugins.llama_index import CrossEncoderPostprocessor
 from tests.backends.test_bi_encoder import DOCUMENTS, PROMPTS, save_bi_encoder
 from tests.backends.test_parity import PAIRS, reference
 from tests.tiny_models import ARCHITECTURES, TEXTS, save_reranker
@@ -108,6 +110,18 @@ def test_what_cannot_be_computed_is_refused(
 def test_calibration_is_checked(calibration: Any) -> None:
     with pytest.raises(ConfigurationError, match="calibration"):
         OpenVINOModel("mini", calibration=calibration)
+
+
+@pytest.mark.parametrize("calibration", [None, [("a", "b"), ("c", "d")]])
+def test_settings_survive_pickles_and_dictionaries(calibration: Any) -> None:
+    model = OpenVINOModel("mini", calibration)
+    postprocessor = CrossEncoderPostprocessor(model=model, dtype="int8")
+    for copy in (
+        pickle.loads(pickle.dumps(postprocessor)),  # noqa: S301  (our own)
+        CrossEncoderPostprocessor.from_dict(postprocessor.to_dict()),
+    ):
+        assert copy.model == model
+        assert hash(copy.model) == hash(model)
 
 
 def test_modules_that_are_not_known_are_refused(tmp_path: Path) -> None:
