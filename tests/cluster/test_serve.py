@@ -171,8 +171,8 @@ def test_replicas_follow_the_queue(server: Server) -> None:
         upscale_delay_s=1,
         downscale_delay_s=2,
     )
-    assert wait_until(lambda: len(replicas("Reranker")) == 1, 90)
+    assert wait_until(lambda: len(replicas("Reranker")) == 1, 200)
     with Load(server.url, clients=12) as load:
-        assert wait_until(lambda: len(replicas("Reranker")) == 2, 90)
-    assert wait_until(lambda: len(replicas("Reranker")) == 1, 90)
+        assert wait_until(lambda: len(replicas("Reranker")) == 2, 200)
+    assert wait_until(lambda: len(replicas("Reranker")) == 1, 200)
     assert_all_right(load)
