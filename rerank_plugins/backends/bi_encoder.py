@@ -18,6 +18,7 @@ from rerank_plugins.backends._mini import bi_encoder_folder
 from rerank_plugins.backends._texts import encodable
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.embedding_form import unit_vectors
 from rerank_plugins.core.protocols import FloatArray, Prepared, Role, RoleText
 from rerank_plugins.core.types import ModelIdentity
 from rerank_plugins.errors import EngineClosedError, ModelLoadError
@@ -132,10 +133,7 @@ class SentenceTransformerBiEncoder:
                     batch_size=len(rows),
                     show_progress_bar=False,
                 )
-        # Normalised here, in float32: in half precision lengths would be off by 1e-3.
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit: FloatArray = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-        return unit
+        return unit_vectors(vectors)
 
     def close(self) -> None:
         """Release the model's memory."""

@@ -80,9 +80,7 @@ class EmbeddingForm:
         if self.truncate_dim is None or computed.values.ndim != _NDIM:
             return computed
         values = computed.values[:, : self.dimension(computed.values.shape[1])]
-        lengths = np.linalg.norm(values, axis=1, keepdims=True)
-        unit = values / np.maximum(lengths, np.finfo(np.float32).tiny)
-        return replace(computed, values=unit.astype(np.float32))
+        return replace(computed, values=unit_vectors(values))
 
     def quantised(self, vectors: FloatArray) -> NDArray[Any]:
         """Return vectors in the precision that was asked for; a row a vector."""
@@ -134,3 +132,13 @@ def _checked_ranges(ranges: ArrayLike) -> tuple[tuple[float, ...], ...]:
         )
         raise ConfigurationError(message)
     return tuple(tuple(row) for row in values.tolist())
+
+
+def unit_vectors(vectors: FloatArray) -> FloatArray:
+    """Return float32 rows of length 1, and zeros where a row has none.
+
+    Made here and not by a model: in half precision lengths would be off by 1e-3.
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: FloatArray = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel
@@ -18,6 +17,7 @@ from rerank_plugins.backends._texts import encodable
 from rerank_plugins.backends.decoder.loading import digest, open_source
 from rerank_plugins.backends.torch.loading import first_position, positions
 from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.embedding_form import unit_vectors
 from rerank_plugins.core.protocols import FloatArray, Prepared, RoleText
 from rerank_plugins.core.types import ModelIdentity
 from rerank_plugins.errors import EngineClosedError
@@ -100,9 +100,7 @@ class FlagBiEncoder:
         with torch.inference_mode(), mapped_out_of_memory():
             on_device = {name: one.to(self.device) for name, one in inputs.items()}
             vectors = self._model(on_device)["dense_vecs"].float().cpu().numpy()
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit: FloatArray = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-        return unit
+        return unit_vectors(vectors)
 
     def close(self) -> None:
         """Release the model's memory."""

@@ -22,6 +22,7 @@ from rerank_plugins.backends.openvino.embedding_graphs import Embeddings
 from rerank_plugins.backends.openvino.groups import padded
 from rerank_plugins.backends.openvino.runtime import Runtime, batch_tokens
 from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.embedding_form import unit_vectors
 from rerank_plugins.core.protocols import FloatArray, Prepared, Role, RoleText
 from rerank_plugins.errors import EngineClosedError
 
@@ -93,9 +94,7 @@ class OpenVINOBiEncoder:
             message = f"the model {self.identity.model!r} was closed."
             raise EngineClosedError(message)
         vectors = self._runtime.rows(batch, self.identity.max_length, self._padded)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit: FloatArray = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
-        return unit
+        return unit_vectors(vectors)
 
     def close(self) -> None:
         """Release the model's memory."""
