@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from rerank_plugins.backends.torch import model as torch_model
 from rerank_plugins.backends.torch.attention import Packing, attend
+from rerank_plugins.backends.torch.first_token import seen_by_first
 from rerank_plugins.backends.torch.inputs import Inputs, PackedBatch
+from rerank_plugins.backends.torch.layers import Linear
 from rerank_plugins.backends.torch.model import TorchCrossEncoder
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.types import TextPair
@@ -133,20 +135,15 @@ def test_a_wrong_packing_is_found_at_load_and_not_used(
 @settings(max_examples=30)
 @given(
     st.lists(st.integers(1, 20), min_size=1, max_size=8),
-    st.booleans(),
     st.sampled_from([None, 1, 3, 50]),
 )
-def test_attention_stays_within_each_sequence(
-    lengths: list[int], first_only: bool, window: int | None
-) -> None:
+def test_attention_stays_within_each_sequence(lengths: list[int], window: int | None) -> None:
     lengths = sorted(lengths, reverse=True)
     bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
     packing = Packing.of(lengths, bounds)
     generator = torch.Generator().manual_seed(sum(lengths))
     query, key, value = (torch.randn(sum(lengths), 2, 4, generator=generator) for _ in range(3))
-    window = None if first_only else window
-    asked = query[packing.firsts] if first_only else query
-    seen = attend(asked, key, value, packing, sliding_window=window)
+    seen = attend(query, key, value, packing, sliding_window=window)
     rows = []
     for start, length in zip(packing.firsts.tolist(), lengths, strict=True):
         part = slice(start, start + length)
@@ -154,9 +151,26 @@ def test_attention_stays_within_each_sequence(
         if window is not None:
             place = torch.arange(length)
             dots[:, (place[:, None] - place[None]).abs() >= window] = -torch.inf
-        row = torch.einsum("hqk,khd->qhd", dots.softmax(-1), value[part])
-        rows.append(row[:1] if first_only else row)
+        rows.append(torch.einsum("hqk,khd->qhd", dots.softmax(-1), value[part]))
     torch.testing.assert_close(seen, torch.cat(rows), rtol=0, atol=1e-5)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=8))
+def test_first_tokens_see_what_keys_and_values_of_all_tokens_would_show(lengths: list[int]) -> None:
+    lengths = sorted(lengths, reverse=True)
+    packing = Packing.of(lengths, torch.tensor([0, *lengths]).cumsum(0).to(torch.int32))
+    generator = torch.Generator().manual_seed(sum(lengths))
+    hidden = torch.randn(sum(lengths), 12, generator=generator)
+    mixing = Linear(
+        torch.randn(12, 36, generator=generator) / 3, torch.randn(36, generator=generator)
+    )
+    seen = seen_by_first(mixing, hidden, packing, heads=(3, 4), scaling=0.5)
+    query, key, value = (
+        part.unflatten(1, (3, 4)) for part in (hidden @ mixing.weight + mixing.bias).chunk(3, 1)
+    )
+    wanted = attend(query, key, value, packing, scaling=0.5)[packing.firsts]
+    torch.testing.assert_close(seen, wanted.flatten(1), rtol=0, atol=1e-5)
 
 
 @pytest.mark.gpu

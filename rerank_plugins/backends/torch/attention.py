@@ -112,8 +112,8 @@ def attend(
     """Attend within each sequence.
 
     Args:
-        query: Shape ``(tokens, heads, width)``, or ``(sequences, heads, width)`` for the
-            first token of each sequence alone.
+        query: Shape ``(tokens, heads, width)``; with flash attention also
+            ``(sequences, heads, width)``, for the first token of each sequence alone.
         key: Shape ``(tokens, heads, width)``; ``value`` likewise.
         value: See ``key``.
         packing: Where sequences begin and end.
@@ -124,7 +124,6 @@ def attend(
     Returns:
         The shape of ``query``.
     """
-    first_only = len(query) != len(key)
     if packing.flash:
         return _attend_flash(
             query, key, value, packing, scaling=scaling, sliding_window=sliding_window
@@ -132,21 +131,18 @@ def attend(
     output = out
     if output is None:
         output = torch.empty_like(query, memory_format=torch.contiguous_format)
-    row = 0
     for start, count, length in packing.groups:
         stop = start + count * length
-        asked = count if first_only else count * length
         asking, keys, values = (
-            part.view(count, -1, *part.shape[1:]).transpose(1, 2)
-            for part in (query[row : row + asked], key[start:stop], value[start:stop])
+            part[start:stop].view(count, length, *part.shape[1:]).transpose(1, 2)
+            for part in (query, key, value)
         )
         window = None
-        if sliding_window is not None and length > sliding_window and not first_only:
+        if sliding_window is not None and length > sliding_window:
             place = torch.arange(length, device=query.device)
             window = (place[:, None] - place[None, :]).abs() < sliding_window
         seen = scaled_dot_product_attention(asking, keys, values, attn_mask=window, scale=scaling)
-        output[row : row + asked] = seen.transpose(1, 2).flatten(0, 1)
-        row += asked
+        output[start:stop] = seen.transpose(1, 2).flatten(0, 1)
     return output
 
 

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import layer_norm
 
 from rerank_plugins.backends.torch.attention import Packing, attend
+from rerank_plugins.backends.torch.first_token import seen_by_first
 from rerank_plugins.backends.torch.layers import Activate, Layer, Linear, Norm, finish
 
 _GELU: Final = "gelu"
@@ -68,7 +69,7 @@ class BertLayers:
             ``(sequences, width)``.
         """
         for layer in self._layers[:-1]:
-            query, key, value = self._parts(layer.mixing, hidden, 3)
+            query, key, value = self._parts(layer.mixing, hidden)
             seen = self._attend(query, key, value, packing)
             if self._compiled is None:
                 hidden = self._finish(layer, hidden, seen)
@@ -76,19 +77,21 @@ class BertLayers:
                 torch._dynamo.mark_dynamic(hidden, 0)  # noqa: SLF001  (its documented place)
                 torch._dynamo.mark_dynamic(seen, 0)  # noqa: SLF001
                 hidden = self._compiled(layer, hidden, seen)
-        layer, width = self._layers[-1], hidden.shape[1]
-        first = hidden[packing.firsts]
-        weight, bias = layer.mixing
-        asked = Linear(weight[:, :width], bias[:width])
-        key, value = self._parts(Linear(weight[:, width:], bias[width:]), hidden, 2)
-        query = torch.addmm(asked.bias, first, asked.weight).view(len(first), *self._heads)
-        return self._finish(layer, first, self._attend(query, key, value, packing))
+        layer, first = self._layers[-1], hidden[packing.firsts]
+        if packing.flash:
+            query, key, value = self._parts(layer.mixing, hidden)
+            seen = self._attend(query[packing.firsts], key, value, packing)
+        else:
+            seen = seen_by_first(
+                layer.mixing, hidden, packing, heads=self._heads, scaling=self._scaling
+            )
+        return self._finish(layer, first, seen)
 
-    def _parts(self, linear: Linear, hidden: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
-        """Return query, key and value, or the latter two, each ``(tokens, heads, width)``."""
+    def _parts(self, linear: Linear, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return query, key and value, each of shape ``(tokens, heads, width)``."""
         buffer = self._buffers.take("parts", len(hidden), len(linear.bias), hidden)
         together = torch.addmm(linear.bias, hidden, linear.weight, out=buffer)
-        return together.view(len(hidden), count, *self._heads).unbind(1)
+        return together.view(len(hidden), 3, *self._heads).unbind(1)
 
     def _attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing

@@ -27,6 +27,10 @@ class Linear(NamedTuple):
         """Use the weights of a module."""
         return cls(module.weight.detach().t(), module.bias.detach())
 
+    def part(self, index: int, parts: int = 3) -> Linear:
+        """Return one of the equal parts that stand one after another among the outputs."""
+        return Linear(self.weight.chunk(parts, 1)[index], self.bias.chunk(parts)[index])
+
 
 class Norm(NamedTuple):
     """What a layer norm multiplies with, adds, and puts under the root."""
