@@ -1,6 +1,7 @@
 """Measures the Ray Serve application: ``python -m benchmarks.ray_scaling [MEASURE ...]``.
 
-``throughput`` is pairs a second with one and two replicas, in turns; ``kill`` is what callers
+``throughput`` is pairs a second with one and two replicas, in turns, of passages, whose scoring
+costs more than what a call costs around it; ``kill`` is what callers
 see when a scoring replica or an ingress replica is killed under load. On a cluster of two
 nodes on this machine, one core and one torch thread a replica. Writes ``results/ray.json``.
 """
@@ -20,11 +21,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.environment import environment
+from benchmarks.load.work import texts
 from tests.cluster.live import configuration, free_port, replicas, serve_run, two_nodes, wait_until
-from tests.cluster.load import TEXTS, Load
+from tests.cluster.load import Load
 
 RESULTS: Final = Path(__file__).parent / "results" / "ray.json"
 CLIENTS: Final = 8
+_PASSAGES: Final = 16
 _ARGS: Final[dict[str, Any]] = {"embedding_model": None, "num_cpus": 1}
 
 
@@ -41,15 +44,16 @@ class _Application:
 
 def measure_throughput(app: _Application, seconds: float, rounds: int) -> dict[str, Any]:
     """Return pairs a second with one and with two replicas, and the ratio."""
+    passages = texts("passage")[:_PASSAGES]
     found: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(rounds):
         for count, speeds in found.items():
             app.scale(count)
-            with Load(app.url, CLIENTS) as load:
+            with Load(app.url, CLIENTS, passages) as load:
                 _warmed_up(load)
                 before, start = load.calls, time.perf_counter()
                 time.sleep(seconds)
-                speeds.append((load.calls - before) * len(TEXTS) / (time.perf_counter() - start))
+                speeds.append((load.calls - before) * _PASSAGES / (time.perf_counter() - start))
             if load.failures:
                 raise RuntimeError(load.failures[0])
     one, two = (statistics.median(speeds) for speeds in found.values())
@@ -57,7 +61,7 @@ def measure_throughput(app: _Application, seconds: float, rounds: int) -> dict[s
         "pairs_per_second": {str(count): speeds for count, speeds in found.items()},
         "ratio": two / one,
         "clients": CLIENTS,
-        "documents": len(TEXTS),
+        "documents": _PASSAGES,
         "environment": environment(),
     }
 

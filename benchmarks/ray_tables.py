@@ -12,7 +12,7 @@ def ray_table(results: dict[str, Any]) -> str:
     speed = results["throughput"]
     one, two = (median(speed["pairs_per_second"][count]) for count in ("1", "2"))
     lines.append(
-        f"| {speed['clients']} clients, {speed['documents']} documents a call: pairs a second with "
+        f"| {speed['clients']} clients, {speed['documents']} passages a call: pairs a second with "
         f"1 and with 2 replicas, a core each | {one:.0f} and {two:.0f}, "
         f"{speed['ratio']:.2f} times |"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -19,10 +20,11 @@ class Load:
         failures: What every other call got.
     """
 
-    def __init__(self, url: str, clients: int) -> None:
+    def __init__(self, url: str, clients: int, texts: Sequence[str] = TEXTS) -> None:
         self.answers: list[tuple[int, dict[int, float]]] = []
         self.failures: list[str] = []
         self._url = url
+        self._texts = list(texts)
         self._numbers = itertools.count()
         self._end = threading.Event()
         self._threads = [threading.Thread(target=self._ask_on) for _ in range(clients)]
@@ -48,7 +50,7 @@ class Load:
                 self._ask(client, next(self._numbers))
 
     def _ask(self, client: httpx.Client, number: int) -> None:
-        body: dict[str, Any] = {"query": query(number), "documents": TEXTS}
+        body: dict[str, Any] = {"query": query(number), "documents": self._texts}
         try:
             answer = client.post(f"{self._url}/v2/rerank", json=body)
         except httpx.HTTPError as error:
