@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := langchain,llama-index,mini,flag,remote,cache,cli,openvino,evaluation,pandas,plot,serve,batch,ray
+EXTRAS := langchain,llama-index,mini,flag,remote,cache,cli,openvino,evaluation,pandas,plot,tracing,serve,batch,ray
 STAMP := .venv/installed
 INFINITY := .peers/infinity/installed
 COVERED := rerank_plugins/core/*,rerank_plugins/langchain/*,rerank_plugins/llama_index/*

@@ -6,9 +6,11 @@ imported when they are first used (PEP 562).
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from rerank_plugins import backends as _backends  # noqa: F401  (registers the loaders)
+from rerank_plugins import tracing as _tracing  # noqa: F401  (registers the tracer)
 from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
@@ -55,3 +57,6 @@ _HOMES = {
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)
+
+# Whoever uses the package decides where its log goes; until then, nowhere.
+logging.getLogger(__name__).addHandler(logging.NullHandler())

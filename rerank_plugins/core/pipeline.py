@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from rerank_plugins.core.duplicates import DuplicateFilter
 from rerank_plugins.core.policy import RerankConfig
 from rerank_plugins.core.ranked import make_ranking
 from rerank_plugins.core.scored import Scored, Scorer, Task
+from rerank_plugins.core.tracing import Trace, current_trace, get_tracer
 from rerank_plugins.core.types import Ranking
 from rerank_plugins.errors import InferenceError
 
@@ -29,12 +31,43 @@ class Pipeline:
     scorer: Scorer
     duplicates: DuplicateFilter | None
 
+    def __post_init__(self) -> None:
+        """Load what records calls now, so that the first one does not wait for it."""
+        get_tracer()
+
     def run(self, tasks: Sequence[Task], config: RerankConfig) -> list[Ranking]:
         """Return one ranking a task.
 
         Raises:
             InferenceError: If scoring fails and ``on_error`` is ``"raise"``.
         """
+        with self._traced(tasks, config) as trace:
+            rankings = self._rankings(tasks, config)
+            if trace is not None:
+                trace.ranked(rankings)
+        return rankings
+
+    async def arun(self, task: Task, config: RerankConfig) -> Ranking:
+        """Return the ranking of a task without blocking the event loop; see :meth:`run`."""
+        with self._traced([task], config) as trace:
+            ranking = await self._aranking(task, config)
+            if trace is not None:
+                trace.ranked([ranking])
+        return ranking
+
+    def warm_up(self) -> None:
+        """Load what scores, and what tells repetitions."""
+        self.scorer.warm_up()
+        if self.duplicates is not None:
+            self.duplicates.encoder.warm_up()
+
+    def _traced(
+        self, tasks: Sequence[Task], config: RerankConfig
+    ) -> AbstractContextManager[Trace | None]:
+        model = getattr(self.scorer, "name", type(self.scorer).__name__)
+        return get_tracer().rank(tasks, config, model)
+
+    def _rankings(self, tasks: Sequence[Task], config: RerankConfig) -> list[Ranking]:
         deadline = _deadline(config)
         scored = iter(self._score([task for task in tasks if task.texts], config, deadline))
         rankings = []
@@ -49,11 +82,10 @@ class Pipeline:
             rankings.append(replace(ranking, documents=documents))
         return rankings
 
-    async def arun(self, task: Task, config: RerankConfig) -> Ranking:
-        """Return the ranking of a task without blocking the event loop; see :meth:`run`."""
+    async def _aranking(self, task: Task, config: RerankConfig) -> Ranking:
         deadline = _deadline(config)
         if not task.texts:
-            return self.run([task], config)[0]
+            return self._rankings([task], config)[0]
         try:
             scored = (await self.scorer.ascore_tasks([task], deadline))[0]
         except InferenceError as error:
@@ -63,12 +95,6 @@ class Pipeline:
             return replace(ranking, documents=ranking.documents[: config.top_n])
         documents = await self.duplicates.afilter(ranking.documents, config.top_n)
         return replace(ranking, documents=documents)
-
-    def warm_up(self) -> None:
-        """Load what scores, and what tells repetitions."""
-        self.scorer.warm_up()
-        if self.duplicates is not None:
-            self.duplicates.encoder.warm_up()
 
     def _score(
         self, tasks: Sequence[Task], config: RerankConfig, deadline: float | None
@@ -92,8 +118,12 @@ def _passed_through(task: Task, config: RerankConfig, error: InferenceError) -> 
     """
     if config.on_error == "raise":
         raise error
-    message = f"{type(error).__name__}: {error}"
-    _log.warning("scoring %d documents failed, their order is kept: %s", len(task.texts), message)
+    kind = type(error).__name__
+    if (trace := current_trace()) is not None:
+        trace.failed(error)
+    # The message may repeat texts, as a server's answer does: it is for the caller alone.
+    _log.warning("scoring %d documents failed, their order is kept: %s", len(task.texts), kind)
+    message = f"{kind}: {error}"
     return Scored.nothing(len(task.texts), "failed", message)
 
 

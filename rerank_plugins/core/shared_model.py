@@ -49,6 +49,12 @@ class SharedModel(Closing, Generic[ItemT]):
         self._policies = config
 
     @property
+    def name(self) -> str:
+        """What to call the model, whether or not it is loaded."""
+        model = self._model
+        return str(model.model if isinstance(model, ModelConfig) else model.identity.model)
+
+    @property
     def engine(self) -> Engine[ItemT]:
         """The engine, shared with everybody who uses the same model; loads it if needed."""
         return get_engine(self._kind, self._model, self._policies)

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI
 from pydantic import SecretStr
@@ -26,6 +26,15 @@ _ABOUT: Final = (
     "Reranking in the shapes of Cohere and text-embeddings-inference, embeddings in OpenAI's. "
     "The requests of all clients share the model's batches."
 )
+
+_QUIET: Final[Any] = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+"""FastAPI's own would tell paths, queries and messages of errors: callers' texts."""
 
 
 def create_app(settings: ServerSettings | None = None, *, token: str | None = None) -> FastAPI:
@@ -54,6 +63,7 @@ def create_app(settings: ServerSettings | None = None, *, token: str | None = No
         lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
+        telemetry=_QUIET,
         middleware=[
             Middleware(Observe, metrics=metrics),
             *guards,

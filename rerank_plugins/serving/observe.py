@@ -7,12 +7,13 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rerank_plugins.core.tracing import get_tracer
 from rerank_plugins.serving.failures import OPENAI, TEI, Refusal, failure
 from rerank_plugins.serving.logs import fault
 from rerank_plugins.serving.metrics import Metrics
 from rerank_plugins.serving.record import CLIENT_GONE, Record, new_record
 
-logger: Final = logging.getLogger("rerank_plugins.serving")
+logger: Final = logging.getLogger(__name__)
 
 _PROBES: Final = frozenset(("/health", "/ready", "/metrics"))
 _PATHS: Final = _PROBES | {"/v1/rerank", "/v2/rerank", TEI, OPENAI, "/docs", "/openapi.json"}
@@ -45,7 +46,7 @@ class Observe:
 
         with self._metrics.in_flight.track_inprogress():
             try:
-                await self._app(scope, receive, answer)
+                await self._traced(scope, record, receive, answer)
             except Exception as error:  # noqa: BLE001  (nothing may pass unanswered)
                 extra = {"request_id": record.request_id, "fault": fault(error)}
                 logger.error("unexpected fault", extra={"fields": extra})  # noqa: TRY400
@@ -55,9 +56,23 @@ class Observe:
             finally:
                 self._note(scope, record)
 
+    async def _traced(self, scope: Scope, record: Record, receive: Receive, send: Send) -> None:
+        """Answer in the trace that the request's headers name; probes would fill it."""
+        method, path = _names(scope)
+        if path in _PROBES:
+            await self._app(scope, receive, send)
+            return
+        given = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
+        with get_tracer().serve(method, path, given) as call:
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                call.status = record.status
+
     def _note(self, scope: Scope, record: Record) -> None:
-        path = scope["path"] if scope["path"] in _PATHS else "other"
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        method, path = _names(scope)
         record.status = record.status or CLIENT_GONE
         self._metrics.count(path, record)
         fields = {
@@ -74,3 +89,9 @@ class Observe:
         }
         level = logging.DEBUG if path in _PROBES else logging.INFO
         logger.log(level, "request", extra={"fields": fields})
+
+
+def _names(scope: Scope) -> tuple[str, str]:
+    """Return a request's method and path if they are ours, for whoever may not see texts."""
+    path = scope["path"] if scope["path"] in _PATHS else "other"
+    return scope["method"] if scope["method"] in _METHODS else "other", path

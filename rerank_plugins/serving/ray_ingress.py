@@ -21,7 +21,7 @@ from rerank_plugins.serving.asgi_call import Answer, Call
 from rerank_plugins.serving.failures import Refusal, failure
 from rerank_plugins.serving.record import Record, new_record, record_of
 
-logger: Final = logging.getLogger("rerank_plugins.serving")
+logger: Final = logging.getLogger(__name__)
 
 Ask = Callable[[Call], Awaitable[Answer]]
 

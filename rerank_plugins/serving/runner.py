@@ -14,7 +14,7 @@ from rerank_plugins.serving.intake import MAX_HEADER_BYTES
 from rerank_plugins.serving.logs import log_to_stderr
 from rerank_plugins.serving.settings import check_seconds
 
-logger: Final = logging.getLogger("rerank_plugins.serving")
+logger: Final = logging.getLogger(__name__)
 
 
 def serve(

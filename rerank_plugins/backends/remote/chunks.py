@@ -8,6 +8,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rerank_plugins.core.protocols import Prepared
+from rerank_plugins.core.tracing import Trace
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A call that prepared pairs, and the trace of whoever asked for them."""
+
+    trace: Trace | None
 
 
 class Text(NamedTuple):
@@ -20,7 +28,7 @@ class Text(NamedTuple):
         document: The document, cut.
     """
 
-    call: object
+    call: Call
     query: str
     document: str
 
@@ -33,11 +41,13 @@ class Chunk:
         rows: Positions of its documents in the batch.
         query: The query.
         documents: The documents.
+        trace: That of whoever asks.
     """
 
     rows: list[int]
     query: str
     documents: list[str]
+    trace: Trace | None = None
 
 
 def chunks(batch: Sequence[Prepared], max_documents: int) -> list[list[Chunk]]:
@@ -51,7 +61,12 @@ def chunks(batch: Sequence[Prepared], max_documents: int) -> list[list[Chunk]]:
         groups.setdefault((id(one.payload.call), one.payload.query), []).append(row)
     return [
         [
-            Chunk(rows, query, [batch[row].payload.document for row in rows])
+            Chunk(
+                rows,
+                query,
+                [batch[row].payload.document for row in rows],
+                batch[rows[0]].payload.call.trace,
+            )
             for rows in _cut(group, max_documents)
         ]
         for (_, query), group in groups.items()

@@ -11,6 +11,7 @@ from rerank_plugins._optional import require
 from rerank_plugins.backends.remote.answers import excerpt, retry_after, scores_of
 from rerank_plugins.backends.remote.attempts import is_local, passes, retrying
 from rerank_plugins.backends.remote.endpoints import Endpoint, Endpoints
+from rerank_plugins.core.tracing import remote_call
 from rerank_plugins.errors import (
     RemoteConnectionError,
     RemoteError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from rerank_plugins.backends.remote.settings import RemoteModel
     from rerank_plugins.core.protocols import FloatArray
+    from rerank_plugins.core.tracing import RemoteCall, Trace
 
 CONNECT_S: Final = 5.0
 KEEP_ALIVE_S: Final = 4.0
@@ -73,25 +75,36 @@ class RemoteClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def scores(self, query: str, documents: Sequence[str]) -> FloatArray:
+    async def scores(
+        self, query: str, documents: Sequence[str], trace: Trace | None = None
+    ) -> FloatArray:
         """Return the scores of some documents, in one request.
+
+        Args:
+            query: The query.
+            documents: The documents.
+            trace: That of whoever asks.
 
         Raises:
             RemoteError: If there are none, whatever the reason.
         """
         remote = self._remote
         failures: list[RemoteError] = []
-        try:
-            return await asyncio.wait_for(
-                self._patiently(query, documents, failures), remote.deadline_s
-            )
-        except asyncio.TimeoutError as error:
-            last = f"; the last attempt: {failures[-1]}" if failures else ""
-            message = f"{remote} gave no scores within deadline_s={remote.deadline_s}{last}"
-            raise RemoteTimeoutError(message) from error
+        with remote_call(trace, remote.api, len(documents)) as call:
+            asking = self._patiently(query, documents, call, failures)
+            try:
+                return await asyncio.wait_for(asking, remote.deadline_s)
+            except asyncio.TimeoutError as error:
+                last = f"; the last attempt: {failures[-1]}" if failures else ""
+                message = f"{remote} gave no scores within deadline_s={remote.deadline_s}{last}"
+                raise RemoteTimeoutError(message) from error
 
     async def _patiently(
-        self, query: str, documents: Sequence[str], failures: list[RemoteError]
+        self,
+        query: str,
+        documents: Sequence[str],
+        call: RemoteCall,
+        failures: list[RemoteError],
     ) -> FloatArray:
         remote = self._remote
         body = remote.protocol.body(query, documents, remote.model)
@@ -100,13 +113,13 @@ class RemoteClient:
                 with attempt:
                     await asyncio.sleep(self._endpoints.rest_s())
                     try:
-                        return await self._anywhere(body, len(documents))
+                        return await self._anywhere(body, len(documents), call)
                     except RemoteError as error:
                         failures.append(error)
                         raise
         raise AssertionError  # the policy returns or raises
 
-    async def _anywhere(self, body: bytes, count: int) -> FloatArray:
+    async def _anywhere(self, body: bytes, count: int, call: RemoteCall) -> FloatArray:
         """Ask one server after the other until one answers, each once."""
         tried: list[Endpoint] = []
         failure: RemoteError | None = None
@@ -114,7 +127,7 @@ class RemoteClient:
             tried.append(endpoint)
             try:
                 with endpoint.in_use():
-                    scores = await self._ask(endpoint.address, body, count)
+                    scores = await self._ask(endpoint.address, body, count, call)
             except RemoteError as error:
                 if not is_local(error):
                     raise
@@ -129,11 +142,15 @@ class RemoteClient:
             failure = RemoteStatusError(message, 429, self._endpoints.rest_s())
         raise failure
 
-    async def _ask(self, address: str, body: bytes, count: int) -> FloatArray:
+    async def _ask(self, address: str, body: bytes, count: int, call: RemoteCall) -> FloatArray:
         httpx = self._httpx
+        call.address, call.status, call.attempts = address, None, call.attempts + 1
         limit = ANSWER_BYTES + 8 * len(body)
         try:
-            async with self._http.stream("POST", address, content=body) as response:
+            async with self._http.stream(
+                "POST", address, content=body, headers=call.headers
+            ) as response:
+                call.status = response.status_code
                 content = bytearray()
                 async for part in response.aiter_bytes():
                     content += part

@@ -11,12 +11,13 @@ import numpy as np
 
 from rerank_plugins.backends._texts import encodable
 from rerank_plugins.backends.remote.apis import ApiName
-from rerank_plugins.backends.remote.chunks import Chunk, Text, chunks
+from rerank_plugins.backends.remote.chunks import Call, Chunk, Text, chunks
 from rerank_plugins.backends.remote.client import RemoteClient
 from rerank_plugins.backends.remote.loop import LoopThread
 from rerank_plugins.backends.remote.settings import RemoteModel
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import FloatArray, Prepared
+from rerank_plugins.core.tracing import current_trace
 from rerank_plugins.core.types import ModelIdentity, TextPair
 from rerank_plugins.errors import BatchError, ConfigurationError, RemoteError
 
@@ -93,7 +94,7 @@ class RemoteCrossEncoder:
             items: The pairs.
             max_length: Not used: only the server counts tokens.
         """
-        call = object()
+        call = Call(current_trace())
         limit = self._remote.max_characters or self._remote.protocol.max_characters
         prepared = []
         for query, document in items:
@@ -137,7 +138,7 @@ class RemoteCrossEncoder:
     async def _group(self, group: list[Chunk]) -> list[FloatArray] | RemoteError:
         """Return the scores of each chunk; the first failure ends the others."""
         tasks = [
-            asyncio.ensure_future(self._client.scores(chunk.query, chunk.documents))
+            asyncio.ensure_future(self._client.scores(chunk.query, chunk.documents, chunk.trace))
             for chunk in group
         ]
         try:

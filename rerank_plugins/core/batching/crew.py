@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from rerank_plugins.core.batching.cache import Entry, Key
 from rerank_plugins.core.batching.desk import Desk
 from rerank_plugins.core.batching.execute import Outcome, execute
 from rerank_plugins.core.batching.jobs import Job
+from rerank_plugins.core.batching.noting import note_batch, prepare
 from rerank_plugins.core.batching.planner import Slot
 from rerank_plugins.core.batching.results import ResultCache
 from rerank_plugins.core.sources import Source
@@ -110,7 +110,7 @@ class Crew:
                 continue
             items = [job.items[index] for index in fresh]
             try:
-                prepared = self._source.backend().prepare(items, job.max_length)
+                prepared = prepare(self._source.backend(), job, items)
             except RerankError as error:
                 self._failed({job: error})
             except Exception as error:  # noqa: BLE001  (whatever it is, its caller must know)
@@ -138,13 +138,15 @@ class Crew:
         try:
             backend = self._source.backend()
             outcome = execute(backend, batch)
-            self._cache.add(_results(outcome), backend.identity)
+            self._cache.add(outcome.entries(), backend.identity)
         except OutOfMemoryError as error:
+            note_batch(batch, self._cache.identity.model, start, {job: error for job, _ in batch})
             if not self._desk.shrink(batch):
                 self._failed({batch[0][0]: error})
             return
         except RerankError as error:  # the model could not be loaded again
             outcome = Outcome(failed={job: error for job, _ in batch})
+        note_batch(batch, self._cache.identity.model, start, outcome.failed)
         finished = self._desk.done(batch, outcome, time.perf_counter() - start)
         for job in finished:
             job.finish()
@@ -177,13 +179,6 @@ class Crew:
             job.fail(error)
         if failed:
             self._desk.admit()
-
-
-def _results(outcome: Outcome) -> Iterator[tuple[Key, Entry]]:
-    """Yield what a batch gave, as the cache wants it."""
-    for (job, index), row in outcome.rows:
-        one = job.prepared(index)
-        yield (job.items[index], job.max_length), Entry(row.copy(), one.tokens, one.truncated)
 
 
 def fail_all(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rerank_plugins.core.batching.cache import Entry, Key
 from rerank_plugins.core.batching.jobs import Job
 from rerank_plugins.core.batching.planner import Slot
 from rerank_plugins.core.protocols import Backend, FloatArray
@@ -32,6 +33,12 @@ class Outcome:
 
     rows: list[tuple[Slot, NDArray[np.float32]]] = field(default_factory=list)
     failed: dict[Job[Any], RerankError] = field(default_factory=dict)
+
+    def entries(self) -> Iterator[tuple[Key, Entry]]:
+        """Yield the results as a cache wants them."""
+        for (job, index), row in self.rows:
+            one = job.prepared(index)
+            yield (job.items[index], job.max_length), Entry(row.copy(), one.tokens, one.truncated)
 
 
 def execute(backend: Backend[Any], batch: Sequence[Slot]) -> Outcome:

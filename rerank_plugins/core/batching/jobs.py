@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rerank_plugins.core.batching.cache import Entry
 from rerank_plugins.core.batching.computed import Computed
 from rerank_plugins.core.protocols import FloatArray, Prepared
+from rerank_plugins.core.tracing import current_trace
 
 ItemT = TypeVar("ItemT")
 
@@ -34,6 +35,7 @@ class Job(Generic[ItemT]):
         served: Tokens computed so far; the scheduler's fairness counts them.
         served_at: Number of the last batch with one of its items, or of that at its arrival.
         queued: Tokens that count against the queue's bound (estimated until prepared).
+        trace: That of the caller, in whose context the job is made.
     """
 
     deadline = math.inf
@@ -52,12 +54,10 @@ class Job(Generic[ItemT]):
         self.future: Future[Computed] = Future()
         self.room: Future[None] = Future()
         self.ready: list[tuple[int, int]] = []
-        self.served = 0
-        self.served_at = 0
+        self.served = self.served_at = self.batches = 0
         self.queued = sum(estimates)
-        self.batches = 0
-        self._estimates = estimates
-        self._next = 0
+        self.trace = current_trace()
+        self._estimates, self._next = estimates, 0
         self._prepared: dict[int, Prepared] = {}
         self._values: FloatArray | None = None
         self._tokens = np.zeros(len(items), dtype=np.int64)
@@ -67,10 +67,8 @@ class Job(Generic[ItemT]):
         self._arrived = time.perf_counter()
         self._started: float | None = None
         self._compute_s = 0.0
-        self._cache_hits = 0
-        self._in_batches = 0
+        self._cache_hits = self._disk_hits = self._in_batches = 0
         self._claiming = threading.Lock()
-        self._disk_hits = 0
 
     @property
     def ready_tokens(self) -> int:
@@ -129,6 +127,8 @@ class Job(Generic[ItemT]):
         self._in_batches += 1
         if self._started is None:
             self._started = time.perf_counter()
+            if self.trace is not None:
+                self.trace.note("queue", self._arrived, self._started, {"items": len(self.items)})
         return tokens
 
     def put_back(self, index: int) -> int:
