@@ -9,7 +9,7 @@ from rerank_plugins.errors import MissingDependencyError
 
 def _tracer() -> Tracer:
     try:
-        made: Tracer = require("rerank_plugins.tracing.spans", "tracing").OpenTelemetryTracer()
+        made: Tracer = require("rerank_plugins.tracing.tracer", "tracing").OpenTelemetryTracer()
     except MissingDependencyError:
         return NoTracer()
     return made

@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry: one a call, with a child for each step of the work."""
+"""A call's span and its children, one for each step of the work."""
 
 from __future__ import annotations
 
@@ -11,21 +11,17 @@ from urllib.parse import urlsplit
 from opentelemetry import trace as api
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from rerank_plugins import __version__
-from rerank_plugins.core.tracing import RemoteCall, ServerCall, Step, within
-from rerank_plugins.tracing.attributes import KIND, OURS, Attributes, answered, asked
+from rerank_plugins.core.tracing import RemoteCall, Step
+from rerank_plugins.tracing.attributes import KIND, OURS, Attributes, answered
 
 if TYPE_CHECKING:
-    from rerank_plugins.core.policy import RerankConfig
-    from rerank_plugins.core.scored import Task
     from rerank_plugins.core.types import Ranking
 
 MOST_STEPS: Final = 200
 """Steps of one call that become spans; the others are counted."""
 
-_SERVER_FAULT: Final = 500
 # Trace ids only: baggage may hold what another party's server should not see.
-_PROPAGATOR: Final = TraceContextTextMapPropagator()
+PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 
 class _Note(NamedTuple):
@@ -34,62 +30,6 @@ class _Note(NamedTuple):
     end: float
     counts: Mapping[str, int | str]
     error: BaseException | None
-
-
-class OpenTelemetryTracer:
-    """Records calls through OpenTelemetry's API, for whatever SDK the process has set up."""
-
-    def __init__(self) -> None:
-        """Ask for a tracer; an SDK may be set up later."""
-        self._tracer = api.get_tracer("rerank_plugins", __version__)
-
-    @contextmanager
-    def rank(
-        self, tasks: Sequence[Task], config: RerankConfig, model: str
-    ) -> Iterator[SpanTrace | None]:
-        """Record a call of a reranker; see :class:`~rerank_plugins.core.tracing.Tracer`."""
-        offset = time.time_ns() - time.perf_counter_ns()
-        span = self._tracer.start_span("rerank", start_time=_now(offset))
-        if not span.get_span_context().is_valid:  # there is no SDK
-            yield None
-            return
-        if span.is_recording():
-            span.set_attributes(asked(tasks, config, model))
-        trace = SpanTrace(self._tracer, span, offset)
-        try:
-            with _current(span), within(trace):
-                yield trace
-        except BaseException as error:
-            trace.failed(error)
-            raise
-        finally:
-            trace.close()
-
-    @contextmanager
-    def serve(self, method: str, path: str, headers: Mapping[str, str]) -> Iterator[ServerCall]:
-        """Record a request to a server, unless an instrumentation of its own does so."""
-        call = ServerCall()
-        if api.get_current_span().get_span_context().is_valid:
-            yield call
-            return
-        span = self._tracer.start_span(
-            f"{method} {path}",
-            context=_PROPAGATOR.extract(dict(headers)),
-            kind=api.SpanKind.SERVER,
-            attributes={"http.request.method": method, "url.path": path},
-        )
-        try:
-            with _current(span):
-                yield call
-        except BaseException as error:
-            _fail(span, error)
-            raise
-        finally:
-            if call.status:
-                span.set_attribute("http.response.status_code", call.status)
-            if call.status >= _SERVER_FAULT:
-                span.set_status(api.StatusCode.ERROR)
-            span.end()
 
 
 class SpanTrace:
@@ -130,21 +70,21 @@ class SpanTrace:
             f"{OURS}api": api,
             f"{OURS}documents": documents,
         }
-        span = self._start("rerank.remote", _now(self._offset), attributes, remote=True)
+        span = self._start("rerank.remote", now(self._offset), attributes, remote=True)
         try:
-            with _current(span):
-                _PROPAGATOR.inject(call.headers)
+            with as_current(span):
+                PROPAGATOR.inject(call.headers)
                 yield call
         except BaseException as error:
-            _fail(span, error)
+            record_failure(span, error)
             raise
         finally:
             span.set_attributes(_answer(call))
-            span.end(_now(self._offset))
+            span.end(now(self._offset))
 
     def failed(self, error: BaseException) -> None:
         """Record what kind of error it was; its message may repeat what the user sent."""
-        _fail(self._span, error)
+        record_failure(self._span, error)
 
     def ranked(self, rankings: Sequence[Ranking]) -> None:
         """Record what came of the call."""
@@ -159,11 +99,11 @@ class SpanTrace:
             attributes[KIND] = "CHAIN"
             span = self._start(f"rerank.{note.step}", self._at(note.start), attributes)
             if note.error is not None:
-                _fail(span, note.error)
+                record_failure(span, note.error)
             span.end(self._at(note.end))
         if len(notes) > MOST_STEPS:
             self._span.set_attribute(f"{OURS}steps_left_out", len(notes) - MOST_STEPS)
-        self._span.end(_now(self._offset))
+        self._span.end(now(self._offset))
 
     def _start(
         self, name: str, start: int, attributes: Attributes, *, remote: bool = False
@@ -177,18 +117,20 @@ class SpanTrace:
         return self._offset + round(seconds * 1e9)
 
 
-def _now(offset: int) -> int:
+def now(offset: int) -> int:
+    """Return the time in nanoseconds since the epoch, on the clock of a call."""
     return offset + time.perf_counter_ns()
 
 
 @contextmanager
-def _current(span: api.Span) -> Iterator[None]:
+def as_current(span: api.Span) -> Iterator[None]:
     """Make a span the current one; of an error it would record the message too, so it may not."""
     with api.use_span(span, record_exception=False, set_status_on_exception=False):
         yield
 
 
-def _fail(span: api.Span, error: BaseException) -> None:
+def record_failure(span: api.Span, error: BaseException) -> None:
+    """Record the class of an error; its message may repeat texts."""
     kind = type(error)
     name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
     span.set_status(api.StatusCode.ERROR)

@@ -168,7 +168,8 @@ async def test_a_failure_passes_the_documents_through(caplog: pytest.LogCaptureF
         assert ranking.model is None
         assert "the model broke" in str(ranking.error)
         assert not any(one.scored for one in ranking)
-    assert "the model broke" in caplog.text
+    assert "InferenceError" in caplog.text
+    assert "the model broke" not in caplog.text  # a message may repeat texts
     assert "sun" not in caplog.text
 
 

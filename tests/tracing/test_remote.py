@@ -14,8 +14,9 @@ from rerank_plugins import RemoteModel, Reranker
 from rerank_plugins.errors import RemoteError, RemoteStatusError
 from rerank_plugins.serving import ServerSettings
 from tests.remote.conftest import remote
+from tests.remote.schemas import Request
 from tests.remote.stand_in import TOKEN as OTHER_TOKEN
-from tests.remote.stand_in import Handler, Request, StandIn, says
+from tests.remote.stand_in import Handler, StandIn, says
 from tests.serving.live import QUESTION, TEXTS, TOKEN, Live, live
 from tests.tracing.conftest import Spans, identity, times, trace_of, values
 

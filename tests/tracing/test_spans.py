@@ -81,8 +81,8 @@ def test_a_call_is_a_span_with_its_steps(spans: Spans, how: str) -> None:
     children = spans.under(rerank)
     assert sorted(one.name for one in children) == STEPS
     slack = 50_000_000  # two clocks
-    for one in children:
-        (begun, ended), (start, end) = times(rerank), times(one)
+    for child in children:
+        (begun, ended), (start, end) = times(rerank), times(child)
         assert before - slack <= begun <= start <= end <= ended <= after + slack
     queue, score = spans.one("rerank.queue"), spans.one("rerank.score")
     waited = (times(queue)[1] - times(queue)[0]) / 1e9
