@@ -163,8 +163,8 @@ class Trial:
 def main(
     sets: Annotated[Path, typer.Argument(help="Folder of the sets.")],
     *,
-    questions: Annotated[int, typer.Option(help="Sample of each set; 0 is all.")] = 200,
-    timed: Annotated[int, typer.Option(help="Questions whose time is taken.")] = 20,
+    questions: Annotated[int, typer.Option(help="Sample of each set; 0 is all.")] = 150,
+    timed: Annotated[int, typer.Option(help="Questions whose time is taken.")] = 15,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = SEED,
     kept: Annotated[Path, typer.Option(help="Folder to go on from.")] = KEPT,
     output: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULTS,
