@@ -2,13 +2,13 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := langchain,llama-index,mini,flag,remote,cache,cli,openvino,evaluation,pandas,plot,tracing,serve,batch,ray
+EXTRAS := langchain,llama-index,mini,flag,remote,cache,cli,openvino,evaluation,pandas,plot,serve,batch,ray,docs,tracing
 STAMP := .venv/installed
 INFINITY := .peers/infinity/installed
 COVERED := rerank_plugins/core/*,rerank_plugins/langchain/*,rerank_plugins/llama_index/*
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint format test test-slow peers build constraints clean
+.PHONY: help install demo lint format test test-slow peers build docs constraints clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
@@ -51,6 +51,11 @@ peers: $(INFINITY) ## servers of others that ours is compared with; without them
 
 build: $(STAMP) ## sdist and wheel in dist/
 	$(BIN)/python -m build --no-isolation
+
+# The banner of the theme's makers is no warning of ours.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(STAMP) ## the documentation as a site in build/site, every link checked
+	$(BIN)/mkdocs build --strict --quiet
 
 # Keeps what is pinned; UPGRADE="--upgrade-package NAME" or UPGRADE=--upgrade chooses anew.
 constraints: ## complete constraints.txt after a change of dependencies (needs uv)

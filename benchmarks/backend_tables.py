@@ -12,13 +12,13 @@ FIELDS: Final = ("first_score_s", "warm_ms", "resident_mib", "peak_mib")
 def backends_table(results: dict[str, Any]) -> str:
     """Return the table as Markdown, with how it was measured below it."""
     lines = [
-        "| model | backend | first score | warm | memory | at most |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| model | backend | computes in | first score | warm | memory | at most |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in results["rows"]:
         first, warm, memory, peak = (median(row[field]) for field in FIELDS)
         lines.append(
-            f"| {row['model']} | `{row['backend']}` | {first:.1f} s | {warm:.0f} ms "
+            f"| {row['model']} | `{row['backend']}` | {row['dtype']} | {first:.1f} s | {warm:.0f} ms "
             f"| {memory:.0f} MiB | {peak:.0f} MiB |"
         )
     about = results["environment"]
@@ -29,7 +29,7 @@ def backends_table(results: dict[str, Any]) -> str:
             "",
             (
                 f"From a bare interpreter to the first score, imports included; medians of "
-                f"{results['rounds']} processes that take turns, float32, "
+                f"{results['rounds']} processes that take turns, "
                 f"{results['documents']} passages a request, on {about['cores']} cores of "
                 f"{about['cpu']}; commit {about['commit']}. The random decoder has "
                 f"{shape['layers']} layers of width {shape['width']}. "

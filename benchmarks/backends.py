@@ -35,14 +35,21 @@ def measure(
     with TemporaryDirectory() as folder:
         decoder = str(save_model(Path(folder), width=width, layers=layers))
         encoder = str(cross_encoder_folder())
-        ways = [("mini", encoder, backend) for backend in ("torch", "sbert")]
+        ways: list[tuple[str, str, dict[str, str]]] = [
+            ("mini", encoder, {"backend": backend, "dtype": "float32"})
+            for backend in ("torch", "openvino", "sbert")
+        ]
+        ways.insert(2, ("mini", encoder, {"backend": "openvino", "dtype": "int8"}))
         if find_spec("FlagEmbedding") is not None:
-            ways.append(("mini", encoder, "flag"))
-        ways += [("random Qwen3", decoder, backend) for backend in ("decoder", "sbert")]
-        rows: list[dict[str, Any]] = [{"model": name, "backend": way} for name, _, way in ways]
+            ways.append(("mini", encoder, {"backend": "flag", "dtype": "float32"}))
+        ways += [
+            ("random Qwen3", decoder, {"backend": backend, "dtype": "float32"})
+            for backend in ("decoder", "sbert")
+        ]
+        rows: list[dict[str, Any]] = [{"model": name, **settings} for name, _, settings in ways]
         for _ in range(rounds):
-            for row, (_, model, backend) in zip(rows, ways, strict=True):
-                found = _apart({"model": model, "backend": backend}, documents, repeats)
+            for row, (_, model, settings) in zip(rows, ways, strict=True):
+                found = _apart({"model": model, **settings}, documents, repeats)
                 for field in FIELDS:
                     row.setdefault(field, []).append(found[field])
     return {

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Protocol, get_args
 
 import bm25s
 import numpy as np
@@ -94,20 +94,45 @@ def search(
         queries: What to look for.
         depth: How many to find; all if the corpus has fewer.
     """
-    scores = (_cosines if first_stage == "bi-encoder" else _bm25)(texts, queries)
+    index: Index = DenseIndex(texts) if first_stage == "bi-encoder" else SparseIndex(texts)
+    scores = index(queries)
     rows = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
     return Found(rows, np.take_along_axis(scores, rows, axis=1))
 
 
-def _cosines(texts: Sequence[str], queries: Sequence[str]) -> NDArray[np.float64]:
-    encoder = BiEncoder()
-    index = encoder.encode_documents(texts)
-    cosines: NDArray[np.float64] = (encoder.encode_queries(queries) @ index.T).astype(np.float64)
-    return cosines
+class Index(Protocol):
+    """Gives every passage of a corpus a score for a query."""
+
+    def __call__(self, queries: Sequence[str]) -> NDArray[np.float64]:
+        """Return the scores, shape ``(queries, passages)``."""
+        ...
 
 
-def _bm25(texts: Sequence[str], queries: Sequence[str]) -> NDArray[np.float64]:
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(list(texts), show_progress=False), show_progress=False)
-    words = bm25s.tokenize(list(queries), return_ids=False, show_progress=False)
-    return np.array([index.get_scores(one) for one in words], dtype=np.float64)
+class DenseIndex:
+    """Cosines of all-MiniLM-L6-v2."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        """Embed the corpus."""
+        self._encoder = BiEncoder()
+        self._vectors = self._encoder.encode_documents(texts)
+
+    def __call__(self, queries: Sequence[str]) -> NDArray[np.float64]:
+        """Return the cosines; see :class:`Index`."""
+        cosines: NDArray[np.float64] = (
+            self._encoder.encode_queries(queries) @ self._vectors.T
+        ).astype(np.float64)
+        return cosines
+
+
+class SparseIndex:
+    """BM25 as bm25s has it."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        """Count the words of the corpus."""
+        self._index = bm25s.BM25()
+        self._index.index(bm25s.tokenize(list(texts), show_progress=False), show_progress=False)
+
+    def __call__(self, queries: Sequence[str]) -> NDArray[np.float64]:
+        """Return the scores; see :class:`Index`."""
+        words = bm25s.tokenize(list(queries), return_ids=False, show_progress=False)
+        return np.array([self._index.get_scores(one) for one in words], dtype=np.float64)

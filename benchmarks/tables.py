@@ -14,6 +14,7 @@ from benchmarks.backend_tables import backends_table, decoder_table
 from benchmarks.cpu_table import cpu_table
 from benchmarks.environment import ROOT
 from benchmarks.model_table import write_models
+from benchmarks.quality_tables import quality_sets_table, quality_table
 from benchmarks.ranking_tables import cascade_table, deadline_table, long_documents_table
 from benchmarks.ray_tables import batch_table, ray_table
 from benchmarks.rows import Row, target_lines
@@ -34,6 +35,7 @@ _HOMES: Final = {
     "decoder": ROOT / "docs" / "models.md",
     "concurrency": ROOT / "docs" / "concurrency.md",
     "quality": ROOT / "README.md",
+    "quality-sets": ROOT / "docs" / "evaluation.md",
     "calibration": ROOT / "docs" / "scores.md",
     "fusion": ROOT / "docs" / "scores.md",
     "long_documents": ROOT / "docs" / "long-documents.md",
@@ -52,6 +54,7 @@ _HOMES: Final = {
 }
 _SOURCES: Final = {
     "capacity": "servers",
+    "quality-sets": "quality",
     **dict.fromkeys(("speed-cells", "speed-scores", "speed-targets"), "speed"),
 }
 """Results of tables that have none of their own name."""
@@ -66,46 +69,11 @@ PAGES: Final = {
 PLOTS: Final = {theme: ROOT / "docs" / f"speed-{theme}.svg" for theme in ("light", "dark")}
 TOLERANCE: Final = 1e-5
 
-_ABOUT: Final = {
-    "squad-dev": "questions on Wikipedia paragraphs (home ground of `mini`)",
-    "nq-gold": "search queries, Wikipedia passages",
-    "stackfaq": "paraphrased questions on software",
-    "vaswani": "keywords, physics abstracts",
-}
-
 
 def concurrency_table(results: dict[str, Any]) -> str:
     """Return the table as Markdown, with the machine below it."""
     lines = target_lines(_rows(results))
     return "\n".join([*lines, "", _machine(results)])
-
-
-def quality_table(results: dict[str, Any]) -> str:
-    """Return what reranking gains as Markdown, with how it was measured below it."""
-    lines = [
-        "| set | what it is | bi-encoder | two stages | gain (95% interval) | |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, found in results["sets"].items():
-        gain = found["gain"]["nDCG@10"]
-        one, two = (found[system]["nDCG@10"] for system in ("bi_encoder", "two_stages"))
-        interval = f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
-        lines.append(
-            f"| {name} | {_ABOUT[name]} | {one:.3f} | {two:.3f} | {interval} | {gain['verdict']} |"
-        )
-    asked = max(found["questions"] for found in results["sets"].values())
-    return "\n".join(
-        [
-            *lines,
-            "",
-            (
-                f"nDCG@10 of all-MiniLM-L6-v2 alone, and of `{results['model']}` "
-                f"({results['dtype']}) over its best {results['depth']}; {asked} random "
-                "questions a set, or all where there are fewer; bootstrap over questions. "
-                "`python -m benchmarks.quality` makes it anew."
-            ),
-        ]
-    )
 
 
 def filled(page: str, name: str, table: str) -> str:
@@ -131,6 +99,7 @@ _TABLES: Final = {
     "decoder": decoder_table,
     "concurrency": concurrency_table,
     "quality": quality_table,
+    "quality-sets": quality_sets_table,
     "calibration": calibration_table,
     "fusion": fusion_table,
     "long_documents": long_documents_table,

@@ -25,7 +25,9 @@ from benchmarks.candidates import Candidates, candidates
 from benchmarks.cpu_table import cpu_table
 from benchmarks.found import first_stage
 from benchmarks.load.memory import measure_soak
+from benchmarks.quality_tables import quality_table
 from benchmarks.serving.load import bodies, load
+from benchmarks.ways import WAYS, ordered
 from rerank_plugins import Reranker
 from rerank_plugins.core.types import ModelIdentity
 from rerank_plugins.evaluation.beir import read_beir
@@ -61,11 +63,28 @@ def small_set(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_quality_of_a_set(small_set: Path) -> None:
-    found = quality.measure(small_set, 5, Reranker())
-    assert found["bi_encoder"] == found["two_stages"] == {"nDCG@10": 1.0, "RR@10": 1.0}
-    assert found["pairs"] == 2
-    assert found["gain"]["nDCG@10"]["verdict"] == "no clear difference"
+def test_quality_of_ways_to_search(weather: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = {name: way for name, way in WAYS.items() if way.model != "mini int8"}
+    monkeypatch.setattr(quality, "WAYS", ways)
+    trial = quality.Trial(read_beir(weather), 0, 1)
+    reranker, kept = Reranker(), weather / "kept"
+    raw = {"mini": trial.score("mini", reranker, kept)}
+    for way in ways.values():
+        for row, query in enumerate(trial.queries):
+            scored = {"mini": raw["mini"][row]}
+            there = trial.corpus.answer(way, query)
+            assert ordered(way, trial.scores[way.first][row], scored) == there
+    times = trial.time(2, kept)
+    found = trial.measure(raw, times)
+    assert found["pairs"] == {"mini": 72}
+    assert found["systems"]["bi-encoder"]["R@50"]["mean"] == 1
+    done = reranker.engine.stats.items
+    assert np.array_equal(trial.score("mini", reranker, kept), raw["mini"])  # from the file
+    assert np.array_equal(trial.time(2, kept), times)
+    assert reranker.engine.stats.items == done
+    shown = {"dtypes": {"mini": "float32"}, "environment": {"cores": 2, "cpu": "a CPU"}}
+    table = quality_table({**shown, "sets": {"vaswani": found}})
+    assert table.count("\n| ") == len(ways) + 1
 
 
 def test_candidates_of_a_set(small_set: Path) -> None:

@@ -14,14 +14,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
-BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = "rerank-plugins"
 
 
 class Block(NamedTuple):
-    """A fenced block and the line its code begins at."""
+    """A fenced block and the line its code begins at.
+
+    A ``python before`` block is another package's code, which need not be installed.
+    """
 
     language: str
+    note: str
     code: str
     line: int
 
@@ -29,7 +33,7 @@ class Block(NamedTuple):
 def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     return [
-        Block(match[1], match[2], text.count("\n", 0, match.start(2)))
+        Block(match[1], match[2].strip(), match[3], text.count("\n", 0, match.start(3)))
         for match in BLOCK.finditer(text)
     ]
 
@@ -45,6 +49,14 @@ def pages_with(language: str, start: str = "") -> list[Path]:
 def test_the_readme_has_examples() -> None:
     assert ROOT / "README.md" in pages_with("python")
     assert ROOT / "README.md" in pages_with("bash", COMMAND)
+
+
+def test_blocks_of_other_packages_stand_in_one_page_and_compile() -> None:
+    for page in PAGES:
+        others = [one for one in blocks(page) if one.note == "before"]
+        assert bool(others) == (page.stem == "migration")
+        for one in others:
+            compile(one.code, str(page), "exec")
 
 
 HEAVY = ("cpu", "scores")
@@ -64,7 +76,7 @@ def test_python_blocks_run_top_to_bottom(
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):
-        if block.language == "python":
+        if block.language == "python" and block.note != "before":
             # Empty lines before it make a traceback show the line of the page.
             code = compile("\n" * block.line + block.code, str(page), "exec")
             exec(code, namespace)  # noqa: S102

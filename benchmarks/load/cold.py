@@ -29,7 +29,7 @@ def measure_cold(settings: dict[str, Any], documents: int, repeats: int) -> dict
     start = time.perf_counter()
     from rerank_plugins import Reranker  # noqa: PLC0415
 
-    reranker = Reranker(device="cpu", dtype="float32", **settings)
+    reranker = Reranker(device="cpu", **settings)
     reranker.rank("who wrote it?", ["It rains."])
     first = time.perf_counter() - start
 

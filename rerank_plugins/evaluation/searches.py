@@ -110,7 +110,7 @@ class Recorded:
         return Found(self._run[query_id])
 
 
-def nearest(cosines: NDArray[np.float32], depth: int) -> NDArray[np.intp]:
+def nearest(cosines: NDArray[np.floating[Any]], depth: int) -> NDArray[np.intp]:
     """Return the positions of the highest values, best first; ties keep the input's order."""
     if depth >= len(cosines):
         return order(cosines)

@@ -1,0 +1,44 @@
+"""Reads our docstrings for the API reference: roles become links, fields tell what they mean."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any, Final
+
+import griffe
+
+_ROLE: Final = re.compile(r":(?:attr|class|data|func|meth|mod):`([^`]+)`")
+_LITERAL: Final = re.compile(r"^::$\n", re.MULTILINE)
+
+
+class PackageDocstrings(griffe.Extension):
+    """Turns Sphinx roles into links, and pydantic's descriptions into docstrings."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:  # noqa: ANN401
+        """Rewrite one object's docstring."""
+        if obj.docstring is None and isinstance(obj, griffe.Attribute):
+            description = _description(obj.value)
+            if description:
+                obj.docstring = griffe.Docstring(description, parent=obj)
+        if obj.docstring is not None:
+            scope = obj.path if obj.is_class or obj.is_module else getattr(obj.parent, "path", "")
+            text = _ROLE.sub(lambda match: _link(match[1], scope), obj.docstring.value)
+            obj.docstring.value = _LITERAL.sub("", text)
+
+
+def _link(target: str, scope: str) -> str:
+    path = target.lstrip("~")
+    shown = path.rpartition(".")[2] if target.startswith("~") else path
+    full = path if path.startswith("rerank_plugins.") else f"{scope}.{path}"
+    # Optional: not all that a docstring names is on a page.
+    return f'<autoref identifier="{full}" optional><code>{shown}</code></autoref>'
+
+
+def _description(value: Any) -> str:  # noqa: ANN401  (an expression of griffe)
+    if not isinstance(value, griffe.ExprCall) or str(value.function) != "Field":
+        return ""
+    for argument in value.arguments:
+        if isinstance(argument, griffe.ExprKeyword) and argument.name == "description":
+            return str(ast.literal_eval(str(argument.value)))
+    return ""
