@@ -18,8 +18,8 @@ def backends_table(results: dict[str, Any]) -> str:
     for row in results["rows"]:
         first, warm, memory, peak = (median(row[field]) for field in FIELDS)
         lines.append(
-            f"| {row['model']} | `{row['backend']}` | {row['dtype']} | {first:.1f} s | {warm:.0f} ms "
-            f"| {memory:.0f} MiB | {peak:.0f} MiB |"
+            f"| {row['model']} | `{row['backend']}` | {row['dtype']} "
+            f"| {first:.1f} s | {warm:.0f} ms | {memory:.0f} MiB | {peak:.0f} MiB |"
         )
     about = results["environment"]
     shape = results["decoder"]
