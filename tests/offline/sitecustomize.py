@@ -1,4 +1,4 @@
-"""Put on PYTHONPATH: in such a process, and in those it starts, nothing beyond the machine is reached.
+"""Put on PYTHONPATH: such a process, and those it starts, reach nothing beyond the machine.
 
 A kernel runs outside the test's own process, where pytest-socket does not see it.
 """
