@@ -2,13 +2,13 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := langchain,llama-index,mini,flag,remote,cache,cli,openvino,evaluation,pandas,plot,serve,batch,ray,docs,tracing
+EXTRAS := langchain,llama-index,mini,flag,remote,cache,cli,openvino,evaluation,pandas,plot,serve,batch,ray,docs,notebooks,tracing
 STAMP := .venv/installed
 INFINITY := .peers/infinity/installed
 COVERED := rerank_plugins/core/*,rerank_plugins/langchain/*,rerank_plugins/llama_index/*
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint format test test-slow peers build docs constraints clean
+.PHONY: help install demo lint format test test-slow test-notebooks notebooks peers build docs constraints clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
@@ -40,6 +40,17 @@ test: lint ## lint, and the quick tests with their coverage
 
 test-slow: $(STAMP) ## the tests that take longer: wheel, documentation, demo
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# tests/offline keeps the kernels and their children from reaching beyond the machine.
+test-notebooks: $(STAMP) ## run the notebooks, each within two minutes
+	PYTHONPATH=tests/offline $(BIN)/python -m pytest --nbmake --timeout=120 notebooks
+
+# Without times and versions, which would differ each time.
+notebooks: $(STAMP) ## run the notebooks and keep what they show
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+		--ClearMetadataPreprocessor.enabled=True \
+		--ClearMetadataPreprocessor.preserve_nb_metadata_mask='{("language_info", "name"), ("kernelspec",)}' \
+		notebooks/*.ipynb
 
 # Its dependencies exclude ours, so it has an environment of its own.
 $(INFINITY): benchmarks/serving/infinity.txt

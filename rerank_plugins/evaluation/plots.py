@@ -58,7 +58,7 @@ def _fill(axes: Any, plan: Plan) -> None:  # noqa: ANN401  (matplotlib ships no 
             yerr=errors,
             fmt="o",
             color=_COLOURS[number % len(_COLOURS)],
-            ecolor="#00000022",
+            ecolor="#77777766",
             label=name,
             markersize=5,
         )
@@ -77,7 +77,7 @@ def _fill(axes: Any, plan: Plan) -> None:  # noqa: ANN401  (matplotlib ships no 
         [best.quality.mean],
         s=220,
         facecolors="none",
-        edgecolors="black",
+        edgecolors="#777777",
         linewidths=1.5,
         label="recommended",
         zorder=5,

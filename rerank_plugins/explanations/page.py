@@ -10,14 +10,16 @@ if TYPE_CHECKING:
     from rerank_plugins.core.explanation import ExplainedDocument, Explanation
 
 # Colours are the surroundings' own, or let them through, so that dark pages need nothing else.
+# JupyterLab has rules of its own for tables, which the longer selectors and the layout overrule.
 _STYLE: Final = """
 .rerank-explanation{color:inherit;font:13px/1.5 system-ui,sans-serif;max-width:72em}
-.rerank-explanation table{border-collapse:collapse;width:100%;margin:.5em 0;color:inherit}
+.rerank-explanation table{table-layout:auto;border-collapse:collapse;width:100%;
+margin:.5em 0;color:inherit}
 .rerank-explanation th,.rerank-explanation td{padding:.35em .7em;text-align:right;
 vertical-align:top;border-bottom:1px solid rgba(128,128,128,.3);background:none;color:inherit}
 .rerank-explanation th{font-weight:600;white-space:nowrap}
 .rerank-explanation td{font-variant-numeric:tabular-nums;white-space:nowrap}
-.rerank-explanation .text{text-align:left;white-space:pre-wrap;width:60%}
+.rerank-explanation table tr .text{text-align:left;white-space:pre-wrap;width:60%}
 .rerank-explanation .up{color:#1a9850}.rerank-explanation .down{color:#d9534f}
 .rerank-explanation .bar{height:3px;background:rgba(66,133,244,.75);margin-left:auto}
 .rerank-explanation .note,.rerank-explanation footer{opacity:.7;font-size:12px}
