@@ -14,6 +14,7 @@ from benchmarks.backend_tables import backends_table, decoder_table
 from benchmarks.cpu_table import cpu_table
 from benchmarks.environment import ROOT
 from benchmarks.model_table import write_models
+from benchmarks.plan_table import plan_table
 from benchmarks.quality_tables import quality_sets_table, quality_table
 from benchmarks.ranking_tables import cascade_table, deadline_table, long_documents_table
 from benchmarks.ray_tables import batch_table, ray_table
@@ -36,6 +37,7 @@ _HOMES: Final = {
     "concurrency": ROOT / "docs" / "concurrency.md",
     "quality": ROOT / "README.md",
     "quality-sets": ROOT / "docs" / "evaluation.md",
+    "plan": ROOT / "docs" / "evaluation.md",
     "calibration": ROOT / "docs" / "scores.md",
     "fusion": ROOT / "docs" / "scores.md",
     "long_documents": ROOT / "docs" / "long-documents.md",
@@ -100,6 +102,7 @@ _TABLES: Final = {
     "concurrency": concurrency_table,
     "quality": quality_table,
     "quality-sets": quality_sets_table,
+    "plan": plan_table,
     "calibration": calibration_table,
     "fusion": fusion_table,
     "long_documents": long_documents_table,
