@@ -13,7 +13,8 @@ def plan_table(results: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- |",
         *(
             f"| {one['option']} | {one['predicted_p50_ms']:.0f} ms "
-            f"| {one['measured_p50_ms']:.0f} ms | {one['ratio']:.2f} | {one['under_predicted_p95']:.0%} |"
+            f"| {one['measured_p50_ms']:.0f} ms | {one['ratio']:.2f} "
+            f"| {one['under_predicted_p95']:.0%} |"
             for one in results["latency"]
         ),
     ]
