@@ -27,6 +27,7 @@ GUESTS: Final = {
 
 _HOSTS: Final = {file: page for page, file in GUESTS.items()}
 _CODE: Final = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+_PICTURE: Final = re.compile(r'(\bsrc(?:set)?=")docs/')
 _LINK: Final = re.compile(r"(?<!!)\[([^\]]*)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -61,7 +62,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if "](" in code[0] or code[0].startswith("```"):
             pieces += [_LINK.sub(resolved, markdown[end : code.start()]), code[0]]
             end = code.end()
-    return "".join([*pieces, _LINK.sub(resolved, markdown[end:])])
+    linked = "".join([*pieces, _LINK.sub(resolved, markdown[end:])])
+    return _PICTURE.sub(r"\1", linked) if source in GUESTS.values() else linked
 
 
 def _leaves(nav: Any) -> list[str]:  # noqa: ANN401  (YAML)
