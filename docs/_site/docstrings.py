@@ -9,6 +9,7 @@ from typing import Any, Final
 import griffe
 
 _ROLE: Final = re.compile(r":(?:attr|class|data|func|meth|mod):`([^`]+)`")
+_EXAMPLE: Final = re.compile(r"^Example:$", re.MULTILINE)
 _LITERAL: Final = re.compile(r"^::$\n", re.MULTILINE)
 
 
@@ -17,14 +18,17 @@ class PackageDocstrings(griffe.Extension):
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:  # noqa: ANN401
         """Rewrite one object's docstring."""
-        if obj.docstring is None and isinstance(obj, griffe.Attribute):
-            description = _description(obj.value)
-            if description:
+        if isinstance(obj, griffe.Attribute):
+            field = _field(obj.value)
+            if obj.docstring is None and "description" in field:
+                description = str(ast.literal_eval(str(field["description"])))
                 obj.docstring = griffe.Docstring(description, parent=obj)
+            if field:
+                obj.value = field.get("default")
         if obj.docstring is not None:
             scope = obj.path if obj.is_class or obj.is_module else getattr(obj.parent, "path", "")
             text = _ROLE.sub(lambda match: _link(match[1], scope), obj.docstring.value)
-            obj.docstring.value = _LITERAL.sub("", text)
+            obj.docstring.value = _LITERAL.sub("", _EXAMPLE.sub("Examples:", text))
 
 
 def _link(target: str, scope: str) -> str:
@@ -35,10 +39,8 @@ def _link(target: str, scope: str) -> str:
     return f'<autoref identifier="{full}" optional><code>{shown}</code></autoref>'
 
 
-def _description(value: Any) -> str:  # noqa: ANN401  (an expression of griffe)
+def _field(value: Any) -> dict[str, Any]:  # noqa: ANN401  (an expression of griffe)
+    """Return the arguments of a call of pydantic's Field; none for anything else."""
     if not isinstance(value, griffe.ExprCall) or str(value.function) != "Field":
-        return ""
-    for argument in value.arguments:
-        if isinstance(argument, griffe.ExprKeyword) and argument.name == "description":
-            return str(ast.literal_eval(str(argument.value)))
-    return ""
+        return {}
+    return {one.name: one.value for one in value.arguments if isinstance(one, griffe.ExprKeyword)}
