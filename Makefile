@@ -43,7 +43,7 @@ test-slow: $(STAMP) ## the tests that take longer: wheel, documentation, demo
 
 # tests/offline keeps the kernels and their children from reaching beyond the machine.
 test-notebooks: $(STAMP) ## run the notebooks, each within two minutes
-	PYTHONPATH=tests/offline $(BIN)/python -m pytest --nbmake --timeout=120 notebooks
+	PYTHONPATH="$(CURDIR)/tests/offline" $(BIN)/python -m pytest --nbmake --timeout=120 notebooks
 
 # Without times and versions, which would differ each time.
 notebooks: $(STAMP) ## run the notebooks and keep what they show
