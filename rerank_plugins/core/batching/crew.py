@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from rerank_plugins.core.batching.cache import Entry, Key
 from rerank_plugins.core.batching.desk import Desk
-from rerank_plugins.core.batching.execute import Outcome, execute
+from rerank_plugins.core.batching.execute import Outcome, check_prepared, execute
 from rerank_plugins.core.batching.jobs import Job
 from rerank_plugins.core.batching.planner import Slot
 from rerank_plugins.core.batching.results import ResultCache
@@ -58,7 +58,7 @@ class Crew:
             if self._generation == generation:
                 return
             self._generation = generation
-            workers = [(f"worker {number}", self._work) for number in range(self._workers)]
+            workers = [(f"worker {one}", self._work) for one in range(self._workers)]
             self._threads = tuple(
                 threading.Thread(
                     target=self._guard,
@@ -68,8 +68,12 @@ class Crew:
                 )
                 for what, loop in (("preparer", self._prepare), *workers)
             )
-            for thread in self._threads:
-                thread.start()
+            try:
+                for thread in self._threads:
+                    thread.start()
+            except RuntimeError as error:  # the system gives no more threads
+                self._threads = tuple(one for one in self._threads if one.ident)
+                self._died(self._desk.clear(close=False), error)
 
     def join(self) -> None:
         """Wait until the threads have stopped, as the desk told them to."""
@@ -110,7 +114,7 @@ class Crew:
                 continue
             items = [job.items[index] for index in fresh]
             try:
-                prepared = self._source.backend().prepare(items, job.max_length)
+                prepared = check_prepared(self._source.backend(), items, job.max_length)
             except RerankError as error:
                 self._failed({job: error})
             except Exception as error:  # noqa: BLE001  (whatever it is, its caller must know)
