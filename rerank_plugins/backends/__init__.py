@@ -116,10 +116,11 @@ class TableLoader:
         return resolved
 
     def load(self, config: ModelConfig) -> Backend[Any]:
-        """Load the model of a resolved configuration.
+        """Load the model of a resolved configuration, and check what it computes.
 
         Raises:
-            ModelLoadError: If it cannot be loaded; whatever went wrong is chained.
+            ModelLoadError: If it cannot be loaded, or computes something that cannot be;
+                whatever went wrong is chained.
         """
         cls = self._class(config.backend)
         try:
@@ -128,6 +129,8 @@ class TableLoader:
                 backend = self._replicas()(cls, config)
             else:
                 backend = cls(config)
+            if self._table[config.backend].extra != "remote":  # a server checks its own
+                _checked(backend)
         except RerankError:
             raise
         except Exception as error:
@@ -146,6 +149,17 @@ class TableLoader:
         entry = self._table[name]
         module = require(entry.module, entry.extra)
         return getattr(module, entry.cls)
+
+
+def _checked(backend: Backend[Any]) -> None:
+    # Imported late: it reads numpy.
+    from rerank_plugins.backends._self_check import check_backend  # noqa: PLC0415
+
+    try:
+        check_backend(backend)
+    except BaseException:
+        backend.close()
+        raise
 
 
 _CROSS = TableLoader(CROSS_ENCODERS, _best_cross_encoder, "CrossEncoderReplicas")

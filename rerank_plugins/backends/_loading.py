@@ -14,8 +14,9 @@ import huggingface_hub.constants
 import torch
 import transformers.utils.logging
 
+from rerank_plugins.backends._folder import check_folder
 from rerank_plugins.core.config import MINI, ModelConfig
-from rerank_plugins.errors import ModelLoadError, RerankError
+from rerank_plugins.errors import ConfigurationError, ModelLoadError, RerankError
 
 # transformers' loading context (default data type, device) is process-wide state.
 _LOADING = threading.Lock()
@@ -25,6 +26,7 @@ _forked = False
 
 _HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _LONGEST_NAME: Final = 96
+_COMMIT: Final = re.compile("[0-9a-f]{40}")
 _PATIENCE: Final = 5.0
 """Seconds for the hub to answer."""
 
@@ -46,12 +48,14 @@ def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
         mini: Finds the folder of the embedded model.
 
     Raises:
-        ModelLoadError: If the name can only be a folder and there is none.
+        ModelLoadError: If the name can only be a folder and there is none, or if what lies
+            there cannot be a model.
     """
     if config.model == MINI:
         return str(mini())
     folder = find_folder(config.model)
     if folder is not None:
+        check_folder(folder)
         return str(folder)
     # Hugging Face allows names of at most 96 characters.
     hub_name = len(config.model) <= _LONGEST_NAME and _HUB_NAME.fullmatch(config.model)
@@ -113,8 +117,19 @@ def hub_options(config: ModelConfig, source: str) -> dict[str, Any]:
     Args:
         config: The configuration that names the model.
         source: What :func:`locate` made of it.
+
+    Raises:
+        ConfigurationError: If code that comes from the Hub is to be trusted without a commit:
+            whoever owns the model could change it tomorrow.
     """
     from_hub = not Path(source).is_absolute()
+    if from_hub and config.trust_remote_code and not _COMMIT.fullmatch(config.revision or ""):
+        message = (
+            f"trust_remote_code=True runs the code of {config.model!r}, and revision is "
+            f"{config.revision!r}; give the commit whose code you have read, 40 hexadecimal "
+            "digits. Branches and tags can be moved."
+        )
+        raise ConfigurationError(message)
     return {
         "revision": config.revision or "main",
         "cache_dir": config.cache_folder,

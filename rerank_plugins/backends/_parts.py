@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final, NamedTuple
 
 from transformers.utils.hub import cached_file
@@ -11,6 +11,8 @@ from transformers.utils.hub import cached_file
 from rerank_plugins.errors import ModelLoadError
 
 _SETTINGS: Final = "config_sentence_transformers.json"
+_NO_PICKLE: Final = ("Transformer", "Pooling", "Normalize")
+"""Modules without weights, or that are told to read safetensors only."""
 
 
 class Part(NamedTuple):
@@ -56,10 +58,51 @@ def read_modules(source: str, options: dict[str, Any]) -> list[Part]:
     """
     listed = read_json(source, "modules.json", options) or []
     try:
-        return [Part(one["type"].rpartition(".")[2], one["path"]) for one in listed]
+        parts = [Part(one["type"].rpartition(".")[2], one["path"]) for one in listed]
+        outside = [one.path for one in parts if not _within(one.path)]
     except (AttributeError, KeyError, TypeError) as error:
         message = f"modules.json of {source!r} does not list modules. Mend it, or remove it."
         raise ModelLoadError(message) from error
+    if outside:
+        message = (
+            f"modules.json of {source!r} names {outside[0]!r:.80}, which is not within the model's "
+            "folder. Nothing outside it is read: do not trust this model."
+        )
+        raise ModelLoadError(message)
+    return parts
+
+
+def check_modules(source: str, options: dict[str, Any]) -> None:
+    """Check that every module lies in the model's folder and none has its weights as a pickle.
+
+    Raises:
+        ModelLoadError: If not; sentence-transformers would read it.
+    """
+    where = {key: value for key, value in options.items() if key != "trust_remote_code"}
+    for part in read_modules(source, options):
+        if part.kind in _NO_PICKLE:
+            continue
+        found = [
+            cached_file(
+                source, f"{part.path}/{name}", _raise_exceptions_for_missing_entries=False, **where
+            )
+            for name in ("model.safetensors", "pytorch_model.bin")
+        ]
+        if found[0] is None and found[1] is not None:
+            message = (
+                f"{source!r} has the weights of its module {part.path!r} as a pickle only "
+                "(pytorch_model.bin), which could hold a program. Save the model anew with "
+                "sentence-transformers, which writes safetensors."
+            )
+            raise ModelLoadError(message)
+
+
+def _within(path: str) -> bool:
+    """Return whether a path stays in the folder it is relative to, on any system."""
+    for kind in (PurePosixPath(path), PureWindowsPath(path)):
+        if kind.is_absolute() or kind.drive or kind.root or ".." in kind.parts:
+            return False
+    return "\0" not in path
 
 
 def is_modular(source: str, options: dict[str, Any]) -> bool:

@@ -14,6 +14,9 @@ from rerank_plugins.errors import ConfigurationError
 FORMAT: Final = "rerank-plugins calibrator"
 VERSION: Final = 1
 
+_MOST_BYTES: Final = 64 * 2**20
+"""About two million points of a curve."""
+
 _IDENTITY: Final[dict[str, tuple[type, ...]]] = {
     "model": (str,),
     "revision": (str, type(None)),
@@ -54,7 +57,7 @@ def read(path: Path) -> tuple[ModelIdentity, Platt | Isotonic, PrecisionCurve]:
         ConfigurationError: If the file cannot be read or is not one of these.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        content = json.loads(_text(path), parse_constant=_refuse)
         return _parts(content)
     except OSError as error:
         message = f"the calibrator cannot be read: {error}"
@@ -62,6 +65,16 @@ def read(path: Path) -> tuple[ModelIdentity, Platt | Isotonic, PrecisionCurve]:
     except (ValueError, OverflowError, RecursionError) as error:
         message = f"{path} is not a calibrator that this version can read: {error}"
         raise ConfigurationError(message) from error
+
+
+def _text(path: Path) -> str:
+    """Return a file's text; no more of it is read than a calibrator could have."""
+    with path.open("rb") as file:
+        read = file.read(_MOST_BYTES + 1)
+    if len(read) > _MOST_BYTES:
+        message = f"it has more than {_MOST_BYTES} bytes."
+        raise ValueError(message)
+    return read.decode("utf-8")
 
 
 def _parts(content: object) -> tuple[ModelIdentity, Platt | Isotonic, PrecisionCurve]:

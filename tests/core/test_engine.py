@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -13,13 +14,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins.core.batching.computed import Computed
+from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import EngineClosedError, InferenceError
 from rerank_plugins.testing import FakeCrossEncoder
-from tests.core.helpers import engine_of
+from tests.core import helpers
 
 JOBS = 32
+_opened = ExitStack()
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Close the engines of the test."""
+    yield
+    _opened.close()
+
+
+def engine_of(backend: FakeCrossEncoder) -> Engine[TextPair]:
+    return _opened.enter_context(helpers.engine_of(backend))
 
 
 def number(_: str, document: str) -> float:

@@ -35,7 +35,10 @@ class Infinity:
         config = uvicorn.Config(create_server(engine_args_list=[engine]), log_level="warning")
         server = uvicorn.Server(config)
         threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True).start()
+        self._session = requests.Session()
         self._session.trust_env = False  # no proxy for the loopback
+        # The server closes connections that are idle, as this one is in the turns of others.
+        self._session.headers["Connection"] = "close"
         end = time.monotonic() + _START_S
         while not server.started:
             if time.monotonic() > end:
@@ -49,8 +52,7 @@ class Infinity:
 
     def call(self, request: dict[str, Any]) -> Any:
         """Rerank over HTTP."""
-        # A connection of its own: while other systems have their turns, the server closes idle ones.
-        answer = requests.post(f"{self._address}/rerank", json=request, timeout=_TIMEOUT_S)
+        answer = self._session.post(f"{self._address}/rerank", json=request, timeout=_TIMEOUT_S)
         answer.raise_for_status()
         return answer.json()
 

@@ -63,7 +63,12 @@ def build(
 
     if not fingerprint:
         return make()
-    return stored_model(store_folder(config.cache_folder), store_key(parts), make)
+    try:
+        folder = store_folder(config.cache_folder)
+    except (OSError, ValueError) as error:  # a read-only disk, or a file where a folder should be
+        _log.warning("the converted %r is not kept: %s", config.model, error)
+        return make()
+    return stored_model(folder, store_key(parts), make)
 
 
 def check_agreement(

@@ -7,7 +7,9 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +22,8 @@ _log = logging.getLogger(__name__)
 _GRAPH: Final = "model.xml"
 _WEIGHTS: Final = "model.bin"
 _DIGESTS: Final = "digests.json"
+_STALE_S: Final = 86_400.0
+"""Nobody writes a model for a day."""
 _CODE: Final = ("graphs.py", "embedding_graphs.py", "quantising.py")
 
 
@@ -86,6 +90,7 @@ def _read(home: Path) -> openvino.Model | None:
 
 
 def _write(home: Path, model: openvino.Model) -> None:
+    _sweep(home.parent)
     made = Path(tempfile.mkdtemp(prefix=".", dir=home.parent))
     try:
         openvino.save_model(model, made / _GRAPH, compress_to_fp16=False)
@@ -101,6 +106,14 @@ def _write(home: Path, model: openvino.Model) -> None:
         raise OSError(str(error)) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote have left."""
+    for path in folder.glob(".*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _STALE_S:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _digests(home: Path) -> dict[str, str]:

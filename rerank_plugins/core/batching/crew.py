@@ -58,7 +58,7 @@ class Crew:
             if self._generation == generation:
                 return
             self._generation = generation
-            workers = [(f"worker {number}", self._work) for number in range(self._workers)]
+            workers = [(f"worker {one}", self._work) for one in range(self._workers)]
             self._threads = tuple(
                 threading.Thread(
                     target=self._guard,
@@ -68,8 +68,12 @@ class Crew:
                 )
                 for what, loop in (("preparer", self._prepare), *workers)
             )
-            for thread in self._threads:
-                thread.start()
+            try:
+                for thread in self._threads:
+                    thread.start()
+            except RuntimeError as error:  # the system gives no more threads
+                self._threads = tuple(one for one in self._threads if one.ident)
+                self._died(self._desk.clear(close=False), error)
 
     def join(self) -> None:
         """Wait until the threads have stopped, as the desk told them to."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rerank_plugins.core.batching.cache import Entry, Key
 from rerank_plugins.core.batching.jobs import Job
 from rerank_plugins.core.batching.planner import Slot
-from rerank_plugins.core.protocols import Backend, FloatArray
+from rerank_plugins.core.protocols import Backend, FloatArray, Prepared
 from rerank_plugins.errors import (
     BatchError,
     InferenceError,
@@ -77,6 +77,25 @@ def execute(backend: Backend[Any], batch: Sequence[Slot]) -> Outcome:
     return outcome
 
 
+def check_prepared(
+    backend: Backend[Any], items: Sequence[tuple[Any, ...]], max_length: int | None
+) -> list[Prepared]:
+    """Prepare items, and check that each became one item of at least one token.
+
+    Raises:
+        InferenceError: If not; whatever else the backend raises comes as it is.
+    """
+    prepared = list(backend.prepare(items, max_length))
+    if len(prepared) != len(items) or any(one.tokens < 1 for one in prepared):
+        least = min((one.tokens for one in prepared), default=0)
+        message = (
+            f"the backend of {backend.identity.model!r} prepared {len(prepared)} of {len(items)} "
+            f"items, the shortest of {least} tokens; each must become one of at least 1 token."
+        )
+        raise InferenceError(message)
+    return prepared
+
+
 def _run(
     backend: Backend[Any], batch: Sequence[Slot]
 ) -> tuple[FloatArray, Mapping[int, RerankError]]:
@@ -91,9 +110,9 @@ def _run(
     model = backend.identity.model
     errors: Mapping[int, RerankError] = {}
     try:
-        rows = backend.run([job.prepared(index) for job, index in batch])
+        found: Any = backend.run([job.prepared(index) for job, index in batch])
     except BatchError as known:
-        rows, errors = known.rows, known.errors
+        found, errors = known.rows, known.errors
     except RerankError:
         raise
     except MemoryError as error:
@@ -102,7 +121,24 @@ def _run(
     except Exception as error:
         message = f"the backend of {model!r} failed: {error}"
         raise InferenceError(message) from error
+    rows = _array(found, model)
     if len(rows) != len(batch):
         message = f"the backend of {model!r} gave {len(rows)} results for {len(batch)} items."
         raise InvalidScoresError(message)
     return rows, errors
+
+
+def _array(found: Any, model: str) -> FloatArray:  # noqa: ANN401  (whatever a backend returned)
+    """Return results as float32, at least one-dimensional.
+
+    Raises:
+        InvalidScoresError: If they are no numbers.
+    """
+    try:
+        return np.atleast_1d(np.asarray(found, dtype=np.float32))
+    except (TypeError, ValueError, OverflowError) as error:
+        message = (
+            f"the backend of {model!r} gave {type(found).__name__}, of which no array of numbers "
+            f"can be made: {error}. It must return float32 of shape (items,) or (items, width)."
+        )
+        raise InvalidScoresError(message) from error

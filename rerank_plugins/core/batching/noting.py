@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from rerank_plugins.core.batching.execute import check_prepared
 from rerank_plugins.core.batching.jobs import Job
 from rerank_plugins.core.batching.planner import Slot
 from rerank_plugins.core.protocols import Backend, Prepared
@@ -14,12 +15,16 @@ from rerank_plugins.errors import RerankError
 
 
 def prepare(backend: Backend[Any], job: Job[Any], items: Sequence[Any]) -> list[Prepared]:
-    """Have a backend prepare items of a job, in the job's trace."""
+    """Have a backend prepare items of a job, in the job's trace.
+
+    Raises:
+        InferenceError: If not every item became one; see :func:`check_prepared`.
+    """
     if job.trace is None:
-        return backend.prepare(items, job.max_length)
+        return check_prepared(backend, items, job.max_length)
     start = time.perf_counter()
     with within(job.trace):
-        prepared = backend.prepare(items, job.max_length)
+        prepared = check_prepared(backend, items, job.max_length)
     counts: dict[str, int | str] = {
         "items": len(items),
         "tokens": sum(one.tokens for one in prepared),

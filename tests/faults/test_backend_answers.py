@@ -1,0 +1,108 @@
+"""Backends that answer with what is no answer: an error for who asked, and nobody else waits."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rerank_plugins.core.protocols import Prepared
+from rerank_plugins.core.types import TextPair
+from rerank_plugins.errors import InferenceError, InvalidScoresError
+from rerank_plugins.testing import FakeCrossEncoder
+from tests.core.helpers import FaultyCrossEncoder, engine_of, expected, pairs
+
+
+class Answers(FakeCrossEncoder):
+    """Gives something else than scores for the query ``bad``."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__(batch_tokens=4_000)
+        self.answer = answer
+
+    def run(self, batch: Sequence[Prepared]) -> Any:
+        bad = any(one.payload.query == "bad" for one in batch)
+        return self.answer if bad else super().run(batch)
+
+
+@pytest.mark.parametrize(
+    "answer", [None, "scores", {"a": 1}, [object()], [[1.0], [1.0, 2.0]], 3.0, [10**400] * 3]
+)
+def test_what_is_no_array_reaches_only_its_request(answer: Any) -> None:
+    backend = Answers(answer)
+    with engine_of(backend) as engine:
+        futures = {query: engine.submit(pairs(query, 3)) for query in ("good", "bad", "fine")}
+        with pytest.raises(InvalidScoresError, match="'fake'"):
+            futures["bad"].result(10)
+        for query in ("good", "fine"):
+            np.testing.assert_allclose(futures[query].result(10).values, expected(pairs(query, 3)))
+        assert engine.stats().queued_tokens == 0
+
+
+def test_a_list_of_numbers_is_an_answer() -> None:
+    backend = Answers([2, 2, 2])
+    with engine_of(backend) as engine:
+        assert engine.compute(pairs("bad", 3)).values.tolist() == [2.0, 2.0, 2.0]
+
+
+class Prepares(FakeCrossEncoder):
+    """Prepares the wrong number of items, or empty ones, for the query ``bad``."""
+
+    def __init__(self, spoil: Any) -> None:
+        super().__init__()
+        self.spoil = spoil
+
+    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
+        prepared = super().prepare(items, max_length)
+        spoilt: list[Prepared] = self.spoil(prepared) if items[0].query == "bad" else prepared
+        return spoilt
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda prepared: prepared[:-1],
+        lambda prepared: [*prepared, prepared[0]],
+        lambda _: [],
+        lambda prepared: [Prepared(0, False, one.payload) for one in prepared],
+    ],
+    ids=["one few", "one many", "none", "empty"],
+)
+def test_wrongly_prepared_items_reach_only_their_request(spoil: Any) -> None:
+    backend = Prepares(spoil)
+    with engine_of(backend) as engine:
+        futures = {query: engine.submit(pairs(query, 3)) for query in ("good", "bad", "fine")}
+        with pytest.raises(InferenceError, match="each must become one of at least 1 token"):
+            futures["bad"].result(10)
+        for query in ("good", "fine"):
+            np.testing.assert_allclose(futures[query].result(10).values, expected(pairs(query, 3)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_faults_lose_nothing_and_make_nothing_wrong(seed: int) -> None:
+    """Four of ten batches raise, whoever is in them: an error, or the right scores."""
+    chance = random.Random(seed)  # noqa: S311
+
+    def fault(_: list[TextPair]) -> None:
+        if chance.random() < 0.4:
+            message = "by chance"
+            raise OSError(message)
+
+    backend = FaultyCrossEncoder(fault, batch_tokens=200, seed=seed)
+    with engine_of(backend) as engine:
+        requests = [pairs(f"query {number}", 1 + number % 9) for number in range(100)]
+        futures = [engine.submit(one) for one in requests]
+        failed = 0
+        for request, future in zip(requests, futures, strict=True):
+            error = future.exception(30)
+            if error is None:
+                np.testing.assert_allclose(future.result().values, expected(request))
+            else:
+                assert isinstance(error, InferenceError)
+                assert isinstance(error.__cause__, OSError)
+                failed += 1
+        assert 0 < failed < len(requests)
+        assert engine.stats().queued_tokens == 0

@@ -1,0 +1,141 @@
+"""Model folders made to do harm: an error that names the file, no code, no pickle, no hang."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins.backends._loading import hub_options
+from rerank_plugins.core.calibration import Calibrator
+from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.errors import ConfigurationError, ModelLoadError
+from tests.tiny_models import save_reranker
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_reranker("bert", tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "model"))
+
+
+def change(folder: Path, **values: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("vocab_size", 10**15),
+        ("num_hidden_layers", 10**9),
+        ("hidden_size", -32),
+        ("num_labels", 10**9),
+        ("intermediate_size", 1e300),
+        ("max_position_embeddings", float("nan")),
+    ],
+)
+def test_absurd_sizes_are_refused_before_memory_is_taken(
+    folder: Path, name: str, value: float
+) -> None:
+    change(folder, **{name: value})
+    with pytest.raises(ModelLoadError, match=name):
+        Reranker(folder).warm_up()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_pipe_in_the_place_of_a_file_does_not_hang(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    for cls in (Reranker, BiEncoder):
+        with pytest.raises(ModelLoadError, match=f"{name} is a pipe"):
+            cls(folder).warm_up()
+
+
+@pytest.mark.parametrize("path", ["../other", "/etc", "a/../../b", "..\\other", "C:\\x", "a\0b"])
+def test_modules_outside_the_folder_are_refused(folder: Path, path: str) -> None:
+    modules = [
+        {"path": "", "type": "sentence_transformers.models.Transformer"},
+        {"path": path, "type": "sentence_transformers.models.Pooling"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    for cls in (Reranker, BiEncoder):
+        with pytest.raises(ModelLoadError, match="not within the model's folder"):
+            cls(folder).warm_up()
+
+
+class Bomb:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+def test_a_pickle_in_a_module_is_refused_unread(folder: Path, tmp_path: Path) -> None:
+    modules = [
+        {"path": "", "type": "sentence_transformers.models.Transformer"},
+        {"path": "1", "type": "sentence_transformers.models.Dense"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1").mkdir()
+    (folder / "1" / "config.json").write_text('{"in_features": 32, "out_features": 8}')
+    torch.save({"bomb": Bomb(tmp_path / "marker")}, folder / "1" / "pytorch_model.bin")
+    with pytest.raises(ModelLoadError, match="as a pickle only"):
+        BiEncoder(folder).warm_up()
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_computes_no_numbers_is_not_served(folder: Path, value: float) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.weight"][:] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match=r"not finite in float32.* not served"):
+        Reranker(folder, dtype="float32").warm_up()
+
+
+def test_links_are_followed(folder: Path, tmp_path: Path) -> None:
+    """Hugging Face's cache consists of them; one that leads nowhere is a missing file."""
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for file in folder.iterdir():
+        (linked / file.name).symlink_to(file)
+    assert np.isfinite(Reranker(linked).score([("rain", "water")])).all()
+    (linked / "model.safetensors").unlink()
+    (linked / "model.safetensors").symlink_to(linked / "model.safetensors")
+    with pytest.raises(ModelLoadError):
+        Reranker(linked, dtype="bfloat16").warm_up()
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1.0", COMMIT[:12]])
+def test_code_of_the_hub_needs_a_commit(revision: str | None) -> None:
+    config = ModelConfig("owner/model", revision=revision, trust_remote_code=True)
+    with pytest.raises(ConfigurationError, match="40 hexadecimal digits"):
+        hub_options(config, "owner/model")
+    pinned = ModelConfig(
+        "owner/model", revision=COMMIT, trust_remote_code=True, local_files_only=True
+    )
+    assert hub_options(pinned, "owner/model")["trust_remote_code"] is True
+
+
+def test_a_calibrator_without_end_is_refused() -> None:
+    if not Path("/dev/zero").exists():
+        pytest.skip("needs /dev/zero")
+    with pytest.raises(ConfigurationError, match="more than 67108864 bytes"):
+        Calibrator.load("/dev/zero")

@@ -1,0 +1,149 @@
+"""No test may leave a thread, a future, a task or a socket behind."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import inspect
+import os
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from rerank_plugins.core import registry
+from rerank_plugins.core.config import MINI
+from rerank_plugins.core.engine import Engine
+from rerank_plugins.core.sources import InjectedModel, LoadedModel
+
+GRACE_S: Final = 5.0
+"""How long what has been told to end may take."""
+
+ALLOWED: Final = {
+    "tqdm_monitor": "tqdm's own; one a process, it cannot be asked to end",
+    "AnyIO worker thread": "Starlette's pool; ends with its event loop, some time later",
+    "asyncio-waitpid": "asyncio's own; ends with the child process",
+    "pytest_timeout": "the timeout of the test itself",
+    "pydevd": "a debugger",
+}
+"""Names that threads of the whole process begin with, and why they stay."""
+
+_BEFORE: Final = pytest.StashKey[tuple[set[threading.Thread], set[Engine[Any]], set[str]]]()
+_SOCKETS: Final = Path("/proc/self/fd")
+_made: list[weakref.ref[concurrent.futures.Future[Any]]] = []
+_make_future = concurrent.futures.Future.__init__
+
+
+def _noting(self: concurrent.futures.Future[Any]) -> None:
+    _make_future(self)
+    _made.append(weakref.ref(self))
+
+
+concurrent.futures.Future.__init__ = _noting  # type: ignore[method-assign]
+
+
+def _kept(engine: Engine[Any]) -> bool:
+    """Return whether an engine is the process's: that of the embedded model."""
+    return isinstance(engine._source, LoadedModel) and engine._source._config.model == MINI
+
+
+def _engines() -> set[Engine[Any]]:
+    """Return the engines that the process knows, but for those it keeps."""
+    known = registry._registry
+    engines = [*known._engines.values(), *known._injected.values()]
+    return {engine for engine in engines if not _kept(engine)}
+
+
+def _threads() -> set[threading.Thread]:
+    """Return the threads that count: not those allowed, nor of engines the process keeps."""
+    engines = [one for one in registry._registry._engines.values() if _kept(one)]
+    kept = {thread for engine in engines for thread in engine._scheduler.crew._threads}
+    return {
+        thread
+        for thread in threading.enumerate()
+        if thread not in kept and not thread.name.startswith(tuple(ALLOWED))
+    }
+
+
+def _sockets() -> set[str]:
+    """Return the open sockets by inode; empty where the system does not list them."""
+    found = set()
+    for entry in _SOCKETS.iterdir() if _SOCKETS.exists() else ():
+        try:
+            target = os.readlink(entry)
+        except OSError:  # closed meanwhile, such as the listing's own
+            continue
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
+
+
+def _futures() -> list[concurrent.futures.Future[Any]]:
+    alive = (reference() for reference in _made)
+    return [future for future in alive if future is not None and not future.done()]
+
+
+def _gone(left: Callable[[], set[Any] | list[Any]]) -> list[Any]:
+    """Return what is left after a while; only then is garbage collected, which is slow."""
+    end = time.monotonic() + GRACE_S
+    pause = 0.001
+    found = left()
+    if found:
+        found = []  # no references, which would keep alive what is looked for
+        gc.collect()
+    while (found := left()) and time.monotonic() < end:
+        found = []
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+    return list(found)
+
+
+@pytest.fixture
+async def no_tasks_left() -> AsyncIterator[None]:
+    """Fail if a task of the test's event loop still runs; the loop would cancel it in silence."""
+    before = asyncio.all_tasks()
+    yield
+    await asyncio.sleep(0)
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    assert not left, f"the test leaves tasks: {left}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> None:
+    """Note what is there before a test; the hook below looks when all its fixtures have ended."""
+    item = request.node
+    item.stash[_BEFORE] = _threads(), _engines(), _sockets()
+    _made.clear()
+    if inspect.iscoroutinefunction(getattr(request, "function", None)):
+        request.getfixturevalue("no_tasks_left")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Fail if a thread, a future or a socket that the test made is still there.
+
+    Engines of models and backends of the test are ended first, as they are at the end of the
+    process; the embedded model's stays, with its threads, for the next test.
+    """
+    yield
+    if _BEFORE not in item.stash:
+        return
+    threads, engines, sockets = item.stash[_BEFORE]
+    del item.stash[_BEFORE]
+    for engine in _engines() - engines:
+        if isinstance(engine._source, InjectedModel):
+            engine.abandon()  # the backend stays usable for whoever holds it
+        else:
+            engine.close()
+    del engines
+    futures = _gone(_futures)
+    assert not futures, f"the test leaves futures that nobody sets: {futures}"
+    left = _gone(lambda: {thread for thread in _threads() - threads if thread.is_alive()})
+    assert not left, f"the test leaves threads: {left}"
+    opened = _gone(lambda: _sockets() - sockets)
+    assert not opened, f"the test leaves sockets: {opened}"
