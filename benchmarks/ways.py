@@ -87,7 +87,7 @@ class Corpus:
     def answer(self, way: Way, query: str) -> list[int]:
         """Answer a question as an application would: positions of passages, best first."""
         scores = self.search(way.first, [query])[0]
-        best = nearest(scores, way.depth).tolist()
+        best: list[int] = nearest(scores, way.depth).tolist()
         reranker = way.reranker()
         if reranker is None:
             return best

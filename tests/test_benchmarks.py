@@ -78,10 +78,10 @@ def test_quality_of_ways_to_search(weather: Path, monkeypatch: pytest.MonkeyPatc
     found = trial.measure(raw, times)
     assert found["pairs"] == {"mini": 72}
     assert found["systems"]["bi-encoder"]["R@50"]["mean"] == 1
-    done = reranker.engine.stats.items
+    done = reranker.engine.stats().items
     assert np.array_equal(trial.score("mini", reranker, kept), raw["mini"])  # from the file
     assert np.array_equal(trial.time(2, kept), times)
-    assert reranker.engine.stats.items == done
+    assert reranker.engine.stats().items == done
     shown = {"dtypes": {"mini": "float32"}, "environment": {"cores": 2, "cpu": "a CPU"}}
     table = quality_table({**shown, "sets": {"vaswani": found}})
     assert table.count("\n| ") == len(ways) + 1
