@@ -44,7 +44,7 @@ def _noting(self: concurrent.futures.Future[Any]) -> None:
     _made.append(weakref.ref(self))
 
 
-concurrent.futures.Future.__init__ = _noting  # type: ignore[method-assign]
+concurrent.futures.Future.__init__ = _noting  # type: ignore[method-assign, assignment]
 
 
 def _kept(engine: Engine[Any]) -> bool:

@@ -134,6 +134,24 @@ def test_a_model_stands_there_whole_or_not_at_all(
     assert adds(store.stored_model(tmp_path, "key", never)) == 2
 
 
+def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    left, written = tmp_path / ".left", tmp_path / ".written"
+    for path in (left, written):
+        path.mkdir()
+        (path / "model.bin").write_bytes(b"half")
+    os.utime(left, (0, 0))
+    store.stored_model(tmp_path, "key", lambda: add(1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".written", "key"]
+
+
+def test_a_folder_that_cannot_be_made_keeps_nothing_and_costs_no_score(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "rerank_plugins").write_text("a file where a folder should be")
+    np.testing.assert_allclose(score(folder, tmp_path), score(folder, tmp_path / "other"))
+    assert "is not kept" in caplog.text
+
+
 def test_many_may_build_the_same_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(store.stored_model, tmp_path, "key", lambda: add(3)) for _ in range(4)]

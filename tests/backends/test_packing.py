@@ -167,7 +167,7 @@ def test_first_tokens_see_what_keys_and_values_of_all_tokens_would_show(lengths:
     )
     seen = seen_by_first(mixing, hidden, packing, heads=(3, 4), scaling=0.5)
     query, key, value = (
-        part.unflatten(1, (3, 4)) for part in (hidden @ mixing.weight + mixing.bias).chunk(3, 1)
+        part.view(-1, 3, 4) for part in (hidden @ mixing.weight + mixing.bias).chunk(3, 1)
     )
     wanted = attend(query, key, value, packing, scaling=0.5)[packing.firsts]
     torch.testing.assert_close(seen, wanted.flatten(1), rtol=0, atol=1e-5)

@@ -36,7 +36,7 @@ def seen_by_first(
     """
     query, key, value = (mixing.part(at) for at in range(3))
     asked = torch.addmm(query.bias, hidden[packing.firsts], query.weight).view(-1, *heads)
-    to_states = key.weight.unflatten(1, heads).permute(1, 2, 0)
+    to_states = key.weight.view(-1, *heads).permute(1, 2, 0)
     asking = torch.bmm(asked.transpose(0, 1), to_states).transpose(0, 1)
     seen = torch.empty_like(asking, memory_format=torch.contiguous_format)
     row = 0
@@ -46,5 +46,5 @@ def seen_by_first(
         asks = asking[rows].unsqueeze(1)
         seen[rows] = scaled_dot_product_attention(asks, states, states, scale=scaling)[:, 0]
         row += count
-    from_states = value.weight.unflatten(1, heads).transpose(0, 1)
+    from_states = value.weight.view(-1, *heads).transpose(0, 1)
     return torch.bmm(seen.transpose(0, 1), from_states).transpose(0, 1).flatten(1) + value.bias

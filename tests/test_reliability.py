@@ -1,0 +1,41 @@
+"""The table of faults names tests that exist, and every test of a fault is named."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "reliability.md"
+NAMED = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
+
+
+def rows() -> list[str]:
+    lines = [one for one in PAGE.read_text("utf-8").splitlines() if one.startswith("|")]
+    assert len(lines) > 20
+    return lines[2:]
+
+
+def names_in(file: Path) -> set[str]:
+    return {
+        one.name
+        for one in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef)) and one.name[:5] == "test_"
+    }
+
+
+def test_every_row_names_tests_that_exist() -> None:
+    for row in rows():
+        fault, seen, kept, shown = (cell.strip() for cell in row.strip("|").split(" | "))
+        assert all((fault, seen, kept)), row
+        named = NAMED.findall(shown)
+        assert named, f"no test shows: {fault}"
+        for file, name in named:
+            assert name in names_in(ROOT / file), f"{file} has no {name}"
+
+
+def test_every_file_of_faults_is_in_the_table() -> None:
+    named = {file for row in rows() for file, _ in NAMED.findall(row)}
+    for file in (ROOT / "tests" / "faults").glob("test_*.py"):
+        assert file.relative_to(ROOT).as_posix() in named
