@@ -60,9 +60,13 @@ def values(span: ReadableSpan) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def exporter() -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
+    provider = trace.get_tracer_provider()
+    known = isinstance(provider, TracerProvider)  # a process has one, perhaps the documentation's
+    if not isinstance(provider, TracerProvider):
+        provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
+    if not known:
+        trace.set_tracer_provider(provider)
     return exporter
 
 
