@@ -62,11 +62,11 @@ class Crew:
             self._threads = tuple(
                 threading.Thread(
                     target=self._guard,
-                    args=(loop, generation),
+                    args=(step, generation),
                     name=f"{self._name}, {what}",
                     daemon=True,
                 )
-                for what, loop in (("preparer", self._prepare), *workers)
+                for what, step in (("preparer", self._prepare), *workers)
             )
             try:
                 for thread in self._threads:
@@ -89,9 +89,11 @@ class Crew:
             job.finish()
             self._desk.admit()
 
-    def _guard(self, loop: Callable[[int], None], generation: int) -> None:
+    def _guard(self, step: Callable[[int], bool], generation: int) -> None:
+        """Repeat a step, which is a call so that a thread that waits keeps no job alive."""
         try:
-            loop(generation)
+            while step(generation):
+                pass
         except BaseException as error:  # noqa: BLE001  (silence would leave callers waiting)
             self._died(self._desk.clear(close=False), error)
 
@@ -99,43 +101,49 @@ class Crew:
         message = f"a thread of {self._name} died: {cause!r}. The next request starts anew."
         fail_all(jobs, lambda: InferenceError(message), cause)
 
-    def _prepare(self, generation: int) -> None:
-        while (step := self._desk.next_to_prepare(generation)) is not None:
-            job, indices, wanted = step
-            if not indices:
-                self.expire(job)
-                continue
-            known = self._cache.find(job.items, indices, job.max_length)
-            if known and self._desk.add_known(job, known):
-                job.finish()
-                self._desk.admit()
-            fresh = [index for index in indices if index not in known]
-            if not fresh or not wanted:
-                continue
-            items = [job.items[index] for index in fresh]
-            try:
-                prepared = prepare(self._source.backend(), job, items)
-            except RerankError as error:
-                self._failed({job: error})
-            except Exception as error:  # noqa: BLE001  (whatever it is, its caller must know)
-                mapped = InferenceError(f"{self._name} cannot prepare the texts: {error}")
-                mapped.__cause__ = error
-                self._failed({job: mapped})
-            else:
-                self._desk.add_prepared(job, fresh, prepared)
+    def _prepare(self, generation: int) -> bool:
+        """Prepare what comes next; False if nothing ever will."""
+        if (step := self._desk.next_to_prepare(generation)) is None:
+            return False
+        job, indices, wanted = step
+        if not indices:
+            self.expire(job)
+            return True
+        known = self._cache.find(job.items, indices, job.max_length)
+        if known and self._desk.add_known(job, known):
+            job.finish()
+            self._desk.admit()
+        fresh = [index for index in indices if index not in known]
+        if not fresh or not wanted:
+            return True
+        try:
+            prepared = prepare(self._source.backend(), job, [job.items[index] for index in fresh])
+        except RerankError as error:
+            self._failed({job: error})
+        except Exception as error:  # noqa: BLE001  (whatever it is, its caller must know)
+            mapped = InferenceError(f"{self._name} cannot prepare the texts: {error}")
+            mapped.__cause__ = error
+            self._failed({job: mapped})
+        else:
+            self._desk.add_prepared(job, fresh, prepared)
+        return True
 
-    def _work(self, generation: int) -> None:
-        while (batch := self._desk.next_batch(generation, self._patience_s())) is not None:
-            if not batch:
-                self._unload()
-                continue
-            try:
-                with self._in_use():
-                    self._compute(batch)
-            except BaseException as error:
-                # A job that the batch finished is in no queue any more: tell it here.
-                self._died(dict.fromkeys(job for job, _ in batch), error)
-                raise
+    def _work(self, generation: int) -> bool:
+        """Compute the next batch; False if there will never be one."""
+        patience_s = self.idle_unload_s if self._source.loaded else None
+        if (batch := self._desk.next_batch(generation, patience_s)) is None:
+            return False
+        if not batch:
+            self._unload()
+            return True
+        try:
+            with self._in_use():
+                self._compute(batch)
+        except BaseException as error:
+            # A job that the batch finished is in no queue any more: tell it here.
+            self._died(dict.fromkeys(job for job, _ in batch), error)
+            raise
+        return True
 
     def _compute(self, batch: list[Slot]) -> None:
         start = time.perf_counter()
@@ -173,9 +181,6 @@ class Crew:
         with self._loading:
             if not self._computing:
                 self._source.unload()
-
-    def _patience_s(self) -> float | None:
-        return self.idle_unload_s if self._source.loaded else None
 
     def _failed(self, failed: dict[Job[Any], RerankError]) -> None:
         for job, error in failed.items():

@@ -280,6 +280,27 @@ def test_an_engine_ends_with_the_backend_object() -> None:
         assert not thread.is_alive()
 
 
+def test_an_engine_ends_with_a_backend_that_failed() -> None:
+    """What a thread had in hand last, and its error's traceback, do not keep the backend alive."""
+
+    class Broken(FakeCrossEncoder):
+        def run(self, batch: Any) -> Any:
+            message = "broken"
+            raise RuntimeError(message)
+
+    backend = Broken()
+    with pytest.raises(InferenceError, match="broken"):
+        Reranker(backend).rank("query", ["a", "b"])
+    threads = threads_of(get_engine("cross-encoder", backend))
+    assert len(threads) == 2
+    del backend
+    time.sleep(0.1)  # the caller was told before the threads are back where they wait
+    gc.collect()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def test_bi_encoder_requests_batch_too() -> None:
     class Gated(FakeBiEncoder):
         gate = threading.Event()
