@@ -79,8 +79,12 @@ class BertLayers:
                 hidden = self._compiled(layer, hidden, seen)
         layer, first = self._layers[-1], hidden[packing.firsts]
         if packing.flash:
-            query, key, value = self._parts(layer.mixing, hidden)
-            seen = self._attend(query[packing.firsts], key, value, packing)
+            inputs = (first, hidden, hidden)
+            query, key, value = (
+                torch.addmm(part.bias, states, part.weight).view(len(states), *self._heads)
+                for part, states in zip(layer.mixing.thirds, inputs, strict=True)
+            )
+            seen = self._attend(query, key, value, packing)
         else:
             seen = seen_by_first(
                 layer.mixing, hidden, packing, heads=self._heads, scaling=self._scaling

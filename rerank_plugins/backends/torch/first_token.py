@@ -34,7 +34,7 @@ def seen_by_first(
     Returns:
         Shape ``(sequences, width of all heads)``.
     """
-    query, key, value = (mixing.part(at) for at in range(3))
+    query, key, value = mixing.thirds
     asked = torch.addmm(query.bias, hidden[packing.firsts], query.weight).view(-1, *heads)
     to_states = key.weight.view(-1, *heads).permute(1, 2, 0)
     asking = torch.bmm(asked.transpose(0, 1), to_states).transpose(0, 1)

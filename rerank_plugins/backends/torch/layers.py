@@ -27,9 +27,11 @@ class Linear(NamedTuple):
         """Use the weights of a module."""
         return cls(module.weight.detach().t(), module.bias.detach())
 
-    def part(self, index: int, parts: int = 3) -> Linear:
-        """Return one of the equal parts that stand one after another among the outputs."""
-        return Linear(self.weight.chunk(parts, 1)[index], self.bias.chunk(parts)[index])
+    @property
+    def thirds(self) -> tuple[Linear, Linear, Linear]:
+        """Those of query, key and value, which stand one after another among the outputs."""
+        first, second, third = map(Linear, self.weight.chunk(3, 1), self.bias.chunk(3))
+        return first, second, third
 
 
 class Norm(NamedTuple):
