@@ -25,7 +25,7 @@ from rerank_plugins.backends._loading import hub_answers
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.registry import close_engines
 from rerank_plugins.errors import ConfigurationError, MissingDependencyError, ModelLoadError
-from tests.tiny_models import TEXTS, WIDTHS, _unigram, save_reranker
+from tests.tiny_models import TEXTS, WIDTHS, _unigram, change_config, save_reranker
 
 SIZES: dict[str, Any] = {**WIDTHS}
 T5_SIZES: dict[str, Any] = {
@@ -52,11 +52,6 @@ def reranker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(reranker_folder: Path, tmp_path: Path) -> Path:
     """A working reranker, to be broken by the test."""
     return Path(shutil.copytree(reranker_folder, tmp_path / "model"))
-
-
-def change_config(folder: Path, **changes: Any) -> None:
-    file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 def save_other(model: transformers.PreTrainedModel, folder: Path) -> None:

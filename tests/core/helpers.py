@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.core.sources import InjectedModel
 from rerank_plugins.core.types import TextPair
-from rerank_plugins.errors import OutOfMemoryError
+from rerank_plugins.errors import OutOfMemoryError, RerankError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 
 
@@ -28,6 +29,17 @@ def engine_of(backend: FakeCrossEncoder, **options: int) -> Engine[TextPair]:
     engine: Engine[TextPair] = Engine(InjectedModel(backend), **options)
     engine.__dict__["owned"] = backend
     return engine
+
+
+def check_only_bad_fails(backend: FakeCrossEncoder, error: type[RerankError], match: str) -> None:
+    """Send a request ``bad``, which must fail, among others, which must not notice."""
+    with engine_of(backend) as engine:
+        futures = {query: engine.submit(pairs(query, 3)) for query in ("good", "bad", "fine")}
+        with pytest.raises(error, match=match):
+            futures["bad"].result(10)
+        for query in ("good", "fine"):
+            np.testing.assert_allclose(futures[query].result(10).values, expected(pairs(query, 3)))
+        assert engine.stats().queued_tokens == 0
 
 
 def expected(items: Sequence[TextPair]) -> FloatArray:

@@ -13,7 +13,13 @@ from rerank_plugins.core.protocols import Prepared
 from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import InferenceError, InvalidScoresError
 from rerank_plugins.testing import FakeCrossEncoder
-from tests.core.helpers import FaultyCrossEncoder, engine_of, expected, pairs
+from tests.core.helpers import (
+    FaultyCrossEncoder,
+    check_only_bad_fails,
+    engine_of,
+    expected,
+    pairs,
+)
 
 
 class Answers(FakeCrossEncoder):
@@ -32,14 +38,7 @@ class Answers(FakeCrossEncoder):
     "answer", [None, "scores", {"a": 1}, [object()], [[1.0], [1.0, 2.0]], 3.0, [10**400] * 3]
 )
 def test_what_is_no_array_reaches_only_its_request(answer: Any) -> None:
-    backend = Answers(answer)
-    with engine_of(backend) as engine:
-        futures = {query: engine.submit(pairs(query, 3)) for query in ("good", "bad", "fine")}
-        with pytest.raises(InvalidScoresError, match="'fake'"):
-            futures["bad"].result(10)
-        for query in ("good", "fine"):
-            np.testing.assert_allclose(futures[query].result(10).values, expected(pairs(query, 3)))
-        assert engine.stats().queued_tokens == 0
+    check_only_bad_fails(Answers(answer), InvalidScoresError, "'fake'")
 
 
 def test_a_list_of_numbers_is_an_answer() -> None:
@@ -72,13 +71,9 @@ class Prepares(FakeCrossEncoder):
     ids=["one few", "one many", "none", "empty"],
 )
 def test_wrongly_prepared_items_reach_only_their_request(spoil: Any) -> None:
-    backend = Prepares(spoil)
-    with engine_of(backend) as engine:
-        futures = {query: engine.submit(pairs(query, 3)) for query in ("good", "bad", "fine")}
-        with pytest.raises(InferenceError, match="each must become one of at least 1 token"):
-            futures["bad"].result(10)
-        for query in ("good", "fine"):
-            np.testing.assert_allclose(futures[query].result(10).values, expected(pairs(query, 3)))
+    check_only_bad_fails(
+        Prepares(spoil), InferenceError, "each must become one of at least 1 token"
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))

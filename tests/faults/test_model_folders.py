@@ -18,7 +18,7 @@ from rerank_plugins.backends._loading import hub_options
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
-from tests.tiny_models import save_reranker
+from tests.tiny_models import change_config, save_reranker
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -31,11 +31,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "model"))
-
-
-def change(folder: Path, **values: Any) -> None:
-    file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +47,7 @@ def change(folder: Path, **values: Any) -> None:
 def test_absurd_sizes_are_refused_before_memory_is_taken(
     folder: Path, name: str, value: float
 ) -> None:
-    change(folder, **{name: value})
+    change_config(folder, **{name: value})
     with pytest.raises(ModelLoadError, match=name):
         Reranker(folder).warm_up()
 

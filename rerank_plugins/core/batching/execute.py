@@ -77,7 +77,7 @@ def execute(backend: Backend[Any], batch: Sequence[Slot]) -> Outcome:
     return outcome
 
 
-def check_prepared(
+def prepare_items(
     backend: Backend[Any], items: Sequence[tuple[Any, ...]], max_length: int | None
 ) -> list[Prepared]:
     """Prepare items, and check that each became one item of at least one token.

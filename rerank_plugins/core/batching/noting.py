@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rerank_plugins.core.batching.execute import check_prepared
+from rerank_plugins.core.batching.execute import prepare_items
 from rerank_plugins.core.batching.jobs import Job
 from rerank_plugins.core.batching.planner import Slot
 from rerank_plugins.core.protocols import Backend, Prepared
@@ -18,13 +18,13 @@ def prepare(backend: Backend[Any], job: Job[Any], items: Sequence[Any]) -> list[
     """Have a backend prepare items of a job, in the job's trace.
 
     Raises:
-        InferenceError: If not every item became one; see :func:`check_prepared`.
+        InferenceError: If not every item became one; see :func:`prepare_items`.
     """
     if job.trace is None:
-        return check_prepared(backend, items, job.max_length)
+        return prepare_items(backend, items, job.max_length)
     start = time.perf_counter()
     with within(job.trace):
-        prepared = check_prepared(backend, items, job.max_length)
+        prepared = prepare_items(backend, items, job.max_length)
     counts: dict[str, int | str] = {
         "items": len(items),
         "tokens": sum(one.tokens for one in prepared),
