@@ -34,22 +34,23 @@ def measure(
     """Measure each backend ``rounds`` times in processes of its own."""
     with TemporaryDirectory() as folder:
         decoder = str(save_model(Path(folder), width=width, layers=layers))
-        encoder = str(cross_encoder_folder())
-        ways: list[tuple[str, str, dict[str, str]]] = [
-            ("mini", encoder, {"backend": backend, "dtype": "float32"})
-            for backend in ("torch", "openvino", "sbert")
+        models = {"mini": str(cross_encoder_folder()), "random Qwen3": decoder}
+        ways = [
+            ("mini", "torch", "float32"),
+            ("mini", "openvino", "float32"),
+            ("mini", "openvino", "int8"),
+            ("mini", "sbert", "float32"),
         ]
-        ways.insert(2, ("mini", encoder, {"backend": "openvino", "dtype": "int8"}))
         if find_spec("FlagEmbedding") is not None:
-            ways.append(("mini", encoder, {"backend": "flag", "dtype": "float32"}))
-        ways += [
-            ("random Qwen3", decoder, {"backend": backend, "dtype": "float32"})
-            for backend in ("decoder", "sbert")
+            ways.append(("mini", "flag", "float32"))
+        ways += [("random Qwen3", backend, "float32") for backend in ("decoder", "sbert")]
+        rows: list[dict[str, Any]] = [
+            dict(zip(("model", "backend", "dtype"), way, strict=True)) for way in ways
         ]
-        rows: list[dict[str, Any]] = [{"model": name, **settings} for name, _, settings in ways]
         for _ in range(rounds):
-            for row, (_, model, settings) in zip(rows, ways, strict=True):
-                found = _apart({"model": model, **settings}, documents, repeats)
+            for row, (model, backend, dtype) in zip(rows, ways, strict=True):
+                settings = {"model": models[model], "backend": backend, "dtype": dtype}
+                found = _apart(settings, documents, repeats)
                 for field in FIELDS:
                     row.setdefault(field, []).append(found[field])
     return {
