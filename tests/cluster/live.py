@@ -123,6 +123,24 @@ def replicas(deployment: str) -> list[int]:
     return found
 
 
+def settled(deployment: str, number: int, seconds: float) -> list[int]:
+    """Wait until a deployment's replicas are that many and the same for ten seconds.
+
+    A replica that is only about to stop, or to fail to start, would be none to try things on.
+    """
+    since, last = time.monotonic(), replicas(deployment)
+
+    def rests() -> bool:
+        nonlocal since, last
+        now = replicas(deployment)
+        if set(now) != set(last) or len(now) != number:
+            since, last = time.monotonic(), now
+        return time.monotonic() - since > 10
+
+    assert wait_until(rests, seconds), f"{deployment} has the replicas {last}, not {number}"
+    return last
+
+
 def wait_until(what: Callable[[], bool], seconds: float) -> bool:
     """Wait for something to become true; returns whether it did."""
     end = time.monotonic() + seconds

@@ -20,6 +20,7 @@ from tests.cluster.live import (
     listening,
     replicas,
     serve_run,
+    settled,
     two_nodes,
     wait_until,
 )
@@ -140,7 +141,7 @@ def test_a_model_that_is_not_there_leaves_a_replica_that_serves(server: Server) 
 
 
 def test_a_killed_replica_loses_no_call(server: Server) -> None:
-    before = replicas("Reranker")
+    before = settled("Reranker", 2, 120)
     with Load(server.url, clients=8) as load:
         assert wait_until(lambda: load.calls > 50, 60)
         os.kill(before[0], signal.SIGKILL)
@@ -153,8 +154,7 @@ def test_a_killed_replica_loses_no_call(server: Server) -> None:
 
 
 def test_a_replica_that_hangs_is_replaced_and_loses_no_call(server: Server) -> None:
-    assert wait_until(lambda: len(replicas("Reranker")) == 2, 60)
-    before = replicas("Reranker")
+    before = settled("Reranker", 2, 120)
     with Load(server.url, clients=4) as load:
         assert wait_until(lambda: load.calls > 20, 60)
         os.kill(before[0], signal.SIGSTOP)
