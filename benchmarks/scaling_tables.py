@@ -45,6 +45,27 @@ def servers_table(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", about])
 
 
+def one_process_table(results: dict[str, Any]) -> str:
+    """Return the latencies of one process at shares of what it answers at most."""
+    most = results["requests_per_s"]
+    lines = [
+        "| share of the most | questions a second | median, s | 95th percentile, s |",
+        "| --- | --- | --- | --- |",
+    ]
+    for one in results["levels"]:
+        rate, median, p95 = one["rate"], one["p50_s"], one["p95_s"]
+        lines.append(f"| {one['share']:.0%} | {rate:.1f} | {median:.2f} | {p95:.2f} |")
+    machine = results["environment"]
+    about = (
+        f"Measured: `mini` in float32, {results['documents']} passages of `{results['set']}` a "
+        f"question, {results['requests']} questions a row at random times; at most {most:.1f} "
+        f"questions ({most * results['documents']:.0f} pairs) a second. {machine['cpu']}, "
+        f"{machine['cores']} cores; commit {machine['commit']}. `python -m benchmarks.one_process` "
+        "makes it anew."
+    )
+    return "\n".join([*lines, "", about])
+
+
 def capacity_table(results: dict[str, Any]) -> str:
     """Return replicas by device, model and load; computed but for the host's share."""
     host = results["host"]

@@ -19,7 +19,7 @@ from benchmarks.quality_tables import quality_sets_table, quality_table
 from benchmarks.ranking_tables import cascade_table, deadline_table, long_documents_table
 from benchmarks.ray_tables import batch_table, ray_table
 from benchmarks.rows import Row, target_lines
-from benchmarks.scaling_tables import capacity_table, servers_table
+from benchmarks.scaling_tables import capacity_table, one_process_table, servers_table
 from benchmarks.score_tables import calibration_table, fusion_table
 from benchmarks.speed_plot import svg
 from benchmarks.speed_tables import (
@@ -47,6 +47,7 @@ _HOMES: Final = {
     "batch": ROOT / "docs" / "ray.md",
     "servers": ROOT / "docs" / "serving.md",
     "capacity": ROOT / "docs" / "scaling.md",
+    "one_process": ROOT / "docs" / "scaling.md",
     "cpu": ROOT / "docs" / "cpu.md",
     "speed": ROOT / "docs" / "performance.md",
     "speed-cells": ROOT / "docs" / "performance.md",
@@ -112,6 +113,7 @@ _TABLES: Final = {
     "batch": batch_table,
     "servers": servers_table,
     "capacity": capacity_table,
+    "one_process": one_process_table,
     "cpu": cpu_table,
     "speed": peers_table,
     "speed-cells": cells_table,

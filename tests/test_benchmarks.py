@@ -17,6 +17,7 @@ from benchmarks import (
     deadline,
     fusion,
     long_documents,
+    one_process,
     quality,
     tables,
 )
@@ -245,6 +246,17 @@ async def test_load_gives_each_request_its_scores(small_set: Path) -> None:
     for body, scores in zip(asked, served.scores, strict=True):
         expected = [overlap(body["query"], text) for text in body["documents"]]
         assert np.argsort(scores).tolist() == np.argsort(expected).tolist()
+
+
+async def test_latency_grows_with_the_share_of_the_capacity(small_set: Path) -> None:
+    with Reranker() as reranker:
+        found = await one_process.measure(reranker, bodies(small_set, 40, 2))
+    shares = [one["share"] for one in found["levels"]]
+    rates = [one["rate"] for one in found["levels"]]
+    assert shares == list(one_process.SHARES)
+    assert np.divide(rates, rates[0]) == pytest.approx(np.divide(shares, shares[0]))
+    assert all(0 < one["p50_s"] <= one["p95_s"] for one in found["levels"])
+    assert found["requests_per_s"] > 0
 
 
 def test_speed_and_quality_of_two_rankers(small_set: Path) -> None:
