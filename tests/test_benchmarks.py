@@ -250,7 +250,7 @@ async def test_load_gives_each_request_its_scores(small_set: Path) -> None:
 
 async def test_latency_grows_with_the_share_of_the_capacity(small_set: Path) -> None:
     with Reranker() as reranker:
-        found = await one_process.measure(reranker, bodies(small_set, 40, 2))
+        found = await one_process.measure(reranker, bodies(small_set, 15, 2))
     shares = [one["share"] for one in found["levels"]]
     rates = [one["rate"] for one in found["levels"]]
     assert shares == list(one_process.SHARES)
