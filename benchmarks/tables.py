@@ -21,6 +21,7 @@ from benchmarks.ray_tables import batch_table, ray_table
 from benchmarks.rows import Row, target_lines
 from benchmarks.scaling_tables import capacity_table, servers_table
 from benchmarks.score_tables import calibration_table, fusion_table
+from benchmarks.soak_table import soak_table
 from benchmarks.speed_plot import svg
 from benchmarks.speed_tables import (
     cells_table,
@@ -48,6 +49,7 @@ _HOMES: Final = {
     "servers": ROOT / "docs" / "serving.md",
     "capacity": ROOT / "docs" / "scaling.md",
     "cpu": ROOT / "docs" / "cpu.md",
+    "soak": ROOT / "docs" / "reliability.md",
     "speed": ROOT / "docs" / "performance.md",
     "speed-cells": ROOT / "docs" / "performance.md",
     "speed-scores": ROOT / "docs" / "performance.md",
@@ -113,6 +115,7 @@ _TABLES: Final = {
     "servers": servers_table,
     "capacity": capacity_table,
     "cpu": cpu_table,
+    "soak": soak_table,
     "speed": peers_table,
     "speed-cells": cells_table,
     "speed-scores": scores_table,
