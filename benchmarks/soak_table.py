@@ -15,17 +15,14 @@ def soak_table(found: dict[str, Any]) -> str:
     """Return the table as Markdown, with what was done below it."""
     about = found["environment"]
     kinds = ", ".join(f"{name} {count}" for name, count in found["kinds"].items())
-    return "\n".join(
-        [
-            *target_lines(_rows(found)),
-            "",
-            f"Requests by who asked: {kinds}. {found['minutes']:g} minutes at "
-            f"{found['processor_s'] / (60 * found['minutes']):.2f} of {found['pace_cores']:g} "
-            f"cores allowed, {about['cores']} cores of {about['cpu']}, Python {about['python']}; "
-            f"commit {about['commit']}. Growth is Theil and Sen's slope after the first "
-            f"{100 * WARM_UP:.0f}%, with its 95% interval.",
-        ]
+    said = (
+        f"Requests by who asked: {kinds}. {found['minutes']:g} minutes at "
+        f"{found['processor_s'] / (60 * found['minutes']):.2f} of {found['pace_cores']:g} cores "
+        f"allowed, {about['cores']} cores of {about['cpu']}, Python {about['python']}; commit "
+        f"{about['commit']}. Growth is Theil and Sen's slope after the first "
+        f"{100 * WARM_UP:.0f}%, with its 95% interval."
     )
+    return "\n".join([*target_lines(_rows(found)), "", said])
 
 
 def _rows(found: dict[str, Any]) -> Iterator[Row]:
@@ -52,13 +49,14 @@ def _rows(found: dict[str, Any]) -> Iterator[Row]:
             f"{memory['after_warm_up']:.0f} to {memory['end']:.0f} MiB",
             seen["memory_flat"],
         )
-        counts = {"threads": seen["threads"], "open files": seen["open_files"]}
+        most = {"threads": seen["threads"], "open files": seen["open_files"]}
+        counts = (
+            f"{one['second_half']} over {one['first_half']} {what}" for what, one in most.items()
+        )
         yield Row(
             f"most threads and open files of the {name}, second half over first",
             "no more",
-            "; ".join(
-                f"{one['second_half']} over {one['first_half']} {of}" for of, one in counts.items()
-            ),
+            "; ".join(counts),
             seen["threads_flat"] and seen["open_files_flat"],
         )
 

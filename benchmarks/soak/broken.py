@@ -33,12 +33,12 @@ def _with(**changes: Any) -> bytes:  # noqa: ANN401  (any JSON)
 
 
 BROKEN: Final = {
-    "no JSON": Broken(400, b'{"query": '),
+    "no JSON": Broken(422, b'{"query": '),
     "nested JSON": Broken(400, b"[" * 100_000),
     "no documents": Broken(422, b'{"query": "Who wrote Faust?"}'),
     "documents of a wrong type": Broken(422, _with(documents=[3, None])),
     "an empty query": Broken(422, _with(query="")),
-    "too many documents": Broken(413, _with(documents=["Goethe."] * 1_001)),
+    "too many documents": Broken(422, _with(documents=["Goethe."] * 1_001)),
     "top_n of 0": Broken(422, _with(top_n=0)),
     "a deadline that is no number": Broken(422, _with(), headers={"X-Deadline-Ms": "soon"}),
     "an unknown path": Broken(404, _with(), path="/v9/rerank"),
