@@ -22,6 +22,11 @@ def soak_table(found: dict[str, Any]) -> str:
         f"{about['commit']}. Growth is Theil and Sen's slope after the first "
         f"{100 * WARM_UP:.0f}%, with its 95% interval."
     )
+    if found["stopped_s"]:
+        said += (
+            f" The processes were stopped for {found['stopped_s'] / 60:.0f} minutes besides, while "
+            "the machine did other work; that time is not counted."
+        )
     return "\n".join([*target_lines(_rows(found)), "", said])
 
 

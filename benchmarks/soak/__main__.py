@@ -61,6 +61,7 @@ def measure(
         "minutes": minutes,
         "pace_cores": pace,
         "processor_s": round(soak.processor_s, 1),
+        "stopped_s": round(soak.stopped_s, 1),
         "seed": seed,
         "fault_rate": faults,
         "different_requests": len(work),

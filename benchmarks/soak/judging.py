@@ -23,7 +23,7 @@ class Tally:
         kinds: Requests by who asked.
         outcomes: Requests by what became of them: ``right``, ``partial`` (a deadline), ``failed``
             (a fault was injected), ``cancelled``, ``timed out``, ``refused`` (a broken request),
-            ``hung up``, ``lost``, ``wrong``.
+            ``hung up``, ``stopped`` (with the whole process), ``lost``, ``wrong``.
         problems: The first descriptions of what is wrong or lost.
     """
 
