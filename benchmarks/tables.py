@@ -30,6 +30,7 @@ from benchmarks.speed_tables import (
     scores_table,
     targets_table,
 )
+from benchmarks.version_table import version_table
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
 _HOMES: Final = {
@@ -50,6 +51,7 @@ _HOMES: Final = {
     "capacity": ROOT / "docs" / "scaling.md",
     "cpu": ROOT / "docs" / "cpu.md",
     "soak": ROOT / "docs" / "reliability.md",
+    "versions": ROOT / "docs" / "compatibility.md",
     "speed": ROOT / "docs" / "performance.md",
     "speed-cells": ROOT / "docs" / "performance.md",
     "speed-scores": ROOT / "docs" / "performance.md",
@@ -116,6 +118,7 @@ _TABLES: Final = {
     "capacity": capacity_table,
     "cpu": cpu_table,
     "soak": soak_table,
+    "versions": version_table,
     "speed": peers_table,
     "speed-cells": cells_table,
     "speed-scores": scores_table,

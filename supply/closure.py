@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from typing import Final
 
@@ -56,19 +56,28 @@ def _follow(found: dict[str, Component], ours: str) -> None:
         seen.add((name, extra))
         one = found.setdefault(name, Component(_installed(name)))
         one.extras.add(ours)
-        for needed in _needs(one.found, extra):
+        for needed in _needs(name, extra):
             other = canonicalize_name(needed.name)
             one.needs.add(other)
             waiting += [(other, asked) for asked in ("", *sorted(needed.extras))]
 
 
-def _needs(dist: Distribution, extra: str) -> Iterator[Requirement]:
-    for line in dist.requires or ():
-        needed = Requirement(line)
-        if needed.marker is None or needed.marker.evaluate({"extra": extra}):
-            yield needed
+@cache
+def _needs(name: str, extra: str) -> list[Requirement]:
+    """Return what applies here of what a package requires with one of its extras."""
+    return [
+        one
+        for one in _required(name)
+        if one.marker is None or one.marker.evaluate({"extra": extra})
+    ]
 
 
+@cache
+def _required(name: str) -> list[Requirement]:
+    return [Requirement(line) for line in _installed(name).requires or ()]
+
+
+@cache
 def _installed(name: str) -> Distribution:
     try:
         return distribution(name)

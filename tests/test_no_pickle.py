@@ -95,8 +95,8 @@ LOADING = """
 import sys
 seen = []
 sys.addaudithook(lambda name, args: seen.append(args) if name == "pickle.find_class" else None)
-import pickle
-pickle.loads(pickle.dumps(sys.version_info.__class__ is None or __import__("datetime").date(2, 2, 2)))
+import datetime, pickle
+pickle.loads(pickle.dumps(datetime.date(2, 2, 2)))
 assert seen, "the hook sees nothing"
 import rerank_plugins as r, sentence_transformers
 from rerank_plugins.langchain import CrossEncoderCompressor

@@ -32,10 +32,8 @@ def test_the_extras_are_those_of_all() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     everything = re.search(r"^all = \[(.*?)\n\]", text, re.MULTILINE | re.DOTALL)
     assert everything is not None
-    asked = {
-        extra for line in re.findall(r'"(.*)"', everything[1]) for extra in Requirement(line).extras
-    }
-    assert asked == set(EXTRAS)
+    lines = re.findall(r'"(.*)"', everything[1])
+    assert {extra for line in lines for extra in Requirement(line).extras} == set(EXTRAS)
 
 
 def test_the_closure_follows_extras_of_extras() -> None:
