@@ -13,6 +13,7 @@ from benchmarks.soak.__main__ import measure
 from benchmarks.soak.asking import Answer, Ask
 from benchmarks.soak.broken import BROKEN, hang_up, send_broken
 from benchmarks.soak.judging import Tally, problem_of
+from benchmarks.soak.pulse import Pulse
 from benchmarks.soak.watching import Sample, judged
 from rerank_plugins.errors import InferenceError
 from rerank_plugins.serving import ServerSettings
@@ -70,6 +71,19 @@ def test_growth_is_seen() -> None:
     assert found["mib_an_hour"]["low"] < 30 < found["mib_an_hour"]["high"]
     handles = [one._replace(open_files=20 + n // 100) for n, one in enumerate(flat)]
     assert not judged(handles)["open_files_flat"]
+
+
+def test_time_that_a_process_is_stopped_for_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("benchmarks.soak.pulse.time.monotonic", lambda: clock[0])
+    pulse = Pulse()
+    pulse.end()
+    clock[0] += 2  # a slow moment
+    assert (pulse.stopped_s, pulse.running_s) == (0, 102)
+    clock[0] += 60
+    assert (pulse.stopped_s, pulse.running_s) == (60, 102)
 
 
 async def test_broken_requests_are_refused() -> None:

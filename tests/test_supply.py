@@ -16,7 +16,8 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 
 from benchmarks.tables import filled
-from supply import audit, licences, sbom
+from benchmarks.version_table import version_table
+from supply import audit, licences, sbom, versions
 from supply.closure import EXTRAS, PROJECT, Component, closure
 
 ROOT = Path(__file__).parents[1]
@@ -143,3 +144,26 @@ def test_without_a_service_nothing_counts_as_audited(option: list[str], status: 
     assert done.returncode == status, done.stderr
     assert "NOT AUDITED" in done.stderr
     assert "weaknesses are known" not in done.stdout
+
+
+def test_versions_are_kept_with_what_they_passed(tmp_path: Path) -> None:
+    report, file = tmp_path / "report.xml", tmp_path / "versions.json"
+    cases = ["", "", "<skipped/>", "<failure/>", "<error/>"]
+    inside = "".join(f"<testcase>{one}</testcase>" for one in cases)
+    report.write_text(f"<testsuites><testsuite>{inside}</testsuite></testsuites>", "utf-8")
+    versions.keep("newest", [report], file)
+    kept = versions.keep("lowest", [report, report], file)
+    assert kept == json.loads(file.read_text(encoding="utf-8"))
+    assert kept["newest"]["tests"] == {"passed": 2, "failed": 2, "skipped": 1}
+    assert kept["lowest"]["tests"]["passed"] == 4
+    assert kept["lowest"]["packages"]["torch"] == version("torch")
+    lines = version_table(kept).splitlines()
+    assert lines[0] == "| | lowest | newest |"
+    assert "| tests passed | 4 | 2 |" in lines
+
+
+def test_a_run_without_tests_is_none(tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    report.write_text("<testsuites><testsuite/></testsuites>", encoding="utf-8")
+    with pytest.raises(ValueError, match="no test ran"):
+        versions.counts([report])
