@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.rows import Row, target_lines
-from benchmarks.soak.watching import MOST_MIB_AN_HOUR, WARM_UP
+from benchmarks.soak.watching import MOST_MIB_AN_HOUR, MOST_MORE, WARM_UP
 
 _NAMES = {"client": "callers' process", "server": "server's process"}
 
@@ -54,16 +54,15 @@ def _rows(found: dict[str, Any]) -> Iterator[Row]:
             f"{memory['after_warm_up']:.0f} to {memory['end']:.0f} MiB",
             seen["memory_flat"],
         )
-        most = {"threads": seen["threads"], "open files": seen["open_files"]}
-        counts = (
-            f"{one['second_half']} over {one['first_half']} {what}" for what, one in most.items()
-        )
-        yield Row(
-            f"most threads and open files of the {name}, second half over first",
-            "no more",
-            "; ".join(counts),
-            seen["threads_flat"] and seen["open_files_flat"],
-        )
+        for what, named in {"threads": "threads", "open_files": "open files"}.items():
+            first, second = seen[what]["first_half"], seen[what]["second_half"]
+            yield Row(
+                f"{named} of the {name}, second half over first",
+                f"on average no more than {MOST_MORE} above",
+                f"{second['mean']:.1f} over {first['mean']:.1f}; at most {second['most']} over "
+                f"{first['most']}",
+                seen[f"{what}_flat"],
+            )
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -65,10 +65,10 @@ def licence(name: str, dist: Distribution) -> str:
     Its own expression, else its older field, else its classifiers.
     """
     meta = dist.metadata
-    own = meta.get("License-Expression")
+    own = _field(dist, "License-Expression")
     if own:
         return own
-    text = (meta.get("License") or "").strip()
+    text = _field(dist, "License")
     if text.lower() in _TEXTS:
         return _TEXTS[text.lower()]
     if text and identifiers(text) <= ALLOWED:
@@ -76,6 +76,10 @@ def licence(name: str, dist: Distribution) -> str:
     named = (one.rpartition(" :: ")[2] for one in meta.get_all("Classifier") or ())
     known = sorted({_CLASSIFIERS[one] for one in named if one in _CLASSIFIERS})
     return " OR ".join(known) or _FILES.get(name, "")
+
+
+def _field(dist: Distribution, name: str) -> str:
+    return str(dist.metadata[name]).strip() if name in dist.metadata else ""
 
 
 def identifiers(expression: str) -> set[str]:

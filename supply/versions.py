@@ -67,8 +67,8 @@ def keep(name: str, reports: list[Path], file: Path = RESULTS) -> dict[str, Any]
         "packages": direct(),
         "commit": commit(),
     }
-    text = json.dumps(dict(sorted(kept.items())), indent=1) + "\n"
-    file.write_text(text, encoding="utf-8")
+    kept = dict(sorted(kept.items()))
+    file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return kept
 
 

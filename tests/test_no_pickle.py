@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "rerank_plugins").rglob("*.py"))
 
 MODULES = {"_pickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
-CALLS = {"eval", "exec", "read_pickle", "unsafe_load", "Unpickler"}
+BUILT_IN = {"eval", "exec"}  # model.eval() is another thing
+CALLS = {"read_pickle", "unsafe_load", "Unpickler"}
 SAFE = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
 """Calls that may load pickles, and the argument that keeps them from it."""
 
@@ -41,7 +42,7 @@ def dangers(source: str) -> Iterator[str]:
 
 def _of_call(node: ast.Call) -> Iterator[str]:
     called = ast.unparse(node.func)
-    if called.rpartition(".")[2] in CALLS and not called.endswith(("model.eval", "_model.eval")):
+    if called in BUILT_IN or called.rpartition(".")[2] in CALLS:
         yield called
     given = {one.arg: ast.unparse(one.value) for one in node.keywords}
     name, safe = SAFE.get(called.replace("numpy.", "np."), ("", None))

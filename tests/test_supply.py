@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def described(folder: Path, **fields: str) -> Distribution:
-    lines = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+    told = {"Name": "some", **fields}
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in told.items()]
     (folder / "METADATA").write_text("\n".join(lines), encoding="utf-8")
     return Distribution.at(folder)
 
@@ -153,6 +154,7 @@ def test_versions_are_kept_with_what_they_passed(tmp_path: Path) -> None:
     report.write_text(f"<testsuites><testsuite>{inside}</testsuite></testsuites>", "utf-8")
     versions.keep("newest", [report], file)
     kept = versions.keep("lowest", [report, report], file)
+    assert list(kept) == ["lowest", "newest"]
     assert kept == json.loads(file.read_text(encoding="utf-8"))
     assert kept["newest"]["tests"] == {"passed": 2, "failed": 2, "skipped": 1}
     assert kept["lowest"]["tests"]["passed"] == 4

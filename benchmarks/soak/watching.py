@@ -17,6 +17,9 @@ WARM_UP: Final = 1 / 3
 MOST_MIB_AN_HOUR: Final = 16.0
 """Memory is flat if its growth is below this with 97.5% confidence."""
 
+MOST_MORE: Final = 0.5
+"""Threads or files: a single one that is lost half-way would show."""
+
 
 class Sample(NamedTuple):
     """What a process has at a moment."""
@@ -47,7 +50,8 @@ def judged(samples: Sequence[Sample]) -> dict[str, Any]:
 
     The slope is Theil and Sen's, the median over all pairs of samples, with the bounds of its
     95% interval (Sen 1968, as ``scipy.stats.theilslopes`` has it): one spike does not move it.
-    Threads and files stay if the second half of the time saw no more than the first.
+    Threads and files come and go with connections: they stay if the mean of the second half is
+    at most :data:`MOST_MORE` above that of the first.
     """
     end = samples[-1].seconds
     settled = [one for one in samples if one.seconds >= WARM_UP * end]
@@ -65,10 +69,13 @@ def judged(samples: Sequence[Sample]) -> dict[str, Any]:
         "memory_flat": bool(high < MOST_MIB_AN_HOUR),
     }
     for name in ("threads", "open_files"):
-        counts = [int(getattr(one, name)) for one in settled]
-        first, second = max(counts[:half]), max(counts[half:])
-        found[name] = {"first_half": first, "second_half": second}
-        found[f"{name}_flat"] = second <= first
+        counts = np.array([getattr(one, name) for one in settled])
+        first, second = counts[:half], counts[half:]
+        found[name] = {
+            "first_half": {"mean": float(first.mean()), "most": int(first.max())},
+            "second_half": {"mean": float(second.mean()), "most": int(second.max())},
+        }
+        found[f"{name}_flat"] = bool(second.mean() <= first.mean() + MOST_MORE)
     return found
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from rerank_plugins.backends._caches import with_cache
 from rerank_plugins.backends.decoder.tokens import Ids, PromptedPair
 
 _KeysValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -116,8 +117,8 @@ class LastToken:
     def _states(self, ids: NDArray[np.int64], cache: DynamicCache | None) -> torch.Tensor:
         output = self._base(
             input_ids=torch.from_numpy(ids).to(self._device),
-            past_key_values=cache,
             use_cache=cache is not None,
+            **with_cache(self._base.forward, cache),
         )
         states: torch.Tensor = output.last_hidden_state
         return states
