@@ -94,12 +94,12 @@ def identifiers(expression: str) -> set[str]:
 def refused(components: Mapping[str, Component]) -> dict[str, str]:
     """Return the packages whose licence is not allowed, with what they say of it."""
     found = {name: licence(name, one.found) for name, one in components.items()}
-    return {
-        name: said
-        for name, said in found.items()
-        if not (identifiers(said) and identifiers(said) <= ALLOWED)
-        and EXCEPTIONS.get(name, ("",))[0] != said
-    }
+    return {name: said for name, said in found.items() if not _is_allowed(name, said)}
+
+
+def _is_allowed(name: str, said: str) -> bool:
+    excepted, _ = EXCEPTIONS.get(name, (None, ""))
+    return said == excepted or (bool(said) and identifiers(said) <= ALLOWED)
 
 
 def table(components: Mapping[str, Component]) -> str:
