@@ -5,10 +5,12 @@ BIN := .venv/bin
 EXTRAS := langchain,llama-index,mini,flag,remote,cache,cli,openvino,evaluation,pandas,plot,serve,batch,ray,docs,notebooks,tracing
 STAMP := .venv/installed
 INFINITY := .peers/infinity/installed
+ENVIRONMENTS := lowest latest python3.10 python3.12 python3.13
 COVERED := rerank_plugins/core/*,rerank_plugins/langchain/*,rerank_plugins/llama_index/*
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint format test test-slow test-notebooks notebooks peers build docs constraints clean
+.PHONY: help install demo lint format test test-slow $(addprefix test-,$(ENVIRONMENTS)) test-notebooks notebooks
+.PHONY: mutants peers build audit docs constraints clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
@@ -52,6 +54,9 @@ notebooks: $(STAMP) ## run the notebooks and keep what they show
 		--ClearMetadataPreprocessor.preserve_nb_metadata_mask='{("language_info", "name"), ("kernelspec",)}' \
 		notebooks/*.ipynb
 
+mutants: $(STAMP) ## the core's tests on a random sample of small mistakes
+	$(BIN)/python -m supply.mutants
+
 # Its dependencies exclude ours, so it has an environment of its own.
 $(INFINITY): benchmarks/serving/infinity.txt
 	$(PYTHON) -m venv .peers/infinity
@@ -60,8 +65,39 @@ $(INFINITY): benchmarks/serving/infinity.txt
 
 peers: $(INFINITY) ## servers of others that ours is compared with; without them their tests skip
 
-build: $(STAMP) ## sdist and wheel in dist/
+build: $(STAMP) ## sdist, wheel and their bill of materials (CycloneDX) in dist/
 	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m supply.sbom dist
+
+# AUDIT=--skip-unreachable only warns where no service of weaknesses can be reached.
+audit: $(STAMP) ## licences and known weaknesses of all dependencies
+	$(BIN)/python -m supply.licences
+	$(BIN)/python -m supply.audit $(AUDIT)
+
+# Environments of their own. TORCH="torch==2.13.0" takes that one instead of what the resolution
+# gives, where a build without CUDA is at hand (UV_FIND_LINKS).
+.lowest/installed: RESOLUTION := lowest-direct
+.latest/installed: RESOLUTION := highest
+.lowest/installed .latest/installed: pyproject.toml | $(STAMP)
+	$(BIN)/uv venv --quiet --clear --python "$$(command -v $(PYTHON))" $(@D)
+	echo "$(TORCH)" > $(@D)/torch.txt
+	$(BIN)/uv pip compile --quiet --python $(@D)/bin/python --resolution $(RESOLUTION) --all-extras --group dev \
+		--no-header --no-annotate --constraint $(@D)/torch.txt --output-file $(@D)/versions.txt pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(@D)/bin/python --requirement $(@D)/versions.txt --editable .
+	@touch $@
+
+# With what constraints.txt pins.
+.python%/installed: pyproject.toml constraints.txt | $(STAMP)
+	$(BIN)/uv venv --quiet --clear --python python$* $(@D)
+	$(BIN)/uv pip install --quiet --python $(@D)/bin/python --constraint constraints.txt \
+		--editable ".[$(EXTRAS)]" --group dev
+	@touch $@
+
+test-lowest: ## the quick tests with the lowest versions that are allowed
+test-latest: ## the quick tests with the newest versions that there are
+$(addprefix test-,$(ENVIRONMENTS)): test-%: .%/installed
+	.$*/bin/python -m pytest -m "not slow and not gpu" --junitxml=.$*/report.xml
+	.$*/bin/python -m supply.versions $* .$*/report.xml
 
 # The banner of the theme's makers is no warning of ours.
 docs: export NO_MKDOCS_2_WARNING = 1
@@ -74,4 +110,4 @@ constraints: ## complete constraints.txt after a change of dependencies (needs u
 		--no-header --no-annotate $(UPGRADE) --output-file constraints.txt pyproject.toml
 
 clean: ## remove .venv and everything that is generated
-	rm -rf .venv .peers build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv $(addprefix .,$(ENVIRONMENTS)) .peers build dist mutants .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

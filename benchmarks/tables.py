@@ -21,6 +21,7 @@ from benchmarks.ray_tables import batch_table, ray_table
 from benchmarks.rows import Row, target_lines
 from benchmarks.scaling_tables import capacity_table, one_process_table, servers_table
 from benchmarks.score_tables import calibration_table, fusion_table
+from benchmarks.soak_table import soak_table
 from benchmarks.speed_plot import svg
 from benchmarks.speed_tables import (
     cells_table,
@@ -29,6 +30,7 @@ from benchmarks.speed_tables import (
     scores_table,
     targets_table,
 )
+from benchmarks.version_table import version_table
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
 _HOMES: Final = {
@@ -49,6 +51,8 @@ _HOMES: Final = {
     "capacity": ROOT / "docs" / "scaling.md",
     "one_process": ROOT / "docs" / "scaling.md",
     "cpu": ROOT / "docs" / "cpu.md",
+    "soak": ROOT / "docs" / "reliability.md",
+    "versions": ROOT / "docs" / "compatibility.md",
     "speed": ROOT / "docs" / "performance.md",
     "speed-cells": ROOT / "docs" / "performance.md",
     "speed-scores": ROOT / "docs" / "performance.md",
@@ -115,6 +119,8 @@ _TABLES: Final = {
     "capacity": capacity_table,
     "one_process": one_process_table,
     "cpu": cpu_table,
+    "soak": soak_table,
+    "versions": version_table,
     "speed": peers_table,
     "speed-cells": cells_table,
     "speed-scores": scores_table,

@@ -26,12 +26,13 @@ GRACE_S: Final = 5.0
 
 ALLOWED: Final = {
     "tqdm_monitor": "tqdm's own; one a process, it cannot be asked to end",
+    "TMonitor": "the same, before it had a name",
     "AnyIO worker thread": "Starlette's pool; ends with its event loop, some time later",
     "asyncio-waitpid": "asyncio's own; ends with the child process",
     "pytest_timeout": "the timeout of the test itself",
     "pydevd": "a debugger",
 }
-"""Names that threads of the whole process begin with, and why they stay."""
+"""What names or classes of threads of the whole process begin with, and why they stay."""
 
 _BEFORE: Final = pytest.StashKey[tuple[set[threading.Thread], set[Engine[Any]], set[str]]]()
 _SOCKETS: Final = Path("/proc/self/fd")
@@ -66,7 +67,10 @@ def _threads() -> set[threading.Thread]:
     return {
         thread
         for thread in threading.enumerate()
-        if thread not in kept and not thread.name.startswith(tuple(ALLOWED))
+        if thread not in kept
+        and not any(
+            name.startswith(tuple(ALLOWED)) for name in (thread.name, type(thread).__name__)
+        )
     }
 
 

@@ -162,3 +162,19 @@ async def test_a_closed_engine_refuses_and_has_closed_its_backend() -> None:
     with pytest.raises(EngineClosedError, match="closed"):
         await engine.acompute([TextPair("q", "d")])
     assert backend.batches == []
+
+
+async def test_bulk_stands_behind_whatever_interface_it_comes_by() -> None:
+    backend = helpers.GatedCrossEncoder(batch_tokens=6)
+    engine = engine_of(backend)
+    first = asyncio.create_task(engine.acompute([TextPair("first", "a")]))
+    while not backend.entered.is_set():
+        await asyncio.sleep(0.001)
+    bulk = asyncio.create_task(engine.acompute([TextPair("bulk", "a")], priority="bulk"))
+    await asyncio.sleep(0)
+    urgent = asyncio.create_task(engine.acompute([TextPair("urgent", "a")]))
+    while engine.stats().queued_tokens < 15:  # all three
+        await asyncio.sleep(0.001)
+    backend.gate.set()
+    await asyncio.gather(first, bulk, urgent)
+    assert [batch[0].query for batch in backend.batches] == ["first", "urgent", "bulk"]

@@ -12,7 +12,7 @@ import pytest
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.loading import get_loader, register_loader
-from rerank_plugins.core.registry import get_engine
+from rerank_plugins.core.registry import aget_engine, get_engine
 from rerank_plugins.errors import ModelLoadError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 
@@ -144,6 +144,15 @@ def test_other_configurations_do_not(
     other = replace(config, **difference)  # type: ignore[arg-type]
     assert get_engine("cross-encoder", config) is not get_engine("cross-encoder", other)
     assert len(loader.loaded) == 2
+
+
+async def test_what_a_user_asks_for_reaches_an_engine_that_is_loaded_for_it(
+    loader: CountingLoader, config: ModelConfig
+) -> None:
+    engine = await aget_engine("cross-encoder", config, replace(config, idle_unload_s=99))
+    assert engine.idle_unload_s == 99
+    assert len(loader.loaded) == 1
+    engine.close()
 
 
 def test_a_closed_engine_is_replaced(loader: CountingLoader, config: ModelConfig) -> None:

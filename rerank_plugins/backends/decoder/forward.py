@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from rerank_plugins.backends._caches import cache_argument
 from rerank_plugins.backends.decoder.tokens import Ids, PromptedPair
 
 _KeysValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -73,6 +74,7 @@ class LastToken:
         """
         self.reuse = reuse
         self._base = base
+        self._cache_argument = cache_argument(base.forward)
         self._head = head
         self._device = device
         self._prefixes: dict[bytes, list[_KeysValues]] = {}
@@ -116,8 +118,8 @@ class LastToken:
     def _states(self, ids: NDArray[np.int64], cache: DynamicCache | None) -> torch.Tensor:
         output = self._base(
             input_ids=torch.from_numpy(ids).to(self._device),
-            past_key_values=cache,
             use_cache=cache is not None,
+            **{self._cache_argument: cache},
         )
         states: torch.Tensor = output.last_hidden_state
         return states

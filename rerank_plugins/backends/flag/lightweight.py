@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.masking_utils import create_causal_mask
 
+from rerank_plugins.backends._caches import cache_argument
 from rerank_plugins.backends.decoder.forward import Head
 from rerank_plugins.backends.decoder.tokens import PromptedPair
 
@@ -67,7 +68,7 @@ class Compressed:
             config=self._base.config,
             inputs_embeds=states,
             attention_mask=None,
-            past_key_values=None,
+            **{cache_argument(create_causal_mask): None},
         )
         positions = torch.arange(states.shape[1], device=self._device)[None]
         return mask, self._base.rotary_emb(states, positions)

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from rerank_plugins import BiEncoder, Ranking, Reranker
 from rerank_plugins.core.batching import disk_cache
-from rerank_plugins.core.batching.disk_store import Store
+from rerank_plugins.core.batching.disk_store import Store, is_busy
 from rerank_plugins.core.types import ModelIdentity
 from rerank_plugins.errors import ConfigurationError, MissingDependencyError
 from rerank_plugins.testing import FakeCrossEncoder
@@ -377,6 +377,32 @@ def test_a_locked_database_holds_nobody_up(tmp_path: Path, *, in_use: bool) -> N
         assert time.monotonic() - start < 3
     assert len(backend.batches) >= 5
     reranker.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "busy"),
+    [
+        (sqlite3.OperationalError("database is locked"), True),
+        (sqlite3.OperationalError("disk I/O error"), False),
+        (OSError("locked"), False),
+    ],
+)
+def test_a_locked_database_is_busy_and_not_broken(error: Exception, busy: bool) -> None:
+    assert is_busy(error) is busy
+
+
+def test_the_first_failure_is_a_warning_and_the_next_ones_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, disk_cache.__name__)
+    cache = disk_cache.DiskCache(tmp_path, 2**20, ())
+    cache.flush()
+    for _ in range(3):
+        cache._failed(OSError("broken"))
+    cache.close(wait=True)
+    levels = [one.levelno for one in caplog.records if "cannot be used" in one.getMessage()]
+    assert levels == [logging.WARNING, logging.DEBUG, logging.DEBUG]
+    assert cache.failures == 3
 
 
 async def test_the_event_loop_never_waits_for_the_folder(
