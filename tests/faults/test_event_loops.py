@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 
@@ -11,7 +12,13 @@ import pytest
 
 from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.types import TextPair
-from tests.core.helpers import GatedCrossEncoder, engine_of, expected, pairs
+from tests.core.helpers import (
+    FaultyCrossEncoder,
+    GatedCrossEncoder,
+    engine_of,
+    expected,
+    pairs,
+)
 
 Asked = list[asyncio.Task[object]]
 
@@ -80,3 +87,29 @@ def test_a_loop_whose_thread_ends_holds_up_nobody() -> None:
         loop.run_until_complete(asyncio.gather(*asked, return_exceptions=True))
         loop.close()
         assert engine.compute(pairs("next", 2), timeout=10).done.all()
+
+
+def test_a_failure_whose_caller_is_cancelled_just_then_is_not_logged() -> None:
+    """What nobody awaits any more, asyncio would log, with whatever the backend said."""
+    complaints: list[object] = []
+
+    def fail(_: list[TextPair]) -> None:
+        message = "a text"
+        raise OSError(message)
+
+    async def ask_and_leave(engine: Engine[TextPair]) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
+        late = time.perf_counter() + 30
+        task = asyncio.ensure_future(engine.acompute(pairs("bad", 3), deadline=late))
+        await asyncio.sleep(0)
+        wait_until_free(engine)  # the failure is on its way into this loop, which is held up
+        time.sleep(0.05)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with engine_of(FaultyCrossEncoder(fail)) as engine:
+        asyncio.run(ask_and_leave(engine))
+    gc.collect()
+    assert complaints == []
