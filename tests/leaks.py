@@ -7,6 +7,7 @@ import concurrent.futures
 import gc
 import inspect
 import os
+import sys
 import threading
 import time
 import weakref
@@ -32,6 +33,11 @@ ALLOWED: Final = {
     "pydevd": "a debugger",
 }
 """Names that threads of the whole process begin with, and why they stay."""
+
+NOT_WATCHED: Final = {
+    "tests/cluster/": "Ray keeps threads and sockets of its own for the whole process",
+}
+"""Where tests that are not looked at begin, and why."""
 
 _BEFORE: Final = pytest.StashKey[tuple[set[threading.Thread], set[Engine[Any]], set[str]]]()
 _SOCKETS: Final = Path("/proc/self/fd")
@@ -66,8 +72,17 @@ def _threads() -> set[threading.Thread]:
     return {
         thread
         for thread in threading.enumerate()
-        if thread not in kept and not thread.name.startswith(tuple(ALLOWED))
+        if thread not in kept | _langchains() and not thread.name.startswith(tuple(ALLOWED))
     }
+
+
+def _langchains() -> set[threading.Thread]:
+    """Return the threads in which LangChain calls handlers; it ends them with the process."""
+    manager: Any = sys.modules.get("langchain_core.callbacks.manager")
+    pool = getattr(manager, "_executor", None)
+    if pool is None or not pool.cache_info().currsize:
+        return set()
+    return set(pool()._threads)
 
 
 def _sockets() -> set[str]:
@@ -117,6 +132,8 @@ async def no_tasks_left() -> AsyncIterator[None]:
 def nothing_left(request: pytest.FixtureRequest) -> None:
     """Note what is there before a test; the hook below looks when all its fixtures have ended."""
     item = request.node
+    if item.nodeid.startswith(tuple(NOT_WATCHED)):
+        return
     item.stash[_BEFORE] = _threads(), _engines(), _sockets()
     _made.clear()
     if inspect.iscoroutinefunction(getattr(request, "function", None)):

@@ -8,8 +8,10 @@ from typing import Any
 def golden_table(results: dict[str, Any]) -> str:
     """Return how far each way is from the reference, and below it how that was measured."""
     lines = [
-        "| way | largest difference | allowed | mean | Kendall's tau | allowed | least tau "
-        "| another first |",
+        (
+            "| way | largest difference | allowed | mean | Kendall's tau | allowed | least tau "
+            "| another first |"
+        ),
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, found in results["ways"].items():
