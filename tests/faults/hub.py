@@ -6,16 +6,17 @@ import hashlib
 import json
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from tests.loopback import Loopback, Quiet
 
 COMMIT: Final = "0123456789abcdef0123456789abcdef01234567"
 MODEL: Final = "owner/tiny"
 WEIGHTS: Final = "model.safetensors"
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(Loopback):
     """The server; it has one model, the files of a folder.
 
     Attributes:
@@ -26,38 +27,23 @@ class Hub(ThreadingHTTPServer):
         tokens: Authorization headers that came.
     """
 
-    daemon_threads = True
-
     def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.files = {file.name: file.read_bytes() for file in folder.iterdir()}
         self.mode = "whole"
         self.half_sent = threading.Event()
         self.ended = threading.Event()
         self.ranges: list[int] = []
         self.tokens: set[str] = set()
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        self.start()
 
     def stop(self) -> None:
         self.ended.set()
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients that are killed are part of the tests."""
+        super().stop()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Quiet):
     server: Hub
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Be quiet."""
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
