@@ -65,15 +65,16 @@ def ways_to_show(value: Any) -> Iterator[tuple[str, str]]:
     yield "str", str(value)
     yield "format", f"{value}"
     yield "vars", repr(getattr(value, "__dict__", None))
-    for name, make in {
+    ways: dict[str, Callable[[], str]] = {
         "pickle": lambda: pickle.dumps(value).decode("latin-1"),
         "copy": lambda: repr(vars(copy.copy(value))),
         "state": lambda: repr(value.__getstate__()),
         "dict": lambda: json.dumps(value.to_dict(), default=str),
         "json": lambda: str(value.to_json()),
         "fields": lambda: repr(dataclasses.asdict(value)),
-        "langchain": lambda: dumps(value),
-    }.items():
+        "langchain": lambda: str(dumps(value)),
+    }
+    for name, make in ways.items():
         with suppress(TypeError, AttributeError, pickle.PicklingError, NotImplementedError):
             yield name, make()
     if isinstance(value, BaseModel):
@@ -103,7 +104,12 @@ def server() -> Iterator[StandIn]:
 
 
 def remote(server: StandIn, **settings: Any) -> RemoteModel:
-    given = {"timeout_s": 5.0, "deadline_s": 5.0, "retries": 0, "token": CLIENTS} | settings
+    given: dict[str, Any] = {
+        "timeout_s": 5.0,
+        "deadline_s": 5.0,
+        "retries": 0,
+        "token": CLIENTS,
+    } | settings
     return RemoteModel(server.url, api="tei", **given)
 
 

@@ -71,15 +71,15 @@ def _computed(backend: str, dtype: str, difference: float, tau: float) -> Way:
 
 
 WAYS: Final = {
-    "torch, float32": _computed("torch", "float32", 1e-4, 0.999),
-    "torch, bfloat16": _computed("torch", "bfloat16", 0.25, 0.95),
-    "torch, float16": _computed("torch", "float16", 0.05, 0.99),
-    "sbert, float32": _computed("sbert", "float32", 1e-4, 0.999),
-    "openvino, float32": _computed("openvino", "float32", 1e-4, 0.999),
-    "openvino, bfloat16": _computed("openvino", "bfloat16", 0.25, 0.95),
-    "openvino, int8": _computed("openvino", "int8", 2.0, 0.85),
-    "server over HTTP, float32": Way(_over_http, 1e-4, 0.999),
-    "RemoteModel, float32": Way(_remotely, 1e-4, 0.999),
+    "torch, float32": _computed("torch", "float32", 5e-5, 0.999),
+    "torch, bfloat16": _computed("torch", "bfloat16", 0.15, 0.97),
+    "torch, float16": _computed("torch", "float16", 0.03, 0.99),
+    "sbert, float32": _computed("sbert", "float32", 5e-5, 0.999),
+    "openvino, float32": _computed("openvino", "float32", 5e-5, 0.999),
+    "openvino, bfloat16": _computed("openvino", "bfloat16", 0.15, 0.97),
+    "openvino, int8": _computed("openvino", "int8", 1.0, 0.9),
+    "server over HTTP, float32": Way(_over_http, 5e-5, 0.999),
+    "RemoteModel, float32": Way(_remotely, 5e-5, 0.999),
 }
 
 

@@ -123,9 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     chosen = parser.parse_args(arguments)
     results: dict[str, Any] = {"command": COMMAND}
-    results["words"] = measure(FakeCrossEncoder(), requests=2_000, engines=25)
+    results["words"] = measure(FakeCrossEncoder(), requests=2_000, engines=10)
     mini = TorchCrossEncoder(TorchCrossEncoder.resolve(ModelConfig(dtype="float32")))
-    results["mini"] = measure(mini, requests=300, engines=8)
+    results["mini"] = measure(mini, requests=300, engines=4)
     mini.close()
     results["environment"] = environment()
     chosen.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -23,9 +23,9 @@ def check(found: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_thousands_of_faults_lose_nothing_and_make_nothing_wrong() -> None:
-    found = faults.measure(FakeCrossEncoder(), requests=2_000, engines=8, seed=1_000)
+    found = faults.measure(FakeCrossEncoder(), requests=2_000, engines=4, seed=1_000)
     check(found)
-    assert found["faults_injected"] > 2_000
+    assert found["faults_injected"] > 1_000
     assert min(found["faults"].values()) > 0
 
 
@@ -42,4 +42,4 @@ def test_what_was_counted_is_what_is_promised() -> None:
         check(results[name])
         assert results[name]["faults"].keys() == set(FAULTS)
         assert results[name]["faults_injected"] == sum(results[name]["faults"].values())
-    assert results["words"]["faults_injected"] > 10_000
+    assert results["words"]["faults_injected"] > 4_000

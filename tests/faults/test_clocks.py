@@ -199,7 +199,13 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-@pytest.mark.parametrize("ahead", [400 * 86_400, -400 * 86_400], ids=["forward", "back"])
+@pytest.mark.parametrize(
+    "ahead",
+    [
+        pytest.param(400 * 86_400, id="forward"),
+        pytest.param(-400 * 86_400, id="back", marks=pytest.mark.slow),
+    ],
+)
 def test_a_clock_that_is_set_delays_and_loses_nothing(
     clock: Path, tmp_path: Path, ahead: int
 ) -> None:

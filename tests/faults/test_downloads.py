@@ -139,6 +139,10 @@ def half(file: Path) -> None:
     file.resolve().write_bytes(content[: len(content) // 2])
 
 
+def empty(file: Path) -> None:
+    file.resolve().write_bytes(b"")
+
+
 def incomplete(file: Path) -> None:
     """As a download leaves it that is still under way."""
     blob = file.resolve()
@@ -151,7 +155,7 @@ DAMAGES: Final[dict[str, Callable[[Path], None]]] = {
     "missing": Path.unlink,
     "dangling link": lambda file: file.resolve().unlink(),
     "half": half,
-    "empty": lambda file: file.resolve().write_bytes(b"") and None,
+    "empty": empty,
     "incomplete": incomplete,
 }
 
