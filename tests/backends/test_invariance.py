@@ -95,7 +95,7 @@ def unit(scores: FloatArray) -> float:
 
 def check_invariance(reranker: Reranker, wanted: FloatArray, tolerance: float) -> None:
     """Score the pairs in random orders, cut into random batches, twice in one, and ranked."""
-    assert np.ptp(wanted) > 10 * tolerance, "scores that hardly differ would prove nothing"
+    assert np.ptp(wanted) > 5 * tolerance, "scores that hardly differ would prove nothing"
     backend: Any = reranker.engine.backend
     for seed in range(ROUNDS):
         chance = random.Random(seed)  # noqa: S311
