@@ -13,11 +13,13 @@ from typing import Any, Final
 from benchmarks.backend_tables import backends_table, decoder_table
 from benchmarks.cpu_table import cpu_table
 from benchmarks.environment import ROOT
+from benchmarks.golden.table import golden_table
 from benchmarks.model_table import write_models
 from benchmarks.plan_table import plan_table
 from benchmarks.quality_tables import quality_sets_table, quality_table
 from benchmarks.ranking_tables import cascade_table, deadline_table, long_documents_table
 from benchmarks.ray_tables import batch_table, ray_table
+from benchmarks.reliability.table import faults_table
 from benchmarks.rows import Row, target_lines
 from benchmarks.scaling_tables import capacity_table, one_process_table, servers_table
 from benchmarks.score_tables import calibration_table, fusion_table
@@ -58,6 +60,8 @@ _HOMES: Final = {
     "speed-scores": ROOT / "docs" / "performance.md",
     "speed-targets": ROOT / "docs" / "performance.md",
     "speed-claims": ROOT / "docs" / "performance.md",
+    "reliability-faults": ROOT / "docs" / "reliability.md",
+    "golden": ROOT / "docs" / "reliability.md",
 }
 _SOURCES: Final = {
     "capacity": "servers",
@@ -126,6 +130,8 @@ _TABLES: Final = {
     "speed-scores": scores_table,
     "speed-targets": targets_table,
     "speed-claims": claims_table,
+    "reliability-faults": faults_table,
+    "golden": golden_table,
 }
 
 

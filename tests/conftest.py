@@ -9,6 +9,11 @@ import tempfile
 
 from hypothesis import settings
 
+from tests.leaks import no_tasks_left, nothing_left, pytest_runtest_teardown
+
+# No test may leave a thread, a future, a task or a socket behind.
+__all__ = ["no_tasks_left", "nothing_left", "pytest_runtest_teardown"]
+
 # Converted models go to a folder of this run, before anything reads where assets are kept.
 os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp(prefix="rerank-plugins-")
 atexit.register(shutil.rmtree, os.environ["HF_ASSETS_CACHE"], ignore_errors=True)

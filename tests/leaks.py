@@ -7,6 +7,7 @@ import concurrent.futures
 import gc
 import inspect
 import os
+import sys
 import threading
 import time
 import weakref
@@ -33,6 +34,11 @@ ALLOWED: Final = {
     "pydevd": "a debugger",
 }
 """What names or classes of threads of the whole process begin with, and why they stay."""
+
+NOT_WATCHED: Final = {
+    "tests/cluster/": "Ray keeps threads and sockets of its own for the whole process",
+}
+"""Where tests that are not looked at begin, and why."""
 
 _BEFORE: Final = pytest.StashKey[tuple[set[threading.Thread], set[Engine[Any]], set[str]]]()
 _SOCKETS: Final = Path("/proc/self/fd")
@@ -67,11 +73,20 @@ def _threads() -> set[threading.Thread]:
     return {
         thread
         for thread in threading.enumerate()
-        if thread not in kept
+        if thread not in kept | _langchains()
         and not any(
             name.startswith(tuple(ALLOWED)) for name in (thread.name, type(thread).__name__)
         )
     }
+
+
+def _langchains() -> set[threading.Thread]:
+    """Return the threads in which LangChain calls handlers; it ends them with the process."""
+    manager: Any = sys.modules.get("langchain_core.callbacks.manager")
+    pool = getattr(manager, "_executor", None)
+    if pool is None or not pool.cache_info().currsize:
+        return set()
+    return set(pool()._threads)
 
 
 def _sockets() -> set[str]:
@@ -121,6 +136,8 @@ async def no_tasks_left() -> AsyncIterator[None]:
 def nothing_left(request: pytest.FixtureRequest) -> None:
     """Note what is there before a test; the hook below looks when all its fixtures have ended."""
     item = request.node
+    if item.nodeid.startswith(tuple(NOT_WATCHED)):
+        return
     item.stash[_BEFORE] = _threads(), _engines(), _sockets()
     _made.clear()
     if inspect.iscoroutinefunction(getattr(request, "function", None)):

@@ -176,7 +176,6 @@ class Engine(Closing, Generic[ItemT]):
     def close(self) -> None:
         """Fail what waits, let the current batch end, release the model; idempotent."""
         self._scheduler.close()
-        self._source.close()
 
     def abandon(self) -> None:
         """Stop at once, because the backend's owner let it go."""

@@ -34,12 +34,17 @@ def engine_of(backend: FakeCrossEncoder, **options: int) -> Engine[TextPair]:
 def check_only_bad_fails(backend: FakeCrossEncoder, error: type[RerankError], match: str) -> None:
     """Send a request ``bad``, which must fail, among others, which must not notice."""
     with engine_of(backend) as engine:
-        futures = {query: engine.submit(pairs(query, 3)) for query in ("good", "bad", "fine")}
-        with pytest.raises(error, match=match):
-            futures["bad"].result(10)
-        for query in ("good", "fine"):
-            np.testing.assert_allclose(futures[query].result(10).values, expected(pairs(query, 3)))
-        assert engine.stats().queued_tokens == 0
+        check_only_bad_fails_in(engine, error, match)
+
+
+def check_only_bad_fails_in(engine: Engine[TextPair], error: type[RerankError], match: str) -> None:
+    """Do the same with an engine that is there."""
+    futures = {query: engine.submit(pairs(query, 3)) for query in ("good", "bad", "fine")}
+    with pytest.raises(error, match=match):
+        futures["bad"].result(10)
+    for query in ("good", "fine"):
+        np.testing.assert_allclose(futures[query].result(10).values, expected(pairs(query, 3)))
+    assert engine.stats().queued_tokens == 0
 
 
 def expected(items: Sequence[TextPair]) -> FloatArray:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -21,6 +19,7 @@ from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import ModelLoadError
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.core.helpers import pairs
+from tests.faults.scripts import run_script
 
 
 class ReloadingLoader:
@@ -115,18 +114,6 @@ def test_idle_engines_do_not_poll() -> None:
         before = time.process_time()
         threading.Event().wait(0.5)
         assert time.process_time() - before < 0.1
-
-
-def run_script(script: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603  (our own script)
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        # As many threads as torch chooses: several are what makes a fork dangerous.
-        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
-    )
 
 
 def test_the_interpreter_exits_while_requests_wait() -> None:

@@ -16,6 +16,7 @@ from rerank_plugins.testing import FakeCrossEncoder
 from tests.core.helpers import (
     FaultyCrossEncoder,
     check_only_bad_fails,
+    check_only_bad_fails_in,
     engine_of,
     expected,
     pairs,
@@ -45,6 +46,26 @@ def test_a_list_of_numbers_is_an_answer() -> None:
     backend = Answers([2, 2, 2])
     with engine_of(backend) as engine:
         assert engine.compute(pairs("bad", 3)).values.tolist() == [2.0, 2.0, 2.0]
+
+
+class TwoColumns(FakeCrossEncoder):
+    """Gives two columns for the last of a query's batches."""
+
+    def run(self, batch: Sequence[Prepared]) -> Any:
+        scores = super().run(batch)
+        last = any(one.payload.document.startswith("bad 2") for one in batch)
+        return np.stack([scores, scores], axis=1) if last else scores
+
+
+def test_columns_in_one_batch_of_many_reach_only_their_request() -> None:
+    backend = TwoColumns(batch_tokens=20)
+    with engine_of(backend) as engine:
+        engine.cache.grow(2**20)
+        check_only_bad_fails_in(engine, InvalidScoresError, r"shape \(1, 2\) .* must be \(1,\)")
+        known = pairs("bad", 2)  # of its other batches, what was right is kept
+        np.testing.assert_allclose(engine.compute(known).values, expected(known))
+        with pytest.raises(InvalidScoresError):
+            engine.compute(pairs("bad", 3))
 
 
 class Prepares(FakeCrossEncoder):

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rerank_plugins.backends.remote.loop import LoopThread
+from rerank_plugins.core.batching import crew
+from rerank_plugins.core.batching.desk import Desk
+from rerank_plugins.core.batching.job_queue import JobQueue
+from rerank_plugins.core.batching.jobs import Job
+from rerank_plugins.core.batching.line import Line
+from rerank_plugins.core.batching.results import ResultCache
+from rerank_plugins.core.sources import InjectedModel
 from rerank_plugins.errors import EngineClosedError, InferenceError
 from rerank_plugins.testing import FakeCrossEncoder
-from tests.core.helpers import engine_of, expected, pairs
+from tests.core.helpers import (
+    FaultyCrossEncoder,
+    engine_of,
+    expected,
+    out_of_memory_beyond,
+    pairs,
+)
 
 
 @pytest.mark.parametrize("started", [0, 1])
@@ -91,3 +106,74 @@ def test_an_error_of_the_work_is_its_own() -> None:
     with pytest.raises(TimeoutError, match="mine"):
         loop.run(late())
     loop.close(nothing())
+
+
+WHERE: tuple[tuple[Any, str], ...] = (
+    (Desk, "next_to_prepare"),
+    (ResultCache, "find"),
+    (Desk, "add_known"),
+    (JobQueue, "add_known"),
+    (crew, "prepare"),
+    (Desk, "add_prepared"),
+    (JobQueue, "add_prepared"),
+    (Job, "add_prepared"),
+    (JobQueue, "next_batch"),
+    (Job, "take"),
+    (InjectedModel, "backend"),
+    (crew, "execute"),
+    (Desk, "shrink"),
+    (JobQueue, "put_back"),
+    (ResultCache, "add"),
+    (crew, "note_batch"),
+    (Desk, "done"),
+    (JobQueue, "complete"),
+    (Job, "complete"),
+    (Job, "result"),
+    (Job, "finish"),
+    (Line, "admit"),
+)
+"""What the threads of an engine do, in the order in which they do it."""
+
+
+@pytest.mark.parametrize("error", [SystemExit, MemoryError])
+@pytest.mark.parametrize(("owner", "step"), WHERE, ids=[step for _, step in WHERE])
+def test_a_thread_that_dies_at_any_step_leaves_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, error: type[BaseException]
+) -> None:
+    """Before, in and after every step; also with no memory where an answer is put together."""
+    backend = FaultyCrossEncoder(out_of_memory_beyond(9), batch_tokens=300)
+    with engine_of(backend) as engine:
+        engine.cache.grow(2**20)
+        engine.compute(pairs("known", 5))
+        original, died = getattr(owner, step), threading.Event()
+
+        def dying(*values: Any, **named: Any) -> Any:
+            ours = threading.current_thread() in engine._scheduler.crew._threads
+            if ours and not died.is_set():
+                died.set()
+                message = "dying"
+                raise error(message)
+            return original(*values, **named)
+
+        monkeypatch.setattr(owner, step, dying)
+        asked = {query: pairs(query, 40) for query in ("fresh", "known", "more")}
+        asked["all known"] = pairs("known", 5)
+        futures = {query: engine.submit(items) for query, items in asked.items()}
+        with ThreadPoolExecutor(1) as pool:
+            deadline = time.perf_counter() + 0.02
+            asked["urgent"] = pairs("urgent", 40)
+            futures["urgent"] = pool.submit(engine.compute, asked["urgent"], deadline=deadline)
+        for query, future in futures.items():
+            failure = future.exception(10)
+            if failure is None:
+                found = future.result()
+                assert found.done.all() or query == "urgent"
+                right = expected(asked[query])[found.done]
+                np.testing.assert_allclose(found.values[found.done], right)
+            else:
+                assert isinstance(failure, InferenceError)
+                assert "dying" in str(failure)
+        assert died.is_set()
+        again = engine.compute(pairs("next", 3), timeout=10)
+        np.testing.assert_allclose(again.values, expected(pairs("next", 3)))
+        assert engine.stats().queued_tokens == 0

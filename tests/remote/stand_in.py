@@ -7,12 +7,11 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 from pydantic import ValidationError
 
 from rerank_plugins.testing.fakes import overlap
+from tests.loopback import Loopback, Quiet
 from tests.remote.schemas import PROBABILITIES, SCHEMAS, Request
 
 TOKEN = "s3cret-T0ken/with+chars="  # noqa: S105  (the secret that must not leak)
@@ -43,7 +42,7 @@ Misbehaviour = Callable[["Handler", Request], "Answer | None"]
 """Called with each valid request; None answers as usual, after whatever it did."""
 
 
-class StandIn(ThreadingHTTPServer):
+class StandIn(Loopback):
     """The server.
 
     Attributes:
@@ -54,11 +53,8 @@ class StandIn(ThreadingHTTPServer):
         always: What to do with every other request.
     """
 
-    daemon_threads = True
-    request_queue_size = 64
-
     def __init__(self, api: str) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.api = api
         self.requests: list[Request] = []
         self.most = 0
@@ -66,29 +62,13 @@ class StandIn(ThreadingHTTPServer):
         self.always: Misbehaviour = lambda _handler, _request: None
         self.inside = 0
         self.lock = threading.Lock()
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def stop(self) -> None:
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients that go away are part of the tests."""
+        self.start()
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Quiet):
     """One connection."""
 
-    protocol_version = "HTTP/1.1"
     server: StandIn
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Be quiet."""
 
     def do_POST(self) -> None:
         server = self.server

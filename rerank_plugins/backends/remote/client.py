@@ -50,8 +50,9 @@ class RemoteClient:
         require("h2", "remote")
         self._remote = remote
         self._secret = remote.secret()
-        # At DEBUG it writes encoded headers, and the token with them.
-        logging.getLogger("hpack").setLevel(logging.INFO)
+        # At DEBUG they write headers, where the token is, or a server repeats it.
+        for name in ("hpack", "httpcore.http11", "httpcore.http2"):
+            logging.getLogger(name).setLevel(logging.INFO)
         self._endpoints = Endpoints([remote.protocol.address(url) for url in remote.urls])
         self._free = asyncio.Semaphore(remote.max_concurrent)
         headers = {

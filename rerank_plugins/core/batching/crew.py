@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from rerank_plugins.core.batching.desk import Desk
 from rerank_plugins.core.batching.execute import Outcome, execute
@@ -18,6 +18,8 @@ from rerank_plugins.core.sources import Source
 from rerank_plugins.errors import InferenceError, OutOfMemoryError, RerankError
 
 _JOIN_S: Final = 10.0
+
+_Step: TypeAlias = Callable[[int, list[Job[Any]]], bool]
 
 
 class Crew:
@@ -89,23 +91,25 @@ class Crew:
             job.finish()
             self._desk.admit()
 
-    def _guard(self, step: Callable[[int], bool], generation: int) -> None:
+    def _guard(self, step: _Step, generation: int) -> None:
         """Repeat a step, which is a call so that a thread that waits keeps no job alive."""
+        held: list[Job[Any]] = []  # by the step: what it has just finished is in no queue
         try:
-            while step(generation):
-                pass
+            while step(generation, held):
+                held.clear()
         except BaseException as error:  # noqa: BLE001  (silence would leave callers waiting)
-            self._died(self._desk.clear(close=False), error)
+            self._died(dict.fromkeys([*held, *self._desk.clear(close=False)]), error)
 
     def _died(self, jobs: Iterable[Job[Any]], cause: BaseException) -> None:
         message = f"a thread of {self._name} died: {cause!r}. The next request starts anew."
         fail_all(jobs, lambda: InferenceError(message), cause)
 
-    def _prepare(self, generation: int) -> bool:
+    def _prepare(self, generation: int, held: list[Job[Any]]) -> bool:
         """Prepare what comes next; False if nothing ever will."""
         if (step := self._desk.next_to_prepare(generation)) is None:
             return False
         job, indices, wanted = step
+        held.append(job)
         if not indices:
             self.expire(job)
             return True
@@ -128,7 +132,7 @@ class Crew:
             self._desk.add_prepared(job, fresh, prepared)
         return True
 
-    def _work(self, generation: int) -> bool:
+    def _work(self, generation: int, held: list[Job[Any]]) -> bool:
         """Compute the next batch; False if there will never be one."""
         patience_s = self.idle_unload_s if self._source.loaded else None
         if (batch := self._desk.next_batch(generation, patience_s)) is None:
@@ -136,13 +140,9 @@ class Crew:
         if not batch:
             self._unload()
             return True
-        try:
-            with self._in_use():
-                self._compute(batch)
-        except BaseException as error:
-            # A job that the batch finished is in no queue any more: tell it here.
-            self._died(dict.fromkeys(job for job, _ in batch), error)
-            raise
+        held += (job for job, _ in batch)
+        with self._in_use():
+            self._compute(batch)
         return True
 
     def _compute(self, batch: list[Slot]) -> None:

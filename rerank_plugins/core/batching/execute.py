@@ -99,7 +99,7 @@ def prepare_items(
 def _run(
     backend: Backend[Any], batch: Sequence[Slot]
 ) -> tuple[FloatArray, Mapping[int, RerankError]]:
-    """Run a batch, map every exception, and check the count.
+    """Run a batch, map every exception, and check the shape.
 
     Returns:
         The rows, and the errors of those that the backend reports as failed.
@@ -122,8 +122,13 @@ def _run(
         message = f"the backend of {model!r} failed: {error}"
         raise InferenceError(message) from error
     rows = _array(found, model)
-    if len(rows) != len(batch):
-        message = f"the backend of {model!r} gave {len(rows)} results for {len(batch)} items."
+    dimension = getattr(backend, "dimension", None)
+    shape = (len(batch),) if dimension is None else (len(batch), dimension)
+    if rows.shape != shape:
+        message = (
+            f"the backend of {model!r} gave results of shape {rows.shape} for {len(batch)} items; "
+            f"it must be {shape}."
+        )
         raise InvalidScoresError(message)
     return rows, errors
 

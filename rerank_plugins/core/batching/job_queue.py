@@ -93,8 +93,9 @@ class JobQueue:
     def clear(self) -> list[Job[Any]]:
         """Forget all jobs and return them."""
         jobs = list(self._jobs)
-        for job in jobs:
-            self.discard(job)
+        self._jobs, self._urgent, self._ready = {}, {}, {}
+        self._unprepared = [deque() for _ in self._unprepared]
+        self.tokens = self.ready_tokens = 0  # whatever a thread that died had counted
         return jobs
 
     @property

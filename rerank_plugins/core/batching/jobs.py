@@ -157,8 +157,9 @@ class Job(Generic[ItemT]):
 
     def finish(self) -> None:
         """Give the caller the results; nothing happens if the job has ended."""
+        answer = self.result()  # before the claim: memory may run out here
         if self._claim(self.future):
-            self.future.set_result(self.result())
+            self.future.set_result(answer)
 
     def fail(self, error: Exception) -> None:
         """Give the caller an error, wherever the job is; nothing happens if it has ended."""
@@ -193,8 +194,7 @@ class Job(Generic[ItemT]):
 
     def _store(self, index: int, row: NDArray[np.float32]) -> None:
         if self._values is None:
-            shape = (len(self.items), *row.shape)
-            self._values = np.full(shape, np.nan, dtype=np.float32)
+            self._values = np.full((len(self.items), *row.shape), np.nan, dtype=np.float32)
         self._values[index] = row
         self._done[index] = True
         self._left -= 1

@@ -17,6 +17,7 @@ from typing import Any, Final
 from rerank_plugins.core.batching.computed import Computed
 from rerank_plugins.core.batching.crew import Crew, fail_all
 from rerank_plugins.core.batching.desk import Desk
+from rerank_plugins.core.batching.forked import end_in_child, made_before_fork
 from rerank_plugins.core.batching.jobs import Job, Priority
 from rerank_plugins.core.batching.results import ResultCache
 from rerank_plugins.core.batching.stats import EngineStats
@@ -46,6 +47,7 @@ class Scheduler:
         """
         backend = source.backend()
         self._name = name
+        self._source = source
         self._reach = backend.identity.max_length
         self._desk = Desk(
             name,
@@ -97,13 +99,12 @@ class Scheduler:
             job = Job(items, max_length, priority, estimates)
         else:
             job = UrgentJob(items, max_length, priority, estimates, deadline)
-        if os.getpid() != self._process:
-            message = f"{self._name} was made before a fork. Ask for a new engine."
-            raise EngineClosedError(message)
+        self._check_process()
         if not items:
             job.enter()
             job.finish()
             return job
+        end_in_child(job.future, self._name)
         self._desk.enter(job, wait=wait)
         job.future.add_done_callback(lambda future: self._gone(job, future))
         self.crew.start()
@@ -115,7 +116,12 @@ class Scheduler:
         self.crew.expire(job)
 
     def stats(self) -> EngineStats:
-        """Return the counters so far."""
+        """Return the counters so far.
+
+        Raises:
+            EngineClosedError: If it was made before a fork.
+        """
+        self._check_process()
         return replace(
             self._desk.stats(),
             disk_hits=self.cache.disk_hits,
@@ -130,24 +136,39 @@ class Scheduler:
 
     @max_queue_tokens.setter
     def max_queue_tokens(self, tokens: int) -> None:
+        self._check_process()
         self._desk.line.max_tokens = tokens
         self._desk.admit()
 
     @property
     def closed(self) -> bool:
         """Whether it was closed, or made by the parent of this process."""
-        return self._desk.closed or os.getpid() != self._process
+        return self._desk.closed or self._inherited
 
     def close(self) -> None:
-        """Fail what waits, let the current batch end, stop the threads; idempotent."""
-        self._stop()
-        self.crew.join()
-        self.cache.close(wait=True)
+        """Fail what waits, let the current batch end, release the model; idempotent.
+
+        Nothing happens in a forked child: threads, locks and connections are its parent's.
+        """
+        if not self._inherited:
+            self._stop()
+            self.crew.join()
+            self.cache.close(wait=True)
+            self._source.close()
 
     def abandon(self) -> None:
         """Fail what waits and tell the threads to stop, without waiting for them."""
-        self._stop()
-        self.cache.close(wait=False)
+        if not self._inherited:
+            self._stop()
+            self.cache.close(wait=False)
+
+    @property
+    def _inherited(self) -> bool:
+        return os.getpid() != self._process
+
+    def _check_process(self) -> None:
+        if self._inherited:
+            raise made_before_fork(self._name)
 
     def _stop(self) -> None:
         message = f"{self._name} was closed."

@@ -48,6 +48,7 @@ async def answer_of(scheduler: Scheduler, job: Job[Any]) -> Computed:
     """Wait likewise for a job's ``future`` without blocking the event loop."""
     try:
         answer = asyncio.wrap_future(job.future)
+        answer.add_done_callback(_noticed)
         left = job.deadline - time.perf_counter()
         if left < threading.TIMEOUT_MAX:
             await asyncio.wait([answer], timeout=left)
@@ -57,3 +58,9 @@ async def answer_of(scheduler: Scheduler, job: Job[Any]) -> Computed:
     except BaseException:
         job.future.cancel()
         raise
+
+
+def _noticed(answer: asyncio.Future[Computed]) -> None:
+    """Look at a failure: its caller may be cancelled just then, and asyncio would log it."""
+    if not answer.cancelled():
+        answer.exception()
