@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from transformers.utils.hub import cached_file
 
+from rerank_plugins.backends._folder import INDICES, check_index, within
+from rerank_plugins.backends._sizes import check_settings
 from rerank_plugins.errors import ModelLoadError
 
 _SETTINGS: Final = "config_sentence_transformers.json"
@@ -50,6 +52,20 @@ def read_json(source: str, name: str, options: dict[str, Any]) -> Any:  # noqa: 
         raise ModelLoadError(message) from error
 
 
+def check_source(source: str, options: dict[str, Any]) -> None:
+    """Check a model of the hub as :func:`~rerank_plugins.backends._folder.check_folder` a folder.
+
+    Its settings and its list of files are had first, its weights only after that.
+
+    Raises:
+        ModelLoadError: If its sizes are absurd, or its weights are not all safetensors of its own.
+    """
+    if not Path(source).is_absolute():  # else it was checked when it was found
+        check_settings(read_json(source, "config.json", options), f"config.json of {source!r}")
+        for name in INDICES:
+            check_index(read_json(source, name, options), f"{name} of {source!r}")
+
+
 def read_modules(source: str, options: dict[str, Any]) -> list[Part]:
     """Return the modules that ``modules.json`` lists; most rerankers have none.
 
@@ -59,7 +75,7 @@ def read_modules(source: str, options: dict[str, Any]) -> list[Part]:
     listed = read_json(source, "modules.json", options) or []
     try:
         parts = [Part(one["type"].rpartition(".")[2], one["path"]) for one in listed]
-        outside = [one.path for one in parts if not _within(one.path)]
+        outside = [one.path for one in parts if not within(one.path)]
     except (AttributeError, KeyError, TypeError) as error:
         message = f"modules.json of {source!r} does not list modules. Mend it, or remove it."
         raise ModelLoadError(message) from error
@@ -78,6 +94,7 @@ def check_modules(source: str, options: dict[str, Any]) -> None:
     Raises:
         ModelLoadError: If not; sentence-transformers would read it.
     """
+    check_source(source, options)
     where = {key: value for key, value in options.items() if key != "trust_remote_code"}
     for part in read_modules(source, options):
         if part.kind in _NO_PICKLE:
@@ -95,14 +112,6 @@ def check_modules(source: str, options: dict[str, Any]) -> None:
                 "sentence-transformers, which writes safetensors."
             )
             raise ModelLoadError(message)
-
-
-def _within(path: str) -> bool:
-    """Return whether a path stays in the folder it is relative to, on any system."""
-    for kind in (PurePosixPath(path), PureWindowsPath(path)):
-        if kind.is_absolute() or kind.drive or kind.root or ".." in kind.parts:
-            return False
-    return "\0" not in path
 
 
 def is_modular(source: str, options: dict[str, Any]) -> bool:

@@ -1,0 +1,107 @@
+"""How hard a target is fuzzed: a few examples in every run, more when it is slow, or for minutes.
+
+A test marked by :func:`fuzz` runs twice, with few examples and (marked ``slow``) with many,
+always the same ones. With ``RERANK_FUZZ_SECONDS`` set it runs for that long instead, with
+random ones, and appends how many to the file that ``RERANK_FUZZ_COUNTS`` names; that is what
+``python -m benchmarks.reliability.fuzz`` does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis.strategies import SearchStrategy
+
+SECONDS: Final = float(os.environ.get("RERANK_FUZZ_SECONDS", "0"))
+COUNTS: Final = os.environ.get("RERANK_FUZZ_COUNTS")
+
+_SLOW_DATA: Final = (HealthCheck.too_slow, HealthCheck.data_too_large)
+settings.register_profile(
+    "ci", deadline=None, derandomize=True, database=None, suppress_health_check=_SLOW_DATA
+)
+settings.register_profile(
+    "long", deadline=None, database=None, suppress_health_check=_SLOW_DATA, print_blob=True
+)
+_ROUND: Final = 500
+"""Examples between two looks at the clock; Hypothesis remembers all of a run."""
+
+EFFORTS: Final = (
+    [pytest.param("long", marks=pytest.mark.timeout(SECONDS + 600))]
+    if SECONDS
+    else ["few", pytest.param("many", marks=pytest.mark.slow)]
+)
+
+
+def fuzz(*, few: int, many: int, **strategies: SearchStrategy[Any]) -> Callable[[Any], Any]:
+    """Make a test of a property, as :func:`hypothesis.given` does, with so many examples.
+
+    Args:
+        few: Examples of every run; 0 runs it only when it may be slow.
+        many: Examples of a slow run.
+        **strategies: What to draw; the function's other parameters are fixtures.
+    """
+    efforts = EFFORTS if SECONDS or few else EFFORTS[1:]
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        def run(effort: str, **fixtures: Any) -> None:
+            count = 0
+
+            def example(**drawn: Any) -> None:
+                nonlocal count
+                count += 1
+                function(**drawn, **fixtures)
+
+            example.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+                [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in strategies]
+            )
+            example.__name__ = example.__qualname__ = function.__name__
+            if effort != "long":
+                profile = settings.get_profile("ci")
+                examples = {"few": few, "many": many}[effort]
+                settings(profile, max_examples=examples)(given(**strategies)(example))()
+                assert count >= min(examples, 2)
+                return
+            start = time.monotonic()
+            while time.monotonic() - start < SECONDS:
+                _round(strategies, example, start)
+            if COUNTS:
+                found = {"target": function.__name__, "examples": count}
+                found["seconds"] = round(time.monotonic() - start, 1)
+                with Path(COUNTS).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(found) + "\n")
+
+        run.__name__, run.__doc__, run.__module__ = (
+            function.__name__, function.__doc__, function.__module__,
+        )  # fmt: skip
+        others = [name for name in inspect.signature(function).parameters if name not in strategies]
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [inspect.Parameter(name, kind) for name in ("effort", *others)]
+        )
+        return pytest.mark.parametrize("effort", efforts)(run)
+
+    return decorate
+
+
+
+def _round(strategies: Any, example: Callable[..., None], start: float) -> None:
+    """Run some hundred random examples; no new one begins when the time is over."""
+
+    def timed(**drawn: Any) -> None:
+        if time.monotonic() - start < SECONDS:
+            example(**drawn)
+
+    timed.__signature__ = example.__signature__  # type: ignore[attr-defined]
+    timed.__name__ = timed.__qualname__ = example.__name__
+    profile = settings.get_profile("long")
+    run = settings(profile, max_examples=_ROUND)(given(**strategies)(timed))
+    seed(secrets.randbits(64))(run)()
