@@ -71,13 +71,13 @@ def fuzz(*, few: int, many: int, **strategies: SearchStrategy[Any]) -> Callable[
                 assert count >= min(examples, 2)
                 return
             start = time.monotonic()
-            while time.monotonic() - start < SECONDS:
-                _round(strategies, example, start)
-            if COUNTS:
-                found = {"target": function.__name__, "examples": count}
-                found["seconds"] = round(time.monotonic() - start, 1)
-                with Path(COUNTS).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(found) + "\n")
+            sound = False
+            try:
+                while time.monotonic() - start < SECONDS:
+                    _round(strategies, example, start)
+                sound = True
+            finally:
+                _note(function, count, time.monotonic() - start, sound=sound)
 
         run.__name__, run.__doc__, run.__module__ = (
             function.__name__, function.__doc__, function.__module__,
@@ -91,6 +91,14 @@ def fuzz(*, few: int, many: int, **strategies: SearchStrategy[Any]) -> Callable[
 
     return decorate
 
+
+def _note(function: Callable[..., None], count: int, seconds: float, *, sound: bool) -> None:
+    """Append to the file of counts what became of a target."""
+    if COUNTS:
+        file = function.__module__.rpartition(".")[2]
+        found = {"file": file, "target": function.__name__, "examples": count, "sound": sound}
+        with Path(COUNTS).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({**found, "seconds": round(seconds, 1)}) + "\n")
 
 
 def _round(strategies: Any, example: Callable[..., None], start: float) -> None:

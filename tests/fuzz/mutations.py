@@ -105,5 +105,3 @@ def damaged(draw: st.DrawFn, valid: bytes) -> bytes:
     else:
         data[: min(len(data), 16)] = draw(st.binary(min_size=16, max_size=16))
     return bytes(data)
-
-

@@ -1,0 +1,1 @@
+"""Faults and hostile inputs: how many were tried, and what came of them."""
