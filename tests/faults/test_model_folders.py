@@ -52,6 +52,70 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(
         Reranker(folder).warm_up()
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"hidden_size": 10**6, "intermediate_size": 10**6},
+        {"vocab_size": 10**7},
+        {"num_hidden_layers": 2_000, "intermediate_size": 10**5},
+    ],
+)
+def test_sizes_that_the_weights_do_not_explain_are_refused(
+    folder: Path, sizes: dict[str, int]
+) -> None:
+    change_config(folder, **sizes)
+    with pytest.raises(ModelLoadError, match=r"times .* with these weights"):
+        Reranker(folder).warm_up()
+
+
+def test_compiled_code_of_the_hub_is_refused(folder: Path) -> None:
+    change_config(folder, attn_implementation="somebody/kernel:attend")
+    for cls in (Reranker, BiEncoder):
+        with pytest.raises(ModelLoadError, match=r"somebody/kernel.*is not run"):
+            cls(folder).warm_up()
+
+
+def _hub_cache(folder: Path, cache: Path) -> None:
+    """Put a model where the hub's client keeps what it has downloaded."""
+    repository = cache / "models--some-owner--some-model"
+    shutil.copytree(folder, repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+
+
+@pytest.mark.parametrize("kind", ["folder", "hub"])
+@pytest.mark.parametrize(
+    "shard", ["../other/model.safetensors", "pytorch_model.bin", "/etc/passwd", 3]
+)
+def test_weights_elsewhere_or_pickled_are_refused(
+    folder: Path, tmp_path: Path, kind: str, shard: object
+) -> None:
+    """transformers takes what the list of a model's files names, wherever it is."""
+    shutil.copytree(folder, tmp_path / "other")
+    torch.save({"bomb": Bomb(tmp_path / "marker")}, folder / "pytorch_model.bin")
+    names = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, shard)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    _hub_cache(folder, tmp_path / "cache")
+    model = str(folder) if kind == "folder" else "some-owner/some-model"
+    for cls in (Reranker, BiEncoder):
+        made = cls(model, cache_folder=tmp_path / "cache", local_files_only=True)
+        with pytest.raises(ModelLoadError, match="no safetensors file within"):
+            made.warm_up()
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("cls", [Reranker, BiEncoder])
+def test_absurd_sizes_of_a_model_of_the_hub_are_refused(
+    folder: Path, tmp_path: Path, cls: type[Reranker | BiEncoder]
+) -> None:
+    change_config(folder, num_hidden_layers=10**9)
+    _hub_cache(folder, tmp_path)
+    with pytest.raises(ModelLoadError, match="num_hidden_layers is 1e"):
+        cls("some-owner/some-model", cache_folder=tmp_path, local_files_only=True).warm_up()
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_pipe_in_the_place_of_a_file_does_not_hang(folder: Path, name: str) -> None:

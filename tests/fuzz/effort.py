@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, given, note, seed, settings
 from hypothesis.strategies import SearchStrategy
 
 SECONDS: Final = float(os.environ.get("RERANK_FUZZ_SECONDS", "0"))
@@ -58,6 +58,7 @@ def fuzz(*, few: int, many: int, **strategies: SearchStrategy[Any]) -> Callable[
             def example(**drawn: Any) -> None:
                 nonlocal count
                 count += 1
+                note(f"{drawn!r:.4000}")
                 function(**drawn, **fixtures)
 
             example.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -87,7 +88,8 @@ def fuzz(*, few: int, many: int, **strategies: SearchStrategy[Any]) -> Callable[
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [inspect.Parameter(name, kind) for name in ("effort", *others)]
         )
-        return pytest.mark.parametrize("effort", efforts)(run)
+        quiet = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+        return quiet(pytest.mark.parametrize("effort", efforts)(run))
 
     return decorate
 
