@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
+from rerank_plugins.backends._growth import check_tokenizer
 from rerank_plugins.backends._sizes import check_settings
 from rerank_plugins.errors import ModelLoadError
 
@@ -14,6 +15,8 @@ INDICES: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json"
 """Files that name the files which large weights are cut into."""
 
 _SETTINGS_BYTES: Final = 16 * 2**20
+_TOKENIZER_BYTES: Final = 256 * 2**20
+"""Those of 262,144 words have 33 MiB."""
 
 
 def check_folder(folder: Path) -> None:
@@ -35,6 +38,8 @@ def check_folder(folder: Path) -> None:
     for path in files:
         if path.name == "config.json":
             check_settings(_read(path), str(path), weights)
+        elif path.name == "tokenizer.json":
+            check_tokenizer(_read(path, _TOKENIZER_BYTES), str(path))
     for name in INDICES:
         check_index(_read(folder / name), str(folder / name))
 
@@ -79,7 +84,7 @@ def _entries(folder: Path) -> Iterator[Path]:
             yield from path.iterdir()
 
 
-def _read(file: Path) -> Any:  # noqa: ANN401  (any JSON)
+def _read(file: Path, most: int = _SETTINGS_BYTES) -> Any:  # noqa: ANN401  (any JSON)
     """Return what a JSON file holds; None if that is nothing, on which the loader has its say.
 
     Raises:
@@ -87,8 +92,8 @@ def _read(file: Path) -> Any:  # noqa: ANN401  (any JSON)
     """
     if not file.is_file():
         return None
-    if file.stat().st_size > _SETTINGS_BYTES:
-        message = f"{file} has {file.stat().st_size} bytes; a configuration has a few thousand."
+    if file.stat().st_size > most:
+        message = f"{file} has {file.stat().st_size} bytes; at most {most} are read of it."
         raise ModelLoadError(message)
     try:
         return json.loads(file.read_bytes())

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from transformers.utils.hub import cached_file
 
 from rerank_plugins.backends._folder import INDICES, check_index, within
+from rerank_plugins.backends._growth import check_tokenizer
 from rerank_plugins.backends._sizes import check_settings
 from rerank_plugins.errors import ModelLoadError
 
@@ -62,6 +63,7 @@ def check_source(source: str, options: dict[str, Any]) -> None:
     """
     if not Path(source).is_absolute():  # else it was checked when it was found
         check_settings(read_json(source, "config.json", options), f"config.json of {source!r}")
+        check_tokenizer(read_json(source, "tokenizer.json", options), f"tokenizer of {source!r}")
         for name in INDICES:
             check_index(read_json(source, name, options), f"{name} of {source!r}")
 

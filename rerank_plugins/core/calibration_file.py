@@ -69,8 +69,10 @@ def read(path: Path) -> tuple[ModelIdentity, Platt | Isotonic, PrecisionCurve]:
 
 def _text(path: Path) -> str:
     """Return a file's text; no more of it is read than a calibrator could have."""
+    read = bytearray()
     with path.open("rb") as file:
-        read = file.read(_MOST_BYTES + 1)
+        while len(read) <= _MOST_BYTES and (block := file.read(2**20)):
+            read += block
     if len(read) > _MOST_BYTES:
         message = f"it has more than {_MOST_BYTES} bytes."
         raise ValueError(message)

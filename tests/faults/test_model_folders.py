@@ -75,6 +75,48 @@ def test_compiled_code_of_the_hub_is_refused(folder: Path) -> None:
             cls(folder).warm_up()
 
 
+@pytest.mark.parametrize(
+    ("part", "rules"),
+    [
+        ("normalizer", {"type": "Replace", "pattern": {"Regex": "."}, "content": "a" * 10}),
+        ("normalizer", {"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaa"}),
+        ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}),
+    ],
+)
+def test_a_tokenizer_that_is_a_bomb_is_refused(
+    folder: Path, part: str, rules: dict[str, Any]
+) -> None:
+    file = folder / "tokenizer.json"
+    settings = json.loads(file.read_text("utf-8"))
+    inner = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers"}[part]
+    settings[part] = {"type": "Sequence", inner: [rules] * 40}
+    file.write_text(json.dumps(settings), "utf-8")
+    for cls in (Reranker, BiEncoder):
+        with pytest.raises(ModelLoadError, match="times longer; at most 64 is allowed"):
+            cls(folder).warm_up()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        (2**63).to_bytes(8, "little"),
+        (2**40).to_bytes(8, "little"),
+        b"\x02\0\0\0\0\0\0\0{}",
+        b'\x08\0\0\0\0\0\0\0{"a":{}}',
+        b"\x05\0\0\0\0\0\0\0[1,2]",
+    ],
+)
+def test_stray_weights_with_a_header_that_lies_leave_no_fingerprint(
+    folder: Path, start: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (folder / "stray.safetensors").open("wb") as file:
+        file.write(start)
+        file.truncate(65 * 2**20)
+    reranker = Reranker(folder)
+    assert reranker.engine.identity.fingerprint == ""
+    assert "has no fingerprint" in caplog.text
+
+
 def _hub_cache(folder: Path, cache: Path) -> None:
     """Put a model where the hub's client keeps what it has downloaded."""
     repository = cache / "models--some-owner--some-model"

@@ -149,7 +149,7 @@ def test_any_calibrator_is_refused_or_monotone(content: bytes) -> None:
         finally:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-        assert peak < 64 * 2**20
+        assert peak < 40 * 2**20
 
 
 @pytest.fixture(scope="module")

@@ -108,6 +108,40 @@ sizes = st.dictionaries(
     st.sampled_from(SIZES), st.integers(-1, 40) | st.integers(0, 9).map(lambda one: 10**one),
     min_size=1, max_size=3,
 ).map(lambda some: {**SETTINGS["config.json"], **some})  # fmt: skip
+RULES: Final = (
+    {"type": "Replace", "pattern": {"Regex": "."}, "content": "a" * 10},
+    {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"},
+    {"type": "Replace", "pattern": {"Regex": ""}, "content": "b"},
+    {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""},
+    {"type": "Replace", "pattern": {"String": ""}, "content": "xyz"},
+    {"type": "Prepend", "prepend": "z" * 1_000},
+    {"type": "ByteLevel"}, {"type": "NFKD"}, {"type": "StripAccents"}, {"type": "Lowercase"},
+)  # fmt: skip
+SPLITS: Final = (
+    {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": False},
+    {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Removed", "invert": False},
+    {"type": "Whitespace"}, {"type": "Digits", "individual_digits": True},
+    {"type": "Metaspace", "replacement": "a", "prepend_scheme": "always", "split": True},
+)  # fmt: skip
+_FIXED: Final = {
+    "strategy": {"Fixed": 10**12}, "direction": "Right", "pad_to_multiple_of": 10**12,
+    "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]",
+}  # fmt: skip
+_CUT: Final = {
+    "direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 10**12,
+}  # fmt: skip
+rules = st.fixed_dictionaries(
+    {},
+    optional={
+        "normalizer": st.lists(st.sampled_from(RULES), max_size=40).map(
+            lambda some: {"type": "Sequence", "normalizers": some}
+        ),
+        "pre_tokenizer": st.lists(st.sampled_from(SPLITS), max_size=40).map(
+            lambda some: {"type": "Sequence", "pretokenizers": some}
+        ),
+        "padding": changed(_FIXED), "truncation": changed(_CUT),
+    },
+).map(lambda some: {**SETTINGS["tokenizer.json"], **some})  # fmt: skip
 kinds = st.sampled_from(["cross-encoder", "bi-encoder"])
 
 
@@ -122,7 +156,7 @@ def test_any_config_is_refused_or_right(loader: Loader, kind: str, content: byte
 
 @fuzz(
     few=12, many=250, kind=kinds,
-    content=changed(SETTINGS["tokenizer.json"]).map(encoded)
+    content=changed(SETTINGS["tokenizer.json"]).map(encoded) | rules.map(encoded)
     | damaged((SOUND / "tokenizer.json").read_bytes()),
 )  # fmt: skip
 def test_any_tokenizer_is_refused_or_right(loader: Loader, kind: str, content: bytes) -> None:
