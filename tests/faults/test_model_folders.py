@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins.backends._growth import check_tokenizer
 from rerank_plugins.backends._loading import hub_options
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.core.config import ModelConfig
@@ -94,6 +97,21 @@ def test_a_tokenizer_that_is_a_bomb_is_refused(
     for cls in (Reranker, BiEncoder):
         with pytest.raises(ModelLoadError, match="times longer; at most 64 is allowed"):
             cls(folder).warm_up()
+
+
+@pytest.mark.parametrize(("longest", "allowed"), [("صلى الله عليه وسلم", True), ("a" * 99, False)])
+def test_a_compiled_table_of_letters_is_read(longest: str, *, allowed: bool) -> None:
+    """SentencePiece's, as XLM-RoBERTa has it: NFKC makes 18 letters of U+FDFA."""
+    tree = b"tree" * 9
+    texts = b"\0".join([b"a", longest.encode(), b"bc", b""])
+    table = base64.b64encode(len(tree).to_bytes(4, "little") + tree + texts).decode()
+    rules = [
+        {"type": "Precompiled", "precompiled_charsmap": table},
+        {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u2581"},
+    ]
+    settings = {"normalizer": {"type": "Sequence", "normalizers": rules}, "pre_tokenizer": None}
+    with nullcontext() if allowed else pytest.raises(ModelLoadError, match="99 times longer"):
+        check_tokenizer(settings, "tokenizer.json")
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def check(query: str, count: int, ranked: list[float | None]) -> None:
 
 
 @fuzz(
-    few=60, many=700, query=texts, documents=st.lists(texts, max_size=6),
+    few=25, many=300, query=texts, documents=st.lists(texts, max_size=6),
     options=st.fixed_dictionaries(
         {},
         optional={
@@ -78,7 +78,7 @@ def test_any_text_is_ranked(query: str, documents: list[str], options: dict[str,
     assert time.monotonic() - start < LONGEST_S
 
 
-@fuzz(few=40, many=400, query=texts, rows=st.lists(st.tuples(texts, ids, metadata), max_size=5))
+@fuzz(few=15, many=200, query=texts, rows=st.lists(st.tuples(texts, ids, metadata), max_size=5))
 def test_any_document_of_langchain(query: str, rows: list[tuple[str, Any, Any]]) -> None:
     documents = [
         Document(text, id=name, metadata={**about, "keep": about}) for text, name, about in rows
@@ -99,7 +99,7 @@ def test_any_document_of_langchain(query: str, rows: list[tuple[str, Any, Any]])
 
 
 @fuzz(
-    few=40, many=400, query=texts, rows=st.lists(st.tuples(texts, ids, metadata), max_size=5),
+    few=15, many=200, query=texts, rows=st.lists(st.tuples(texts, ids, metadata), max_size=5),
     score=st.none() | st.floats(),
     mode=st.sampled_from(list(MetadataMode)),
 )  # fmt: skip
@@ -129,7 +129,7 @@ ANYTHING: Final = st.one_of(
 )  # fmt: skip
 
 
-@fuzz(few=60, many=700, query=ANYTHING, documents=ANYTHING, first_stage=st.none() | ANYTHING)
+@fuzz(few=40, many=500, query=ANYTHING, documents=ANYTHING, first_stage=st.none() | ANYTHING)
 def test_what_is_no_text_is_refused(query: Any, documents: Any, first_stage: Any) -> None:
     try:
         ranking = Reranker().rank(query, documents, first_stage=first_stage)
@@ -156,11 +156,11 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reranker]:
         yield reranker
 
 
-@fuzz(few=0, many=120, query=texts.filter(str.strip), documents=st.lists(texts, max_size=4))
+@fuzz(few=0, many=40, query=texts.filter(str.strip), documents=st.lists(texts, max_size=4))
 def test_any_text_with_other_tokenizers(other: Reranker, query: str, documents: list[str]) -> None:
     check(query, len(documents), [one.raw_score for one in other.rank(query, documents)])
 
 
-@fuzz(few=0, many=200, query=texts.filter(str.strip), documents=st.lists(texts, max_size=4))
+@fuzz(few=0, many=80, query=texts.filter(str.strip), documents=st.lists(texts, max_size=4))
 def test_any_text_with_a_decoder(decoder: Reranker, query: str, documents: list[str]) -> None:
     check(query, len(documents), [one.raw_score for one in decoder.rank(query, documents)])

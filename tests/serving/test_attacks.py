@@ -18,6 +18,8 @@ import pytest
 from tests.serving.live import QUESTION, TEXTS, Process, wait_until_ready
 from tests.serving.test_api import APIS
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S: Final = 2.0
 CONNECTIONS: Final = 20
 GRACE_S: Final = 15.0
