@@ -34,8 +34,11 @@ settings.register_profile(
 _ROUND: Final = 500
 """Examples between two looks at the clock; Hypothesis remembers all of a run."""
 
+_LONGEST_S: Final = 10.0
+"""An example that takes longer was stopped meanwhile; the targets have bounds of their own."""
+
 EFFORTS: Final = (
-    [pytest.param("long", marks=pytest.mark.timeout(SECONDS + 600))]
+    [pytest.param("long", marks=pytest.mark.timeout(10 * SECONDS + 1_800))]
     if SECONDS
     else ["few", pytest.param("many", marks=pytest.mark.slow)]
 )
@@ -71,14 +74,14 @@ def fuzz(*, few: int, many: int, **strategies: SearchStrategy[Any]) -> Callable[
                 settings(profile, max_examples=examples)(given(**strategies)(example))()
                 assert count >= min(examples, 2)
                 return
-            start = time.monotonic()
+            clock = Clock()
             sound = False
             try:
-                while time.monotonic() - start < SECONDS:
-                    _round(strategies, example, start)
+                while clock.left():
+                    _round(strategies, example, clock)
                 sound = True
             finally:
-                _note(function, count, time.monotonic() - start, sound=sound)
+                _note(function, count, clock.spent, sound=sound)
 
         run.__name__, run.__doc__, run.__module__ = (
             function.__name__, function.__doc__, function.__module__,
@@ -103,11 +106,30 @@ def _note(function: Callable[..., None], count: int, seconds: float, *, sound: b
             lines.write(json.dumps({**found, "seconds": round(seconds, 1)}) + "\n")
 
 
-def _round(strategies: Any, example: Callable[..., None], start: float) -> None:
+class Clock:
+    """A target's time.
+
+    Attributes:
+        spent: Seconds, without those in which the process was stopped.
+    """
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+        self._last = time.monotonic()
+
+    def left(self) -> bool:
+        """Return whether there is time for another example."""
+        now = time.monotonic()
+        self.spent += min(now - self._last, _LONGEST_S)
+        self._last = now
+        return self.spent < SECONDS
+
+
+def _round(strategies: Any, example: Callable[..., None], clock: Clock) -> None:
     """Run some hundred random examples; no new one begins when the time is over."""
 
     def timed(**drawn: Any) -> None:
-        if time.monotonic() - start < SECONDS:
+        if clock.left():
             example(**drawn)
 
     timed.__signature__ = example.__signature__  # type: ignore[attr-defined]
