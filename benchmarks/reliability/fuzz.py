@@ -21,7 +21,7 @@ from typing import Any, Final
 from benchmarks.environment import ROOT, environment
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "reliability-fuzz.json"
-_PYTEST: Final = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+_PYTEST: Final = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "long")
 
 
 def fuzz(minutes: float, tests: str) -> tuple[dict[str, Any], int]:

@@ -11,8 +11,11 @@ from rerank_plugins.backends._growth import check_tokenizer
 from rerank_plugins.backends._sizes import check_settings
 from rerank_plugins.errors import ModelLoadError
 
-INDICES: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-"""Files that name the files which large weights are cut into."""
+INDEX: Final = ".safetensors.index.json"
+"""What files end in that name the files which large weights are cut into."""
+
+ADAPTER: Final = ("adapter_config.json", "adapter_model.safetensors")
+"""Files of an adapter: what it is, and its weights."""
 
 _SETTINGS_BYTES: Final = 16 * 2**20
 _TOKENIZER_BYTES: Final = 256 * 2**20
@@ -40,8 +43,10 @@ def check_folder(folder: Path) -> None:
             check_settings(_read(path), str(path), weights)
         elif path.name == "tokenizer.json":
             check_tokenizer(_read(path, _TOKENIZER_BYTES), str(path))
-    for name in INDICES:
-        check_index(_read(folder / name), str(folder / name))
+        elif path.name.endswith(INDEX):
+            check_index(_read(path, _TOKENIZER_BYTES), str(path))
+    if (folder / ADAPTER[0]).exists() and not (folder / ADAPTER[1]).exists():
+        raise pickled_adapter(str(folder))
 
 
 def check_index(index: Any, where: str) -> None:  # noqa: ANN401  (any JSON)
@@ -66,6 +71,15 @@ def check_index(index: Any, where: str) -> None:  # noqa: ANN401  (any JSON)
                 "safe_serialization=True."
             )
             raise ModelLoadError(message)
+
+
+def pickled_adapter(where: str) -> ModelLoadError:
+    """Return the error of an adapter without safetensors: transformers would open a pickle."""
+    message = (
+        f"{where} has {ADAPTER[0]} and no {ADAPTER[1]}; a pickle is not read. Merge the adapter "
+        "into its model, or save it anew with safetensors."
+    )
+    return ModelLoadError(message)
 
 
 def within(path: str) -> bool:

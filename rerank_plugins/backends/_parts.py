@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from transformers.utils.hub import cached_file
 
-from rerank_plugins.backends._folder import INDICES, check_index, within
+from rerank_plugins.backends._folder import ADAPTER, INDEX, check_index, pickled_adapter, within
 from rerank_plugins.backends._growth import check_tokenizer
 from rerank_plugins.backends._sizes import check_settings
 from rerank_plugins.errors import ModelLoadError
@@ -61,11 +61,26 @@ def check_source(source: str, options: dict[str, Any]) -> None:
     Raises:
         ModelLoadError: If its sizes are absurd, or its weights are not all safetensors of its own.
     """
-    if not Path(source).is_absolute():  # else it was checked when it was found
-        check_settings(read_json(source, "config.json", options), f"config.json of {source!r}")
-        check_tokenizer(read_json(source, "tokenizer.json", options), f"tokenizer of {source!r}")
-        for name in INDICES:
+    if Path(source).is_absolute():  # it was checked when it was found
+        return
+    settings = read_json(source, "config.json", options)
+    check_settings(settings, f"config.json of {source!r}")
+    check_tokenizer(read_json(source, "tokenizer.json", options), f"tokenizer of {source!r}")
+    own = settings.get("transformers_weights") if isinstance(settings, dict) else None
+    for name in (f"model{INDEX}", own):
+        if name is not None and name.endswith(INDEX):
             check_index(read_json(source, name, options), f"{name} of {source!r}")
+    if read_json(source, ADAPTER[0], options) is not None and not _is_there(
+        source, ADAPTER[1], options
+    ):
+        raise pickled_adapter(repr(source))
+
+
+def _is_there(source: str, name: str, options: dict[str, Any]) -> bool:
+    where = {key: value for key, value in options.items() if key != "trust_remote_code"}
+    return (
+        cached_file(source, name, _raise_exceptions_for_missing_entries=False, **where) is not None
+    )
 
 
 def read_modules(source: str, options: dict[str, Any]) -> list[Part]:
@@ -97,17 +112,14 @@ def check_modules(source: str, options: dict[str, Any]) -> None:
         ModelLoadError: If not; sentence-transformers would read it.
     """
     check_source(source, options)
-    where = {key: value for key, value in options.items() if key != "trust_remote_code"}
     for part in read_modules(source, options):
         if part.kind in _NO_PICKLE:
             continue
-        found = [
-            cached_file(
-                source, f"{part.path}/{name}", _raise_exceptions_for_missing_entries=False, **where
-            )
+        safe, pickled = (
+            _is_there(source, f"{part.path}/{name}", options)
             for name in ("model.safetensors", "pytorch_model.bin")
-        ]
-        if found[0] is None and found[1] is not None:
+        )
+        if pickled and not safe:
             message = (
                 f"{source!r} has the weights of its module {part.path!r} as a pickle only "
                 "(pytorch_model.bin), which could hold a program. Save the model anew with "

@@ -45,6 +45,8 @@ _SMALL: Final = 2**26
 _CODE: Final = ("attn_implementation", "_attn_implementation", "experts_implementation")
 """Settings with which transformers fetches compiled code from the hub if it is named there."""
 
+_WEIGHTS: Final = (".safetensors", ".safetensors.index.json")
+
 _DEPTH: Final = 8
 
 
@@ -70,6 +72,13 @@ def check_settings(settings: Any, where: str, weights: int = 0) -> None:  # noqa
             if numbers > allowed:
                 what = f"{' times '.join(names)} is {numbers:.6g}"
                 _refuse(what, where, f"at most {allowed:.6g} with these weights")
+        weights_file = group.get("transformers_weights")
+        if weights_file is not None and not str(weights_file).endswith(_WEIGHTS):
+            message = (
+                f"transformers_weights is {weights_file!r:.80} in {where}; only safetensors are "
+                "read. Remove the setting, or save the model anew."
+            )
+            raise ModelLoadError(message)
         for name in _CODE:
             if "/" in str(group.get(name)):
                 message = (

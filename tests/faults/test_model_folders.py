@@ -166,6 +166,29 @@ def test_weights_elsewhere_or_pickled_are_refused(
     assert not (tmp_path / "marker").exists()
 
 
+@pytest.mark.parametrize("kind", ["folder", "hub"])
+@pytest.mark.parametrize("way", ["adapter", "named", "named index"])
+def test_other_ways_to_a_pickle_are_refused(
+    folder: Path, tmp_path: Path, kind: str, way: str
+) -> None:
+    torch.save({"bomb": Bomb(tmp_path / "marker")}, folder / "adapter_model.bin")
+    if way == "adapter":
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    elif way == "named":
+        change_config(folder, transformers_weights="adapter_model.bin")
+    else:
+        change_config(folder, transformers_weights="x.safetensors.index.json")
+        index = {"metadata": {}, "weight_map": {"a": "adapter_model.bin"}}
+        (folder / "x.safetensors.index.json").write_text(json.dumps(index))
+    _hub_cache(folder, tmp_path / "cache")
+    model = str(folder) if kind == "folder" else "some-owner/some-model"
+    for cls in (Reranker, BiEncoder):
+        made = cls(model, cache_folder=tmp_path / "cache", local_files_only=True)
+        with pytest.raises(ModelLoadError, match=r"a pickle is not read|only safetensors|no safe"):
+            made.warm_up()
+    assert not (tmp_path / "marker").exists()
+
+
 @pytest.mark.parametrize("cls", [Reranker, BiEncoder])
 def test_absurd_sizes_of_a_model_of_the_hub_are_refused(
     folder: Path, tmp_path: Path, cls: type[Reranker | BiEncoder]

@@ -219,6 +219,12 @@ def test_any_modules_are_refused_or_right(
         optional={
             "adapter_config.json": changed(ADAPTER, ("base_model_name_or_path",)).map(encoded),
             "adapter_model.bin": st.just(pickle.dumps({"a": 1})),
+            "config.json": st.sampled_from(
+                ["adapter_model.bin", "x.safetensors.index.json", "../outside/model.safetensors"]
+            ).map(lambda one: encoded({**SETTINGS["config.json"], "transformers_weights": one})),
+            "x.safetensors.index.json": st.sampled_from(SHARDS).map(
+                lambda one: encoded({"metadata": {}, "weight_map": dict.fromkeys(HEADER, one)})
+            ),
             "pytorch_model.bin": st.just(pickle.dumps({"a": 1})),
             "model.safetensors.index.json": changed(INDEX).map(encoded) | any_json.map(encoded),
             "generation_config.json": any_json.map(encoded),
