@@ -92,7 +92,8 @@ def fuzz(*, few: int, many: int, **strategies: SearchStrategy[Any]) -> Callable[
             [inspect.Parameter(name, kind) for name in ("effort", *others)]
         )
         quiet = pytest.mark.filterwarnings("ignore:Generating overly large repr")
-        return quiet(pytest.mark.parametrize("effort", efforts)(run))
+        marked: Callable[..., None] = quiet(pytest.mark.parametrize("effort", efforts)(run))
+        return marked
 
     return decorate
 

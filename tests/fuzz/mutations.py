@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-ODD: Final = (
+ODD: Final[tuple[Any, ...]] = (
     None, True, False, 0, -1, 1, 2, 7, 2**31, -(2**31), 2**63, 10**12, 10**30, 1e308, -0.0, 0.5,
     float("nan"), float("inf"), "", " ", "\0", "\ud800", "a", "..", "../..", "../outside", "/etc",
     "/etc/passwd", "C:\\x", "\u202e", "x" * 5_000, "1", "nan", "__class__", [], [[]], {}, {"": {}},
