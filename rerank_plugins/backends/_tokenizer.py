@@ -60,10 +60,10 @@ class GuardedTokenizer:
         """Guard a tokenizer."""
         self._tokenizer = tokenizer
 
-    def encode(self, *texts: str, **options: Any) -> Encoding:  # noqa: ANN401  (Rust's own)
+    def encode(self, text: str, pair: str | None = None, **options: Any) -> Encoding:  # noqa: ANN401
         """Encode a text or a pair."""
         with mapped_panics():
-            return self._tokenizer.encode(*texts, **options)
+            return self._tokenizer.encode(text, pair, **options)
 
     def encode_batch(self, texts: list[str], **options: Any) -> list[Encoding]:  # noqa: ANN401
         """Encode texts."""

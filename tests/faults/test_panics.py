@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,8 @@ def test_a_panic_reaches_only_its_request(made: Path, tmp_path: Path) -> None:
     rule = {"type": "Replace", "pattern": {"String": "\u20ac"}, "content": ""}
     reranker = Reranker(spoil(made, tmp_path / "model", rule), dtype="float32")
     wanted = reranker.score([("rain", "water")])
-    tokenizer = reranker.engine.backend._pairs._tokenizer
+    backend: Any = reranker.engine.backend
+    tokenizer = backend._pairs._tokenizer
 
     class Panicking:
         def encode_batch_fast(self, texts: list[str], **options: bool) -> object:

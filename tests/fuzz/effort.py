@@ -31,7 +31,7 @@ settings.register_profile(
 settings.register_profile(
     "long", deadline=None, database=None, suppress_health_check=_SLOW_DATA, print_blob=True
 )
-_ROUND: Final = 40
+_ROUND: Final = 12
 """Examples between two looks at the clock."""
 
 _LONGEST_S: Final = 60.0

@@ -17,7 +17,7 @@ ODD: Final[tuple[Any, ...]] = (
 )  # fmt: skip
 """Values that somebody forgot to think of."""
 
-any_json = st.recursive(
+any_json: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=9), inner),
     max_leaves=15,
