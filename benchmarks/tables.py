@@ -19,6 +19,7 @@ from benchmarks.plan_table import plan_table
 from benchmarks.quality_tables import quality_sets_table, quality_table
 from benchmarks.ranking_tables import cascade_table, deadline_table, long_documents_table
 from benchmarks.ray_tables import batch_table, ray_table
+from benchmarks.reliability.fuzz_table import fuzz_table
 from benchmarks.reliability.table import faults_table
 from benchmarks.rows import Row, target_lines
 from benchmarks.scaling_tables import capacity_table, one_process_table, servers_table
@@ -47,6 +48,7 @@ _HOMES: Final = {
     "long_documents": ROOT / "docs" / "long-documents.md",
     "deadline": ROOT / "docs" / "deadlines.md",
     "cascade": ROOT / "docs" / "cascades.md",
+    "fuzz": ROOT / "docs" / "reliability.md",
     "ray": ROOT / "docs" / "ray.md",
     "batch": ROOT / "docs" / "ray.md",
     "servers": ROOT / "docs" / "serving.md",
@@ -65,6 +67,7 @@ _HOMES: Final = {
 }
 _SOURCES: Final = {
     "capacity": "servers",
+    "fuzz": "reliability-fuzz",
     "quality-sets": "quality",
     **dict.fromkeys(("speed-cells", "speed-scores", "speed-targets"), "speed"),
 }
@@ -117,6 +120,7 @@ _TABLES: Final = {
     "long_documents": long_documents_table,
     "deadline": deadline_table,
     "cascade": cascade_table,
+    "fuzz": fuzz_table,
     "ray": ray_table,
     "batch": batch_table,
     "servers": servers_table,

@@ -1,4 +1,4 @@
-"""The table of faults names tests that exist, and every test of a fault is named."""
+"""The tables of faults and attacks name tests that exist; every test of a fault is named."""
 
 from __future__ import annotations
 
@@ -40,3 +40,12 @@ def test_every_file_of_faults_is_in_the_table() -> None:
     named = {file for row in rows() for file, _ in NAMED.findall(row)}
     for file in (ROOT / "tests" / "faults").glob("test_*.py"):
         assert file.relative_to(ROOT).as_posix() in named
+
+
+def test_every_attack_names_a_test_that_exists() -> None:
+    named = NAMED.findall((ROOT / "SECURITY.md").read_text("utf-8"))
+    assert len(named) > 15
+    for file, name in named:
+        assert name in names_in(ROOT / file), f"{file} has no {name}"
+    attacks = {name for file, name in named if file == "tests/serving/test_attacks.py"}
+    assert attacks == names_in(ROOT / "tests" / "serving" / "test_attacks.py")

@@ -1,1 +1,1 @@
-"""What goes wrong on purpose, at scale, and what came of it."""
+"""Faults and hostile inputs: how many were tried, and what came of them."""

@@ -24,6 +24,12 @@ _BLOCK: Final = 4_096
 _SAMPLED: Final = 4 * 2**20
 """Bytes that are read of larger weights."""
 
+_HEADER: Final = 100_000_000
+"""Most bytes of a header, as safetensors itself has it."""
+
+_UNREADABLE: Final = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+"""What comes of a file whose header or list of modules is none."""
+
 
 def fingerprint(source: str, revision: str | None, cache_folder: str | None) -> str:
     """Return the digest of a model's files: the same wherever they lie.
@@ -50,7 +56,7 @@ def fingerprint(source: str, revision: str | None, cache_folder: str | None) -> 
                     part.update(block)
             digest.update(blake2b(name.encode("utf-8", "surrogateescape")).digest())
             digest.update(part.digest())
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
         _log.warning("%r has no fingerprint: its files cannot be read again: %s", source, error)
         return ""
     return digest.hexdigest()
@@ -88,7 +94,11 @@ def _blocks(file: BinaryIO, path: Path) -> Iterator[bytes]:
         return
     # https://huggingface.co/docs/safetensors: the header's length, the header, the tensors.
     start = file.read(8)
-    header = file.read(int.from_bytes(start, "little"))
+    length = int.from_bytes(start, "little")
+    if length > _HEADER:
+        message = f"{path} has a header of {length} bytes; at most {_HEADER} are allowed"
+        raise ValueError(message)
+    header = file.read(length)
     yield start + header
     data = 8 + len(header)
     tensors = [one["data_offsets"] for name, one in json.loads(header).items() if name[:2] != "__"]

@@ -1,34 +1,25 @@
-"""A model's folder, looked at before anything reads it: files that are none, absurd sizes."""
+"""A model's folder, looked at before anything reads it: files that are none, or elsewhere."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
+from rerank_plugins.backends._growth import check_tokenizer
+from rerank_plugins.backends._sizes import check_settings
 from rerank_plugins.errors import ModelLoadError
 
-_MOST: Final = {
-    "vocab_size": 10_000_000,
-    "type_vocab_size": 1_000_000,
-    "max_position_embeddings": 100_000_000,
-    "num_labels": 10_000,
-    "num_hidden_layers": 2_000,
-    "num_layers": 2_000,
-    "num_decoder_layers": 2_000,
-    "num_attention_heads": 10_000,
-    "num_key_value_heads": 10_000,
-    "hidden_size": 1_000_000,
-    "embedding_size": 1_000_000,
-    "intermediate_size": 10_000_000,
-    "d_model": 1_000_000,
-    "d_ff": 10_000_000,
-}
-"""Far beyond every model that there is; what is larger would only fill the memory."""
+INDEX: Final = ".safetensors.index.json"
+"""What files end in that name the files which large weights are cut into."""
+
+ADAPTER: Final = ("adapter_config.json", "adapter_model.safetensors")
+"""Files of an adapter: what it is, and its weights."""
 
 _SETTINGS_BYTES: Final = 16 * 2**20
-_DEPTH: Final = 8
+_TOKENIZER_BYTES: Final = 256 * 2**20
+"""Those of 262,144 words have 33 MiB."""
 
 
 def check_folder(folder: Path) -> None:
@@ -40,27 +31,63 @@ def check_folder(folder: Path) -> None:
     Raises:
         ModelLoadError: If it does not.
     """
-    for path in _entries(folder):
+    entries = list(_entries(folder))
+    for path in entries:
         if not (path.is_file() or path.is_dir()) and path.exists():
             message = f"{path} is a pipe, a socket or a device, not a file. Remove it."
             raise ModelLoadError(message)
-    file = folder / "config.json"
-    if not file.is_file():
-        return
-    if file.stat().st_size > _SETTINGS_BYTES:
-        message = f"{file} has {file.stat().st_size} bytes; a configuration has a few thousand."
-        raise ModelLoadError(message)
-    try:
-        settings = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
-        return  # the loader says what is wrong with it
-    for name, value in _numbers(settings):
-        if not 0 <= value <= _MOST[name]:
+    files = [path for path in entries if path.is_file()]
+    weights = sum(path.stat().st_size for path in files if path.suffix == ".safetensors")
+    for path in files:
+        if path.name == "config.json":
+            check_settings(_read(path), str(path), weights)
+        elif path.name == "tokenizer.json":
+            check_tokenizer(_read(path, _TOKENIZER_BYTES), str(path))
+        elif path.name.endswith(INDEX):
+            check_index(_read(path, _TOKENIZER_BYTES), str(path))
+    if (folder / ADAPTER[0]).exists() and not (folder / ADAPTER[1]).exists():
+        raise pickled_adapter(str(folder))
+
+
+def check_index(index: Any, where: str) -> None:  # noqa: ANN401  (any JSON)
+    """Check that weights which are cut into files name safetensors in the model's own folder.
+
+    transformers would read a file anywhere on the machine, and open one with another ending
+    as a pickle.
+
+    Args:
+        index: What the file of the index holds; None where there is none.
+        where: The file, for messages.
+
+    Raises:
+        ModelLoadError: If they do not.
+    """
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    for shard in shards.values() if isinstance(shards, dict) else ():
+        if not isinstance(shard, str) or not within(shard) or not shard.endswith(".safetensors"):
             message = (
-                f"{name} is {value:.6g} in {file}; it must be from 0 to {_MOST[name]}. "
-                "The file is damaged, or not that of a model."
+                f"{where} names {shard!r:.80}, which is no safetensors file within the model's "
+                "folder. Nothing else is read: do not trust this model, or save it anew with "
+                "safe_serialization=True."
             )
             raise ModelLoadError(message)
+
+
+def pickled_adapter(where: str) -> ModelLoadError:
+    """Return the error of an adapter without safetensors: transformers would open a pickle."""
+    message = (
+        f"{where} has {ADAPTER[0]} and no {ADAPTER[1]}; a pickle is not read. Merge the adapter "
+        "into its model, or save it anew with safetensors."
+    )
+    return ModelLoadError(message)
+
+
+def within(path: str) -> bool:
+    """Return whether a path stays in the folder it is relative to, on any system."""
+    for kind in (PurePosixPath(path), PureWindowsPath(path)):
+        if kind.is_absolute() or kind.drive or kind.root or ".." in kind.parts:
+            return False
+    return "\0" not in path
 
 
 def _entries(folder: Path) -> Iterator[Path]:
@@ -71,12 +98,18 @@ def _entries(folder: Path) -> Iterator[Path]:
             yield from path.iterdir()
 
 
-def _numbers(settings: Any, depth: int = 0) -> Iterator[tuple[str, float]]:  # noqa: ANN401  (JSON)
-    """Yield each bounded number by name, also of nested configurations."""
-    if not isinstance(settings, dict) or depth > _DEPTH:
-        return
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _numbers(value, depth + 1)
-        elif name in _MOST and isinstance(value, (int, float)) and not isinstance(value, bool):
-            yield name, value
+def _read(file: Path, most: int = _SETTINGS_BYTES) -> Any:  # noqa: ANN401  (any JSON)
+    """Return what a JSON file holds; None if that is nothing, on which the loader has its say.
+
+    Raises:
+        ModelLoadError: If it is far too large.
+    """
+    if not file.is_file():
+        return None
+    if file.stat().st_size > most:
+        message = f"{file} has {file.stat().st_size} bytes; at most {most} are read of it."
+        raise ModelLoadError(message)
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None

@@ -15,6 +15,7 @@ import torch
 import transformers.utils.logging
 
 from rerank_plugins.backends._folder import check_folder
+from rerank_plugins.backends._tokenizer import mapped_panics
 from rerank_plugins.core.config import MINI, ModelConfig
 from rerank_plugins.errors import ConfigurationError, ModelLoadError, RerankError
 
@@ -96,7 +97,8 @@ def quiet_loading(model: str) -> Iterator[None]:
         log._tqdm_active = False  # noqa: SLF001
         log.set_verbosity_error()
         try:
-            yield
+            with mapped_panics():
+                yield
         except RerankError:
             raise
         except Exception as error:

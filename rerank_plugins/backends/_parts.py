@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from transformers.utils.hub import cached_file
 
+from rerank_plugins.backends._folder import ADAPTER, INDEX, check_index, pickled_adapter, within
+from rerank_plugins.backends._growth import check_tokenizer
+from rerank_plugins.backends._sizes import check_settings
 from rerank_plugins.errors import ModelLoadError
 
 _SETTINGS: Final = "config_sentence_transformers.json"
@@ -50,6 +53,36 @@ def read_json(source: str, name: str, options: dict[str, Any]) -> Any:  # noqa: 
         raise ModelLoadError(message) from error
 
 
+def check_source(source: str, options: dict[str, Any]) -> None:
+    """Check a model of the hub as :func:`~rerank_plugins.backends._folder.check_folder` a folder.
+
+    Its settings and its list of files are had first, its weights only after that.
+
+    Raises:
+        ModelLoadError: If its sizes are absurd, or its weights are not all safetensors of its own.
+    """
+    if Path(source).is_absolute():  # it was checked when it was found
+        return
+    settings = read_json(source, "config.json", options)
+    check_settings(settings, f"config.json of {source!r}")
+    check_tokenizer(read_json(source, "tokenizer.json", options), f"tokenizer of {source!r}")
+    own = settings.get("transformers_weights") if isinstance(settings, dict) else None
+    for name in (f"model{INDEX}", own):
+        if name is not None and name.endswith(INDEX):
+            check_index(read_json(source, name, options), f"{name} of {source!r}")
+    if read_json(source, ADAPTER[0], options) is not None and not _is_there(
+        source, ADAPTER[1], options
+    ):
+        raise pickled_adapter(repr(source))
+
+
+def _is_there(source: str, name: str, options: dict[str, Any]) -> bool:
+    where = {key: value for key, value in options.items() if key != "trust_remote_code"}
+    return (
+        cached_file(source, name, _raise_exceptions_for_missing_entries=False, **where) is not None
+    )
+
+
 def read_modules(source: str, options: dict[str, Any]) -> list[Part]:
     """Return the modules that ``modules.json`` lists; most rerankers have none.
 
@@ -59,7 +92,7 @@ def read_modules(source: str, options: dict[str, Any]) -> list[Part]:
     listed = read_json(source, "modules.json", options) or []
     try:
         parts = [Part(one["type"].rpartition(".")[2], one["path"]) for one in listed]
-        outside = [one.path for one in parts if not _within(one.path)]
+        outside = [one.path for one in parts if not within(one.path)]
     except (AttributeError, KeyError, TypeError) as error:
         message = f"modules.json of {source!r} does not list modules. Mend it, or remove it."
         raise ModelLoadError(message) from error
@@ -78,31 +111,21 @@ def check_modules(source: str, options: dict[str, Any]) -> None:
     Raises:
         ModelLoadError: If not; sentence-transformers would read it.
     """
-    where = {key: value for key, value in options.items() if key != "trust_remote_code"}
+    check_source(source, options)
     for part in read_modules(source, options):
         if part.kind in _NO_PICKLE:
             continue
-        found = [
-            cached_file(
-                source, f"{part.path}/{name}", _raise_exceptions_for_missing_entries=False, **where
-            )
+        safe, pickled = (
+            _is_there(source, f"{part.path}/{name}", options)
             for name in ("model.safetensors", "pytorch_model.bin")
-        ]
-        if found[0] is None and found[1] is not None:
+        )
+        if pickled and not safe:
             message = (
                 f"{source!r} has the weights of its module {part.path!r} as a pickle only "
                 "(pytorch_model.bin), which could hold a program. Save the model anew with "
                 "sentence-transformers, which writes safetensors."
             )
             raise ModelLoadError(message)
-
-
-def _within(path: str) -> bool:
-    """Return whether a path stays in the folder it is relative to, on any system."""
-    for kind in (PurePosixPath(path), PureWindowsPath(path)):
-        if kind.is_absolute() or kind.drive or kind.root or ".." in kind.parts:
-            return False
-    return "\0" not in path
 
 
 def is_modular(source: str, options: dict[str, Any]) -> bool:

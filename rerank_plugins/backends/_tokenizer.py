@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from rerank_plugins.errors import ModelLoadError
 
@@ -44,4 +46,47 @@ def private_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str) -> Tokeniz
     copy: Tokenizer = Tokenizer.from_str(rust.to_str())
     copy.no_truncation()
     copy.no_padding()
-    return copy
+    return cast("Tokenizer", GuardedTokenizer(copy))
+
+
+class GuardedTokenizer:
+    """What is used of a Rust tokenizer, which cannot be subclassed; a panic becomes an error.
+
+    A panic of Rust is none of Python's errors: nobody would catch it, and it would end the thread
+    that works for all callers.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Guard a tokenizer."""
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str, pair: str | None = None, **options: Any) -> Encoding:  # noqa: ANN401
+        """Encode a text or a pair."""
+        with mapped_panics():
+            return self._tokenizer.encode(text, pair, **options)
+
+    def encode_batch(self, texts: list[str], **options: Any) -> list[Encoding]:  # noqa: ANN401
+        """Encode texts."""
+        with mapped_panics():
+            return self._tokenizer.encode_batch(texts, **options)
+
+    def encode_batch_fast(self, texts: list[str], **options: Any) -> list[Encoding]:  # noqa: ANN401
+        """Encode texts, without the places of their tokens."""
+        with mapped_panics():
+            return self._tokenizer.encode_batch_fast(texts, **options)
+
+
+@contextmanager
+def mapped_panics() -> Iterator[None]:
+    """Raise a panic of Rust as an error of Python.
+
+    Raises:
+        RuntimeError: If there is one; whoever is called maps it as any other.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # it can be imported from nowhere
+            raise
+        message = f"the tokenizer broke down: {error}"
+        raise RuntimeError(message) from error

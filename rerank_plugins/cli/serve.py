@@ -101,7 +101,9 @@ def serve(
         int, typer.Option(help="Tokens that may wait; requests beyond are answered 429.")
     ] = MAX_QUEUE_TOKENS,
     max_connections: Annotated[int, typer.Option(min=1, help="Connections at once.")] = 1_000,
-    body_timeout: Annotated[float, typer.Option(help="Seconds for a body to arrive.")] = 10.0,
+    body_timeout: Annotated[
+        float, typer.Option(help="Seconds for headers to arrive, then a body.")
+    ] = 10.0,
     drain: Annotated[float, typer.Option(help="Seconds to finish in after SIGTERM.")] = 30.0,
     log_level: Annotated[Level, typer.Option(help="Least level to log.")] = "info",
 ) -> None:

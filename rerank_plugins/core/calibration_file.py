@@ -63,14 +63,16 @@ def read(path: Path) -> tuple[ModelIdentity, Platt | Isotonic, PrecisionCurve]:
         message = f"the calibrator cannot be read: {error}"
         raise ConfigurationError(message) from error
     except (ValueError, OverflowError, RecursionError) as error:
-        message = f"{path} is not a calibrator that this version can read: {error}"
+        message = f"{path} is not a calibrator that this version can read: {error!s:.600}"
         raise ConfigurationError(message) from error
 
 
 def _text(path: Path) -> str:
     """Return a file's text; no more of it is read than a calibrator could have."""
+    read = bytearray()
     with path.open("rb") as file:
-        read = file.read(_MOST_BYTES + 1)
+        while len(read) <= _MOST_BYTES and (block := file.read(2**20)):
+            read += block
     if len(read) > _MOST_BYTES:
         message = f"it has more than {_MOST_BYTES} bytes."
         raise ValueError(message)
@@ -83,8 +85,8 @@ def _parts(content: object) -> tuple[ModelIdentity, Platt | Isotonic, PrecisionC
     )
     if (about["format"], about["version"]) != (FORMAT, VERSION):
         message = (
-            f"format is {about['format']!r} and version {about['version']!r}; this version reads "
-            f"{FORMAT!r} and {VERSION}."
+            f"format is {about['format']!r:.60} and version {about['version']!r:.60}; this version "
+            f"reads {FORMAT!r} and {VERSION}."
         )
         raise ConfigurationError(message)
     identity = _fields("model", about["model"], *_IDENTITY)

@@ -22,7 +22,9 @@ def check_query(query: object) -> str:
         message = f"the query is {type(query).__name__}; it must be a string."
         raise InvalidInputError(message)
     if not query.strip():
-        message = f"the query is {query!r}; nothing can be relevant to an empty query. Pass text."
+        message = (
+            f"the query is {query!r:.60}; nothing can be relevant to an empty query. Pass text."
+        )
         raise InvalidInputError(message)
     return query
 
@@ -95,7 +97,7 @@ def check_task(query: object, documents: object, first_stage: object) -> Task:
     try:
         scores = np.array(first_stage, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        message = f"first_stage is no list of numbers: {error}. Pass one score a document."
+        message = f"first_stage is no list of numbers: {error!s:.200}. Pass one score a document."
         raise InvalidInputError(message) from error
     if scores.shape != (len(texts),):
         message = (

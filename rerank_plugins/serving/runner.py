@@ -10,6 +10,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from rerank_plugins.serving.connections import bounded_protocol
 from rerank_plugins.serving.intake import MAX_HEADER_BYTES
 from rerank_plugins.serving.logs import log_to_stderr
 from rerank_plugins.serving.settings import check_seconds
@@ -63,7 +64,7 @@ def server_config(
         host=host,
         port=port,
         # h11 bounds the size of headers, and has no version for each platform.
-        http="h11",
+        http=bounded_protocol(app.state.settings.body_timeout_s),
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         ws="none",
         log_config=None,

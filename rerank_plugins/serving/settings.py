@@ -61,7 +61,8 @@ class ServerSettings:
         max_characters: Most characters in a request, query and documents together.
         max_body_bytes: Most bytes in the body of a request.
         max_queue_tokens: Tokens that may wait; a request beyond them is answered 429.
-        body_timeout_s: Seconds in which the body of a request must have arrived.
+        body_timeout_s: Seconds in which the headers of a request must have arrived, then its
+            body; and in which a client must read on in an answer.
     """
 
     model: str | Path | CrossEncoderBackend = MINI

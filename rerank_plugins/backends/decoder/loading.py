@@ -19,7 +19,7 @@ from rerank_plugins.backends._families import PROMPTS, Prompt, family
 from rerank_plugins.backends._fingerprint import fingerprint
 from rerank_plugins.backends._loading import adapter_options, hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.backends._parts import default_prompt, read_json, read_modules
+from rerank_plugins.backends._parts import check_source, default_prompt, read_json, read_modules
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.decoder.forward import Head
 from rerank_plugins.backends.decoder.prompts import chat_template, family_template, plain_template
@@ -74,6 +74,7 @@ def open_source(config: ModelConfig, mini: Callable[[], Path] = cross_encoder_fo
     """Find a model's files and load its tokenizer; ``mini`` finds those of the embedded model."""
     name = locate(config, mini)
     options = hub_options(config, name)
+    check_source(name, options)
     tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **options)
     return Source(name, options, tokenizer, private_tokenizer(tokenizer, config.model))
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from rerank_plugins.backends._texts import encodable
 from rerank_plugins.core.protocols import Prepared
 from rerank_plugins.core.types import TextPair
-from rerank_plugins.errors import ConfigurationError
+from rerank_plugins.errors import ConfigurationError, InvalidInputError
 
 Ids = NDArray[np.int32]
 
@@ -82,6 +82,7 @@ class PromptTokenizer:
 
         Raises:
             ConfigurationError: If the prompt leaves no room for the texts.
+            InvalidInputError: If nothing is left of a pair.
         """
         rows: dict[str, list[int]] = {}
         for row, (query, _) in enumerate(pairs):
@@ -98,6 +99,8 @@ class PromptTokenizer:
                     tail = self._template.tail  # noqa: PLW2901
                     document = document[: max(1, max_length - len(head) - len(tail))]  # noqa: PLW2901
                 ids = np.concatenate([head, document, tail])
+                if not len(ids):
+                    raise self._nothing()
                 pair = PromptedPair(ids, len(head), len(tail))
                 prepared[row] = Prepared(len(ids), shortened or cut, pair)
         return [prepared[row] for row in range(len(pairs))]
@@ -113,6 +116,13 @@ class PromptTokenizer:
             [encodable(text) for text in texts], add_special_tokens=False
         )
         return [np.array(one.offsets, dtype=np.int64).reshape(len(one), 2) for one in encoded]
+
+    def _nothing(self) -> InvalidInputError:
+        message = (
+            f"the query and a document have no tokens for {self._model!r}, which has no prompt: "
+            "its tokenizer leaves nothing of them. Pass a query with words."
+        )
+        return InvalidInputError(message)
 
     def _query(self, query: str, max_length: int) -> tuple[str, int, bool]:
         left = max_length - self._template.overhead

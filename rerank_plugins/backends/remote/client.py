@@ -165,8 +165,10 @@ class RemoteClient:
             )
             raise RemoteTimeoutError(message) from error
         except httpx.DecodingError as error:
-            message = f"{address} sent an answer that cannot be decompressed."
-            raise RemoteError(message) from error
+            if response.is_success:
+                message = f"{address} sent an answer that cannot be decompressed."
+                raise RemoteError(message) from error
+            content = bytearray(b"something that cannot be decompressed")  # its status says enough
         except httpx.HTTPError as error:
             message = f"{address} cannot be asked: {type(error).__name__}: {error}"
             raise RemoteConnectionError(message) from error

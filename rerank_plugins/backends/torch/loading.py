@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from rerank_plugins.backends._fingerprint import fingerprint
 from rerank_plugins.backends._loading import adapter_options, hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.backends._parts import is_modular
+from rerank_plugins.backends._parts import check_source, is_modular
 from rerank_plugins.backends._prompts import own_prompts
 from rerank_plugins.backends.torch.modular import load_modular
 from rerank_plugins.core.config import ModelConfig
@@ -54,6 +54,7 @@ def load_reranker(config: ModelConfig) -> Loaded:
     source = locate(config, cross_encoder_folder)
     options = hub_options(config, source)
     with quiet_loading(config.model):
+        check_source(source, options)
         tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **options)
         model: torch.nn.Module
         if is_modular(source, options):
