@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
+from rerank_plugins._optional import require
 from rerank_plugins.core.ordering import sigmoid
 from rerank_plugins.evaluation.calibration import brier_score, expected_calibration_error
 from rerank_plugins.evaluation.folds import folds_of
@@ -34,7 +34,8 @@ def fitted(scores: Pairs, labels: NDArray[np.bool_]) -> float:
     def loss(power: float) -> float:
         return float(np.logaddexp(0, signs * scores / np.exp(power)).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=_BOUNDS, method="bounded").x))
+    optimize = require("scipy.optimize", "evaluation")
+    return float(np.exp(optimize.minimize_scalar(loss, bounds=_BOUNDS, method="bounded").x))
 
 
 def calibration(scores: NDArray[np.float32], seed: int) -> dict[str, Any]:

@@ -113,5 +113,7 @@ def _keep_memory() -> None:
     """Let freed memory be used again, instead of being fetched page by page at every step."""
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        for option, value in _MALLOPT.items() if mallopt else ():
+        if mallopt is None:  # a C library other than glibc
+            return
+        for option, value in _MALLOPT.items():
             mallopt(option, value)
