@@ -6,11 +6,15 @@ EXTRAS := langchain,llama-index,mini,flag,remote,cache,cli,openvino,evaluation,p
 STAMP := .venv/installed
 INFINITY := .peers/infinity/installed
 ENVIRONMENTS := lowest latest python3.10 python3.12 python3.13
+WORK ?= training/runs
+CONFIG ?= training/config.toml
+SETS ?= $(DATA)/..
+MADE = --work $(WORK) --config $(CONFIG)
 COVERED := rerank_plugins/core/*,rerank_plugins/langchain/*,rerank_plugins/llama_index/*
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo lint format test test-slow $(addprefix test-,$(ENVIRONMENTS)) test-notebooks notebooks
-.PHONY: mutants peers build audit docs constraints clean
+.PHONY: mutants peers model build audit docs constraints clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
@@ -64,6 +68,16 @@ $(INFINITY): benchmarks/serving/infinity.txt
 	@touch $@
 
 peers: $(INFINITY) ## servers of others that ours is compared with; without them their tests skip
+
+# Every step goes on from the files of the one before; training goes on from its checkpoint.
+model: $(STAMP) ## make the embedded model: DATA=groups [SETS=retrieval sets] [WORK=folder] [CONFIG=file]
+	@test -n "$(DATA)" || { echo "give the folder of the training groups: make model DATA=folder"; exit 2; }
+	test -f $(WORK)/prepared/prepared.json.gz || $(BIN)/python -m training prepare $(DATA) $(MADE)
+	test -f $(WORK)/prepared/lists.npz || $(BIN)/python -m training mine $(MADE)
+	$(BIN)/python -m training train $(MADE)
+	$(BIN)/python -m training export $(MADE)
+	$(BIN)/python -m training evaluate $(SETS) --work $(WORK)
+	$(BIN)/python -m training card --work $(WORK)
 
 build: $(STAMP) ## sdist, wheel and their bill of materials (CycloneDX) in dist/
 	$(BIN)/python -m build --no-isolation

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from benchmarks.environment import ROOT, commit, environment
 from benchmarks.first_stage import sample
 from benchmarks.found import SEED
-from benchmarks.ways import BASELINE, MODELS, WAYS, Corpus, ordered
+from benchmarks.ways import BASELINE, MODELS, WAYS, Corpus, ordered, pair_scores
 from rerank_plugins import Reranker
 from rerank_plugins.core.config import MINI
 from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
@@ -32,7 +32,6 @@ RESULTS: Final = ROOT / "benchmarks" / "results" / "quality.json"
 KEPT: Final = ROOT / "build" / "quality"
 SETS: Final = ("squad-dev", "nq-gold", "stackfaq", "vaswani")
 MEASURES: Final = ("nDCG@10", "RR@10", "R@50")
-_CHUNK: Final = 10
 
 
 class Trial:
@@ -78,21 +77,8 @@ class Trial:
             Raw scores, shape ``(questions, passages)``; NaN where no system asks.
         """
         file = folder / f"scores-{self.key}-{digest(repr(reranker.engine.identity))}.npy"
-        shape = (len(self.asked), len(self.corpus.texts))
-        stored = read_array(file)
-        raw = np.full(shape, np.nan, np.float32) if stored is None else stored
-        rows = [row for row in range(shape[0]) if np.isnan(raw[row, self.wanted(model, row)]).any()]
-        for start in range(0, len(rows), _CHUNK):
-            some = {row: self.wanted(model, row) for row in rows[start : start + _CHUNK]}
-            rankings = reranker.rank_many(
-                (self.queries[row], [self.corpus.texts[at] for at in wanted])
-                for row, wanted in some.items()
-            )
-            for (row, wanted), ranking in zip(some.items(), rankings, strict=True):
-                for one in ranking:
-                    raw[row, wanted[one.index]] = one.raw_score
-            save_array(file, raw)
-        return raw
+        wanted = [self.wanted(model, row) for row in range(len(self.asked))]
+        return pair_scores(reranker, self.queries, self.corpus.texts, wanted, file)
 
     def time(self, timed: int, folder: Path) -> NDArray[np.float64]:
         """Answer some questions whole, each by all systems in turn.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -14,10 +15,12 @@ from rerank_plugins import Reranker
 from rerank_plugins.core.config import MINI
 from rerank_plugins.core.fusion import fuse, fused_order
 from rerank_plugins.core.policy import Fusion
+from rerank_plugins.evaluation.pools import read_array, save_array
 from rerank_plugins.evaluation.searches import nearest
 
 Searched = FirstStage | Literal["hybrid"]
 WEIGHT: Final = 0.5
+_CHUNK: Final = 10
 
 
 @dataclass(frozen=True)
@@ -113,3 +116,37 @@ def ordered(
         best = best[fused_order(fused, first)]
     positions: list[int] = best.tolist()
     return positions
+
+
+def pair_scores(
+    reranker: Reranker,
+    queries: Sequence[str],
+    texts: Sequence[str],
+    wanted: Sequence[NDArray[np.intp]],
+    file: Path,
+) -> NDArray[np.float32]:
+    """Score some texts for each query, once: what the file has is not computed again.
+
+    Args:
+        reranker: Scores them.
+        queries: What they are scored for.
+        texts: The corpus.
+        wanted: Positions of the texts to score for each query.
+        file: Where scores are kept, for an interrupted run to go on.
+
+    Returns:
+        Raw scores, shape ``(queries, texts)``; NaN where none was wanted.
+    """
+    stored = read_array(file)
+    raw = np.full((len(queries), len(texts)), np.nan, np.float32) if stored is None else stored
+    rows = [row for row, some in enumerate(wanted) if np.isnan(raw[row, some]).any()]
+    for start in range(0, len(rows), _CHUNK):
+        part = rows[start : start + _CHUNK]
+        rankings = reranker.rank_many(
+            (queries[row], [texts[at] for at in wanted[row]]) for row in part
+        )
+        for row, ranking in zip(part, rankings, strict=True):
+            for one in ranking:
+                raw[row, wanted[row][one.index]] = one.raw_score
+        save_array(file, raw)
+    return raw

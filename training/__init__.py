@@ -1,0 +1,1 @@
+"""How the embedded cross-encoder is made: prepare, mine, train, evaluate, calibrate, export."""
