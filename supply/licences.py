@@ -32,6 +32,11 @@ EXCEPTIONS: Final = {
 }
 """Other licences, and why they do no harm."""
 
+NVIDIA: Final = re.compile(r"(nvidia|cuda)-")
+"""Names of what torch's builds for CUDA bring; a build for the CPU has none of it."""
+
+_NVIDIA_LICENCE: Final = "LicenseRef-NVIDIA-Proprietary"
+
 _TEXTS: Final = {
     "3-clause bsd license": "BSD-3-Clause",
     "apache": "Apache-2.0",
@@ -65,12 +70,15 @@ def licence(name: str, dist: Distribution) -> str:
     Its own expression, else its older field, else its classifiers.
     """
     meta = dist.metadata
+    if NVIDIA.match(name):
+        return _NVIDIA_LICENCE
     own = _field(dist, "License-Expression")
     if own:
         return own
     text = _field(dist, "License")
-    if text.lower() in _TEXTS:
-        return _TEXTS[text.lower()]
+    title = text.partition("\n")[0].strip().lower()  # some give the whole licence
+    if title in _TEXTS:
+        return _TEXTS[title]
     if text and identifiers(text) <= ALLOWED:
         return text
     named = (one.rpartition(" :: ")[2] for one in meta.get_all("Classifier") or ())
@@ -99,6 +107,8 @@ def refused(components: Mapping[str, Component]) -> dict[str, str]:
 
 def _is_allowed(name: str, said: str) -> bool:
     excepted, _ = EXCEPTIONS.get(name, (None, ""))
+    if said == _NVIDIA_LICENCE:
+        return NVIDIA.match(name) is not None
     return said == excepted or (bool(said) and identifiers(said) <= ALLOWED)
 
 
