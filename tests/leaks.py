@@ -77,7 +77,20 @@ def _threads() -> set[threading.Thread]:
         and not any(
             name.startswith(tuple(ALLOWED)) for name in (thread.name, type(thread).__name__)
         )
+        and not _told_to_end(thread)
     }
+
+
+def _told_to_end(thread: threading.Thread) -> bool:
+    """Return whether a thread is of a pool that was shut down without waiting for it.
+
+    transformers does so with the pool that reads weights; the package has no pools.
+    """
+    arguments = getattr(thread, "_args", ())  # of the pool's worker: a reference to the pool first
+    if not arguments or not isinstance(arguments[0], weakref.ref):
+        return False
+    pool = arguments[0]()
+    return pool is None or getattr(pool, "_shutdown", False)
 
 
 def _langchains() -> set[threading.Thread]:

@@ -23,6 +23,11 @@ def test_it():
     thread = threading.Thread(target=threading.Event().wait, daemon=True)
     thread.start()
 """,
+    "threads of a pool": """
+def test_it():
+    kept.append(concurrent.futures.ThreadPoolExecutor(1))
+    kept[-1].submit(int)
+""",
     "futures": """
 def test_it():
     kept.append(concurrent.futures.Future())
@@ -45,6 +50,9 @@ def ends():
 def test_it():
     threading.Thread(target=ends).start()
     concurrent.futures.Future()
+    left = concurrent.futures.ThreadPoolExecutor(1, initializer=threading.Event().wait, initargs=(1,))
+    left.submit(int)
+    left.shutdown(wait=False, cancel_futures=True)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         assert pool.submit(int, "3").result() == 3
     with socket.socket():
@@ -76,9 +84,9 @@ def run(folder: Path, *files: Path) -> str:
 def test_every_kind_of_leak_fails_its_test_and_nothing_else_does(tmp_path: Path) -> None:
     files = []
     for kind, text in {**LEAKS, "nothing": CLEAN}.items():
-        files.append(tmp_path / f"test_{kind}.py")
+        files.append(tmp_path / f"test_{kind.replace(' ', '_')}.py")
         files[-1].write_text(HEAD + text, "utf-8")
     output = run(tmp_path, *files)
     for kind in LEAKS:
-        assert f"the test leaves {kind}" in output, output
+        assert f"the test leaves {kind.partition(' ')[0]}" in output, output
     assert f"{len(LEAKS) + 2} passed, {len(LEAKS)} errors" in output, output
