@@ -50,7 +50,8 @@ def ends():
 def test_it():
     threading.Thread(target=ends).start()
     concurrent.futures.Future()
-    left = concurrent.futures.ThreadPoolExecutor(1, initializer=threading.Event().wait, initargs=(1,))
+    wait = threading.Event().wait
+    left = concurrent.futures.ThreadPoolExecutor(1, initializer=wait, initargs=(1,))
     left.submit(int)
     left.shutdown(wait=False, cancel_futures=True)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
