@@ -64,11 +64,12 @@ class Compressed:
 
     def _places(self, states: torch.Tensor) -> tuple[Any, Any]:
         """Return the mask and the rotations; padding at the right needs no mask of its own."""
+        nothing: dict[str, Any] = {cache_argument(create_causal_mask): None}
         mask = create_causal_mask(
             config=self._base.config,
             inputs_embeds=states,
             attention_mask=None,
-            **{cache_argument(create_causal_mask): None},
+            **nothing,
         )
         positions = torch.arange(states.shape[1], device=self._device)[None]
         return mask, self._base.rotary_emb(states, positions)
