@@ -15,6 +15,7 @@ from benchmarks.cpu_table import cpu_table
 from benchmarks.environment import ROOT
 from benchmarks.golden.table import golden_table
 from benchmarks.model_table import write_models
+from benchmarks.mutant_table import mutant_table
 from benchmarks.plan_table import plan_table
 from benchmarks.quality_tables import quality_sets_table, quality_table
 from benchmarks.ranking_tables import cascade_table, deadline_table, long_documents_table
@@ -57,6 +58,7 @@ _HOMES: Final = {
     "cpu": ROOT / "docs" / "cpu.md",
     "soak": ROOT / "docs" / "reliability.md",
     "versions": ROOT / "docs" / "compatibility.md",
+    "mutants": ROOT / "docs" / "reliability.md",
     "speed": ROOT / "docs" / "performance.md",
     "speed-cells": ROOT / "docs" / "performance.md",
     "speed-scores": ROOT / "docs" / "performance.md",
@@ -129,6 +131,7 @@ _TABLES: Final = {
     "cpu": cpu_table,
     "soak": soak_table,
     "versions": version_table,
+    "mutants": mutant_table,
     "speed": peers_table,
     "speed-cells": cells_table,
     "speed-scores": scores_table,

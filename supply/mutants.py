@@ -80,7 +80,8 @@ def main(
         **summary({name: codes[name] for name in chosen}, explained),
         "commit": commit(),
     }
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"  # mutmut's names have letters
+    RESULTS.write_text(text, encoding="utf-8")
     typer.echo(f"{found['killed_share']:.1%} of {sample} mutants were killed")
 
 
