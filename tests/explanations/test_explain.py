@@ -157,6 +157,8 @@ def test_views_for_terminals_and_frames() -> None:
     assert "goethe wrote faust" in str(found)
     frame = found.to_pandas()
     assert frame["was"].tolist() == [one.rank_before for one in found]
+    scores = [one.document.relevance_score for one in found]
+    assert frame["relevance_score"].tolist() == scores
     assert frame["text"].tolist() == [one.document.text for one in found]
 
 
