@@ -247,6 +247,18 @@ def test_no_answer_log_or_span_of_our_server(
     assert not found_in("\n".join(shown))
 
 
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Undo what a command does to the log of its process: its output is closed after it."""
+    loggers = [logging.getLogger(name) for name in ("", "rerank_plugins", "uvicorn")]
+    before = [(one.level, one.handlers[:]) for one in loggers]
+    yield
+    for one, (level, handlers) in zip(loggers, before, strict=True):
+        one.setLevel(level)
+        one.handlers[:] = handlers
+
+
+@pytest.mark.usefixtures("own_logging")
 def test_no_setting_of_ray_and_no_output_of_the_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -60,6 +60,10 @@ class GuardedTokenizer:
         """Guard a tokenizer."""
         self._tokenizer = tokenizer
 
+    def to_str(self) -> str:
+        """Return what the tokenizer is made of, as JSON."""
+        return self._tokenizer.to_str()
+
     def encode(self, text: str, pair: str | None = None, **options: Any) -> Encoding:  # noqa: ANN401
         """Encode a text or a pair."""
         with mapped_panics():

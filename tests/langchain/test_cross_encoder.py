@@ -120,8 +120,8 @@ def test_whatever_numbers_it_returns(
 @pytest.mark.parametrize(
     ("scores", "error", "message"),
     [
-        (lambda pairs: overlaps(pairs)[:-1], InvalidScoresError, "2 results for 3 items"),
-        (lambda pairs: [*overlaps(pairs), 1.0], InvalidScoresError, "4 results for 3 items"),
+        (lambda pairs: overlaps(pairs)[:-1], InvalidScoresError, r"shape \(2,\) for 3 items"),
+        (lambda pairs: [*overlaps(pairs), 1.0], InvalidScoresError, r"shape \(4,\) for 3 items"),
         (lambda pairs: [[score] for score in overlaps(pairs)], InvalidScoresError, "shape"),
         (lambda pairs: [float("nan")] * len(pairs), InvalidScoresError, "not finite"),
         (lambda _pairs: None, InferenceError, "not iterable"),

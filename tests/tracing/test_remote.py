@@ -13,6 +13,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from rerank_plugins import RemoteModel, Reranker
 from rerank_plugins.errors import RemoteError, RemoteStatusError
 from rerank_plugins.serving import ServerSettings
+from tests.cluster.live import wait_until
 from tests.remote.conftest import remote
 from tests.remote.schemas import Request
 from tests.remote.stand_in import TOKEN as OTHER_TOKEN
@@ -81,6 +82,8 @@ def test_the_server_continues_any_trace_and_leaves_probes_out(spans: Spans, serv
     assert [one.name for one in served] == ["POST /v2/rerank", "POST other"]
     assert {f"{trace_of(one):032x}" for one in spans.all()} == {made}
     httpx.post(f"{server.url}/v2/rerank", json=body, headers={**headers, "traceparent": "odd"})
+    # The span of a request ends after its answer.
+    assert wait_until(lambda: len(spans.named("POST /v2/rerank")) > 1, 10)
     assert spans.named("POST /v2/rerank")[-1].parent is None
 
 
