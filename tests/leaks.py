@@ -36,6 +36,7 @@ ALLOWED: Final = {
 """What names or classes of threads of the whole process begin with, and why they stay."""
 
 NOT_WATCHED: Final = {
+    "tests/backends/test_compile.py": "torch's compiler keeps threads and workers for the process",
     "tests/fuzz/": "clients and servers of a module keep connections between its tests",
     "tests/cluster/": "Ray keeps threads and sockets of its own for the whole process",
 }
