@@ -14,6 +14,9 @@ from typing import Any, Final
 import torch
 
 ROOT: Final = Path(__file__).parents[1]
+BUNDLED: Final = ROOT / "rerank_plugins" / "data" / "squad-dev"
+"""The retrieval set that ships with the package."""
+
 _PACKAGES: Final = (
     "torch",
     "transformers",
@@ -36,6 +39,11 @@ def environment() -> dict[str, Any]:
         "packages": {name: version(name) for name in _PACKAGES},
         "commit": commit(),
     }
+
+
+def versions(about: dict[str, Any]) -> str:
+    """Return the packages of an environment, for below a table."""
+    return ", ".join(f"{name} {number}" for name, number in about["packages"].items())
 
 
 def commit() -> str:

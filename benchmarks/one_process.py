@@ -16,13 +16,11 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-import rerank_plugins
-from benchmarks.environment import environment
+from benchmarks.environment import BUNDLED, environment
 from benchmarks.serving.load import Body, bodies
 from rerank_plugins import Reranker
 
 RESULTS: Final = Path(__file__).parent / "results" / "one_process.json"
-DATA: Final = Path(rerank_plugins.__file__).parent / "data" / "squad-dev"
 SHARES: Final = (0.2, 0.4, 0.6, 0.8, 0.95)
 SEED: Final = 7
 _CALLERS: Final = 8
@@ -71,7 +69,7 @@ async def measure(reranker: Reranker, asked: list[Body]) -> dict[str, Any]:
 
 def main(
     *,
-    data: Annotated[Path, typer.Option(help="BEIR folder of the passages.")] = DATA,
+    data: Annotated[Path, typer.Option(help="BEIR folder of the passages.")] = BUNDLED,
     documents: Annotated[int, typer.Option(help="Passages of a question.")] = 20,
     requests: Annotated[int, typer.Option(help="Questions of a level.")] = 100,
     output: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULTS,

@@ -16,14 +16,12 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-import rerank_plugins
-from benchmarks.environment import environment
+from benchmarks.environment import BUNDLED, environment
 from benchmarks.serving.load import Body, Served, bodies, load
 from benchmarks.serving.process import Server, hollow, infinity, ours
 from benchmarks.timing import ratio
 
 RESULTS: Final = Path(__file__).parent / "results" / "servers.json"
-DATA: Final = Path(rerank_plugins.__file__).parent / "data" / "squad-dev"
 HOST_REQUESTS: Final = 600
 PATHS: Final = {"ours": "/v1/rerank", "infinity": "/rerank"}
 
@@ -97,7 +95,7 @@ def _percentile(rows: list[Served], percent: float) -> float:
 
 def main(
     *,
-    data: Annotated[Path, typer.Option(help="BEIR folder of the documents.")] = DATA,
+    data: Annotated[Path, typer.Option(help="BEIR folder of the documents.")] = BUNDLED,
     clients: Annotated[int, typer.Option(help="Connections at once.")] = 32,
     documents: Annotated[int, typer.Option(help="Documents of a request.")] = 20,
     requests: Annotated[int, typer.Option(help="Requests of a round.")] = 64,

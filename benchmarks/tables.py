@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from benchmarks.backend_tables import backends_table, decoder_table
 from benchmarks.cpu_table import cpu_table
-from benchmarks.environment import ROOT
+from benchmarks.environment import ROOT, versions
 from benchmarks.golden.table import golden_table
 from benchmarks.model_table import write_models
 from benchmarks.mutant_table import mutant_table
@@ -257,10 +257,9 @@ def _machine(results: dict[str, Any]) -> str:
     machines = [found["environment"] for found in results.values()]
     about = machines[0]
     commits = ", ".join(dict.fromkeys(one["commit"] for one in machines))
-    versions = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
     return (
         f"Measured on {about['cores']} cores of {about['cpu']}, Python {about['python']}, "
-        f"{versions}; commit {commits}. Everything, with every round, stands in "
+        f"{versions(about)}; commit {commits}. Everything, with every round, stands in "
         "`benchmarks/results/concurrency.json`; `python -m benchmarks.concurrency` makes it "
         "anew, and `python -m benchmarks.tables` this table."
     )

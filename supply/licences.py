@@ -12,8 +12,8 @@ from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Final
 
+from benchmarks.tables import filled
 from supply.closure import PROJECT, Component, closure
-from supply.page import renew
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "licences.md"
 
@@ -134,7 +134,8 @@ def main() -> None:
         raise SystemExit(
             "licences that are not on the list of supply/licences.py:\n" + "\n".join(lines)
         )
-    renew(PAGE, "licences", table(components))
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(filled(page, "licences", table(components)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from benchmarks.environment import environment
 from benchmarks.first_stage import DenseIndex, FirstStage, SparseIndex, sample
 from benchmarks.found import SEED
+from benchmarks.quality import SETS
 from benchmarks.ways import Way, ordered, pair_scores
 from rerank_plugins import Reranker
 from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
@@ -26,7 +27,6 @@ from rerank_plugins.evaluation.pools import digest, read_array, save_array
 from rerank_plugins.evaluation.searches import nearest
 from rerank_plugins.evaluation.significance import holm, permutation_p
 
-SETS: Final = ("squad-dev", "nq-gold", "stackfaq", "vaswani")
 MEASURES: Final = ("nDCG@10", "RR@10")
 BM25, DENSE, DENSE_OVER_BM25 = "BM25", "bi-encoder", "bi-encoder over BM25's best 100"
 _OVER_DENSE, _OVER_BM25, _FUSED = "over the bi-encoder's best 50", "over BM25's best 100", "fused"

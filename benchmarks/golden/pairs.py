@@ -10,13 +10,11 @@ import hashlib
 import json
 import random
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-import rerank_plugins
-from benchmarks.environment import ROOT
+from benchmarks.environment import BUNDLED, ROOT
 from rerank_plugins.backends._mini import cross_encoder_folder
 from rerank_plugins.core.protocols import FloatArray
 from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
@@ -25,7 +23,6 @@ from tests.families import sentence_transformers_scores
 FILE: Final = ROOT / "tests" / "data" / "golden.json"
 COMMAND: Final = "python -m benchmarks.golden"
 
-_DATA: Final = Path(rerank_plugins.__file__).parent / "data" / "squad-dev"
 _QUESTIONS: Final = 20
 _PASSAGES: Final = 10
 _SAME_ARTICLE: Final = 6
@@ -48,7 +45,7 @@ class Golden(NamedTuple):
 
 def make() -> None:
     """Have sentence-transformers score the pairs in float32, and write the file."""
-    data = read_beir(_DATA)
+    data = read_beir(BUNDLED)
     chosen = _choose(data)
     pairs = _texts(data, chosen)
     scores = sentence_transformers_scores(cross_encoder_folder(), pairs)
@@ -79,7 +76,7 @@ def read() -> Golden:
     """
     kept = json.loads(FILE.read_text(encoding="utf-8"))
     chosen = {one["query"]: list(one["scores"]) for one in kept["questions"]}
-    data = read_beir(_DATA)
+    data = read_beir(BUNDLED)
     known = chosen.keys() <= data.queries.keys()
     pairs = _texts(data, chosen) if known else []
     if kept["weights"] != _weights() or kept["texts"] != _digest(repr(pairs).encode()):

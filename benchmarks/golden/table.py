@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.environment import versions
+
 
 def golden_table(results: dict[str, Any]) -> str:
     """Return how far each way is from the reference, and below it how that was measured."""
@@ -25,16 +27,16 @@ def golden_table(results: dict[str, Any]) -> str:
             f"| {found['other_first']} of {results['questions']} |"
         )
     about = results["environment"]
-    versions = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
     return "\n".join(
         [
             *lines,
             "",
             (
                 f"{results['pairs']} pairs of {results['questions']} questions; logits from "
-                f"{results['lowest']:.1f} to {results['highest']:.1f}. {about['cpu']}, {versions}; "
-                f"commit {about['commit']}. `python -m benchmarks.golden` makes the golden scores "
-                "and this table's figures anew."
+                f"{results['lowest']:.1f} to {results['highest']:.1f}. {about['cpu']}, "
+                f"{versions(about)}; commit {about['commit']}. "
+                "`python -m benchmarks.golden` makes the golden scores and this table's figures "
+                "anew."
             ),
         ]
     )

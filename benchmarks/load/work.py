@@ -7,15 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Final, Literal
 
-import rerank_plugins
+from benchmarks.environment import BUNDLED
 from rerank_plugins.evaluation.beir import read_beir
 
 Size = Literal["sentence", "passage"]
 
-_DATA: Final = Path(rerank_plugins.__file__).parent / "data" / "squad-dev"
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _SHORTEST: Final = 20
 
@@ -36,13 +34,13 @@ class Work:
 @cache
 def queries() -> tuple[str, ...]:
     """Return the questions."""
-    return tuple(read_beir(_DATA).queries.values())
+    return tuple(read_beir(BUNDLED).queries.values())
 
 
 @cache
 def texts(size: Size) -> tuple[str, ...]:
     """Return distinct passages (about 170 tokens each) or their sentences (about 35)."""
-    passages = [passage.text for passage in read_beir(_DATA).passages]
+    passages = [passage.text for passage in read_beir(BUNDLED).passages]
     if size == "passage":
         return tuple(dict.fromkeys(passages))
     sentences = (one for passage in passages for one in _SENTENCE_END.split(passage))

@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import rerank_plugins
-from benchmarks.environment import ROOT, environment
+from benchmarks.environment import BUNDLED, ROOT, environment
 from benchmarks.reliability.callers import Callers, Known
 from benchmarks.reliability.chaos import FAULTS, Chaos
 from rerank_plugins.backends.torch.model import TorchCrossEncoder
@@ -33,7 +32,6 @@ from rerank_plugins.testing import FakeCrossEncoder
 RESULTS: Final = ROOT / "benchmarks" / "results" / "reliability-faults.json"
 COMMAND: Final = "python -m benchmarks.reliability.faults"
 
-_DATA: Final = Path(rerank_plugins.__file__).parent / "data" / "squad-dev"
 _QUESTIONS: Final = 40
 _TEXTS: Final = 10
 _CACHED_BYTES: Final = 50_000
@@ -42,7 +40,7 @@ _CACHED_BYTES: Final = 50_000
 
 def known_scores(backend: CrossEncoderBackend) -> Known:
     """Return pairs of questions and first sentences, each scored alone, without an engine."""
-    data = read_beir(_DATA)
+    data = read_beir(BUNDLED)
     texts = [one.text.partition(". ")[0] for one in data.passages]
     questions = list(data.queries.values())[:_QUESTIONS]
     pairs = [

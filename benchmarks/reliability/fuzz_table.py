@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.environment import versions
+
 
 def fuzz_table(results: dict[str, Any]) -> str:
     """Return the table as Markdown, with the machine below it."""
@@ -20,11 +22,10 @@ def fuzz_table(results: dict[str, Any]) -> str:
     minutes = sum(one["seconds"] for one in targets.values()) / 60
     broken = sum(not one["sound"] for one in targets.values())
     about = results["environment"]
-    packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
     said = (
         f"Together {inputs:,} inputs in {minutes:.0f} minutes, {broken} promises broken; the "
         f"largest process had {results['peak_mib']:,} MiB. On one core of {about['cpu']}, "
-        f"Python {about['python']}, {packages}; commit {about['commit']}. "
+        f"Python {about['python']}, {versions(about)}; commit {about['commit']}. "
         f"`{results['command']}` tries others."
     )
     return "\n".join([*lines, "", said])

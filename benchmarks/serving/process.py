@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import httpx
 
 import rerank_plugins
 from benchmarks.environment import ROOT
+from benchmarks.process_status import status
 
 MINI: Final = Path(rerank_plugins.__file__).parent / "models" / "mini"
 INFINITY: Final = ROOT / ".peers" / "infinity" / "bin" / "infinity_emb"
@@ -43,12 +43,7 @@ class Server:
     @property
     def peak_mib(self) -> float:
         """The most memory that it has had in RAM so far (Linux)."""
-        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-        if found is None:
-            message = f"process {self.pid} does not say how much memory it has had."
-            raise RuntimeError(message)
-        return int(found[1]) / 1024
+        return status(self.pid, "VmHWM") / 1024
 
     @property
     def cpu_s(self) -> float:

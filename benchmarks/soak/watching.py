@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from scipy.stats import theilslopes
+
+from benchmarks.process_status import status
 
 WARM_UP: Final = 1 / 3
 """Share of the time that is not judged: allocators, pools and caches fill."""
@@ -32,17 +32,8 @@ class Sample(NamedTuple):
 
 def sample(pid: int, seconds: float) -> Sample:
     """Look at a process."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     files = len(os.listdir(f"/proc/{pid}/fd"))
-    return Sample(seconds, _field("VmRSS", status) / 1024, _field("Threads", status), files)
-
-
-def _field(name: str, status: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)
-    if found is None:
-        message = f"the system does not say {name} of the process."
-        raise RuntimeError(message)
-    return int(found[1])
+    return Sample(seconds, status(pid, "VmRSS") / 1024, status(pid, "Threads"), files)
 
 
 def judged(samples: Sequence[Sample]) -> dict[str, Any]:

@@ -111,7 +111,6 @@ def check_modules(source: str, options: dict[str, Any]) -> None:
     Raises:
         ModelLoadError: If not; sentence-transformers would read it.
     """
-    check_source(source, options)
     for part in read_modules(source, options):
         if part.kind in _NO_PICKLE:
             continue

@@ -49,6 +49,13 @@ def private_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str) -> Tokeniz
     return cast("Tokenizer", GuardedTokenizer(copy))
 
 
+def cutting(tokenizer: Tokenizer, reach: int) -> Tokenizer:
+    """Return a copy that cuts texts to so many tokens: one that is shared is never changed."""
+    copy: Tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    copy.enable_truncation(reach)
+    return cast("Tokenizer", GuardedTokenizer(copy))
+
+
 class GuardedTokenizer:
     """What is used of a Rust tokenizer, which cannot be subclassed; a panic becomes an error.
 

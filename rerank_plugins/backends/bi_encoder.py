@@ -15,7 +15,7 @@ from rerank_plugins.backends._families import embedding_prompts
 from rerank_plugins.backends._fingerprint import fingerprint
 from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import bi_encoder_folder
-from rerank_plugins.backends._parts import check_modules
+from rerank_plugins.backends._parts import check_modules, check_source
 from rerank_plugins.backends._texts import encodable
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.core.config import ModelConfig
@@ -48,6 +48,7 @@ class SentenceTransformerBiEncoder:
         source = locate(config, bi_encoder_folder)
         options = hub_options(config, source)
         with quiet_loading(config.model):
+            check_source(source, options)
             check_modules(source, options)
             options["cache_folder"] = options.pop("cache_dir")
             model = SentenceTransformer(

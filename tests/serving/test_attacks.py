@@ -9,12 +9,12 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from pathlib import Path
 from typing import Final
 
 import httpx
 import pytest
 
+from benchmarks.process_status import status
 from tests.serving.live import QUESTION, TEXTS, Process, wait_until_ready
 from tests.serving.test_api import APIS
 
@@ -46,10 +46,7 @@ class Attacked:
         return httpx.post(f"{self.url}/rerank", json=BODY, timeout=60).status_code == 200
 
     def resident_mib(self) -> float:
-        text = Path(f"/proc/{self.process.process.pid}/status").read_text("ascii")
-        found = re.search(r"VmRSS:\s+(\d+) kB", text)
-        assert found is not None
-        return int(found[1]) / 1024
+        return status(self.process.process.pid, "VmRSS") / 1024
 
     def files(self) -> int:
         return len(os.listdir(f"/proc/{self.process.process.pid}/fd"))

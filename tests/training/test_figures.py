@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.quality import SETS
 from rerank_plugins import Reranker
 from rerank_plugins.errors import InvalidInputError
 from tests.training.conftest import LISTS, SQUAD
 from training.calibrate import calibration, fitted
 from training.card import write_card
-from training.evaluate import SETS, compared, evaluate, systems_of
+from training.evaluate import compared, evaluate, systems_of
 from training.settings import DEFAULT
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from rerank_plugins.backends._loading import quiet_loading
 from rerank_plugins.backends._texts import encodable
-from rerank_plugins.backends._tokenizer import private_tokenizer
+from rerank_plugins.backends._tokenizer import cutting, private_tokenizer
 from rerank_plugins.backends.bi_encoder import SentenceTransformerBiEncoder
 from rerank_plugins.backends.openvino.building import build, check_agreement
 from rerank_plugins.backends.openvino.calibration import calibration_pairs
@@ -60,7 +60,7 @@ class OpenVINOBiEncoder:
         self._inputs = module.inputs
         tokenizer = private_tokenizer(plain.model.tokenizer, config.model)
         self._pad = int(plain.model.tokenizer.pad_token_id or 0)
-        self._cutting = lru_cache(maxsize=16)(lambda reach: _cutting(tokenizer, reach))
+        self._cutting = lru_cache(maxsize=16)(lambda reach: cutting(tokenizer, reach))
         texts = [
             self._padded([one.payload], one.tokens)
             for pair in (calibration_pairs(config) if config.dtype == "int8" else ())
@@ -105,13 +105,6 @@ class OpenVINOBiEncoder:
         mask = padded([np.ones_like(row) for row in rows], width, 0)
         # A single text is all of one type.
         return [ids, mask, np.zeros_like(ids)][: self._inputs]
-
-
-def _cutting(tokenizer: Tokenizer, reach: int) -> Any:  # noqa: ANN401  (untyped library)
-    """Return a tokenizer of its own for each length: one that is shared is never changed."""
-    copy = Tokenizer.from_str(tokenizer.to_str())
-    copy.enable_truncation(reach)
-    return copy
 
 
 def _ids(encoding: Encoding) -> NDArray[np.int32]:

@@ -13,7 +13,7 @@ from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
 from rerank_plugins.backends._fingerprint import fingerprint
 from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.backends._parts import default_prompt
+from rerank_plugins.backends._parts import check_source, default_prompt
 from rerank_plugins.backends._prompts import own_prompts
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.decoder.prompts import chat_template
@@ -58,6 +58,7 @@ class SentenceTransformerCrossEncoder:
         source = locate(config, cross_encoder_folder)
         options = hub_options(config, source)
         with quiet_loading(config.model):
+            check_source(source, options)
             model = load_modules(config, source, options, device=str(config.device))
             self.prompts: dict[Role, str] = own_prompts(source, options)
             instruction = default_prompt(source, options)
