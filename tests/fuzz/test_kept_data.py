@@ -40,6 +40,16 @@ def rank(folder: Path | None) -> list[tuple[int, float, bool]]:
         return [(one.index, one.raw_score, one.truncated) for one in ranking]
 
 
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Hold back the warnings, of which each example has one; later tests have theirs again."""
+    log = logging.getLogger("rerank_plugins")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    yield
+    log.setLevel(before)
+
+
 @pytest.fixture(scope="module")
 def cached() -> Iterator[Path]:
     """A folder with the scores of the texts."""
@@ -79,7 +89,6 @@ def statements(draw: st.DrawFn) -> tuple[str, tuple[Any, ...]]:
 def test_damaged_caches_cost_no_score(
     cached: Path, tampered: Any, damage: Any, data: st.DataObject
 ) -> None:
-    logging.getLogger("rerank_plugins").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "kept"
         shutil.copytree(cached, folder)
@@ -161,7 +170,6 @@ def store() -> Any:
 @fuzz(few=4, many=100, number=st.integers(0, 2), data=st.data())
 def test_damaged_conversions_are_built_anew(store: Any, number: int, data: st.DataObject) -> None:
     openvino = store.openvino
-    logging.getLogger("rerank_plugins").setLevel(logging.ERROR)
     built = []
 
     def build() -> Any:
