@@ -64,6 +64,7 @@ def small_set(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_quality_of_ways_to_search(weather: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ways = {name: way for name, way in WAYS.items() if way.model != "mini int8"}
     monkeypatch.setattr(quality, "WAYS", ways)
@@ -136,6 +137,7 @@ def weather(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_cascades_on_a_set(weather: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cascade, "KEEPS", (4, 99))
     monkeypatch.setattr(cascade, "CHOSEN", 4)

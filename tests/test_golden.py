@@ -40,6 +40,7 @@ def test_they_are_of_these_weights_and_texts(
             pairs.read()
 
 
+@pytest.mark.slow
 def test_torch_scores_as_the_reference(golden: pairs.Golden) -> None:
     scores = Reranker(dtype="float32").score(golden.pairs)
     found = compare(scores, golden)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 HEAD = """
@@ -82,6 +84,7 @@ def run(folder: Path, *files: Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_every_kind_of_leak_fails_its_test_and_nothing_else_does(tmp_path: Path) -> None:
     files = []
     for kind, text in {**LEAKS, "nothing": CLEAN}.items():

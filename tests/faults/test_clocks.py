@@ -199,6 +199,7 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ahead",
     [

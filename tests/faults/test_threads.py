@@ -77,6 +77,7 @@ async def _cancelled(loop: Any) -> None:
     await asyncio.gather(*others, return_exceptions=True)
 
 
+@pytest.mark.slow
 def test_closing_a_loop_is_bounded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -31,6 +31,7 @@ def start() -> Iterator[Start]:
         one.kill()
 
 
+@pytest.mark.slow
 def test_sigterm_answers_what_is_in_flight_and_logs_hold_no_text(start: Start) -> None:
     process = start("--embedding-model", "none", "--drain", "200", token=TOKEN)
     url = process.url()

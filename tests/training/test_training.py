@@ -112,6 +112,7 @@ def test_an_epoch_has_every_list_once_and_the_next_another_order(packed: Packed)
     assert all(len(one.ids) <= 128 for one in feeder.pairs(range(len(packed))))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(lists: Path, tmp_path: Path) -> None:
     through = training(lists, tmp_path / "through")
     before = through.state.averaged()["classifier.weight"].clone()
