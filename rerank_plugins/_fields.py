@@ -25,7 +25,8 @@ class RerankerFields(ModelFields):
     """Everything a :class:`~rerank_plugins.Reranker` can be told."""
 
     optimize: Optimize = Field(
-        default="none", description="compile has torch compile the model, at its first batches."
+        default="none",
+        description="compile has torch compile the model; graphs records small CUDA batches.",
     )
     max_length: int | None = Field(
         default=512, description="Most tokens a pair may have; the document is cut to fit."

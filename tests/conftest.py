@@ -9,10 +9,15 @@ import tempfile
 
 from hypothesis import settings
 
-from tests.leaks import no_tasks_left, nothing_left, pytest_runtest_teardown
+from tests.leaks import (
+    no_tasks_left,
+    nothing_left,
+    pytest_collection_finish,
+    pytest_runtest_teardown,
+)
 
 # No test may leave a thread, a future, a task or a socket behind.
-__all__ = ["no_tasks_left", "nothing_left", "pytest_runtest_teardown"]
+__all__ = ["no_tasks_left", "nothing_left", "pytest_collection_finish", "pytest_runtest_teardown"]
 
 # Converted models go to a folder of this run, before anything reads where assets are kept.
 os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp(prefix="rerank-plugins-")

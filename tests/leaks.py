@@ -25,6 +25,9 @@ from rerank_plugins.core.sources import InjectedModel, LoadedModel
 GRACE_S: Final = 5.0
 """How long what has been told to end may take."""
 
+_UNCOLLECTED_S: Final = 0.1
+"""How long threads have to end by themselves, as most do, before garbage is looked through."""
+
 ALLOWED: Final = {
     "tqdm_monitor": "tqdm's own; one a process, it cannot be asked to end",
     "TMonitor": "the same, before it had a name",
@@ -72,6 +75,10 @@ def _threads() -> set[threading.Thread]:
     """Return the threads that count: not those allowed, nor of engines the process keeps."""
     engines = [one for one in registry._registry._engines.values() if _kept(one)]
     kept = {thread for engine in engines for thread in engine._scheduler.crew._threads}
+    for engine in engines:
+        source: Any = engine._source
+        lanes = getattr(source._backend, "_lanes", None)
+        kept |= set(lanes.threads) if lanes is not None else set()
     return {
         thread
         for thread in threading.enumerate()
@@ -123,18 +130,27 @@ def _futures() -> list[concurrent.futures.Future[Any]]:
 
 
 def _gone(left: Callable[[], set[Any] | list[Any]]) -> list[Any]:
-    """Return what is left after a while; only then is garbage collected, which is slow."""
-    end = time.monotonic() + GRACE_S
-    pause = 0.001
-    found = left()
-    if found:
-        found = []  # no references, which would keep alive what is looked for
+    """Return what is left after a while; garbage, which is slow to collect, after a short one."""
+    if _left_after(left, _UNCOLLECTED_S):
         gc.collect()
+    return _left_after(left, GRACE_S)
+
+
+def _left_after(left: Callable[[], set[Any] | list[Any]], seconds: float) -> list[Any]:
+    """Wait until nothing is left, for so long at most; return what is."""
+    end = time.monotonic() + seconds
+    pause = 0.001
     while (found := left()) and time.monotonic() < end:
-        found = []
+        found = []  # no references, which would keep alive what is looked for
         time.sleep(pause)
         pause = min(2 * pause, 0.1)
     return list(found)
+
+
+def pytest_collection_finish() -> None:
+    """Leave a million objects of imported libraries out of all later collections of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

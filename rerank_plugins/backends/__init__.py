@@ -50,7 +50,7 @@ BI_ENCODERS: Final[Mapping[str, Entry]] = {
     ),
 }
 
-_NOT_COMPILED: Final = ("decoder", "sbert", "flag", "openvino")
+_NOT_OPTIMIZED: Final = ("decoder", "sbert", "flag", "openvino")
 
 
 def _best_bi_encoder(config: ModelConfig) -> str:
@@ -106,10 +106,10 @@ class TableLoader:
             allowed = ", ".join(["auto", *self._table])
             message = f"backend is {name!r}; allowed are {allowed}."
             raise ConfigurationError(message)
-        if config.optimize != "none" and name in _NOT_COMPILED:
+        if config.optimize != "none" and name in _NOT_OPTIMIZED:
             message = (
                 f"optimize is {config.optimize!r}, and the backend of {config.model!r} is "
-                f"{name!r}; only torch's can compile a model. Leave it out."
+                f"{name!r}; only torch's can optimize a model. Leave it out."
             )
             raise ConfigurationError(message)
         resolved: ModelConfig = self._class(name).resolve(replace(config, backend=name))

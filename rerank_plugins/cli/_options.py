@@ -19,7 +19,8 @@ Device = Annotated[
 ]
 DataType = Annotated[Dtype, typer.Option(help="Data type of the arithmetic.")]
 Optimizing = Annotated[
-    Optimize, typer.Option(help="compile has torch compile the model, at its first batches.")
+    Optimize,
+    typer.Option(help="compile has torch compile the model; graphs records small CUDA batches."),
 ]
 MaxLength = Annotated[int, typer.Option(help="Most tokens a pair may have.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]

@@ -134,8 +134,9 @@ def test_half_precision_drifts_within_its_bound_in_any_batch(
 
 
 def test_int8_depends_on_nothing_else_either(tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
-    pytest.importorskip("nncf")
+    # Not by importing them: their telemetry starts where nobody turns it off before.
+    if find_spec("openvino") is None or find_spec("nncf") is None:
+        pytest.skip("the extra openvino is not installed")
     case = CASES["openvino"]
     try:
         reranker = reranker_of(case, case.save(tmp_path), "int8").warm_up()

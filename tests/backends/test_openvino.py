@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +45,19 @@ def test_float32_scores_equal_the_reference(architecture: str, tmp_path: Path) -
 
 def test_two_labels_use_the_second(tmp_path: Path) -> None:
     folder = save_reranker("bert", tmp_path, labels=2)
+    wanted = Reranker(folder, dtype="float32", backend="torch").score(PAIRS)
+    scores = Reranker(folder, dtype="float32", backend="openvino").score(PAIRS)
+    np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-4)
+
+
+def test_types_that_a_model_does_not_read_are_none(tmp_path: Path) -> None:
+    """A tokenizer's template may count the document as 1 where the model has one type, 0."""
+    folder = save_reranker("roberta", tmp_path)
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    for part in content["post_processor"]["pair"][-2:]:
+        next(iter(part.values()))["type_id"] = 1
+    file.write_text(json.dumps(content))
     wanted = Reranker(folder, dtype="float32", backend="torch").score(PAIRS)
     scores = Reranker(folder, dtype="float32", backend="openvino").score(PAIRS)
     np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-4)

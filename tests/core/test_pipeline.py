@@ -122,12 +122,12 @@ class SlowCrossEncoder(FakeCrossEncoder):
 @pytest.mark.parametrize("reranks", [0, 3])
 def test_what_a_deadline_leaves_unscored_stays_behind_in_order(reranks: int) -> None:
     texts = [f"rain {number} " + "word " * (number % 5) for number in range(60)]
-    reranker = Reranker(SlowCrossEncoder(), deadline_ms=150)
+    reranker = Reranker(SlowCrossEncoder(), deadline_ms=300)
     for _ in range(reranks):
         reranker.rank("rain", texts)
     start = time.perf_counter()
     ranking = reranker.rank("rain", texts)
-    assert time.perf_counter() - start < 0.4
+    assert time.perf_counter() - start < 0.55
     assert ranking.status == "partial"
     assert sorted(indices(ranking)) == list(range(60))
     scored = [one for one in ranking if one.scored]

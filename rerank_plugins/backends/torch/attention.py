@@ -3,7 +3,7 @@
 Packed tokens stand one sequence after another, so the linear layers see no padding; only
 attention needs to know where sequences end. On CUDA devices that can, it is one call of
 torch's variable-length flash attention; elsewhere one call of scaled dot-product attention
-for each group of sequences of equal length.
+for each group of sequences of equal length, or plain products for each sequence.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Final, cast
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+
+from rerank_plugins.backends.torch.unshifted import Groups, attend_unshifted
 
 PACKED: Final = "rerank_plugins_packed"
 """The name under which transformers' models find :func:`packed_attention`."""
@@ -32,15 +34,15 @@ class Packing:
     """Where packed sequences begin and end.
 
     Attributes:
-        lengths: Tokens of each sequence, longest first.
-        groups: ``(start, sequences, length)`` of each run of equal lengths, in tokens.
+        longest: No sequence has more tokens.
+        groups: Sequences of equal lengths.
         firsts: Index of each sequence's first token, int32 of shape ``(sequences,)``.
         bounds: ``firsts`` and the total, int32 of shape ``(sequences + 1,)``.
         flash: Whether to use variable-length flash attention.
     """
 
-    lengths: list[int]
-    groups: list[tuple[int, int, int]]
+    longest: int
+    groups: Groups
     firsts: torch.Tensor
     bounds: torch.Tensor
     flash: bool
@@ -54,7 +56,7 @@ class Packing:
             bounds: Where each begins, and the total, int32 on the device.
             flash: Whether to use variable-length flash attention.
         """
-        groups = []
+        groups: Groups = []
         start = 0
         for length, run in groupby(lengths):
             left = len(list(run))
@@ -63,7 +65,7 @@ class Packing:
                 groups.append((start, count, length))
                 start += count * length
                 left -= count
-        return cls(lengths, groups, bounds[:-1], bounds, flash)
+        return cls(lengths[0], groups, bounds[:-1], bounds, flash)
 
 
 def packed_attention(
@@ -131,7 +133,11 @@ def attend(
     output = out
     if output is None:
         output = torch.empty_like(query, memory_format=torch.contiguous_format)
-    for start, count, length in packing.groups:
+    groups = packing.groups
+    if sliding_window is None:
+        factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+        groups = attend_unshifted(query, key, value, groups, scaling=factor, out=output)
+    for start, count, length in groups:
         stop = start + count * length
         asking, keys, values = (
             part[start:stop].view(count, length, *part.shape[1:]).transpose(1, 2)
@@ -157,7 +163,7 @@ def _attend_flash(
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  (torch >= 2.10, CUDA)
 
-    longest = packing.lengths[0]
+    longest = packing.longest
     first_only = len(query) != len(key)
     asked = packing.bounds
     if first_only:

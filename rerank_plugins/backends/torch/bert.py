@@ -3,11 +3,13 @@
 What torch's own modules lose on a CPU is memory traffic: results of some megabytes come from
 the system anew at every layer, page by page, and biases and residuals are added in passes of
 their own. Here a layer writes into the same few buffers as the one before it, query, key and
-value are one product, and a residual is what a product is added to.
+value are one product, and a residual, in which the product's bias already is, is what a
+product is added to.
 """
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import Any, Final
 
@@ -16,20 +18,28 @@ from torch.nn.functional import layer_norm
 
 from rerank_plugins.backends.torch.attention import Packing, attend
 from rerank_plugins.backends.torch.first_token import seen_by_first
-from rerank_plugins.backends.torch.layers import Activate, Layer, Linear, Norm, finish
+from rerank_plugins.backends.torch.layers import Activate, Layer, Linear, Norm, finish, folded
 
 _GELU: Final = "gelu"
 
 
-class Buffers:
-    """Memory that is used again; it grows to the largest that was asked for."""
+class Buffers(threading.local):
+    """Memory that is used again by its thread; it grows to the largest that was asked for."""
 
-    def __init__(self) -> None:
-        """Hold nothing yet."""
+    def __init__(self, *, reuse: bool = True) -> None:
+        """Hold nothing yet.
+
+        Args:
+            reuse: Whether to keep what was given out. A recorded graph goes on writing where it
+                wrote first, so what it uses must never be given to others or grow.
+        """
+        self._reuse = reuse
         self._flat: dict[str, torch.Tensor] = {}
 
     def take(self, name: str, rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
         """Return a buffer of a shape, of the kind of another tensor; its content is anything."""
+        if not self._reuse:
+            return like.new_empty(rows, columns)
         flat = self._flat.get(name)
         if flat is None or len(flat) < rows * columns:
             flat = self._flat[name] = like.new_empty(rows * columns)
@@ -37,25 +47,34 @@ class Buffers:
 
 
 class BertLayers:
-    """All layers of an encoder; one thread at a time may call it."""
+    """All layers of an encoder; several threads may call it at once, unless it is compiled."""
 
-    def __init__(self, encoder: Any, *, compiled: bool = False) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        encoder: Any,  # noqa: ANN401  (one of many classes)
+        *,
+        compiled: bool = False,
+        reuse: bool = True,
+    ) -> None:
         """Use the weights of an encoder of the families of BERT, RoBERTa and ELECTRA.
 
         Args:
             encoder: It.
             compiled: Whether to compile what follows the attention in a layer; the number of
                 tokens stays open, so that it is compiled once.
+            reuse: Whether to use the same memory in every layer and call; see :class:`Buffers`.
         """
         attention = encoder.layer[0].attention.self
-        self._layers = [Layer.of(layer) for layer in encoder.layer]
+        layers = [Layer.of(layer) for layer in encoder.layer]
+        self._layers = folded(layers)
+        self._expected = layers[0].mixed.bias
         self._heads = (attention.num_attention_heads, attention.attention_head_size)
         self._scaling = float(attention.scaling)
         own = encoder.layer[0].intermediate.intermediate_act_fn
         in_place = encoder.config.hidden_act == _GELU
         self._activate: Activate = torch.ops.aten.gelu_ if in_place else own
         self._compiled = torch.compile(partial(finish, own)) if compiled else None
-        self._buffers = Buffers()
+        self._buffers = Buffers(reuse=reuse)
 
     def __call__(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
         """Compute what the score is read off.
@@ -68,6 +87,7 @@ class BertLayers:
             The last layer's output for the first token of each sequence, of shape
             ``(sequences, width)``.
         """
+        hidden = hidden + self._expected
         for layer in self._layers[:-1]:
             query, key, value = self._parts(layer.mixing, hidden)
             seen = self._attend(query, key, value, packing)
@@ -106,7 +126,7 @@ class BertLayers:
         return seen.flatten(1)
 
     def _finish(self, layer: Layer, hidden: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """Return a layer's output for rows of its input and what their attention saw."""
+        """Return a layer's output for rows of its input, which it uses up, and what they saw."""
         hidden = self._joined(hidden, seen, layer.mixed, layer.mixed_norm)
         buffer = self._buffers.take("up", len(hidden), len(layer.up.bias), hidden)
         inner = self._activate(torch.addmm(layer.up.bias, hidden, layer.up.weight, out=buffer))
@@ -115,7 +135,5 @@ class BertLayers:
     def _joined(
         self, hidden: torch.Tensor, inner: torch.Tensor, linear: Linear, norm: Norm
     ) -> torch.Tensor:
-        """Return the norm of a residual and a product."""
-        buffer = self._buffers.take("sum", len(hidden), hidden.shape[1], hidden)
-        total = torch.add(hidden, linear.bias, out=buffer).addmm_(inner, linear.weight)
-        return layer_norm(total, norm.weight.shape, *norm)
+        """Return the norm of a residual, where the sum is written, and a product."""
+        return layer_norm(hidden.addmm_(inner, linear.weight), norm.weight.shape, *norm)

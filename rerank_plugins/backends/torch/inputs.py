@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -9,12 +10,14 @@ import numpy as np
 import torch
 
 from rerank_plugins.backends.torch.attention import Packing, can_flash
+from rerank_plugins.backends.torch.buckets import Bucket
 from rerank_plugins.backends.torch.pairs import TokenPair
 from rerank_plugins.core.protocols import Prepared
 
 _CPU_STEP: Final = 64
-"""On a CPU the packed tokens are filled up to a multiple of this. oneDNN compiles a kernel for
-each number of tokens and torch keeps a thousand of them: without this about a gigabyte."""
+"""In half precision on a CPU the packed tokens are filled up to a multiple of this. oneDNN compiles
+a kernel for each number of tokens and torch keeps a thousand of them: without this about a
+gigabyte."""
 
 
 class PackedBatch(NamedTuple):
@@ -33,11 +36,29 @@ class PackedBatch(NamedTuple):
     packing: Packing
 
 
-class Inputs:
+class Frame(NamedTuple):
+    """Memory on the device that batches of a bucket are written to, one after another.
+
+    Attributes:
+        bucket: Their size.
+        memory: Ids, types, positions and bounds, int32.
+        batch: The same, cut into parts.
+    """
+
+    bucket: Bucket
+    memory: torch.Tensor
+    batch: PackedBatch
+
+
+class Inputs(threading.local):
     """Turns prepared pairs into tensors on a device.
 
-    The host's buffer is used again: it is pinned where that makes copies asynchronous, which
-    is slow to set up. So a batch must have been computed before the next one is made.
+    The host's buffer is used again by its thread: it is pinned where that makes copies
+    asynchronous, which is slow to set up. So a batch must have been computed before the same
+    thread makes the next one.
+
+    Attributes:
+        flash: Whether variable-length flash attention computes them.
     """
 
     def __init__(
@@ -56,7 +77,8 @@ class Inputs:
         self._typed = typed
         self._pad = pad
         self._first = first
-        self._flash = can_flash(device, dtype)
+        self.flash = can_flash(device, dtype)
+        self._step = _CPU_STEP if device.type == "cpu" and dtype != torch.float32 else 1
         self._host = torch.empty(0, dtype=torch.int32)
 
     def filled(self, batch: Sequence[Prepared], longest: int) -> list[Prepared]:
@@ -66,15 +88,41 @@ class Inputs:
             batch: The pairs.
             longest: Most tokens that a sequence may have.
         """
-        short = -sum(one.tokens for one in batch) % _CPU_STEP
-        if self._device.type != "cpu" or not 0 < short <= longest:
+        short = -sum(one.tokens for one in batch) % self._step
+        if not 0 < short <= longest:
             return list(batch)
-        nothing = TokenPair(np.full(short, self._pad, np.int32), np.zeros(short, np.int32))
-        return [*batch, Prepared(tokens=short, truncated=False, payload=nothing)]
+        return [*batch, self._nothing(short)]
 
     def packed(self, batch: Sequence[Prepared]) -> PackedBatch:
         """Pack a batch, longest first: ids, types, positions and bounds in one copy."""
         lengths = [one.tokens for one in batch]
+        there = self._laid_out(batch, lengths).to(self._device, non_blocking=True)
+        ids, types, positions, bounds = _cut(there, sum(lengths))
+        packing = Packing.of(lengths, bounds, flash=self.flash)
+        return PackedBatch(ids, types, positions, packing)
+
+    def frame(self, bucket: Bucket) -> Frame:
+        """Return memory for batches of a bucket; only flash attention may compute them."""
+        size = 3 * bucket.tokens + bucket.sequences + 1
+        memory = torch.zeros(size, dtype=torch.int32, device=self._device)
+        ids, types, positions, bounds = _cut(memory, bucket.tokens)
+        packing = Packing(bucket.longest, [], bounds[:-1], bounds, flash=True)
+        return Frame(bucket, memory, PackedBatch(ids, types, positions, packing))
+
+    def fill(self, frame: Frame, batch: Sequence[Prepared]) -> None:
+        """Write a batch of a frame's bucket there, and behind it what fills the bucket up."""
+        lengths = [one.tokens for one in batch]
+        more = frame.bucket.filling(lengths)
+        whole = [*batch, *map(self._nothing, more)]
+        frame.memory.copy_(self._laid_out(whole, lengths + more), non_blocking=True)
+
+    def _nothing(self, tokens: int) -> Prepared:
+        """Return a sequence that nobody asked for."""
+        pair = TokenPair(np.full(tokens, self._pad, np.int32), np.zeros(tokens, np.int32))
+        return Prepared(tokens=tokens, truncated=False, payload=pair)
+
+    def _laid_out(self, batch: Sequence[Prepared], lengths: list[int]) -> torch.Tensor:
+        """Write ids, types, positions and bounds one after another in the host's buffer."""
         total = sum(lengths)
         host = self._buffer(3 * total + len(lengths) + 1)
         numbers = host.numpy()
@@ -87,10 +135,7 @@ class Inputs:
         bounds[0] = 0
         np.cumsum(lengths, out=bounds[1:])
         rows[2] = np.arange(self._first, self._first + total) - np.repeat(bounds[:-1], lengths)
-        there = host.to(self._device, non_blocking=True)
-        ids, types, positions = there[: 3 * total].view(3, total)
-        packing = Packing.of(lengths, there[3 * total :], flash=self._flash)
-        return PackedBatch(ids, types, positions, packing)
+        return host
 
     def padded(self, batch: Sequence[Prepared]) -> dict[str, torch.Tensor]:
         """Pad a batch to its longest sequence, as transformers' models want it."""
@@ -113,3 +158,8 @@ class Inputs:
             pinned = self._device.type == "cuda"
             self._host = torch.empty(size * 5 // 4, dtype=torch.int32, pin_memory=pinned)
         return self._host[:size]
+
+
+def _cut(memory: torch.Tensor, tokens: int) -> tuple[torch.Tensor, ...]:
+    """Return ids, types and positions of so many tokens, and the bounds."""
+    return *memory[: 3 * tokens].view(3, tokens).unbind(), memory[3 * tokens :]

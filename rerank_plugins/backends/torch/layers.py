@@ -33,6 +33,15 @@ class Linear(NamedTuple):
         first, second, third = map(Linear, self.weight.chunk(3, 1), self.bias.chunk(3))
         return first, second, third
 
+    def without(self, extra: torch.Tensor) -> Linear:
+        """Give what this gives, but of inputs to which something was added.
+
+        Args:
+            extra: What was added to each row, shape ``(inputs,)``.
+        """
+        added = torch.addmv(self.bias.float(), self.weight.t().float(), extra.float(), alpha=-1)
+        return Linear(self.weight, added.to(self.bias.dtype))
+
 
 class Norm(NamedTuple):
     """What a layer norm multiplies with, adds, and puts under the root."""
@@ -45,6 +54,10 @@ class Norm(NamedTuple):
     def of(cls, module: torch.nn.LayerNorm) -> Norm:
         """Use the weights of a module."""
         return cls(module.weight.detach(), module.bias.detach(), module.eps)
+
+    def plus(self, extra: torch.Tensor) -> Norm:
+        """Give what this gives, and something more in each row."""
+        return self._replace(bias=self.bias + extra)
 
 
 class Layer(NamedTuple):
@@ -83,6 +96,29 @@ class Layer(NamedTuple):
             Norm.of(layer.output.LayerNorm),
         )
 
+    @property
+    def folded(self) -> Layer:
+        """The same layer with the biases of residual sums inside of what comes before them.
+
+        A residual stream that already holds the bias of the product that is added next saves a
+        pass over all states. The norm before it adds it; the product that reads the norm's output
+        takes it away again in its own bias. Input is then expected with ``mixed.bias`` added.
+        """
+        return self._replace(
+            mixing=self.mixing.without(self.mixed.bias),
+            mixed_norm=self.mixed_norm.plus(self.down.bias),
+            up=self.up.without(self.down.bias),
+        )
+
+
+def folded(layers: list[Layer]) -> list[Layer]:
+    """Return the layers as :attr:`Layer.folded`, each giving the input that the next expects."""
+    parts = [layer.folded for layer in layers]
+    for number, following in enumerate(layers[1:]):
+        norm = parts[number].down_norm.plus(following.mixed.bias)
+        parts[number] = parts[number]._replace(down_norm=norm)
+    return parts
+
 
 def finish(
     activate: Activate, layer: Layer, hidden: torch.Tensor, seen: torch.Tensor
@@ -91,12 +127,12 @@ def finish(
 
     Args:
         activate: The activation of the feed-forward layer.
-        layer: The layer.
+        layer: The layer, folded.
         hidden: Its input, shape ``(tokens, width)``.
         seen: What the attention of each token saw, the same shape.
     """
-    mixed = hidden + torch.addmm(layer.mixed.bias, seen, layer.mixed.weight)
+    mixed = torch.addmm(hidden, seen, layer.mixed.weight)
     mixed = layer_norm(mixed, layer.mixed_norm.weight.shape, *layer.mixed_norm)
     inner = activate(torch.addmm(layer.up.bias, mixed, layer.up.weight))
-    down = mixed + torch.addmm(layer.down.bias, inner, layer.down.weight)
+    down = torch.addmm(mixed, inner, layer.down.weight)
     return layer_norm(down, layer.down_norm.weight.shape, *layer.down_norm)

@@ -21,6 +21,8 @@ from rerank_plugins.errors import ModelLoadError
 _HEAD: Final = "ForSequenceClassification"
 _LABELS: Final = (1, 2)
 _UNLIMITED: Final = 2**31
+_SMALL: Final = 25_000_000
+"""Weights of a model with which a core computes some thousand tokens in well under a second."""
 
 PROBES: Final = tuple(
     TextPair(query, document)
@@ -133,6 +135,13 @@ def positions(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
 def reach_of(model: Any, tokenizer: Any) -> int:  # noqa: ANN401  (one of many classes)
     """Return the most tokens that a model can read."""
     return int(min(positions(model) - first_position(model), tokenizer.model_max_length))
+
+
+def is_small(model: torch.nn.Module) -> bool:
+    """Return whether a model has few weights, not counting those that are only looked up."""
+    tables = [one for one in model.modules() if isinstance(one, torch.nn.Embedding)]
+    weights = sum(weight.numel() for weight in model.parameters())
+    return weights - sum(table.weight.numel() for table in tables) <= _SMALL
 
 
 def first_position(model: Any) -> int:  # noqa: ANN401  (one of many model classes)

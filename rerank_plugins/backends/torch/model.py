@@ -13,11 +13,16 @@ import torch
 
 from rerank_plugins.backends._devices import mapped_out_of_memory
 from rerank_plugins.backends._tokenizer import private_tokenizer
+from rerank_plugins.backends.torch.capture import Capture
+from rerank_plugins.backends.torch.graphs import Graphs
 from rerank_plugins.backends.torch.inputs import Inputs
+from rerank_plugins.backends.torch.lanes import Lanes, lanes_for
 from rerank_plugins.backends.torch.loading import PROBES, first_position, load_reranker, reach_of
-from rerank_plugins.backends.torch.packing import PackedModel, can_compile, can_pack
+from rerank_plugins.backends.torch.optimizing import check_optimize
+from rerank_plugins.backends.torch.packing import PackedModel, can_pack
 from rerank_plugins.backends.torch.pairs import PairReader, PairTokenizer
 from rerank_plugins.backends.torch.precision import (
+    allowed_difference,
     current_dtype,
     give_up_float16,
     head_in_float32,
@@ -26,7 +31,7 @@ from rerank_plugins.backends.torch.precision import (
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.core.types import ModelIdentity, ScoreScale
-from rerank_plugins.errors import ConfigurationError, EngineClosedError
+from rerank_plugins.errors import EngineClosedError
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +63,8 @@ class TorchCrossEncoder(PairReader):
         self._lock = threading.RLock()
         self._model: Any = None
         self._packed: PackedModel | None = None
+        self._graphs: Graphs | None = None
+        self._lanes: Lanes | None = None
         self._load()
 
     @property
@@ -89,6 +96,10 @@ class TorchCrossEncoder(PairReader):
     def _release(self) -> None:
         self._model = None
         self._packed = None
+        self._graphs = None
+        if self._lanes is not None:
+            self._lanes.close()
+            self._lanes = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -106,12 +117,7 @@ class TorchCrossEncoder(PairReader):
         pad = int(tokenizer.pad_token_id or 0)
         dtype = getattr(torch, config.dtype)
         self._inputs = Inputs(self.device, dtype, typed=typed, pad=pad, first=first_position(model))
-        if config.optimize == "compile" and not can_compile(model):
-            message = (
-                f"optimize is 'compile', and {config.model!r} is a {model.config.model_type} "
-                "model; BERT's, RoBERTa's and ELECTRA's can be compiled. Leave it out."
-            )
-            raise ConfigurationError(message)
+        check_optimize(config, model, flash=self._inputs.flash)
         head_in_float32(model)
         self._model = model.to(self.device)
         probes = self.prepare(PROBES, 128)
@@ -122,6 +128,10 @@ class TorchCrossEncoder(PairReader):
             return
         self._packed = self._checked_packing(probes, padded) if can_pack(model) else None
         self.padded = self._packed is None
+        if self._packed is not None and config.optimize == "none" and self.device.type == "cpu":
+            self._lanes = lanes_for(model, config.model)
+        if self._lanes is not None:
+            self.batch_tokens = self._lanes.batch_tokens
 
     def _may_stay(self, scores: FloatArray) -> bool:
         """Return whether the data type will do, or is not ours to change."""
@@ -129,6 +139,10 @@ class TorchCrossEncoder(PairReader):
         return not ours or bool(np.isfinite(scores).all())
 
     def _scores(self, batch: Sequence[Prepared]) -> FloatArray:
+        """Return the scores of a batch, in lanes where there are some."""
+        return self._lanes.run(self._part, batch) if self._lanes else self._part(batch)
+
+    def _part(self, batch: Sequence[Prepared]) -> FloatArray:
         packed = self._packed
         filled = batch if packed is None else self._inputs.filled(batch, self.identity.max_length)
         order = sorted(range(len(filled)), key=lambda row: -filled[row].tokens)
@@ -136,6 +150,8 @@ class TorchCrossEncoder(PairReader):
         with torch.inference_mode(), mapped_out_of_memory():
             if packed is None:
                 logits = self._model(**self._inputs.padded(longest_first)).logits
+            elif self._graphs is not None:
+                logits = self._graphs(longest_first)
             else:
                 logits = packed(self._inputs.packed(longest_first))
             # A two-label head gives (not relevant, relevant), a one-label head the latter.
@@ -149,16 +165,24 @@ class TorchCrossEncoder(PairReader):
     ) -> PackedModel | None:
         """Return the packed model if it scores awkward pairs as the padded one does."""
         usual = self._model.config._attn_implementation  # noqa: SLF001  (no public reader)
-        self._packed = PackedModel(self._model, compiled=self._config.optimize == "compile")
-        difference = float(np.abs(self._scores(probes) - padded).max())
-        allowed = 1e-4 if self.identity.dtype == "float32" else 0.02 * (1 + np.abs(padded).max())
+        name, dtype = self.identity.model, self.identity.dtype
+        self._packed = PackedModel(self._model, self._config.optimize)
+        if self._config.optimize == "graphs":
+            record = Capture(self.device)
+            self._graphs = Graphs(self._packed, self._inputs, record, model=name, dtype=dtype)
+        # The third time it is a graph that gives the scores.
+        times = 1 if self._graphs is None else 3
+        scores = np.stack([self._scores(probes) for _ in range(times)])
+        difference = float(np.abs(scores - padded).max())
+        allowed = allowed_difference(dtype, padded)
         if difference <= allowed:
             return self._packed
         _log.warning(
             "%r: packed scores differ from padded ones by %g (allowed %g); batches are padded.",
-            self.identity.model,
+            name,
             difference,
             allowed,
         )
+        self._graphs = None
         self._model.set_attn_implementation(usual)
         return None

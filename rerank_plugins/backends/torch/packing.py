@@ -15,6 +15,7 @@ from rerank_plugins.backends.torch.attention import PACKED
 from rerank_plugins.backends.torch.bert import BertLayers
 from rerank_plugins.backends.torch.inputs import PackedBatch
 from rerank_plugins.backends.torch.modular import ModularModel
+from rerank_plugins.core.config import Optimize
 
 _BERT_LIKE: Final = ("bert", "roberta", "xlm-roberta", "electra")
 _MODERN: Final = "modernbert"
@@ -40,20 +41,20 @@ def is_bert_like(model: Any) -> bool:  # noqa: ANN401  (one of many model classe
     return config.model_type in _BERT_LIKE and absolute and not config.is_decoder
 
 
-def can_compile(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
-    """Return whether the architecture's layers can be compiled here."""
+def has_bert_layers(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
+    """Return whether the architecture is packed, and its layers are :class:`BertLayers`."""
     return can_pack(model) and model.config.model_type in _BERT_LIKE
 
 
 class PackedModel:
     """A model whose attention runs over packed sequences; see :func:`can_pack`."""
 
-    def __init__(self, model: Any, *, compiled: bool = False) -> None:  # noqa: ANN401
+    def __init__(self, model: Any, optimize: Optimize = "none") -> None:  # noqa: ANN401
         """Use a model's weights; ModernBERT's cannot run on padded batches any more.
 
         Args:
             model: A sequence classification model of a known architecture.
-            compiled: Whether to compile its layers; ModernBERT's cannot be.
+            optimize: What its layers are prepared for; ModernBERT's for nothing.
         """
         self._model = model
         self._base = getattr(model, model.base_model_prefix)
@@ -61,7 +62,9 @@ class PackedModel:
         if model.config.model_type == _MODERN:
             model.set_attn_implementation(PACKED)
         else:
-            self._layers = BertLayers(self._base.encoder, compiled=compiled)
+            self._layers = BertLayers(
+                self._base.encoder, compiled=optimize == "compile", reuse=optimize != "graphs"
+            )
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
         """Compute logits of shape ``(sequences, labels)``."""

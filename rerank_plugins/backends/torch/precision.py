@@ -6,10 +6,12 @@ import logging
 from dataclasses import replace
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from rerank_plugins.backends._devices import resolve_local
 from rerank_plugins.core.config import Dtype, ModelConfig
+from rerank_plugins.core.protocols import FloatArray
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +47,11 @@ def give_up_float16(config: ModelConfig) -> None:
             "choose yourself.",
             config.model,
         )
+
+
+def allowed_difference(dtype: str, scores: FloatArray) -> float:
+    """Return how far another way of computing raw scores may be off, in a data type."""
+    return 1e-4 if dtype == "float32" else 0.02 * (1 + float(np.abs(scores).max()))
 
 
 def head_in_float32(model: Any) -> None:  # noqa: ANN401  (one of many model classes)

@@ -102,6 +102,9 @@ def test_children_forked_in_the_middle_of_everything_share_it_too(tmp_path: Path
             tmp_path,
             """
             import threading
+            # Imports everything: what a thread is importing when a child forks stays locked there.
+            elsewhere = folder.with_name(f"{folder.name}-elsewhere")
+            work(0, 2, Reranker(PinnedCrossEncoder(), cache_dir=elsewhere))
             reranker = Reranker(PinnedCrossEncoder(), cache_dir=folder)
             parent = threading.Thread(target=lambda: print(work(0, 150)[0] > 0))
             parent.start()
