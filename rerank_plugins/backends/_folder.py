@@ -21,6 +21,12 @@ _SETTINGS_BYTES: Final = 16 * 2**20
 _TOKENIZER_BYTES: Final = 256 * 2**20
 """Those of 262,144 words have 33 MiB."""
 
+_MOST_BYTES: Final = {
+    ".jinja": _SETTINGS_BYTES,
+    **dict.fromkeys((".json", ".model"), _TOKENIZER_BYTES),
+}
+"""Of files that are read whole, by what their names end in."""
+
 
 def check_folder(folder: Path) -> None:
     """Check that a model's folder holds files that end, and settings that fit into a machine.
@@ -39,6 +45,7 @@ def check_folder(folder: Path) -> None:
     files = [path for path in entries if path.is_file()]
     weights = sum(path.stat().st_size for path in files if path.suffix == ".safetensors")
     for path in files:
+        _check_bytes(path, _MOST_BYTES.get(path.suffix))
         if path.name == "config.json":
             check_settings(_read(path), str(path), weights)
         elif path.name == "tokenizer.json":
@@ -98,6 +105,15 @@ def _entries(folder: Path) -> Iterator[Path]:
             yield from path.iterdir()
 
 
+def _check_bytes(file: Path, most: int | None) -> None:
+    if most is not None and file.stat().st_size > most:
+        message = (
+            f"{file} has {file.stat().st_size} bytes; at most {most} are read of it. The file is "
+            "damaged, or no part of a model: remove it."
+        )
+        raise ModelLoadError(message)
+
+
 def _read(file: Path, most: int = _SETTINGS_BYTES) -> Any:  # noqa: ANN401  (any JSON)
     """Return what a JSON file holds; None if that is nothing, on which the loader has its say.
 
@@ -106,9 +122,7 @@ def _read(file: Path, most: int = _SETTINGS_BYTES) -> Any:  # noqa: ANN401  (any
     """
     if not file.is_file():
         return None
-    if file.stat().st_size > most:
-        message = f"{file} has {file.stat().st_size} bytes; at most {most} are read of it."
-        raise ModelLoadError(message)
+    _check_bytes(file, most)
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -140,10 +140,20 @@ def model_kind(source: str, options: dict[str, Any]) -> str | None:
 
 
 def default_prompt(source: str, options: dict[str, Any]) -> str | None:
-    """Return the prompt that sentence-transformers uses where none is asked for."""
+    """Return the prompt that sentence-transformers uses where none is asked for.
+
+    Raises:
+        ModelLoadError: If the file does not hold prompts by name.
+    """
     settings = read_json(source, _SETTINGS, options)
     if not isinstance(settings, dict):
         return None
-    prompts = settings.get("prompts") or {}
-    prompt = prompts.get(settings.get("default_prompt_name") or "")
+    prompts, name = settings.get("prompts") or {}, settings.get("default_prompt_name") or ""
+    if not isinstance(prompts, dict) or not isinstance(name, str):
+        message = (
+            f"{_SETTINGS} of {source!r} has {prompts!r:.80} as prompts and {name!r:.80} as "
+            "default_prompt_name; they must be an object and one of its names. Mend the file."
+        )
+        raise ModelLoadError(message)
+    prompt = prompts.get(name)
     return prompt if isinstance(prompt, str) else None

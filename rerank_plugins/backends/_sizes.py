@@ -18,6 +18,7 @@ _MOST: Final = {
     "num_decoder_layers": 2_000,
     "num_attention_heads": 10_000,
     "num_key_value_heads": 10_000,
+    "head_dim": 100_000,
     "hidden_size": 1_000_000,
     "embedding_size": 1_000_000,
     "intermediate_size": 10_000_000,
@@ -32,6 +33,9 @@ _TABLES: Final = (
     (("vocab_size", "hidden_size"), 2**34),
     (("num_hidden_layers", "hidden_size", "intermediate_size"), 2**40),
     (("num_layers", "d_model", "d_ff"), 2**40),
+    (("num_hidden_layers", "hidden_size", "hidden_size"), 2**40),
+    (("num_hidden_layers", "hidden_size", "num_attention_heads", "head_dim"), 2**40),
+    (("num_hidden_layers", "hidden_size", "num_key_value_heads", "head_dim"), 2**40),
     (("in_features", "out_features"), 2**30),
 )
 """Sizes whose product is about how many numbers a model has there, and the most of them."""

@@ -7,8 +7,11 @@ import json
 import math
 import os
 import select
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -45,8 +48,14 @@ class Watch:
 class Loader:
     """The child; one that died or hangs is a finding, and the next folder gets a new one."""
 
-    def __init__(self, sound: Path, outside: Path) -> None:
-        self._sound = sound
+    def __init__(self, sound: Mapping[str, Path], outside: Path) -> None:
+        """Start nothing yet.
+
+        Args:
+            sound: By kind, a model that is loaded before memory is bounded.
+            outside: A folder of which nothing may be opened.
+        """
+        self._sound = [f"{kind}={folder}" for kind, folder in sound.items()]
         self._process: subprocess.Popen[str] | None = None
         self._usual_mb = 0.0
         self._watch = Watch(outside)
@@ -84,7 +93,7 @@ class Loader:
         return answer
 
     def _start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.fuzz.loader", str(self._sound)]
+        command = [sys.executable, "-m", "tests.fuzz.loader", *self._sound]
         kind = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         self._process = subprocess.Popen(  # noqa: S603
             command, cwd=ROOT, env={**os.environ, **kind}, text=True,
@@ -108,3 +117,18 @@ class Loader:
             self._process.kill()
             self._process.communicate()
             self._process = None
+
+
+def load_changed(
+    loader: Loader, sound: Path, files: Mapping[str, bytes], kind: str
+) -> dict[str, Any]:
+    """Load a sound model with some files exchanged or added; return what became of it."""
+    folder = Path(tempfile.mkdtemp(dir=sound.parent))
+    try:
+        shutil.copytree(sound, folder, dirs_exist_ok=True)
+        for name, content in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+        return loader.load(folder, kind)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

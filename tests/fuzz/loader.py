@@ -11,19 +11,24 @@ import os
 import resource
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast, get_args
 
 import numpy as np
 
-from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins import BiEncoder, DecoderModel, Reranker
+from rerank_plugins.backends.decoder.settings import DecoderFamily
 from rerank_plugins.errors import RerankError
 
 ROOM: Final = 2**30
 """Bytes of address space beyond what a loaded model has."""
 
-PAIRS: Final = [("who wrote faust", "Goethe wrote it"), ("rain", ""), ("a", "he " * 600)]
+PAIRS: Final = [
+    ("who wrote faust", "Goethe wrote it"), ("rain", ""), ("a", "he " * 600),
+    ("who wrote faust", "he " * 40),
+]  # fmt: skip
 _EVENTS: Final = ("pickle.find_class", "subprocess.Popen", "os.system", "socket.connect")
 _PICKLES: Final = (".bin", ".pt", ".pkl", ".pickle", ".ckpt", ".msgpack", ".h5")
+_FAMILIES: Final = get_args(DecoderFamily)
 
 _seen: list[str] = []
 
@@ -36,12 +41,19 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def load(kind: str, folder: str) -> dict[str, Any]:
-    """Return what becomes of a folder."""
+    """Return what becomes of a folder.
+
+    Args:
+        kind: ``"cross-encoder"``, ``"bi-encoder"``, or a decoder's family.
+        folder: The model.
+    """
     try:
+        family = cast("DecoderFamily", kind)
+        model = DecoderModel(folder, family=family) if kind in _FAMILIES else folder
         if kind == "bi-encoder":
             with BiEncoder(folder, device="cpu", dtype="float32") as encoder:
                 return {"values": encoder.encode_documents([one for _, one in PAIRS]).tolist()}
-        with Reranker(folder, device="cpu", dtype="float32") as reranker:
+        with Reranker(model, device="cpu", dtype="float32") as reranker:
             alone = [reranker.score([pair])[0] for pair in PAIRS]
             together = reranker.score(PAIRS)
         assert np.allclose(alone, together, rtol=1e-3, atol=1e-3), "depends on the batch"
@@ -53,9 +65,9 @@ def load(kind: str, folder: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Load the sound folder, bound the memory, and then load what is asked for."""
-    for kind in ("cross-encoder", "bi-encoder"):
-        assert "values" in load(kind, sys.argv[1])
+    """Load the sound folders, bound the memory, and then load what is asked for."""
+    for kind, _, folder in (one.partition("=") for one in sys.argv[1:]):
+        assert "values" in load(kind, folder)
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
     bound = pages * resource.getpagesize() + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))

@@ -10,7 +10,6 @@ import json
 import os
 import pickle
 import shutil
-import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,8 @@ import pytest
 from hypothesis import strategies as st
 
 from tests.fuzz.effort import fuzz
-from tests.fuzz.folders import Loader
+from tests.fuzz.folders import Loader, load_changed
+from tests.fuzz.model_files import header_of, rules, sizes, weights
 from tests.fuzz.mutations import any_json, changed, damaged, encoded, odd
 from tests.tiny_models import save_reranker
 
@@ -31,9 +31,7 @@ SETTINGS: Final = {
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json")
 }
 WEIGHTS: Final = (SOUND / "model.safetensors").read_bytes()
-_LENGTH: Final = struct.unpack("<Q", WEIGHTS[:8])[0]
-HEADER: Final = json.loads(WEIGHTS[8 : 8 + _LENGTH])
-TENSORS: Final = WEIGHTS[8 + _LENGTH :]
+HEADER: Final = header_of(WEIGHTS)
 
 CONFIG_NAMES: Final = (
     "attn_implementation", "auto_map", "quantization_config", "torch_dtype", "dtype",
@@ -81,7 +79,7 @@ def loader() -> Iterator[Loader]:
     outside = _home / "outside"
     shutil.copytree(SOUND, outside)
     (outside / "pytorch_model.bin").write_bytes(pickle.dumps({"weights": 1}))
-    child = Loader(SOUND, outside)
+    child = Loader({"cross-encoder": SOUND, "bi-encoder": SOUND}, outside)
     yield child
     child.close()
     shutil.rmtree(_home, ignore_errors=True)
@@ -89,65 +87,20 @@ def loader() -> Iterator[Loader]:
 
 def load(loader: Loader, files: dict[str, bytes], kind: str = "cross-encoder") -> dict[str, Any]:
     """Load the sound model with some files exchanged or added."""
-    folder = Path(tempfile.mkdtemp(dir=_home))
-    try:
-        shutil.copytree(SOUND, folder, dirs_exist_ok=True)
-        for name, content in files.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(content)
-        return loader.load(folder, kind)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return load_changed(loader, SOUND, files, kind)
 
 
 SIZES: Final = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
     "max_position_embeddings", "type_vocab_size", "num_labels", "pad_token_id", "layer_norm_eps",
 )  # fmt: skip
-sizes = st.dictionaries(
-    st.sampled_from(SIZES), st.integers(-1, 40) | st.integers(0, 9).map(lambda one: 10**one),
-    min_size=1, max_size=3,
-).map(lambda some: {**SETTINGS["config.json"], **some})  # fmt: skip
-RULES: Final = (
-    {"type": "Replace", "pattern": {"Regex": "."}, "content": "a" * 10},
-    {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"},
-    {"type": "Replace", "pattern": {"Regex": ""}, "content": "b"},
-    {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""},
-    {"type": "Replace", "pattern": {"String": ""}, "content": "xyz"},
-    {"type": "Prepend", "prepend": "z" * 1_000},
-    {"type": "ByteLevel"}, {"type": "NFKD"}, {"type": "StripAccents"}, {"type": "Lowercase"},
-)  # fmt: skip
-SPLITS: Final = (
-    {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": False},
-    {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Removed", "invert": False},
-    {"type": "Whitespace"}, {"type": "Digits", "individual_digits": True},
-    {"type": "Metaspace", "replacement": "a", "prepend_scheme": "always", "split": True},
-)  # fmt: skip
-_FIXED: Final = {
-    "strategy": {"Fixed": 10**12}, "direction": "Right", "pad_to_multiple_of": 10**12,
-    "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]",
-}  # fmt: skip
-_CUT: Final = {
-    "direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 10**12,
-}  # fmt: skip
-rules = st.fixed_dictionaries(
-    {},
-    optional={
-        "normalizer": st.lists(st.sampled_from(RULES), max_size=40).map(
-            lambda some: {"type": "Sequence", "normalizers": some}
-        ),
-        "pre_tokenizer": st.lists(st.sampled_from(SPLITS), max_size=40).map(
-            lambda some: {"type": "Sequence", "pretokenizers": some}
-        ),
-        "padding": changed(_FIXED), "truncation": changed(_CUT),
-    },
-).map(lambda some: {**SETTINGS["tokenizer.json"], **some})  # fmt: skip
 kinds = st.sampled_from(["cross-encoder", "bi-encoder"])
 
 
 @fuzz(
     few=0, many=200, kind=kinds,
-    content=changed(SETTINGS["config.json"], CONFIG_NAMES).map(encoded) | sizes.map(encoded)
+    content=changed(SETTINGS["config.json"], CONFIG_NAMES).map(encoded)
+    | sizes(SETTINGS["config.json"], SIZES).map(encoded)
     | damaged((SOUND / "config.json").read_bytes()) | any_json.map(encoded),
 )  # fmt: skip
 def test_any_config_is_refused_or_right(loader: Loader, kind: str, content: bytes) -> None:
@@ -156,7 +109,8 @@ def test_any_config_is_refused_or_right(loader: Loader, kind: str, content: byte
 
 @fuzz(
     few=0, many=120, kind=kinds,
-    content=changed(SETTINGS["tokenizer.json"]).map(encoded) | rules.map(encoded)
+    content=changed(SETTINGS["tokenizer.json"]).map(encoded)
+    | rules(SETTINGS["tokenizer.json"]).map(encoded)
     | damaged((SOUND / "tokenizer.json").read_bytes()),
 )  # fmt: skip
 def test_any_tokenizer_is_refused_or_right(loader: Loader, kind: str, content: bytes) -> None:
@@ -172,19 +126,7 @@ def test_any_settings_of_a_tokenizer(loader: Loader, kind: str, content: bytes) 
     load(loader, {"tokenizer_config.json": content}, kind)
 
 
-@st.composite
-def weights(draw: st.DrawFn) -> bytes:
-    """Draw a safetensors file whose header lies, or whose bytes are damaged."""
-    if draw(st.booleans()):
-        return draw(damaged(WEIGHTS[: 8 + _LENGTH])) + TENSORS
-    header = encoded(draw(changed(HEADER, ("evil", "__metadata__"))))
-    announced = draw(
-        st.sampled_from([len(header)] * 4 + [0, 1, 2**31, 2**40, 2**63, 2**64 - 1, len(header) - 1])
-    )
-    return struct.pack("<Q", announced) + header + TENSORS[: draw(st.sampled_from([None, 0, 100]))]
-
-
-@fuzz(few=0, many=250, kind=kinds, content=weights())
+@fuzz(few=0, many=250, kind=kinds, content=weights(WEIGHTS))
 def test_any_weights_are_refused_or_right(loader: Loader, kind: str, content: bytes) -> None:
     load(loader, {"model.safetensors": content}, kind)
 

@@ -19,9 +19,10 @@ from rerank_plugins.backends._families import PROMPTS, Prompt, family
 from rerank_plugins.backends._fingerprint import fingerprint
 from rerank_plugins.backends._loading import adapter_options, hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.backends._parts import check_source, default_prompt, read_json, read_modules
+from rerank_plugins.backends._parts import check_source, default_prompt
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.decoder.forward import Head
+from rerank_plugins.backends.decoder.own import answer_tokens, reach_of, template_arguments
 from rerank_plugins.backends.decoder.prompts import chat_template, family_template, plain_template
 from rerank_plugins.backends.decoder.settings import DecoderModel
 from rerank_plugins.backends.decoder.tokens import PromptTokenizer, Template
@@ -66,8 +67,16 @@ class Source(NamedTuple):
     rust: Any
 
     def first_token(self, text: str) -> int:
-        """Return the id of a text's first token."""
-        return int(self.rust.encode(text, add_special_tokens=False).ids[0])
+        """Return the id of a text's first token.
+
+        Raises:
+            ModelLoadError: If it has none.
+        """
+        ids = self.rust.encode(text, add_special_tokens=False).ids
+        if not ids:
+            message = f"{self.name!r} has no token for {text!r}; its tokenizer.json is damaged."
+            raise ModelLoadError(message)
+        return int(ids[0])
 
 
 def open_source(config: ModelConfig, mini: Callable[[], Path] = cross_encoder_folder) -> Source:
@@ -119,11 +128,6 @@ def load_decoder(
     )
 
 
-def reach_of(settings: Any, tokenizer: Any) -> int:  # noqa: ANN401  (a model's own classes)
-    """Return how many tokens a decoder can read: those that it and its tokenizer are made for."""
-    return int(min(settings.max_position_embeddings, tokenizer.model_max_length))
-
-
 def digest(source: str, config: ModelConfig, *others: object) -> str:
     """Return the fingerprint of a model's files and of what else its scores depend on."""
     files = fingerprint(source, config.revision, config.cache_folder)
@@ -139,11 +143,10 @@ def _prompt(
     if prompt is not None:
         ids = [source.first_token(text) for text in (prompt.yes, prompt.no) if text]
         return family_template(source.tokenizer, source.rust, prompt), ids
-    answers = _logit_score(source)
+    answers = answer_tokens(source.name, source.options)
     if answers or (classifier and source.tokenizer.chat_template):
         instruction = settings.instruction or default_prompt(source.name, source.options)
-        own = read_json(source.name, "sentence_bert_config.json", source.options) or {}
-        options = (own.get("processing_kwargs") or {}).get("chat_template") or {}
+        options = template_arguments(source.name, source.options)
         args = (source.tokenizer, source.rust, model, instruction, options)
         return chat_template(*args), answers
     if settings.instruction is not None or not classifier:
@@ -155,18 +158,15 @@ def _prompt(
     return plain_template(source.rust, model), answers
 
 
-def _logit_score(source: Source) -> list[int]:
-    """Return the tokens that sentence-transformers' module LogitScore reads, if there is one."""
-    for part in read_modules(source.name, source.options):
-        if part.kind == "LogitScore":
-            own = read_json(source.name, f"{part.path}/config.json", source.options)
-            ids = (own["true_token_id"], own.get("false_token_id"))
-            return [int(token) for token in ids if token is not None]
-    return []
-
-
 def _answer_head(model: Any, tokens: list[int]) -> Head:  # noqa: ANN401  (one of many classes)
     output = model.get_output_embeddings()
+    rows = len(output.weight)
+    if not all(0 <= token < rows for token in tokens):
+        message = (
+            f"the answers of {model.name_or_path!r} are the tokens {tokens}, and its output layer "
+            f"has {rows}: from 0 to {rows - 1}. Its tokenizer or its modules are another model's."
+        )
+        raise ModelLoadError(message)
     bias = getattr(output, "bias", None)
     return Head(
         output.weight[tokens],

@@ -43,6 +43,7 @@ def chat_template(
         if prompt:
             messages.insert(0, {"role": "system", "content": prompt})
         text: str = tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        text.encode()  # no tokenizer reads lone surrogates
         return text
 
     try:

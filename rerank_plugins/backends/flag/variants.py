@@ -20,13 +20,8 @@ from rerank_plugins.backends._families import GEMMA, LIGHTWEIGHT, Prompt
 from rerank_plugins.backends._loading import adapter_options, quiet_loading
 from rerank_plugins.backends._parts import read_json
 from rerank_plugins.backends.decoder.forward import Head
-from rerank_plugins.backends.decoder.loading import (
-    LoadedDecoder,
-    Source,
-    digest,
-    open_source,
-    reach_of,
-)
+from rerank_plugins.backends.decoder.loading import LoadedDecoder, Source, digest, open_source
+from rerank_plugins.backends.decoder.own import reach_of
 from rerank_plugins.backends.decoder.prompts import family_template
 from rerank_plugins.backends.decoder.tokens import PromptTokenizer
 from rerank_plugins.backends.flag.settings import FlagModel
@@ -110,6 +105,8 @@ def load_lightweight(config: ModelConfig, settings: FlagModel) -> LoadedDecoder:
             num_hidden_layers=cutoff,
             rope_parameters={"rope_type": "default", "rope_theta": own.get("rope_theta", 1e4)},
         )
+        # The other kinds leave out the bound of the logits, as older versions did in silence.
+        shape._attn_implementation = "eager"  # noqa: SLF001  (its constructor's type hides it)
         base = _load_base(Gemma2Model, shape, config, source)
         head = _head(config, source, 0, own.get("final_logit_softcapping", 30.0))
     loaded = _loaded(config, settings, source, (base, head), LIGHTWEIGHT)

@@ -77,7 +77,8 @@ class OpenVINOCrossEncoder(PairReader):
         self.prompts = loaded.prompts
         self._pairs = PairTokenizer(private_tokenizer(tokenizer, config.model), config.model)
         self._pad = int(tokenizer.pad_token_id or 0)
-        module = scoring_module(network, typed="token_type_ids" in tokenizer.model_input_names)
+        self._typed = "token_type_ids" in tokenizer.model_input_names
+        module = scoring_module(network, typed=self._typed)
         self._inputs = module.inputs
         self._reach = reach_of(network, tokenizer)
         calibration = calibration_pairs(config) if config.dtype == "int8" else ()
@@ -111,10 +112,11 @@ class OpenVINOCrossEncoder(PairReader):
         self._runtime = None
 
     def _padded(self, pairs: Sequence[TokenPair], width: int) -> list[NDArray[np.int64]]:
+        types = [pair.types if self._typed else np.zeros_like(pair.types) for pair in pairs]
         inputs = [
             padded([pair.ids for pair in pairs], width, self._pad),
             padded([np.ones_like(pair.ids) for pair in pairs], width, 0),
-            padded([pair.types for pair in pairs], width, 0),
+            padded(types, width, 0),
         ]
         return inputs[: self._inputs]
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from openvino import AsyncInferQueue, InferRequest
 
 from rerank_plugins.backends.openvino.groups import groups
+from rerank_plugins.backends.torch.loading import is_small
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.errors import ConfigurationError, OutOfMemoryError
@@ -25,8 +26,6 @@ _CAPABILITIES: Final = {
 }
 _PRECISIONS: Final = {"bfloat16": "bf16", "float16": "f16"}
 _MOST_STREAMS: Final = 8
-_SMALL: Final = 25_000_000
-"""Weights of a model with which 4,096 tokens take well under a second."""
 
 
 def check_precision(config: ModelConfig) -> None:
@@ -55,16 +54,10 @@ def batch_tokens(network: torch.nn.Module, streams: int) -> int:
     """Return how many tokens a batch should hold, so that no stream waits long for another.
 
     Args:
-        network: The model; what it reads from tables costs nothing.
+        network: The model.
         streams: How many groups are computed at once.
     """
-    tables = sum(
-        module.weight.numel()
-        for module in network.modules()
-        if isinstance(module, torch.nn.Embedding)
-    )
-    weights = sum(weight.numel() for weight in network.parameters()) - tables
-    return streams * (4_096 if weights <= _SMALL else 1_024)
+    return streams * (4_096 if is_small(network) else 1_024)
 
 
 class Runtime:
