@@ -6,7 +6,7 @@ leaves out what the score does not depend on (the last layer of all tokens but t
 credited with the whole, so its share says how fast the same scores come, and may exceed 1;
 ``last_layer="first token"`` counts what such a pass computes.
 
-``python -m benchmarks.limit`` prints both limits of this machine.
+``python -m benchmarks.limit`` prints the limits of this machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def matmul_limit(
     Measured with the threads that torch has now: the median product of the best shape.
 
     Args:
-        dtype: Data type of both matrices, or its name.
+        dtype: Data type of both matrices, or its name. Sums of int8 are int32, and nothing is
+            rounded or scaled; on a CPU only.
         seconds: About how long to measure.
         device: Where to measure.
     """
@@ -57,16 +58,21 @@ def _rates(
     # A linear layer, as its weights lie in a model: the second matrix transposed.
     left = torch.randn(rows, inner, device=device).to(dtype)
     weight = torch.randn(outer, inner, device=device).to(dtype)
-    torch.nn.functional.linear(left, weight)
+    multiply = _multiply_int8 if dtype == torch.int8 else torch.nn.functional.linear
+    multiply(left, weight)
     seen: list[float] = []
     end = perf_counter() + seconds
     while not seen or perf_counter() < end:
         _wait(device)
         start = perf_counter()
-        torch.nn.functional.linear(left, weight)
+        multiply(left, weight)
         _wait(device)
         seen.append(2 * rows * inner * outer / (perf_counter() - start))
     return seen
+
+
+def _multiply_int8(left: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return torch._int_mm(left, weight.t())  # noqa: SLF001
 
 
 def _wait(device: str) -> None:
@@ -107,7 +113,7 @@ def useful_flops(
 
 def main(seconds: float = 4.0) -> None:
     """Print the limits of this machine in GFLOP/s."""
-    for name in ("float32", "bfloat16"):
+    for name in ("float32", "bfloat16", "int8"):
         typer.echo(f"{name}: {matmul_limit(name, seconds) / 1e9:.0f} GFLOP/s")
 
 

@@ -91,6 +91,45 @@ def claims_table(results: dict[str, Any]) -> str:
     return "\n".join(_judged(list(_claims(results)), quick=quick))
 
 
+def profile_table(results: dict[str, Any]) -> str:
+    """Return where the time of a request goes, and what is left to gain."""
+    found = results["profile"]
+    best = found["useful"] / found["shares"]["matrix products"]
+    return _shares(
+        found,
+        f"Products run at {found['products_over_limit']:.0%} of the limit; the request does useful "
+        f"work at {found['useful']:.0%} of it, and would at {best:.0%} if all but products took "
+        "no time.",
+    )
+
+
+def int8_profile_table(results: dict[str, Any]) -> str:
+    """Return where the time of a request in int8 goes, and what is left to gain."""
+    found = results["profile_int8"]
+    share, rate = found["shares"]["matrix products"], found["products_over_limit"]
+    faster = 1 / (1 - share + share * rate)
+    return _shares(
+        found,
+        f"Products, with GELU and rounding in them, run at {rate:.0%} of what torch's int8 product "
+        f"reaches with larger matrices; at all of it a request would be {faster:.2f} times as "
+        "fast.",
+    )
+
+
+def _shares(found: dict[str, Any], summary: str) -> str:
+    about = found["environment"]
+    lines = ["| work | share of the time |", "| --- | --- |"]
+    shares = sorted(found["shares"].items(), key=lambda item: -item[1])
+    lines += [f"| {name} | {share:.1%} |" for name, share in shares]
+    quick = " **A quick run, whose figures say little.**" if found["quick"] else ""
+    below = (
+        f"`mini`, {found['dtype']}, {found['passages']} passages, medians of {found['rounds']} "
+        f"requests on one thread. {summary} {about['cpu']}, torch {about['packages']['torch']}; "
+        f"commit {about['commit']}.{quick}"
+    )
+    return "\n".join([*lines, "", below])
+
+
 def _judged(rows: list[Row], *, quick: bool) -> list[str]:
     """Return the table; nothing is met or missed by a quick run."""
     if not quick:

@@ -30,7 +30,9 @@ from benchmarks.speed_plot import svg
 from benchmarks.speed_tables import (
     cells_table,
     claims_table,
+    int8_profile_table,
     peers_table,
+    profile_table,
     scores_table,
     targets_table,
 )
@@ -64,6 +66,8 @@ _HOMES: Final = {
     "speed-scores": ROOT / "docs" / "performance.md",
     "speed-targets": ROOT / "docs" / "performance.md",
     "speed-claims": ROOT / "docs" / "performance.md",
+    "speed-profile": ROOT / "docs" / "performance.md",
+    "speed-profile-int8": ROOT / "docs" / "performance.md",
     "reliability-faults": ROOT / "docs" / "reliability.md",
     "golden": ROOT / "docs" / "reliability.md",
 }
@@ -71,6 +75,7 @@ _SOURCES: Final = {
     "capacity": "servers",
     "fuzz": "reliability-fuzz",
     "quality-sets": "quality",
+    **dict.fromkeys(("speed-profile", "speed-profile-int8"), "speed-claims"),
     **dict.fromkeys(("speed-cells", "speed-scores", "speed-targets"), "speed"),
 }
 """Results of tables that have none of their own name."""
@@ -137,6 +142,8 @@ _TABLES: Final = {
     "speed-scores": scores_table,
     "speed-targets": targets_table,
     "speed-claims": claims_table,
+    "speed-profile": profile_table,
+    "speed-profile-int8": int8_profile_table,
     "reliability-faults": faults_table,
     "golden": golden_table,
 }

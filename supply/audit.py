@@ -20,6 +20,8 @@ from supply.closure import PROJECT, closure
 
 SERVICES: Final = ("osv", "pypi")
 _SECONDS: Final = 15
+_LONGEST_S: Final = 120.0
+"""For one question to a service: pip-audit itself tries again, package by package."""
 
 
 class NotAuditedError(RuntimeError):
@@ -35,8 +37,13 @@ def requirements() -> list[str]:
     ]
 
 
-def look_up(lines: Iterable[str], service: str) -> list[str]:
+def look_up(lines: Iterable[str], service: str, longest: float = _LONGEST_S) -> list[str]:
     """Return the known weaknesses, a line each.
+
+    Args:
+        lines: Pinned requirements.
+        service: Whom to ask.
+        longest: Seconds to wait for all of it.
 
     Raises:
         NotAuditedError: If the service did not answer for every package.
@@ -46,12 +53,17 @@ def look_up(lines: Iterable[str], service: str) -> list[str]:
         file.write_text("\n".join(lines), encoding="utf-8")
         command = [sys.executable, "-m", "pip_audit", "--format", "json", "--no-deps"]
         command += ["--disable-pip", "--progress-spinner", "off", "--timeout", str(_SECONDS)]
-        done = subprocess.run(  # noqa: S603
-            [*command, "--vulnerability-service", service, "--requirement", str(file)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        try:
+            done = subprocess.run(  # noqa: S603
+                [*command, "--vulnerability-service", service, "--requirement", str(file)],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=longest,
+            )
+        except subprocess.TimeoutExpired:
+            message = f"{service}: no answer within {longest:g} s"
+            raise NotAuditedError(message) from None
     try:
         answer: Mapping[str, Any] = json.loads(done.stdout)
     except ValueError:
@@ -88,7 +100,8 @@ def audit(lines: list[str]) -> list[str]:
     silent = []
     for service in SERVICES:
         try:
-            look_up(lines[:1], service)  # one, so that a service that does not answer is left alone
+            # One, so that a service that does not answer is left alone.
+            look_up(lines[:1], service, 2 * _SECONDS)
             return look_up(lines, service)
         except NotAuditedError as error:  # noqa: PERF203  (two turns)
             silent.append(str(error))

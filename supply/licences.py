@@ -1,7 +1,7 @@
 """The licence of every dependency, none of which is unknown: ``python -m supply.licences``.
 
 Fails if one is not on the list of those that users can live with; otherwise renews the table in
-``docs/licences.md``.
+``docs/licences.md``, or with ``--check`` fails if a dependency is not on it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import re
 from collections.abc import Mapping
 from importlib.metadata import Distribution
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+import typer
 
 from benchmarks.tables import filled
 from supply.closure import PROJECT, Component, closure
@@ -34,6 +36,9 @@ EXCEPTIONS: Final = {
 
 NVIDIA: Final = re.compile(r"(nvidia|cuda)-")
 """Names of what torch's builds for CUDA bring; a build for the CPU has none of it."""
+
+_OF_CUDA: Final = re.compile(rf"{NVIDIA.pattern}|triton$")
+"""What the page leaves out: it lists an installation for the CPU."""
 
 _NVIDIA_LICENCE: Final = "LicenseRef-NVIDIA-Proprietary"
 
@@ -125,8 +130,24 @@ def table(components: Mapping[str, Component]) -> str:
     return "\n".join([*lines, "", *notes])
 
 
-def main() -> None:
-    """Check all licences and renew the table."""
+def unlisted(components: Mapping[str, Component], page: str) -> list[str]:
+    """Return the packages that the page does not list under their licence."""
+    return [
+        name
+        for name, one in components.items()
+        if name != PROJECT
+        and not _OF_CUDA.match(name)
+        and f"| {name} | {licence(name, one.found)} |" not in page
+    ]
+
+
+def main(
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Renew nothing: fail if the page lacks a package.")
+    ] = False,
+) -> None:
+    """Check all licences, and renew the table."""
     components = closure()
     bad = refused(components)
     if bad:
@@ -135,8 +156,14 @@ def main() -> None:
             "licences that are not on the list of supply/licences.py:\n" + "\n".join(lines)
         )
     page = PAGE.read_text(encoding="utf-8")
+    if check:
+        lacking = unlisted(components, page)
+        if lacking:
+            message = f"{PAGE.name} does not list {', '.join(lacking)}; `make audit` renews it."
+            raise SystemExit(message)
+        return
     PAGE.write_text(filled(page, "licences", table(components)), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -29,5 +29,6 @@ def test_the_first_token_saves_most_of_the_last_layer() -> None:
     assert useful_flops([1], 2, 8, 32, "first token") == useful_flops([1], 2, 8, 32)
 
 
-def test_the_limit_is_measured() -> None:
+def test_the_limits_are_measured() -> None:
     assert matmul_limit("float32", seconds=0.05) > 1e9
+    assert matmul_limit("int8", seconds=0.05) > 1e9

@@ -300,5 +300,15 @@ def test_a_quick_run_for_real(tmp_path: Path) -> None:
         assert 100 < ours["peak_mib"] < 4_000
     stored = tmp_path / "claims.json"
     claims.main(data=tmp_path, quick=True, output=stored)
-    table = speed_tables.claims_table(json.loads(stored.read_text(encoding="utf-8")))
+    found = json.loads(stored.read_text(encoding="utf-8"))
+    table = speed_tables.claims_table(found)
     assert table.count("\n| ") == 7
+    profiles = {
+        "profile": speed_tables.profile_table,
+        "profile_int8": speed_tables.int8_profile_table,
+    }
+    for name, made in profiles.items():
+        shares = found[name]["shares"]
+        assert max(shares, key=shares.__getitem__) == "matrix products"
+        assert sum(shares.values()) == pytest.approx(1, abs=0.05)
+        assert made(found).count("\n| ") == len(shares) + 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
 import subprocess
 import sys
+import time
 from importlib.metadata import Distribution, version
 from pathlib import Path
 
@@ -91,10 +93,36 @@ def test_the_page_lists_the_licences() -> None:
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     pinned = dict(re.findall(r"^([\w.-]+)==([\w.]+)", text, re.MULTILINE))
     moved = [name for name in ("numpy", "transformers", "ray") if pinned[name] != version(name)]
-    if moved or sys.version_info[:2] != (3, 11):
-        pytest.skip("the page is of the pinned versions and Python 3.11")
+    if moved or sys.version_info[:2] != (3, 11) or any(map(licences.NVIDIA.match, found)):
+        pytest.skip("the page is of the pinned versions, Python 3.11 and torch for the CPU")
     page = licences.PAGE.read_text(encoding="utf-8")
     assert filled(page, "licences", licences.table(found)) == page
+
+
+def test_a_dependency_that_is_not_on_the_page_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "licences.md"
+    rows = licences.table(closure())
+    page.write_text(f"<!-- licences -->\n{rows}\n<!-- /licences -->", encoding="utf-8")
+    monkeypatch.setattr(licences, "PAGE", page)
+    licences.main(check=True)
+    without = re.sub(r"\| numpy \|.*\n", "", page.read_text(encoding="utf-8"))
+    other = re.sub(r"\| pydantic \| MIT", "| pydantic | BSD-3-Clause", without)
+    page.write_text(other, encoding="utf-8")
+    with pytest.raises(SystemExit, match="does not list numpy, pydantic;"):
+        licences.main(check=True)
+    assert page.read_text(encoding="utf-8") == other
+    licences.main()
+    assert rows in page.read_text(encoding="utf-8")
+
+
+def test_the_command_fails_for_a_licence_that_is_not_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(licences, "ALLOWED", licences.ALLOWED - {"MPL-2.0"})
+    with pytest.raises(SystemExit, match=r"(?s)not on the list.*certifi: MPL-2\.0"):
+        licences.main(check=True)
 
 
 def test_the_bill_of_materials_is_valid_and_whole(tmp_path: Path) -> None:
@@ -148,6 +176,15 @@ def test_without_a_service_nothing_counts_as_audited(option: list[str], status: 
     assert done.returncode == status, done.stderr
     assert "NOT AUDITED" in done.stderr
     assert "weaknesses are known" not in done.stdout
+
+
+def test_a_service_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connections wait, unanswered
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        with pytest.raises(audit.NotAuditedError, match="osv: no answer within 3 s"):
+            audit.look_up(["numpy==2.0.0"], "osv", longest=3.0)
+    assert time.monotonic() - start < 20
 
 
 def test_versions_are_kept_with_what_they_passed(tmp_path: Path) -> None:

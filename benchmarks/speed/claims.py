@@ -16,12 +16,16 @@ from benchmarks.environment import ROOT, environment
 from benchmarks.speed.growth import measure_growth
 from benchmarks.speed.overhead import measure_overhead
 from benchmarks.speed.pair_cost import measure_pair_cost
+from benchmarks.speed.profiled import measure_profile
+from benchmarks.speed.profiled_int8 import measure_int8_profile
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "speed-claims.json"
 CLAIMS: Final[dict[str, Callable[..., dict[str, Any]]]] = {
     "overhead": measure_overhead,
     "growth": measure_growth,
     "pair_cost": measure_pair_cost,
+    "profile": measure_profile,
+    "profile_int8": measure_int8_profile,
 }
 
 
