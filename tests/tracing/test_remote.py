@@ -47,6 +47,8 @@ async def test_one_trace_over_both(
     assert ranking[0].index == 1
     (ours,) = [one for one in spans.named("rerank") if one.parent is None]
     call = spans.one("rerank.remote")
+    # The server's span of a request ends after its answer.
+    assert wait_until(lambda: bool(spans.named("POST /rerank")), 10)
     served = spans.one("POST /rerank")
     (theirs,) = [one for one in spans.named("rerank") if one.parent is not None]
     assert call in spans.under(ours)
@@ -78,11 +80,11 @@ def test_the_server_continues_any_trace_and_leaves_probes_out(spans: Spans, serv
     body = {"query": QUESTION, "documents": TEXTS}
     for path in ("/v2/rerank", "/a secret path", "/health"):
         httpx.post(f"{server.url}{path}", json=body, headers=headers)
+    assert wait_until(lambda: bool(spans.named("POST other")), 10)
     served = [one for one in spans.all() if one.kind is SpanKind.SERVER]
     assert [one.name for one in served] == ["POST /v2/rerank", "POST other"]
     assert {f"{trace_of(one):032x}" for one in spans.all()} == {made}
     httpx.post(f"{server.url}/v2/rerank", json=body, headers={**headers, "traceparent": "odd"})
-    # The span of a request ends after its answer.
     assert wait_until(lambda: len(spans.named("POST /v2/rerank")) > 1, 10)
     assert spans.named("POST /v2/rerank")[-1].parent is None
 

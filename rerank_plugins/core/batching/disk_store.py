@@ -64,8 +64,11 @@ class Store:
         # SQLite gives its other files the mode of this one.
         os.close(os.open(own / "cache.db", os.O_CREAT | os.O_RDWR, 0o600))
         self._max_bytes = max_bytes
-        with disk_access():
-            self._cache = require("diskcache", EXTRA).Cache(
+        kind = require("diskcache", EXTRA).Cache
+        # At hand before it is complete: one that a damaged database stops is closed, too.
+        self._cache = kind.__new__(kind)
+        with disk_access(), closing(self._cache):
+            self._cache.__init__(
                 str(own),
                 timeout=_TIMEOUT_S,
                 disk=_bytes_only(),
@@ -83,7 +86,6 @@ class Store:
                 disk_min_file_size=0,
                 disk_pickle_protocol=0,
             )
-            self._cache.close()
 
     def get(self, keys: Sequence[bytes]) -> list[object]:
         """Return what is known of each key, or None."""

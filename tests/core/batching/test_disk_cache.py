@@ -321,6 +321,18 @@ def test_a_damaged_folder_costs_no_score(
     assert all("Scoring goes on without them" in one for one in warnings_of())
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux lists the open files")
+def test_a_damaged_database_is_closed(tmp_path: Path) -> None:
+    rank(tmp_path)
+    file = database(tmp_path)
+    file.write_bytes(b"not a database" * 1_000)
+    with pytest.raises(sqlite3.DatabaseError) as kept:  # which keeps what is not closed open
+        Store(tmp_path, 2**20)
+    opened = [os.readlink(one.path) for one in os.scandir("/proc/self/fd") if one.is_symlink()]
+    assert kept.tb is not None
+    assert str(file) not in opened
+
+
 @each_damage
 def test_damage_while_in_use_costs_no_score(
     tmp_path: Path, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
