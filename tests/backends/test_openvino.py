@@ -109,7 +109,6 @@ def test_int8_is_asked_for_by_its_name_and_its_texts_count(tmp_path: Path) -> No
     [
         (Reranker, {"backend": "torch", "dtype": "int8"}, "backend 'openvino' computes"),
         (BiEncoder, {"backend": "sentence-transformers", "dtype": "int8"}, "backend 'openvino'"),
-        (Reranker, {"backend": "openvino", "dtype": "float16"}, "does not compute that"),
         (Reranker, {"backend": "openvino", "device": "meta"}, "device is 'meta'"),
     ],
 )
@@ -118,6 +117,13 @@ def test_what_cannot_be_computed_is_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         kind(**settings).engine  # noqa: B018  (the property loads the model)
+
+
+def test_what_the_cpu_cannot_compute_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime: Any = pytest.importorskip("rerank_plugins.backends.openvino.runtime")
+    monkeypatch.setitem(runtime._CAPABILITIES, "float16", "none")  # as on most CPUs
+    with pytest.raises(ConfigurationError, match="does not compute that"):
+        Reranker(backend="openvino", dtype="float16").warm_up()
 
 
 @pytest.mark.parametrize("calibration", [[], ["ab"], [("a",)], [("a", 1)], [("a", "b", "c")]])

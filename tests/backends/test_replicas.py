@@ -173,7 +173,7 @@ def test_devices_compute_in_one_data_type(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_bi_encoder_has_replicas_too() -> None:
     texts = TEXTS * 20
-    one, two = BiEncoder(device="cpu"), BiEncoder(device=["cpu", "cpu"])
+    one, two = (BiEncoder(device=device, dtype="float32") for device in ("cpu", ["cpu", "cpu"]))
     vectors = two.encode_documents(texts)
     np.testing.assert_allclose(vectors, one.encode_documents(texts), rtol=0, atol=1e-5)
     two.close()
