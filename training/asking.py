@@ -96,13 +96,25 @@ def ask_sentences(sentences: Parts, questions: Sequence[Question], rng: Rng) -> 
 
 
 def ask_again(
-    questions: Sequence[Question], rng: Rng, start: int, *, held_out: bool
+    questions: Sequence[Question], rng: Rng, start: int, *, unseen: float, held_out: bool
 ) -> list[Asked]:
-    """Ask questions carelessly of a space that has each of them, from a position on."""
-    return [
-        Asked(careless(one.text, rng), one.text, one.source, (start + at,), held_out=held_out)
-        for at, one in enumerate(questions)
-    ]
+    """Ask questions carelessly of a space that has each of them, from a position on.
+
+    Args:
+        questions: What is asked.
+        rng: Draws the wording.
+        start: Place of the first in the space.
+        unseen: Share that must do without itself among the candidates: what is nearest then
+            asks something like it in other words.
+        held_out: Whether it is for validation.
+    """
+    asked = []
+    for place, one in enumerate(questions, start):
+        alone = bool(rng.random() < unseen)
+        own, banned = ((), (place,)) if alone else ((place,), ())
+        text = careless(one.text, rng)
+        asked.append(Asked(text, one.text, one.source, own, banned=banned, held_out=held_out))
+    return asked
 
 
 def ask_of_passages(prepared: Prepared, settings: Settings, kind: Kind, rng: Rng) -> list[Asked]:

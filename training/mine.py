@@ -78,9 +78,9 @@ class Miner:
         held_out = prepared.validation if kind in ("window", "faq") else []
         cut = len(questions)
         if kind in ("faq", "question"):
-            space = self._asked_before([*questions, *held_out], kind, cut)
-            asked = ask_again(questions, rng, 0, held_out=False)
-            asked += ask_again(held_out, rng, cut, held_out=True)
+            space = self._asked_before([*questions, *held_out], kind, cut, rng)
+            asked = ask_again(questions, rng, 0, unseen=settings.mine.unseen, held_out=False)
+            asked += ask_again(held_out, rng, cut, unseen=0, held_out=True)
             return _Made(space, asked, _as_it_is(space))
         answers = self._answers([*questions, *held_out])
         asked = ask_windows(prepared, questions, answers[:cut], settings.mine, rng=rng)
@@ -134,15 +134,17 @@ class Miner:
     def _vectors(self, texts: list[str]) -> FloatArray:
         return self._encoder.encode_documents(texts)
 
-    def _asked_before(self, questions: Sequence[Question], kind: Kind, free: int) -> Space:
+    def _asked_before(
+        self, questions: Sequence[Question], kind: Kind, free: int, rng: Rng
+    ) -> Space:
         """Return the space of earlier questions, with their answers for the kind ``faq``."""
         texts = [one.text for one in questions]
         if kind == "faq":
-            answers = self._answers(questions, read=False)
             windows = self._prepared.windows.texts
-            texts = [
-                f"{text}\n{windows[answer]}" for text, answer in zip(texts, answers, strict=True)
-            ]
+            least, most = self._settings.mine.answer_words
+            for at, answer in enumerate(self._answers(questions, read=False)):
+                words = windows[answer].split()[: rng.integers(least, most + 1)]
+                texts[at] += "\n" + " ".join(words)
         owners = np.arange(len(texts), dtype=np.int64)  # several questions of a passage may meet
         return Space(texts, owners, self._vectors(texts), owners < free)
 

@@ -77,6 +77,8 @@ class Mine(_Table):
         keywords: Share of questions that become keywords.
         casual: Share that lose capitals and the question mark.
         plain: Share of lists of phrases whose texts lose capitals and punctuation.
+        unseen: Share of lists of earlier questions that do not have the question itself.
+        answer_words: Fewest and most words of an answer below an earlier question.
     """
 
     size: Annotated[int, Field(ge=2)]
@@ -89,6 +91,8 @@ class Mine(_Table):
     keywords: Share
     casual: Share
     plain: Share
+    unseen: Share
+    answer_words: tuple[Positive, Positive]
 
 
 class Train(_Table):
@@ -105,6 +109,8 @@ class Train(_Table):
         average: Decay of the exponential average of the weights.
         temperature: Of the bi-encoder's cosines as targets.
         label_share: Share of the label in the target, where there is one.
+        again: Weight of a list without its best candidates.
+        again_without: Up to so many of the best are left out, one more each time.
         pointwise: Weight of the binary cross-entropy, which keeps the scores' level.
         validate_every: Steps.
         save_every_s: Seconds between checkpoints.
@@ -120,6 +126,8 @@ class Train(_Table):
     average: Annotated[float, Field(ge=0, lt=1)]
     temperature: Annotated[float, Field(gt=0)]
     label_share: Share
+    again: Annotated[float, Field(ge=0)]
+    again_without: Count
     pointwise: Annotated[float, Field(ge=0)]
     validate_every: Positive
     save_every_s: Annotated[float, Field(gt=0)]

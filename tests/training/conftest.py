@@ -21,7 +21,7 @@ LISTS = {
     "window": 6,
     "passage": 3,
     "sentence": 3,
-    "faq": 4,
+    "faq": 5,
     "question": 5,
     "paragraph": 4,
     "phrase": 3,

@@ -10,9 +10,12 @@ import pytest
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.errors import InvalidInputError
 from tests.training.conftest import LISTS, small
+from training.asking import ask_again
+from training.candidates import drawn
 from training.mine import Miner
 from training.packed import KINDS, Packed
 from training.prepared import Prepared
+from training.searching import Space
 from training.writing import plain_tokenizer
 
 
@@ -58,6 +61,24 @@ def test_no_passage_of_the_validation_is_trained_on(packed: Packed, prepared: Pr
     for question in prepared.validation:
         ids = tokenizer.encode(question.text, add_special_tokens=False).ids
         assert tokenizer.decode(ids) not in seen
+
+
+@pytest.mark.parametrize(("unseen", "own"), [(0.0, 20), (1.0, 0)])
+def test_a_question_asked_again_may_have_to_do_without_itself(
+    prepared: Prepared, unseen: float, own: int
+) -> None:
+    questions = prepared.questions[:20]
+    rng = np.random.default_rng(1)
+    asked = ask_again(questions, rng, 5, unseen=unseen, held_out=False)
+    texts = [f"{number} {question.text}" for number, question in enumerate(questions)]
+    places = np.arange(5 + len(texts))
+    vectors = np.eye(len(places), dtype=np.float32)
+    space = Space(["a", "b", "c", "d", "e", *texts], places, vectors, places >= 0)
+    found = [
+        drawn(one, space, places, places[::-1], settings=small().mine, rng=rng) for one in asked
+    ]
+    assert sum(at in row for at, row in enumerate(found, 5)) == own
+    assert {len(row) for row in found} == {8}
 
 
 @pytest.mark.slow

@@ -99,6 +99,21 @@ def test_the_loss_of_a_list_by_hand() -> None:
     assert listwise(scores, labels, cosines, settings).tolist() == pytest.approx([mixed, teacher])
 
 
+def test_a_list_is_compared_again_without_its_best() -> None:
+    scores, cosines = torch.tensor([[0.3, 2.0, -1.0, 0.1]]), torch.tensor([[0.1, 0.4, 0.9, 0.2]])
+    labels = torch.zeros(1, 4)
+    plain = small(again_without=0).train
+
+    def loss(*left: int) -> float:
+        own = list(left)
+        return float(listwise(scores[:, own], labels[:, own], cosines[:, own], plain))
+
+    by_hand = loss(0, 1, 2, 3) + 0.5 * (loss(0, 1, 3) + loss(0, 3))
+    settings = small(again=0.5, again_without=3).train
+    found = float(listwise(scores, labels, cosines, settings))
+    assert found == pytest.approx(by_hand), "of one candidate there is no order"
+
+
 def test_an_epoch_has_every_list_once_and_the_next_another_order(packed: Packed) -> None:
     feeder = Feeder(packed, 3, 4, 2, 128)
     epochs = [
