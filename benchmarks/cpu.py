@@ -1,9 +1,9 @@
-"""What OpenVINO gains on a CPU, and what int8 costs: ``python -m benchmarks.cpu ../shared/data``.
+"""What rounding gains and costs on a CPU: ``python -m benchmarks.cpu ../shared/data``.
 
 Speed: one question and its 10 or 100 passages, ranked in turn by sentence-transformers'
 CrossEncoder, by the torch backend and by OpenVINO, all with the same weights; ratios are taken
 within a turn, so that a machine that slows down slows all of them. Quality: nDCG@10 over the
-same candidates in float32 and in int8.
+same candidates in float32 and in what rounds: int8 and, where the CPU multiplies it, bfloat16.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from typing import Annotated, Any, Final
 import numpy as np
 import torch
 import typer
+from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder
 
 from benchmarks.environment import ROOT, environment
 from benchmarks.found import Found, first_stage
 from rerank_plugins import Reranker
+from rerank_plugins.backends._devices import fast_bfloat16_on_cpu
 from rerank_plugins.backends._mini import cross_encoder_folder
 from rerank_plugins.core.config import MINI
+from rerank_plugins.core.protocols import FloatArray
 from rerank_plugins.evaluation.metrics import paired_bootstrap, per_query
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "cpu.json"
@@ -32,11 +35,20 @@ COUNTS: Final = (10, 100)
 MEASURE: Final = "nDCG@10"
 _SHARES: Final = (50, 5, 95)
 PEER: Final = "sentence-transformers"
+EXACT: Final = "torch float32"
 OURS: Final[dict[str, dict[str, Any]]] = {
-    "torch float32": {"backend": "torch", "dtype": "float32"},
+    EXACT: {"backend": "torch", "dtype": "float32"},
+    "torch bfloat16": {"backend": "torch", "dtype": "bfloat16"},
     "openvino float32": {"backend": "openvino", "dtype": "float32"},
+    "openvino bfloat16": {"backend": "openvino", "dtype": "bfloat16"},
     "openvino int8": {"backend": "openvino", "dtype": "int8"},
 }
+
+
+def ours() -> dict[str, dict[str, Any]]:
+    """Return what this CPU computes quickly."""
+    quick = fast_bfloat16_on_cpu()
+    return {name: one for name, one in OURS.items() if quick or one["dtype"] != "bfloat16"}
 
 
 def measure_speed(
@@ -79,36 +91,45 @@ def measure_speed(
     return results
 
 
-def measure_quality(found: Found, exact: Reranker, quantised: Reranker) -> dict[str, Any]:
-    """Compare two rankers over the same candidates.
+def measure_quality(found: Found, exact: Reranker, others: dict[str, Reranker]) -> dict[str, Any]:
+    """Compare rankers over the same candidates.
+
+    Args:
+        found: Questions with their candidates.
+        exact: What others are compared to.
+        others: What rounds.
 
     Returns:
-        nDCG@10 of both, the paired difference with its 95% interval, the correlation of their
-        raw scores and the largest difference of two.
+        nDCG@10 of all; of the others also the paired difference with its 95% interval, the
+        correlation of the raw scores and the largest difference of two.
     """
-    runs, raw = [], []
-    for reranker in (exact, quantised):
-        rankings = list(reranker.rank_many(found.requests))
-        runs.append(found.run(rankings))
-        raw.append(
-            np.concatenate(
-                [
-                    [one.raw_score for one in sorted(ranking, key=lambda one: one.index)]
-                    for ranking in rankings
-                ]
-            )
-        )
-    before, after = (per_query(found.data.qrels, run, (MEASURE,))[MEASURE] for run in runs)
-    change = paired_bootstrap(before, after)
+    known, before = _ranked(found, exact)
+    results = {}
+    for name, reranker in others.items():
+        raw, after = _ranked(found, reranker)
+        change = paired_bootstrap(before, after)
+        results[name] = {
+            "value": float(after.mean()),
+            "change": {**change._asdict(), "verdict": change.verdict},
+            "correlation": float(np.corrcoef(known, raw)[0, 1]),
+            "largest_difference": float(np.abs(known - raw).max()),
+        }
     return {
         "questions": len(found.requests),
-        "pairs": len(raw[0]),
-        "float32": float(before.mean()),
-        "int8": float(after.mean()),
-        "change": {**change._asdict(), "verdict": change.verdict},
-        "correlation": float(np.corrcoef(raw[0], raw[1])[0, 1]),
-        "largest_difference": float(np.abs(raw[0] - raw[1]).max()),
+        "pairs": len(known),
+        "value": float(before.mean()),
+        "others": results,
     }
+
+
+def _ranked(found: Found, reranker: Reranker) -> tuple[FloatArray, NDArray[np.float64]]:
+    """Return the raw score of every pair and the measure of every question."""
+    rankings = list(reranker.rank_many(found.requests))
+    raw = [
+        one.raw_score for ranking in rankings for one in sorted(ranking, key=lambda one: one.index)
+    ]
+    values = per_query(found.data.qrels, found.run(rankings), (MEASURE,))[MEASURE]
+    return np.array(raw, dtype=np.float32), values
 
 
 def peer_ranking(folder: Path) -> Callable[[str, list[str]], Any]:
@@ -127,7 +148,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULTS,
 ) -> None:
     """Measure speed and quality, and write the figures as JSON."""
-    rerankers = {name: Reranker(MINI, **settings).warm_up() for name, settings in OURS.items()}
+    rerankers = {name: Reranker(MINI, **settings).warm_up() for name, settings in ours().items()}
     found = {name: first_stage(sets / name, questions) for name in only}
     rankers = {PEER: peer_ranking(cross_encoder_folder())}
     rankers |= {name: reranker.rank for name, reranker in rerankers.items()}
@@ -140,10 +161,10 @@ def main(
         "speed": measure_speed(rankers, found[only[0]], turns),
         "sets": {},
     }
+    exact = rerankers[EXACT]
+    rounding = {name: one for name, one in rerankers.items() if "float32" not in name}
     for name, one in found.items():
-        results["sets"][name] = measure_quality(
-            one, rerankers["torch float32"], rerankers["openvino int8"]
-        )
+        results["sets"][name] = measure_quality(one, exact, rounding)
         output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

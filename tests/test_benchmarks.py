@@ -264,10 +264,10 @@ async def test_latency_grows_with_the_share_of_the_capacity(small_set: Path) -> 
 def test_speed_and_quality_of_two_rankers(small_set: Path) -> None:
     found = first_stage(small_set, 5)
     one, other = (Reranker(FakeCrossEncoder()) for _ in range(2))
-    quality_found = cpu.measure_quality(found, one, other)
+    quality_found = cpu.measure_quality(found, one, {"int8": other})
     assert quality_found["pairs"] == 2
-    assert quality_found["float32"] == quality_found["int8"]
-    assert quality_found["largest_difference"] == 0
+    assert quality_found["value"] == quality_found["others"]["int8"]["value"]
+    assert quality_found["others"]["int8"]["largest_difference"] == 0
     speed = cpu.measure_speed({"peer": one.rank, "ours": other.rank}, found, turns=1)
     assert speed["10"]["peer"]["faster"] == [1, 1, 1]
     results = {
