@@ -7,7 +7,7 @@ they are read. CUDA devices have the padded forward pass of transformers, in bfl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 
@@ -19,8 +19,10 @@ from torch.nn.functional import linear
 from rerank_plugins.backends._devices import fast_bfloat16_on_cpu
 from rerank_plugins.backends.torch.pairs import TokenPair
 
-Groups = list[tuple[int, int, int]]
-"""``(start, pairs, tokens of a pair)`` of each run of pairs of one length."""
+Group = tuple[int, int]
+"""``(pairs, tokens of a pair)`` of a run of pairs of one length."""
+
+Groups = list[Group]
 
 _FROZEN: Final = "bert.embeddings.word_embeddings.weight"
 
@@ -56,18 +58,11 @@ def scored(model: Any, pairs: Sequence[TokenPair]) -> torch.Tensor:  # noqa: ANN
 
 def _packed(model: Any, pairs: Sequence[TokenPair]) -> torch.Tensor:  # noqa: ANN401
     """Score pairs in order of length."""
-    groups: Groups = []
-    start = 0
-    for length, run in groupby(len(one.ids) for one in pairs):
-        count = len(list(run))
-        groups.append((start, count, length))
-        start += count * length
+    groups = [(len(list(run)), length) for length, run in groupby(len(one.ids) for one in pairs)]
     embedded = model.bert.embeddings
     ids, types = _joined([one.ids for one in pairs]), _joined([one.types for one in pairs])
-    places = torch.cat([torch.arange(length).repeat(count) for _, count, length in groups])
-    firsts = torch.cat(
-        [torch.arange(start, start + count * length, length) for start, count, length in groups]
-    )
+    places = torch.cat([torch.arange(length).repeat(count) for count, length in groups])
+    firsts = torch.nonzero(places == 0)[:, 0]
     states = embedded.LayerNorm(
         embedded.word_embeddings(ids)
         + embedded.position_embeddings(places)
@@ -88,23 +83,26 @@ def _joined(parts: Sequence[NDArray[np.int32]]) -> torch.Tensor:
 
 def _mixed(parts: Sequence[torch.nn.Linear], states: torch.Tensor) -> torch.Tensor:
     weight = torch.cat([part.weight for part in parts])
-    return linear(states, weight, torch.cat([part.bias for part in parts]))
+    return linear(states, weight, torch.cat([part.bias for part in parts])).float()
 
 
 def _attended(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    """Attend by plain products, which with their gradient are quicker than the fused kernel."""
-    return torch.softmax((query * scale) @ key.transpose(-1, -2), -1) @ value
+    """Attend by plain products, which with their gradient are quicker than the fused kernel.
+
+    In float32: many small products in bfloat16 take longer.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        return torch.softmax((query * scale) @ key.transpose(-1, -2), -1) @ value
 
 
 def _seen(own: Any, states: torch.Tensor, groups: Groups) -> torch.Tensor:  # noqa: ANN401
     heads, width = own.num_attention_heads, own.attention_head_size
     together = _mixed((own.query, own.key, own.value), states)
     seen = []
-    for start, count, length in groups:
-        part = together[start : start + count * length].view(count, length, 3, heads, width)
-        query, key, value = part.permute(2, 0, 3, 1, 4)
+    for part, (count, length) in _by_length(together, groups):
+        query, key, value = part.view(count, length, 3, heads, width).permute(2, 0, 3, 1, 4)
         looked = _attended(query, key, value, own.scaling)
         seen.append(looked.transpose(1, 2).reshape(count * length, heads * width))
     return torch.cat(seen)
@@ -117,16 +115,21 @@ def _seen_by_first(
     firsts: torch.Tensor,
 ) -> torch.Tensor:
     heads, width = own.num_attention_heads, own.attention_head_size
-    asked = own.query(states[firsts])
+    asked = own.query(states[firsts]).float()
     together = _mixed((own.key, own.value), states)
-    seen, row = [], 0
-    for start, count, length in groups:
-        query = asked[row : row + count].view(count, heads, 1, width)
-        part = together[start : start + count * length].view(count, length, 2, heads, width)
-        key, value = part.permute(2, 0, 3, 1, 4)
-        seen.append(_attended(query, key, value, own.scaling).reshape(count, heads * width))
-        row += count
+    seen = []
+    queries = torch.split(asked, [count for count, _ in groups])
+    for query, (part, (count, length)) in zip(queries, _by_length(together, groups), strict=True):
+        key, value = part.view(count, length, 2, heads, width).permute(2, 0, 3, 1, 4)
+        looked = _attended(query.view(count, heads, 1, width), key, value, own.scaling)
+        seen.append(looked.reshape(count, heads * width))
     return torch.cat(seen)
+
+
+def _by_length(states: torch.Tensor, groups: Groups) -> Iterator[tuple[torch.Tensor, Group]]:
+    """Part rows by groups: at once, as the gradient of each slice would have all rows."""
+    parts = torch.split(states, [count * length for count, length in groups])
+    return zip(parts, groups, strict=True)
 
 
 def _finished(layer: Any, states: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
