@@ -77,8 +77,12 @@ def _threads() -> set[threading.Thread]:
     kept = {thread for engine in engines for thread in engine._scheduler.crew._threads}
     for engine in engines:
         source: Any = engine._source
-        lanes = getattr(source._backend, "_lanes", None)
-        kept |= set(lanes.threads) if lanes is not None else set()
+        backend = source._backend
+        for lanes in (
+            getattr(backend, "_lanes", None),
+            getattr(getattr(backend, "_packed", None), "lanes", None),
+        ):
+            kept |= set(lanes.threads) if lanes is not None else set()
     return {
         thread
         for thread in threading.enumerate()

@@ -1,7 +1,8 @@
-"""Bi-encoders through sentence-transformers, with the model's own prompts."""
+"""Bi-encoders of sentence-transformers, with the model's own prompts; packed where that works."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Final
@@ -16,15 +17,27 @@ from rerank_plugins.backends._fingerprint import fingerprint
 from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import bi_encoder_folder
 from rerank_plugins.backends._parts import check_modules, check_source
+from rerank_plugins.backends._role_tokens import RoleTokenizer
 from rerank_plugins.backends._texts import encodable
 from rerank_plugins.backends._tokenizer import private_tokenizer
+from rerank_plugins.backends.torch.encoder import PackedEncoder, can_pack_encoder
+from rerank_plugins.backends.torch.precision import allowed_difference
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.embedding_form import unit_vectors
 from rerank_plugins.core.protocols import FloatArray, Prepared, Role, RoleText
 from rerank_plugins.core.types import ModelIdentity
 from rerank_plugins.errors import EngineClosedError, ModelLoadError
 
+_log = logging.getLogger(__name__)
+
 _BATCH_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
+
+PROBES: Final = tuple(
+    RoleText(text, role)
+    for text in ("", "a", "Rain IN Spain ", "he " * 90)
+    for role in ("query", "document")
+)
+"""Awkward texts, on which two ways to compute a model are compared when it is loaded."""
 
 
 class SentenceTransformerBiEncoder:
@@ -33,9 +46,10 @@ class SentenceTransformerBiEncoder:
     Attributes:
         dimension: Length of an embedding.
         prompts: The model's own prompt of each role; empty where it has none.
+        padded: Whether batches are padded, by sentence-transformers, because the model's modules
+            are not known here, or because packing did not pass the check at load.
     """
 
-    padded = True
     resolve = staticmethod(resolve_local)
 
     def __init__(self, config: ModelConfig) -> None:
@@ -83,9 +97,20 @@ class SentenceTransformerBiEncoder:
             "document": model.prompts.get("document") or family.document,
         }
         self._model: SentenceTransformer | None = model
+        self._role_tokens = RoleTokenizer(self._tokenizer, self.prompts, reach)
+        self._packed = self._checked_packing() if can_pack_encoder(model) else None
+        self.padded = self._packed is None
+        if self._packed is not None and self._packed.lanes is not None:
+            self.batch_tokens = self._packed.lanes.batch_tokens
 
     def prepare(self, items: Sequence[RoleText], max_length: int | None = None) -> list[Prepared]:
-        """Choose each text's prompt and count its tokens; thread-safe."""
+        """Put each text's prompt before it and tokenise; thread-safe."""
+        if self._packed is not None:
+            return self._role_tokens.prepare(items, max_length)
+        return self._counted(items, max_length)
+
+    def _counted(self, items: Sequence[RoleText], max_length: int | None) -> list[Prepared]:
+        """Prepare texts for sentence-transformers, which tokenises them itself."""
         reach = min(max_length or self.identity.max_length, self.identity.max_length)
         texts = [
             item._replace(
@@ -119,7 +144,13 @@ class SentenceTransformerBiEncoder:
 
     def run(self, batch: Sequence[Prepared]) -> FloatArray:
         """Embed one batch; unit vectors, float32 of shape ``(len(batch), dimension)``."""
-        model = self.model
+        model = self.model  # also where it is packed: a closed one raises
+        return unit_vectors(
+            self._encoded(model, batch) if self._packed is None else self._packed(batch)
+        )
+
+    def _encoded(self, model: SentenceTransformer, batch: Sequence[Prepared]) -> FloatArray:
+        """Have sentence-transformers embed a batch."""
         vectors = np.empty((len(batch), self.dimension), dtype=np.float32)
         # sentence-transformers takes one role, prompt and length a call.
         calls: dict[tuple[Role, str, int], list[int]] = {}
@@ -136,10 +167,33 @@ class SentenceTransformerBiEncoder:
                     batch_size=len(rows),
                     show_progress_bar=False,
                 )
-        return unit_vectors(vectors)
+        return vectors
+
+    def _checked_packing(self) -> PackedEncoder | None:
+        """Return the packed model if it embeds awkward texts as sentence-transformers does."""
+        name, dtype = self.identity.model, self.identity.dtype
+        wanted = unit_vectors(self._encoded(self.model, self._counted(PROBES, 128)))
+        packed = PackedEncoder(
+            self.model, getattr(torch, dtype), reach=self.identity.max_length, name=name
+        )
+        found = unit_vectors(packed(self._role_tokens.prepare(PROBES, 128)))
+        difference = float(np.abs(found - wanted).max())
+        allowed = allowed_difference(dtype, wanted)
+        if difference <= allowed:
+            return packed
+        packed.close()
+        _log.warning(
+            "%r: packed embeddings differ from padded ones by %g (allowed %g); batches are padded.",
+            name,
+            difference,
+            allowed,
+        )
+        return None
 
     def close(self) -> None:
         """Release the model's memory."""
         self._model = None
+        if self._packed is not None:
+            self._packed.close()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

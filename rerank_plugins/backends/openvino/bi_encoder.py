@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding
 
 from rerank_plugins.backends._loading import quiet_loading
-from rerank_plugins.backends._texts import encodable
-from rerank_plugins.backends._tokenizer import cutting, private_tokenizer
-from rerank_plugins.backends.bi_encoder import SentenceTransformerBiEncoder
+from rerank_plugins.backends._role_tokens import RoleTokenizer
+from rerank_plugins.backends._tokenizer import private_tokenizer
+from rerank_plugins.backends.bi_encoder import PROBES, SentenceTransformerBiEncoder
 from rerank_plugins.backends.openvino.building import build, check_agreement
 from rerank_plugins.backends.openvino.calibration import calibration_pairs
 from rerank_plugins.backends.openvino.cross_encoder import resolve_openvino
 from rerank_plugins.backends.openvino.embedding_graphs import Embeddings
 from rerank_plugins.backends.openvino.groups import padded
 from rerank_plugins.backends.openvino.runtime import Runtime, batch_tokens
+from rerank_plugins.backends.torch.pairs import TokenPair
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.embedding_form import unit_vectors
-from rerank_plugins.core.protocols import FloatArray, Prepared, Role, RoleText
+from rerank_plugins.core.protocols import FloatArray, Prepared, RoleText
 from rerank_plugins.errors import EngineClosedError
-
-_PROBES: Final = tuple(
-    RoleText(text, role)
-    for text in ("", "a", "Rain IN Spain ", "he " * 90)
-    for role in ("query", "document")
-)
 
 
 class OpenVINOBiEncoder:
@@ -56,11 +48,10 @@ class OpenVINOBiEncoder:
         module = Embeddings(plain.model, config.model)
         self.dimension = plain.dimension
         self.identity = replace(plain.identity, dtype=config.dtype)
-        self._prompts: Mapping[Role, str] = plain.prompts
         self._inputs = module.inputs
-        tokenizer = private_tokenizer(plain.model.tokenizer, config.model)
         self._pad = int(plain.model.tokenizer.pad_token_id or 0)
-        self._cutting = lru_cache(maxsize=16)(lambda reach: cutting(tokenizer, reach))
+        tokenizer = private_tokenizer(plain.model.tokenizer, config.model)
+        self._tokens = RoleTokenizer(tokenizer, plain.prompts, plain.identity.max_length)
         texts = [
             self._padded([one.payload], one.tokens)
             for pair in (calibration_pairs(config) if config.dtype == "int8" else ())
@@ -70,23 +61,12 @@ class OpenVINOBiEncoder:
             model = build(config, module, texts, plain.identity.fingerprint)
             self._runtime: Runtime | None = Runtime(model, config.dtype)
         self.batch_tokens = batch_tokens(plain.model, self._runtime.streams)
-        wanted = plain.run(plain.prepare(_PROBES, 128))
-        check_agreement(config, self.run(self.prepare(_PROBES, 128)), wanted)
+        wanted = plain.run(plain.prepare(PROBES, 128))
+        check_agreement(config, self.run(self.prepare(PROBES, 128)), wanted)
 
     def prepare(self, items: Sequence[RoleText], max_length: int | None = None) -> list[Prepared]:
         """Put the prompts before the texts, tokenise and cut; thread-safe."""
-        reach = min(max_length or self.identity.max_length, self.identity.max_length)
-        prompts = [
-            self._prompts[item.role] if item.prompt is None else encodable(item.prompt)
-            for item in items
-        ]
-        encoded = self._cutting(reach).encode_batch_fast(
-            [f"{prompt}{encodable(item.text)}" for prompt, item in zip(prompts, items, strict=True)]
-        )
-        return [
-            Prepared(tokens=len(one), truncated=bool(one.overflowing), payload=_ids(one))
-            for one in encoded
-        ]
+        return self._tokens.prepare(items, max_length)
 
     def run(self, batch: Sequence[Prepared]) -> FloatArray:
         """Embed one batch; unit vectors, float32 of shape ``(len(batch), dimension)``."""
@@ -100,12 +80,8 @@ class OpenVINOBiEncoder:
         """Release the model's memory."""
         self._runtime = None
 
-    def _padded(self, rows: Sequence[NDArray[np.int32]], width: int) -> list[NDArray[np.int64]]:
-        ids = padded(rows, width, self._pad)
-        mask = padded([np.ones_like(row) for row in rows], width, 0)
+    def _padded(self, rows: Sequence[TokenPair], width: int) -> list[NDArray[np.int64]]:
+        ids = padded([row.ids for row in rows], width, self._pad)
+        mask = padded([np.ones_like(row.ids) for row in rows], width, 0)
         # A single text is all of one type.
         return [ids, mask, np.zeros_like(ids)][: self._inputs]
-
-
-def _ids(encoding: Encoding) -> NDArray[np.int32]:
-    return np.asarray(encoding.ids, dtype=np.int32)

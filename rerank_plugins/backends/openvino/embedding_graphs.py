@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
+from rerank_plugins.backends.torch.encoder import pooling_of
 from rerank_plugins.errors import ModelLoadError
-
-_POOLINGS: Final = ("mean", "cls")
 
 
 class Embeddings(torch.nn.Module):
@@ -31,13 +29,12 @@ class Embeddings(torch.nn.Module):
         """
         super().__init__()
         modules: list[Any] = list(model)
-        kinds = [type(module) for module in modules]
-        known = kinds in ([Transformer, Pooling], [Transformer, Pooling, Normalize])
-        pooling = getattr(modules[1], "pooling_mode", None) if known else None
-        if pooling not in _POOLINGS or not modules[1].include_prompt:
-            found = ", ".join(kind.__name__ for kind in kinds)
+        pooling = pooling_of(model)
+        if pooling is None:
+            found = ", ".join(type(module).__name__ for module in modules)
+            own = getattr(modules[1], "pooling_mode", None) if len(modules) > 1 else None
             message = (
-                f"{name!r} is made of {found} (pooling {pooling!r}); backend 'openvino' knows a "
+                f"{name!r} is made of {found} (pooling {own!r}); backend 'openvino' knows a "
                 "Transformer, the mean of its tokens or the first one, prompts included, and "
                 "Normalize. Use backend='sentence-transformers'."
             )

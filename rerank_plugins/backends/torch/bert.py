@@ -55,6 +55,7 @@ class BertLayers:
         *,
         compiled: bool = False,
         reuse: bool = True,
+        whole: bool = False,
     ) -> None:
         """Use the weights of an encoder of the families of BERT, RoBERTa and ELECTRA.
 
@@ -63,6 +64,7 @@ class BertLayers:
             compiled: Whether to compile what follows the attention in a layer; the number of
                 tokens stays open, so that it is compiled once.
             reuse: Whether to use the same memory in every layer and call; see :class:`Buffers`.
+            whole: Whether all tokens are computed in the last layer, or the first ones alone.
         """
         attention = encoder.layer[0].attention.self
         layers = [Layer.of(layer) for layer in encoder.layer]
@@ -75,9 +77,10 @@ class BertLayers:
         self._activate: Activate = torch.ops.aten.gelu_ if in_place else own
         self._compiled = torch.compile(partial(finish, own)) if compiled else None
         self._buffers = Buffers(reuse=reuse)
+        self._whole = whole
 
     def __call__(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Compute what the score is read off.
+        """Compute what the result is read off.
 
         Args:
             hidden: The embedded tokens, shape ``(tokens, width)``.
@@ -85,10 +88,10 @@ class BertLayers:
 
         Returns:
             The last layer's output for the first token of each sequence, of shape
-            ``(sequences, width)``.
+            ``(sequences, width)``; for all tokens, of shape ``(tokens, width)``, if it is whole.
         """
         hidden = hidden + self._expected
-        for layer in self._layers[:-1]:
+        for layer in self._layers if self._whole else self._layers[:-1]:
             query, key, value = self._parts(layer.mixing, hidden)
             seen = self._attend(query, key, value, packing)
             if self._compiled is None:
@@ -97,6 +100,8 @@ class BertLayers:
                 torch._dynamo.mark_dynamic(hidden, 0)  # noqa: SLF001  (its documented place)
                 torch._dynamo.mark_dynamic(seen, 0)  # noqa: SLF001
                 hidden = self._compiled(layer, hidden, seen)
+        if self._whole:
+            return hidden
         layer, first = self._layers[-1], hidden[packing.firsts]
         if packing.flash:
             inputs = (first, hidden, hidden)

@@ -74,8 +74,9 @@ class Lanes:
         """Return what a function gives for a batch: of its parts, where they are of even size.
 
         Args:
-            compute: Gives a number for each pair; called in several threads at once.
-            batch: The pairs.
+            compute: Gives a number, or a row of them, for each input; called in several threads
+                at once.
+            batch: The inputs.
         """
         parts = self._parts([one.tokens for one in batch])
         if len(parts) == 1:
@@ -88,9 +89,10 @@ class Lanes:
             jobs.put(partial(_fulfil, future, compute, part, partial(self._limit, share)))
             futures.append(future)
         wait(futures)  # if one failed, no other goes on behind its back
-        found: FloatArray = np.empty(len(batch), dtype=np.float32)
-        for future, rows in zip(futures, parts, strict=True):
-            found[rows] = future.result()
+        results = [future.result() for future in futures]
+        found: FloatArray = np.empty((len(batch), *results[0].shape[1:]), dtype=np.float32)
+        for result, rows in zip(results, parts, strict=True):
+            found[rows] = result
         return found
 
     def _parts(self, lengths: list[int]) -> list[list[int]]:

@@ -46,6 +46,18 @@ def has_bert_layers(model: Any) -> bool:  # noqa: ANN401  (one of many model cla
     return can_pack(model) and model.config.model_type in _BERT_LIKE
 
 
+def embedded(base: Any, batch: PackedBatch) -> torch.Tensor:  # noqa: ANN401  (one of many)
+    """Return what the first layer of a BERT-like model reads, shape ``(tokens, width)``."""
+    hidden: torch.Tensor = base.embeddings(
+        input_ids=batch.ids[None],
+        token_type_ids=batch.types[None],
+        position_ids=batch.positions[None],
+    )
+    if hasattr(base, "embeddings_project"):  # ELECTRA
+        hidden = base.embeddings_project(hidden)
+    return hidden[0]
+
+
 class PackedModel:
     """A model whose attention runs over packed sequences; see :func:`can_pack`."""
 
@@ -70,7 +82,7 @@ class PackedModel:
         """Compute logits of shape ``(sequences, labels)``."""
         if self._layers is None:
             return self._head(self._modern_first(batch))
-        return self._head(self._bert_first(self._layers, batch))
+        return self._head(self._layers(embedded(self._base, batch), batch.packing))
 
     def _head(self, first: torch.Tensor) -> torch.Tensor:
         """Return the logits of final states of first tokens, shape ``(sequences, width)``."""
@@ -85,17 +97,6 @@ class PackedModel:
             first = first[:, None] if pooler is None else pooler(first[:, None])
         logits: torch.Tensor = self._model.classifier(first)
         return logits
-
-    def _bert_first(self, layers: BertLayers, batch: PackedBatch) -> torch.Tensor:
-        base = self._base
-        hidden = base.embeddings(
-            input_ids=batch.ids[None],
-            token_type_ids=batch.types[None],
-            position_ids=batch.positions[None],
-        )
-        if hasattr(base, "embeddings_project"):  # ELECTRA
-            hidden = base.embeddings_project(hidden)
-        return layers(hidden[0], batch.packing)
 
     def _modern_first(self, batch: PackedBatch) -> torch.Tensor:
         base, packing, positions = self._base, batch.packing, batch.positions[None]

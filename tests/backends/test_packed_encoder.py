@@ -1,0 +1,133 @@
+"""Bi-encoders without padding: which, that a check at load decides, and what batches cannot change.
+
+That vectors are those of sentence-transformers is in ``test_bi_encoder.py``, whose models are
+packed as well.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense
+
+from rerank_plugins import BiEncoder
+from rerank_plugins.backends.bi_encoder import SentenceTransformerBiEncoder
+from rerank_plugins.backends.torch import encoder as packed_encoder
+from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.core.protocols import FloatArray, RoleText
+from rerank_plugins.errors import EngineClosedError
+from tests.tiny_bi_encoders import save_dense
+from tests.tiny_models import TEXTS, WIDTHS
+
+LENGTHS = [*TEXTS, "", "rain " * 70, "who wrote faust " * 30, "a"] * 8
+
+
+def load(folder: Path, dtype: Any = "float32", device: str = "cpu") -> SentenceTransformerBiEncoder:
+    config = SentenceTransformerBiEncoder.resolve(
+        ModelConfig(str(folder), device=device, dtype=dtype)
+    )
+    return SentenceTransformerBiEncoder(config)
+
+
+def embed(backend: SentenceTransformerBiEncoder, texts: list[str]) -> FloatArray:
+    return backend.run(backend.prepare([RoleText(text, "document") for text in texts]))
+
+
+def reference(folder: Path, texts: list[str]) -> FloatArray:
+    peer = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    return np.asarray(peer.encode(texts, normalize_embeddings=True), dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pooling", "packed"),
+    [
+        ("bert", "mean", True),
+        ("bert", "cls", True),
+        ("bert", "max", False),
+        ("xlm-roberta", "mean", True),
+        ("modernbert", "cls", False),
+    ],
+)
+def test_what_is_known_is_packed(
+    architecture: str,
+    pooling: str,
+    *,
+    packed: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = save_dense(architecture, tmp_path, pooling=pooling)
+    backend = load(folder)
+    assert backend.padded is not packed
+    np.testing.assert_allclose(embed(backend, LENGTHS), reference(folder, LENGTHS), atol=1e-5)
+    assert "packed embeddings" not in caplog.text
+    backend.close()
+
+
+def test_another_module_behind_the_pooling_is_computed_by_the_library(tmp_path: Path) -> None:
+    plain = SentenceTransformer(str(save_dense("bert", tmp_path)), device="cpu")
+    width = WIDTHS["hidden_size"]
+    torch.manual_seed(3)
+    folder = tmp_path / "longer"
+    SentenceTransformer(modules=[plain[0], plain[1], Dense(width, 2 * width)]).save(str(folder))
+    backend = load(folder)
+    assert (backend.padded, backend.dimension) == (True, 2 * width)
+    np.testing.assert_allclose(embed(backend, LENGTHS), reference(folder, LENGTHS), atol=1e-5)
+
+
+def test_what_differs_at_load_is_left_to_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save_dense("bert", tmp_path)
+    monkeypatch.setattr(packed_encoder, "first_position", lambda _: 1)
+    with caplog.at_level(logging.WARNING):
+        backend = load(folder)
+    assert backend.padded
+    assert "packed embeddings differ from padded ones" in caplog.text
+    np.testing.assert_allclose(embed(backend, LENGTHS), reference(folder, LENGTHS), atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "off"), [("float32", 1e-5), ("bfloat16", 0.03)])
+def test_a_vector_does_not_depend_on_its_batch(tmp_path: Path, dtype: str, off: float) -> None:
+    backend = load(save_dense("bert", tmp_path), dtype)
+    together = embed(backend, LENGTHS)
+    alone = np.concatenate([embed(backend, [text]) for text in LENGTHS])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=off)
+    np.testing.assert_allclose(embed(backend, LENGTHS[::-1]), together[::-1], rtol=0, atol=off)
+    backend.close()
+
+
+def test_a_closed_model_has_no_threads_and_says_so(tmp_path: Path) -> None:
+    backend = load(save_dense("bert", tmp_path))
+    embed(backend, LENGTHS)
+    lanes = backend._packed.lanes if backend._packed else None
+    threads = lanes.threads if lanes else ()
+    assert all(thread.is_alive() for thread in threads)
+    backend.close()
+    for thread in threads:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in threads)
+    with pytest.raises(EngineClosedError, match="was closed"):
+        backend.run(backend.prepare([RoleText("rain", "query")]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_gpu_embeds_as_a_cpu(tmp_path: Path, pooling: str) -> None:
+    folder = save_dense("bert", tmp_path, pooling=pooling)
+    backend = load(folder, "float16", "cuda:0")
+    assert not backend.padded
+    np.testing.assert_allclose(embed(backend, LENGTHS), reference(folder, LENGTHS), atol=5e-3)
+
+
+def test_the_engine_plans_without_padding() -> None:
+    with BiEncoder() as encoder:
+        encoder.encode_documents(["rain", "rain " * 200] * 4)
+        stats = encoder.engine.stats()
+    assert stats.padding_share == 0
