@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -162,3 +164,33 @@ def test_scores_are_those_of_one_thread(dtype: Any, monkeypatch: pytest.MonkeyPa
 def test_one_core_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert lanes_for(torch.nn.Linear(2, 2), "small") is None
+
+
+AT_EXIT = """
+import threading, time
+import numpy as np
+from rerank_plugins.backends.torch.lanes import Lanes
+from rerank_plugins.core.protocols import Prepared
+
+class Buffer:
+    def __del__(self):
+        time.sleep(0.5)
+        print("given back", flush=True)
+
+kept = threading.local()
+
+def compute(batch):
+    kept.buffer = Buffer()
+    return np.zeros(len(batch), np.float32)
+
+lanes = Lanes(2, lambda _: None, small=True, name="'two'")
+lanes.run(compute, [Prepared(9, False, None)] * 2)
+"""
+
+
+def test_the_interpreter_ends_after_the_lanes() -> None:
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", AT_EXIT], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["given back"] * 2

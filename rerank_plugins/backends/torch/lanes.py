@@ -33,6 +33,9 @@ _MOST: Final = 16
 _TOKENS: Final = {True: 2_048, False: 1_024}
 """Of a lane's part of a batch, by whether the model is small."""
 
+_END_S: Final = 5.0
+"""How long to wait for a thread to end; it has no work then."""
+
 _UNEVEN: Final = 1.15
 """A longest part that is this many times the mean costs what lanes gain."""
 
@@ -43,7 +46,7 @@ class Lanes:
     Attributes:
         batch_tokens: How many tokens a batch should have.
         threads: One a lane.
-        close: Lets the threads end.
+        close: Ends the threads; also at the interpreter's end.
     """
 
     def __init__(self, cores: int, limit: Callable[[int], None], *, small: bool, name: str) -> None:
@@ -68,7 +71,7 @@ class Lanes:
         )
         for thread in self.threads:
             thread.start()
-        self.close = weakref.finalize(self, _end, self._jobs)
+        self.close = weakref.finalize(self, _end, self._jobs, self.threads)
 
     def run(self, compute: Compute, batch: Sequence[Prepared]) -> FloatArray:
         """Return what a function gives for a batch: of its parts, where they are of even size.
@@ -174,6 +177,14 @@ def _fulfil(
         future.set_result(found)
 
 
-def _end(queues: list[_Jobs]) -> None:
+def _end(queues: list[_Jobs], threads: tuple[threading.Thread, ...]) -> None:
+    """Have the threads end, and wait for it.
+
+    A thread that still gives its buffers back while the interpreter ends would be stopped in the
+    middle of torch's code, which aborts the process.
+    """
     for jobs in queues:
         jobs.put(None)
+    for thread in threads:
+        if thread is not threading.current_thread():  # garbage is collected in any thread
+            thread.join(_END_S)
