@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from rerank_plugins.core.config import MIN_MAX_LENGTH
 from rerank_plugins.errors import ModelLoadError
 
 _MOST: Final = {
@@ -93,6 +94,31 @@ def check_settings(settings: Any, where: str, weights: int = 0) -> None:  # noqa
                     "is not run. Remove the setting."
                 )
                 raise ModelLoadError(message)
+
+
+def least_reach(
+    limits: Iterable[tuple[str, Any]], model: str, at_least: int = MIN_MAX_LENGTH
+) -> int:
+    """Return the most tokens that a model reads: the least of what its files say.
+
+    Args:
+        limits: Entries of the files and their values.
+        model: Its name, for messages.
+        at_least: What each must be. A pair of an encoder has special tokens, and is not cut
+            to nothing.
+
+    Raises:
+        ModelLoadError: If a value is no such number of tokens.
+    """
+    known = list(limits)
+    for name, most in known:
+        if isinstance(most, bool) or not isinstance(most, (int, float)) or not most >= at_least:
+            message = (
+                f"{name} is {most!r:.80} in the files of {model!r}; it must be a number of tokens, "
+                f"at least {at_least}. Mend the file."
+            )
+            raise ModelLoadError(message)
+    return int(min(most for _, most in known))
 
 
 def _refuse(what: str, where: str, allowed: str) -> None:

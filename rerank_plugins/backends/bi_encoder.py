@@ -18,6 +18,7 @@ from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import bi_encoder_folder
 from rerank_plugins.backends._parts import check_modules, check_source
 from rerank_plugins.backends._role_tokens import RoleTokenizer
+from rerank_plugins.backends._sizes import least_reach
 from rerank_plugins.backends._texts import encodable
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.encoder import PackedEncoder, can_pack_encoder
@@ -71,7 +72,7 @@ class SentenceTransformerBiEncoder:
                 model_kwargs={"dtype": getattr(torch, config.dtype), "use_safetensors": True},
                 **options,
             )
-        reach = model.max_seq_length or 512
+        reach = least_reach([("max_seq_length", model.max_seq_length or 512)], config.model)
         cache = config.cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
         dimension = model.get_embedding_dimension()
         if dimension is None:

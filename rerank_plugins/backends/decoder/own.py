@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rerank_plugins.backends._parts import read_json, read_modules
+from rerank_plugins.backends._sizes import least_reach
 from rerank_plugins.errors import ModelLoadError
 
 
@@ -75,14 +76,7 @@ def reach_of(settings: Any, tokenizer: Any) -> int:  # noqa: ANN401  (a model's 
         ("model_max_length", tokenizer.model_max_length),
     ]
     limits += [("original_max_position_embeddings", one) for one in _switches(settings)]
-    for name, most in limits:
-        if isinstance(most, bool) or not isinstance(most, (int, float)) or not most >= 1:
-            message = (
-                f"{name} is {most!r:.80} in the files of {tokenizer.name_or_path!r}; it must be a "
-                "number of tokens, at least 1. Mend the file."
-            )
-            raise ModelLoadError(message)
-    return int(min(most for _, most in limits))
+    return least_reach(limits, tokenizer.name_or_path, at_least=1)
 
 
 def _switches(settings: Any) -> Iterator[Any]:  # noqa: ANN401  (a model's own class)

@@ -15,7 +15,7 @@ from rerank_plugins.backends._loading import adapter_options, quiet_loading
 from rerank_plugins.backends._mini import bi_encoder_folder
 from rerank_plugins.backends._texts import encodable
 from rerank_plugins.backends.decoder.loading import digest, open_source
-from rerank_plugins.backends.torch.loading import first_position, positions
+from rerank_plugins.backends.torch.loading import reach_of
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.embedding_form import unit_vectors
 from rerank_plugins.core.protocols import FloatArray, Prepared, RoleText
@@ -59,14 +59,14 @@ class FlagBiEncoder:
             unused = torch.nn.Linear(1, 1)
             parts = {"model": encoder, "colbert_linear": unused, "sparse_linear": unused}
             model = Inference(parts, tokenizer=source.tokenizer)
-        reach = min(positions(encoder) - first_position(encoder), source.tokenizer.model_max_length)
+        reach = reach_of(encoder, source.tokenizer)
         self.dimension = int(encoder.config.hidden_size)
         self.identity = ModelIdentity(
             config.model,
             config.revision,
             config.backend,
             config.dtype,
-            int(reach),
+            reach,
             digest(source.name, config),
         )
         self.device = torch.device(str(config.device))

@@ -14,7 +14,7 @@ from transformers.utils.hub import cached_file
 from rerank_plugins._optional import require
 from rerank_plugins.backends._loading import quiet_loading
 from rerank_plugins.backends.decoder.loading import digest, open_source
-from rerank_plugins.backends.torch.loading import check_head, first_position, positions
+from rerank_plugins.backends.torch.loading import check_head, reach_of
 from rerank_plugins.backends.torch.pairs import PairTokenizer, TokenPair
 from rerank_plugins.core.config import ModelConfig
 
@@ -49,8 +49,7 @@ class EncoderReference:
         self._pad = int(source.tokenizer.pad_token_id or 0)
         self._typed = "token_type_ids" in source.tokenizer.model_input_names
         self.pairs = PairTokenizer(source.rust, config.model)
-        first = first_position(self._model)
-        self.reach = int(min(positions(self._model) - first, source.tokenizer.model_max_length))
+        self.reach = reach_of(self._model, source.tokenizer)
         self.fingerprint = digest(source.name, config)
 
     def __call__(self, batch: Sequence[TokenPair]) -> torch.Tensor:

@@ -15,6 +15,7 @@ from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
 from rerank_plugins.backends._mini import cross_encoder_folder
 from rerank_plugins.backends._parts import check_source, default_prompt
 from rerank_plugins.backends._prompts import own_prompts
+from rerank_plugins.backends._sizes import least_reach
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.decoder.prompts import chat_template
 from rerank_plugins.backends.decoder.tokens import PromptTokenizer
@@ -67,13 +68,17 @@ class SentenceTransformerCrossEncoder:
         if tokenizer is None or not {"text", "message"} & first.modality_config.keys():
             message = f"{config.model!r} does not read texts: {', '.join(first.modality_config)}."
             raise ModelLoadError(message)
-        reach = min(model.max_seq_length or _UNLIMITED, tokenizer.model_max_length)
+        limits = (
+            ("max_seq_length", model.max_seq_length or _UNLIMITED),
+            ("model_max_length", tokenizer.model_max_length),
+        )
+        reach = least_reach(limits, config.model)
         self.identity = ModelIdentity(
             config.model,
             config.revision,
             config.backend,
             config.dtype,
-            int(reach),
+            reach,
             fingerprint(source, config.revision, config.cache_folder),
         )
         self.device = torch.device(str(config.device))

@@ -12,6 +12,7 @@ from rerank_plugins.backends._loading import adapter_options, hub_options, locat
 from rerank_plugins.backends._mini import cross_encoder_folder
 from rerank_plugins.backends._parts import check_source, is_modular
 from rerank_plugins.backends._prompts import own_prompts
+from rerank_plugins.backends._sizes import least_reach
 from rerank_plugins.backends.torch.modular import load_modular
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import Role
@@ -133,8 +134,16 @@ def positions(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
 
 
 def reach_of(model: Any, tokenizer: Any) -> int:  # noqa: ANN401  (one of many classes)
-    """Return the most tokens that a model can read."""
-    return int(min(positions(model) - first_position(model), tokenizer.model_max_length))
+    """Return the most tokens that a model can read.
+
+    Raises:
+        ModelLoadError: If its files say nothing sensible about it.
+    """
+    limits = (
+        ("max_position_embeddings", positions(model) - first_position(model)),
+        ("model_max_length", tokenizer.model_max_length),
+    )
+    return least_reach(limits, tokenizer.name_or_path)
 
 
 def is_small(model: torch.nn.Module) -> bool:
