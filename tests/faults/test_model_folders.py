@@ -21,7 +21,6 @@ from rerank_plugins.backends._loading import hub_options
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
-from tests.tiny_bi_encoders import save_dense
 from tests.tiny_models import change_config, save_reranker
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -72,24 +71,6 @@ def test_sizes_that_the_weights_do_not_explain_are_refused(
     change_config(folder, **sizes)
     with pytest.raises(ModelLoadError, match=r"times .* with these weights"):
         Reranker(folder).warm_up()
-
-
-@pytest.mark.parametrize("backend", ["torch", "sbert"])
-@pytest.mark.parametrize("most", [True, 1, -5, "many"])
-def test_a_reach_is_a_number_of_tokens(folder: Path, backend: str, most: object) -> None:
-    file = folder / "tokenizer_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": most}))
-    with pytest.raises(ModelLoadError, match=r"max_(seq_)?length is|many|str"):
-        Reranker(folder, backend=backend, dtype="float32").warm_up()
-
-
-@pytest.mark.parametrize("most", [True, 3])
-def test_the_reach_of_a_bi_encoder_is_a_number_of_tokens(tmp_path: Path, most: object) -> None:
-    folder = save_dense("bert", tmp_path)
-    file = folder / "sentence_bert_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"max_seq_length": most}))
-    with pytest.raises(ModelLoadError, match=f"max_seq_length is {most}"):
-        BiEncoder(folder).warm_up()
 
 
 def test_compiled_code_of_the_hub_is_refused(folder: Path) -> None:
