@@ -271,7 +271,8 @@ def test_threads_take_turns_at_the_frames(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("on_a_gpu")
 def test_half_precision_is_recorded_as_well(tmp_path: Path) -> None:
     folder = save_reranker("bert", tmp_path)
-    wanted = scores(load(folder, "none"), PAIRS)
+    # The same arithmetic: how far it is from float32 depends on the kernels of a CPU.
+    wanted = scores(load(folder, "none", dtype="bfloat16"), PAIRS)
     backend = load(folder, dtype="bfloat16")
     before = recorder_of(backend).replayed
     for _ in range(4):

@@ -41,7 +41,8 @@ def progress(done, total):
 
 ds = ray.data.read_json(source, lines=True)
 summary = rerank_dataset(
-    ds, output, model="mini", top_n=4, max_documents=10, actors=2, progress=progress
+    ds, output, model="mini", dtype="float32", top_n=4, max_documents=10, actors=2,
+    progress=progress,
 )
 ray.shutdown()
 print(summary.rows, summary.ranked, summary.dead, summary.resumed, summary.units, len(killed))
@@ -78,7 +79,7 @@ def test_a_pool_of_actors_does_what_one_process_does(tmp_path: Path) -> None:
         source.write_text(lines([*GOOD, {"query": "q"}]), "utf-8")
         output = tmp_path / "files"
         command = ["-m", "rerank_plugins.cli", "batch", str(source), str(output)]
-        options = ["--top-n", "4", "--max-documents", "10", "--actors", "2"]
+        options = ["--top-n", "4", "--max-documents", "10", "--actors", "2", "--dtype", "float32"]
         done = run(address, *command, *options)
         assert done.returncode == 1, done.stderr[-3_000:]
         assert_as_alone(ranked(output), GOOD, 4)

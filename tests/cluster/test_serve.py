@@ -35,6 +35,7 @@ pytestmark = [
 
 ARGS: dict[str, Any] = {
     "embedding_model": None,
+    "dtype": "float32",  # whose scores do not depend on their batch
     "replicas": 2,
     "num_cpus": 1,
     "health_check_period_s": 1,
@@ -75,7 +76,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def assert_all_right(load: Load) -> None:
     """Every call was answered, with the scores of a model in this process."""
     assert load.failures == []
-    local = Reranker(max_length=512)
+    local = Reranker(max_length=512, dtype="float32")
     expected = {
         number: {one.index: one.relevance_score for one in local.rank(query(number), TEXTS)}
         for number in {number % 50 for number, _ in load.answers}
