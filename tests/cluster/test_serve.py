@@ -172,7 +172,8 @@ def test_replicas_follow_the_queue(server: Server) -> None:
         upscale_delay_s=1,
         downscale_delay_s=2,
     )
-    assert wait_until(lambda: len(replicas("Reranker")) == 1, 200)
+    settled("Ingress", 2, 200)
+    settled("Reranker", 1, 200)
     with Load(server.url, clients=12) as load:
         assert wait_until(lambda: len(replicas("Reranker")) == 2, 200)
     assert wait_until(lambda: len(replicas("Reranker")) == 1, 200)
