@@ -112,22 +112,22 @@ def test_a_distant_deadline_changes_nothing(query: str, texts: list[str]) -> Non
 
 
 class SlowCrossEncoder(FakeCrossEncoder):
-    """Takes ten milliseconds a pair."""
+    """Takes twenty milliseconds a pair."""
 
     def run(self, batch: Sequence[Prepared]) -> FloatArray:
-        time.sleep(0.01 * len(batch))
+        time.sleep(0.02 * len(batch))
         return super().run(batch)
 
 
 @pytest.mark.parametrize("reranks", [0, 3])
 def test_what_a_deadline_leaves_unscored_stays_behind_in_order(reranks: int) -> None:
     texts = [f"rain {number} " + "word " * (number % 5) for number in range(60)]
-    reranker = Reranker(SlowCrossEncoder(), deadline_ms=300)
+    reranker = Reranker(SlowCrossEncoder(), deadline_ms=600)
     for _ in range(reranks):
         reranker.rank("rain", texts)
     start = time.perf_counter()
     ranking = reranker.rank("rain", texts)
-    assert time.perf_counter() - start < 0.55
+    assert time.perf_counter() - start < 1.1
     assert ranking.status == "partial"
     assert sorted(indices(ranking)) == list(range(60))
     scored = [one for one in ranking if one.scored]

@@ -16,6 +16,10 @@ ANSWER_S: Final = 0.002
 FIRST_ITEMS: Final = 8
 """Items prepared before a job's first batch, so that it starts soon."""
 
+FIRST_SHARE: Final = 0.5
+"""Most of a job's time that its first batch takes: if that is slower than predicted, there is
+still an answer, of fewer items."""
+
 AHEAD_BATCHES: Final = 2
 """Batches' worth of tokens that are prepared ahead of the worker, if they fit at all."""
 
@@ -49,9 +53,9 @@ class Clockwork(NamedTuple):
         """Return the seconds that a job has for computing."""
         return job.deadline - ANSWER_S - self.now
 
-    def fitting(self, job: Job[Any]) -> float:
-        """Return how many tokens a job has time for."""
-        return self.costs.fitting(self.left(job))
+    def fitting(self, job: Job[Any], share: float = 1.0) -> float:
+        """Return how many tokens a job has time for, in a share of its time."""
+        return self.costs.fitting(self.left(job) * share)
 
 
 def next_step(
@@ -93,8 +97,9 @@ def plan_in_order(
 
     Its items come in their order, as many as the batch's budget and the time allow. If none
     of it is left, others fill the batch: first those with a deadline, in order too, then
-    neighbours in length. A job's first batch holds one item even if that should not fit, for
-    the prediction may be wrong, and so do all while nothing is learned.
+    neighbours in length. A job's first batch takes a part of the time only; it holds one item
+    even if that should not fit, for the prediction may be wrong, and so do all while nothing is
+    learned.
 
     Args:
         jobs: Jobs with ready items, in serving order; the first has a deadline.
@@ -113,7 +118,7 @@ def plan_in_order(
         return []
     batch: list[Slot] = [(leader, first)]
     width = cost = tokens
-    room = min(room, budget)
+    room = min(room if leader.started else clockwork.fitting(leader, FIRST_SHARE), budget)
     peers = [job for job in jobs if level(job, budget) <= front]
     for job in peers:
         if not isinstance(job, UrgentJob):

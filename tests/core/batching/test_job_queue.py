@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rerank_plugins.core.batching.job_queue import AHEAD_BATCHES, PREPARE_ITEMS, JobQueue
 from rerank_plugins.core.batching.jobs import Job, Priority
 from rerank_plugins.core.batching.planner import Slot
+from rerank_plugins.core.batching.urgent_job import UrgentJob
 from rerank_plugins.core.protocols import Prepared
 
 BUDGET = 1_000
@@ -171,3 +172,26 @@ def test_a_discarded_job_leaves_nothing_behind() -> None:
         served += serve(queue)[0]
     assert {job for job, _ in served} == {kept}
     assert queue.tokens == 0
+
+
+def test_a_first_batch_takes_half_of_the_time_and_the_next_the_rest() -> None:
+    """With one batch of all that fits, a machine a little slower than predicted answers nothing."""
+    now = 0.0
+    queue = JobQueue(BUDGET, clock=lambda: now)
+    queue.costs.learn(100, 0.1)
+    job = UrgentJob([(10,)] * 50, None, "interactive", [10] * 50, deadline=0.4)
+    queue.add(job)
+    tokens = []
+    while job in queue and not job.given_up:
+        while (step := queue.next_to_prepare()) is not None and step.prepare:
+            known = [Prepared(10, False, None) for _ in step.indices]
+            queue.add_prepared(job, step.indices, known)
+        batch = queue.next_batch(padded=False)
+        tokens.append(10 * len(batch))
+        now += queue.costs.seconds(tokens[-1])
+        for _, index in batch:
+            queue.complete(job, index, np.zeros((), dtype=np.float32), 0.0)
+    first, *rest = tokens
+    assert 0.1 < queue.costs.seconds(first) < 0.2
+    assert 0.25 < queue.costs.seconds(sum(tokens)) < 0.4
+    assert rest[0] > 0
