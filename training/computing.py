@@ -23,8 +23,8 @@ from training.objective import listwise
 from training.packed import Packed
 from training.settings import Train
 
-_MALLOPT: Final = {-8: 1, -1: 2**31 - 1, -3: 2**30, -2: 2**26}
-"""glibc: one arena, which keeps freed memory, also for large results, and grows by 64 MB."""
+_MALLOPT: Final = {-1: 2**31 - 1, -3: 2**30, -2: 2**26}
+"""glibc: freed memory is kept, also that of large results, and grows by 64 MB."""
 
 
 class StepLoss(NamedTuple):
