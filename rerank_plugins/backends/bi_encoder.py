@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from typing import Final
@@ -22,14 +21,12 @@ from rerank_plugins.backends._sizes import least_reach
 from rerank_plugins.backends._texts import encodable
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.encoder import PackedEncoder, can_pack_encoder
-from rerank_plugins.backends.torch.precision import allowed_difference
+from rerank_plugins.backends.torch.precision import agrees
 from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.embedding_form import unit_vectors
 from rerank_plugins.core.protocols import FloatArray, Prepared, Role, RoleText
 from rerank_plugins.core.types import ModelIdentity
 from rerank_plugins.errors import EngineClosedError, ModelLoadError
-
-_log = logging.getLogger(__name__)
 
 _BATCH_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
 
@@ -178,17 +175,9 @@ class SentenceTransformerBiEncoder:
             self.model, getattr(torch, dtype), reach=self.identity.max_length, name=name
         )
         found = unit_vectors(packed(self._role_tokens.prepare(PROBES, 128)))
-        difference = float(np.abs(found - wanted).max())
-        allowed = allowed_difference(dtype, wanted)
-        if difference <= allowed:
+        if agrees(found, wanted, name, dtype):
             return packed
         packed.close()
-        _log.warning(
-            "%r: packed embeddings differ from padded ones by %g (allowed %g); batches are padded.",
-            name,
-            difference,
-            allowed,
-        )
         return None
 
     def close(self) -> None:

@@ -89,7 +89,7 @@ def test_what_differs_at_load_is_left_to_the_library(
     with caplog.at_level(logging.WARNING):
         backend = load(folder)
     assert backend.padded
-    assert "packed embeddings differ from padded ones" in caplog.text
+    assert "packed results differ from padded ones" in caplog.text
     np.testing.assert_allclose(embed(backend, LENGTHS), reference(folder, LENGTHS), atol=1e-5)
 
 

@@ -128,7 +128,7 @@ def test_a_wrong_packing_is_found_at_load_and_not_used(
     with caplog.at_level(logging.WARNING, "rerank_plugins"):
         fallen_back = load(folder)
     assert fallen_back.padded
-    assert "packed scores differ" in caplog.text
+    assert "packed results differ" in caplog.text
     scores = [backend.run(backend.prepare(pairs)) for backend in (right, fallen_back)]
     np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=1e-5)
 

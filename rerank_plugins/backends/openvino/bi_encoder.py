@@ -62,6 +62,7 @@ class OpenVINOBiEncoder:
             self._runtime: Runtime | None = Runtime(model, config.dtype)
         self.batch_tokens = batch_tokens(plain.model, self._runtime.streams)
         wanted = plain.run(plain.prepare(PROBES, 128))
+        plain.close()
         check_agreement(config, self.run(self.prepare(PROBES, 128)), wanted)
 
     def prepare(self, items: Sequence[RoleText], max_length: int | None = None) -> list[Prepared]:

@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-from rerank_plugins.backends._devices import mapped_out_of_memory
 from rerank_plugins.backends.torch.attention import Packing
 from rerank_plugins.backends.torch.bert import BertLayers
-from rerank_plugins.backends.torch.inputs import Inputs
+from rerank_plugins.backends.torch.inputs import Inputs, longest_first
 from rerank_plugins.backends.torch.lanes import Lanes, lanes_for
 from rerank_plugins.backends.torch.loading import first_position
 from rerank_plugins.backends.torch.packing import embedded, is_bert_like
@@ -100,14 +98,12 @@ class PackedEncoder:
 
     def _part(self, batch: Sequence[Prepared]) -> FloatArray:
         filled = self._inputs.filled(batch, self._reach)
-        order = sorted(range(len(filled)), key=lambda row: -filled[row].tokens)
-        with torch.inference_mode(), mapped_out_of_memory():
-            packed = self._inputs.packed([filled[row] for row in order])
-            states = self._layers(embedded(self._base, packed), packed.packing)
-            found = _means(states, packed.packing) if self._mean else states.float()
-            vectors: FloatArray = np.empty(found.shape, dtype=np.float32)
-            vectors[order] = found.cpu().numpy()
-        return vectors[: len(batch)]
+        return longest_first(filled, self._vectors)[: len(batch)]
+
+    def _vectors(self, batch: Sequence[Prepared]) -> torch.Tensor:
+        packed = self._inputs.packed(batch)
+        states = self._layers(embedded(self._base, packed), packed.packing)
+        return _means(states, packed.packing) if self._mean else states
 
 
 def _means(states: torch.Tensor, packing: Packing) -> torch.Tensor:

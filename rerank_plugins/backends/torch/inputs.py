@@ -1,18 +1,19 @@
-"""What goes to the device: everything of a batch in one buffer and one copy."""
+"""What goes to the device: everything of a batch in one buffer and one copy, longest first."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 
+from rerank_plugins.backends._devices import mapped_out_of_memory
 from rerank_plugins.backends.torch.attention import Packing, can_flash
 from rerank_plugins.backends.torch.buckets import Bucket
 from rerank_plugins.backends.torch.pairs import TokenPair
-from rerank_plugins.core.protocols import Prepared
+from rerank_plugins.core.protocols import FloatArray, Prepared
 
 _CPU_STEP: Final = 64
 """In half precision on a CPU the packed tokens are filled up to a multiple of this. oneDNN compiles
@@ -158,6 +159,29 @@ class Inputs(threading.local):
             pinned = self._device.type == "cuda"
             self._host = torch.empty(size * 5 // 4, dtype=torch.int32, pin_memory=pinned)
         return self._host[:size]
+
+
+def longest_first(
+    batch: Sequence[Prepared], compute: Callable[[list[Prepared]], torch.Tensor]
+) -> FloatArray:
+    """Compute a batch in order of length, and return its results in its own order.
+
+    Args:
+        batch: What to compute.
+        compute: Returns a row of results for each of what it is given.
+
+    Returns:
+        The rows, float32.
+
+    Raises:
+        OutOfMemoryError: If the batch does not fit on the device.
+    """
+    order = sorted(range(len(batch)), key=lambda row: -batch[row].tokens)
+    with torch.inference_mode(), mapped_out_of_memory():
+        found = compute([batch[row] for row in order]).float().cpu().numpy()
+    results: FloatArray = np.empty(found.shape, dtype=np.float32)
+    results[order] = found
+    return results
 
 
 def _cut(memory: torch.Tensor, tokens: int) -> tuple[torch.Tensor, ...]:

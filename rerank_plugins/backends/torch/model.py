@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,18 +10,17 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from rerank_plugins.backends._devices import mapped_out_of_memory
 from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.capture import Capture
 from rerank_plugins.backends.torch.graphs import Graphs
-from rerank_plugins.backends.torch.inputs import Inputs
+from rerank_plugins.backends.torch.inputs import Inputs, longest_first
 from rerank_plugins.backends.torch.lanes import Lanes, lanes_for
 from rerank_plugins.backends.torch.loading import PROBES, first_position, load_reranker, reach_of
 from rerank_plugins.backends.torch.optimizing import check_optimize
 from rerank_plugins.backends.torch.packing import PackedModel, can_pack
 from rerank_plugins.backends.torch.pairs import PairReader, PairTokenizer
 from rerank_plugins.backends.torch.precision import (
-    allowed_difference,
+    agrees,
     current_dtype,
     give_up_float16,
     head_in_float32,
@@ -32,8 +30,6 @@ from rerank_plugins.core.config import ModelConfig
 from rerank_plugins.core.protocols import FloatArray, Prepared
 from rerank_plugins.core.types import ModelIdentity, ScoreScale
 from rerank_plugins.errors import EngineClosedError
-
-_log = logging.getLogger(__name__)
 
 _BATCH_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
 
@@ -143,22 +139,21 @@ class TorchCrossEncoder(PairReader):
         return self._lanes.run(self._part, batch) if self._lanes else self._part(batch)
 
     def _part(self, batch: Sequence[Prepared]) -> FloatArray:
-        packed = self._packed
-        filled = batch if packed is None else self._inputs.filled(batch, self.identity.max_length)
-        order = sorted(range(len(filled)), key=lambda row: -filled[row].tokens)
-        longest_first = [filled[row] for row in order]
-        with torch.inference_mode(), mapped_out_of_memory():
-            if packed is None:
-                logits = self._model(**self._inputs.padded(longest_first)).logits
-            elif self._graphs is not None:
-                logits = self._graphs(longest_first)
-            else:
-                logits = packed(self._inputs.packed(longest_first))
-            # A two-label head gives (not relevant, relevant), a one-label head the latter.
-            raw = logits[:, -1].float().cpu().numpy()
-        scores: FloatArray = np.empty(len(filled), dtype=np.float32)
-        scores[order] = raw
-        return scores[: len(batch)]
+        if self._packed is None:
+            return longest_first(batch, self._logits)
+        filled = self._inputs.filled(batch, self.identity.max_length)
+        return longest_first(filled, self._logits)[: len(batch)]
+
+    def _logits(self, batch: Sequence[Prepared]) -> torch.Tensor:
+        if self._packed is None:
+            logits = self._model(**self._inputs.padded(batch)).logits
+        elif self._graphs is not None:
+            logits = self._graphs(batch)
+        else:
+            logits = self._packed(self._inputs.packed(batch))
+        # A two-label head gives (not relevant, relevant), a one-label head the latter.
+        relevant: torch.Tensor = logits[:, -1]
+        return relevant
 
     def _checked_packing(
         self, probes: Sequence[Prepared], padded: FloatArray
@@ -173,16 +168,8 @@ class TorchCrossEncoder(PairReader):
         # The third time it is a graph that gives the scores.
         times = 1 if self._graphs is None else 3
         scores = np.stack([self._scores(probes) for _ in range(times)])
-        difference = float(np.abs(scores - padded).max())
-        allowed = allowed_difference(dtype, padded)
-        if difference <= allowed:
+        if agrees(scores, padded, name, dtype):
             return self._packed
-        _log.warning(
-            "%r: packed scores differ from padded ones by %g (allowed %g); batches are padded.",
-            name,
-            difference,
-            allowed,
-        )
         self._graphs = None
         self._model.set_attn_implementation(usual)
         return None

@@ -1,4 +1,4 @@
-"""Half precision on a GPU: float16, and bfloat16 for models that overflow it."""
+"""What half precision may change: float16 on a GPU, bfloat16 for models that overflow it."""
 
 from __future__ import annotations
 
@@ -52,6 +52,28 @@ def give_up_float16(config: ModelConfig) -> None:
 def allowed_difference(dtype: str, scores: FloatArray) -> float:
     """Return how far another way of computing raw scores may be off, in a data type."""
     return 1e-4 if dtype == "float32" else 0.02 * (1 + float(np.abs(scores).max()))
+
+
+def agrees(packed: FloatArray, padded: FloatArray, name: str, dtype: str) -> bool:
+    """Return whether a packed model computes what the padded one does; warn where not.
+
+    Args:
+        packed: Its results for awkward texts, perhaps several times.
+        padded: What they should be.
+        name: The model's.
+        dtype: Data type of the arithmetic.
+    """
+    difference = float(np.abs(packed - padded).max())
+    allowed = allowed_difference(dtype, padded)
+    if difference <= allowed:
+        return True
+    _log.warning(
+        "%r: packed results differ from padded ones by %g (allowed %g); batches are padded.",
+        name,
+        difference,
+        allowed,
+    )
+    return False
 
 
 def head_in_float32(model: Any) -> None:  # noqa: ANN401  (one of many model classes)
