@@ -146,25 +146,31 @@ def main(
     turns: Annotated[int, typer.Option(help="Turns of the speed measurement.")] = 20,
     only: Annotated[list[str], typer.Option(help="The sets; the first gives the passages.")] = SETS,
     output: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULTS,
+    *,
+    add: Annotated[bool, typer.Option(help="Keep the speed and what other sets gave.")] = False,
 ) -> None:
     """Measure speed and quality, and write the figures as JSON."""
     rerankers = {name: Reranker(MINI, **settings).warm_up() for name, settings in ours().items()}
     found = {name: first_stage(sets / name, questions) for name in only}
-    rankers = {PEER: peer_ranking(cross_encoder_folder())}
-    rankers |= {name: reranker.rank for name, reranker in rerankers.items()}
-    results: dict[str, Any] = {
-        "model": MINI,
-        "peer": PEER,
-        "environment": environment(),
-        "turns": turns,
-        "passages": only[0],
-        "speed": measure_speed(rankers, found[only[0]], turns),
-        "sets": {},
-    }
+    if add:
+        results: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+    else:
+        rankers = {PEER: peer_ranking(cross_encoder_folder())}
+        rankers |= {name: reranker.rank for name, reranker in rerankers.items()}
+        results = {
+            "model": MINI,
+            "peer": PEER,
+            "environment": environment(),
+            "turns": turns,
+            "passages": only[0],
+            "speed": measure_speed(rankers, found[only[0]], turns),
+            "sets": {},
+        }
     exact = rerankers[EXACT]
     rounding = {name: one for name, one in rerankers.items() if "float32" not in name}
     for name, one in found.items():
-        results["sets"][name] = measure_quality(one, exact, rounding)
+        measured = measure_quality(one, exact, rounding)
+        results["sets"][name] = {**measured, "environment": environment()}
         output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

@@ -18,8 +18,8 @@ def cpu_table(results: dict[str, Any]) -> str:
                 f"`{results['model']}` on {machine['cores']} cores ({machine['cpu']}), medians of "
                 f"{results['turns']} questions and passages of {results['passages']}, each ranked "
                 "by all in turn; in brackets the ratio of CPU time. nDCG@10 over the bi-encoder's "
-                "best 50, the difference with its 95% interval. `python -m benchmarks.cpu` makes "
-                "it anew."
+                "best 50, the difference with its 95% interval, and the correlation of the "
+                "scores. `python -m benchmarks.cpu` makes it anew."
             ),
         ]
     )
@@ -43,14 +43,15 @@ def _speed(results: dict[str, Any]) -> list[str]:
 
 def _quality(results: dict[str, Any]) -> list[str]:
     rows = [
-        "| set | float32 | | nDCG@10 | difference (95% interval) | correlation of scores |",
+        "| set (questions) | float32 | | nDCG@10 | difference (95% interval) | correlation |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for set_name, found in results["sets"].items():
         for name, one in found["others"].items():
             change = one["change"]
             rows.append(
-                f"| {set_name} | {found['value']:.4f} | {name} | {one['value']:.4f} | "
+                f"| {set_name} ({found['questions']}) | {found['value']:.4f} | "
+                f"{name} | {one['value']:.4f} | "
                 f"{change['mean']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f}) | "
                 f"{one['correlation']:.4f} |"
             )
