@@ -278,4 +278,4 @@ def test_speed_and_quality_of_two_rankers(small_set: Path) -> None:
         "speed": speed,
         "sets": {"small": quality_found},
     }
-    assert "| small | " in cpu_table(results)
+    assert f"| small ({quality_found['questions']}) | " in cpu_table(results)

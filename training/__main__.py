@@ -60,7 +60,7 @@ def export(
     *,
     to: Annotated[Path | None, typer.Option(help="Folder; None is WORK/export.")] = None,
 ) -> None:
-    """Write the checkpoint's averaged weights as a model's folder, with its calibration."""
+    """Write the checkpoint's averaged weights, mixed, as a model's folder with calibration."""
     from training.calibrate import calibration  # noqa: PLC0415
     from training.export import export as run  # noqa: PLC0415
     from training.export import write_json  # noqa: PLC0415
@@ -69,6 +69,7 @@ def export(
     settings = read_settings(config)
     folder = to or work / "export"
     training = Training(work / "prepared", work, settings, start_model())
+    training.state.mix_in_start(settings.export.start)
     run(training.state, folder)
     write_json(folder / "training.json", training.summary())
     scores = training.held_out_scores()

@@ -44,6 +44,7 @@ def write_card(folder: Path) -> None:
         **{
             key: mine[key] for key in ("size", "hard", "depth", "lexical", "lexical_depth", "given")
         },
+        "start": f"{training['settings']['export']['start']:.0%}",
         "lists_a_step": own["lists"],
         "steps": f"{training['steps']:,}",
         "lists": f"{training['lists']:,}",

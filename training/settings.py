@@ -133,6 +133,17 @@ class Train(_Table):
     save_every_s: Annotated[float, Field(gt=0)]
 
 
+class Export(_Table):
+    """What of the trained weights goes into the model.
+
+    Attributes:
+        start: Share of the weights that training began with. What they knew and training
+            forgot comes back, and most of what it learned stays (Wortsman et al., 2022).
+    """
+
+    start: Share
+
+
 class Settings(_Table):
     """Everything that decides what the pipeline makes, besides its data and its code.
 
@@ -141,6 +152,7 @@ class Settings(_Table):
         prepare: How texts are cut.
         mine: How candidates are found.
         train: The optimisation.
+        export: What of it goes into the model.
         sources: For each file of groups, by its name without endings.
     """
 
@@ -148,6 +160,7 @@ class Settings(_Table):
     prepare: Prepare
     mine: Mine
     train: Train
+    export: Export
     sources: dict[str, Source]
 
 

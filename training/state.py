@@ -40,6 +40,7 @@ class State:
         self.model = model
         self.weights = trained(model)
         self.average = [weight.detach().clone() for weight in self.weights.values()]
+        self._start = [weight.clone() for weight in self.average]
         self.steps = 0
         self.counts = {"lists": 0, "tokens": 0, "seconds": 0.0}
         self._settings = settings
@@ -68,6 +69,11 @@ class State:
         with torch.no_grad():
             torch._foreach_lerp_(self.average, list(self.weights.values()), 1 - decay)
         return float(norm)
+
+    def mix_in_start(self, share: float) -> None:
+        """Replace a share of the average by the weights that the model came with."""
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, self._start, share)
 
     def averaged(self) -> dict[str, torch.Tensor]:
         """Return all weights of the model, the trained ones averaged."""

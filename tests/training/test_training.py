@@ -190,6 +190,17 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
         state.load(tmp_path)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_first_weights_comes_back(share: float) -> None:
+    state = State(start_model(), small().train)
+    first = [one.clone() for one in state.average]
+    for average in state.average:
+        average.add_(1)
+    state.mix_in_start(share)
+    for average, begun in zip(state.average, first, strict=True):
+        assert torch.allclose(average, begun + (1 - share), atol=1e-6)
+
+
 def test_what_is_exported_loads_everywhere_and_scores_the_same(tmp_path: Path) -> None:
     state = State(start_model(), small().train)
     rng = torch.Generator().manual_seed(0)
