@@ -27,7 +27,7 @@ from tests.core.helpers import (
     raise_for,
 )
 
-SLACK_S = 0.25
+SLACK_S = 1.0
 """How late an answer may be on a loaded machine; without deadlines these would take 30 s."""
 
 
@@ -107,16 +107,16 @@ def test_the_first_items_that_fit_are_done(seconds: float) -> None:
 
 def test_no_time_is_lost_once_nothing_more_fits() -> None:
     """The second item takes longer than what is left: answer now, not at the deadline."""
-    backend = SlowCrossEncoder(batch_s=0.0, token_s=0.002)
+    backend = SlowCrossEncoder(batch_s=0.0, token_s=0.006)
     with engine_of(backend) as engine:
         for _ in range(5):
             engine.compute(pairs("learn", 1, words=5))
         items = [*pairs("short", 1, words=5), *pairs("long", 20, words=450)]
         start = time.perf_counter()
-        computed = engine.compute(items, deadline=start + 0.9)
+        computed = engine.compute(items, deadline=start + 2.7)
         taken = time.perf_counter() - start
     assert computed.done.tolist() == [True] + [False] * 20
-    assert taken < 0.5
+    assert taken < 1.5
 
 
 def test_a_first_item_is_tried_even_if_it_should_not_fit() -> None:
