@@ -74,7 +74,7 @@ model: $(STAMP) ## make the embedded model: DATA=groups [SETS=retrieval sets] [W
 	@test -n "$(DATA)" || { echo "give the folder of the training groups: make model DATA=folder"; exit 2; }
 	test -f $(WORK)/prepared/prepared.json.gz || $(BIN)/python -m training prepare $(DATA) $(MADE)
 	test -f $(WORK)/prepared/lists.npz || $(BIN)/python -m training mine $(MADE)
-	$(BIN)/python -m training train $(MADE)
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m training train $(MADE)
 	$(BIN)/python -m training export $(MADE)
 	$(BIN)/python -m training evaluate $(SETS) --work $(WORK)
 	$(BIN)/python -m training card --work $(WORK)
