@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from benchmarks.rows import Row, target_lines
+from benchmarks.speed.profiled import PRODUCTS
 from benchmarks.speed.shapes import SHAPES
 from benchmarks.speed.workloads import TEXT_SETS
 
@@ -93,41 +94,51 @@ def claims_table(results: dict[str, Any]) -> str:
 
 def profile_table(results: dict[str, Any]) -> str:
     """Return where the time of a request goes, and what is left to gain."""
-    found = results["profile"]
-    best = found["useful"] / found["shares"]["matrix products"]
     return _shares(
-        found,
-        f"Products run at {found['products_over_limit']:.0%} of the limit; the request does useful "
-        f"work at {found['useful']:.0%} of it, and would at {best:.0%} if all but products took "
-        "no time.",
+        results["profile"],
+        lambda found, share: (
+            f"products run at {found['products_over_limit']:.0%} of the limit; the request does "
+            f"useful work at {found['useful']:.0%} of it, and would at "
+            f"{found['useful'] / share:.0%} if all but products took no time."
+        ),
     )
 
 
 def int8_profile_table(results: dict[str, Any]) -> str:
     """Return where the time of a request in int8 goes, and what is left to gain."""
-    found = results["profile_int8"]
-    share, rate = found["shares"]["matrix products"], found["products_over_limit"]
-    faster = 1 / (1 - share + share * rate)
     return _shares(
-        found,
-        f"Products, with GELU and rounding in them, run at {rate:.0%} of what torch's int8 product "
-        f"reaches with larger matrices; at all of it a request would be {faster:.2f} times as "
-        "fast.",
+        results["profile_int8"],
+        lambda found, share: (
+            "products, with GELU and rounding in them, run at "
+            f"{found['products_over_limit']:.0%} of what torch's int8 product reaches with larger "
+            "matrices; at all of it a request would be "
+            f"{1 / (1 - share + share * found['products_over_limit']):.2f} times as fast."
+        ),
     )
 
 
-def _shares(found: dict[str, Any], summary: str) -> str:
-    about = found["environment"]
-    lines = ["| work | share of the time |", "| --- | --- |"]
-    shares = sorted(found["shares"].items(), key=lambda item: -item[1])
-    lines += [f"| {name} | {share:.1%} |" for name, share in shares]
+def _shares(found: dict[str, Any], told: Callable[[dict[str, Any], float], str]) -> str:
+    """Return a column for each number of passages, and below what is told of each."""
+    about, counts = found["environment"], found["passages"]
+    lines = [
+        f"| work | {' | '.join(f'{count} passages' for count in counts)} |",
+        f"| --- |{' --- |' * len(counts)}",
+    ]
+    *_, most = counts.values()
+    for name in sorted(most["shares"], key=lambda name: -most["shares"][name]):
+        cells = (f"{one['shares'][name]:.1%}" for one in counts.values())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     quick = " **A quick run, whose figures say little.**" if found["quick"] else ""
     below = (
-        f"`mini`, {found['dtype']}, {found['passages']} passages, medians of {found['rounds']} "
-        f"requests on one thread. {summary} {about['cpu']}, torch {about['packages']['torch']}; "
-        f"commit {about['commit']}.{quick}"
+        f"`mini`, {found['dtype']}, shares of the time, medians of {found['rounds']} requests on "
+        f"one thread. {about['cpu']}, torch {about['packages']['torch']}; commit "
+        f"{about['commit']}.{quick}"
     )
-    return "\n".join([*lines, "", below])
+    sentences = [
+        f"With {count} passages {told(one, one['shares'][PRODUCTS])}"
+        for count, one in counts.items()
+    ]
+    return "\n".join([*lines, "", " ".join([*sentences, below])])
 
 
 def _judged(rows: list[Row], *, quick: bool) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -15,11 +15,14 @@ from benchmarks.limit import matmul_limit, useful_flops
 from benchmarks.speed.shapes import SHAPES
 from benchmarks.speed.workloads import Request, requests
 from rerank_plugins import Reranker
+from rerank_plugins.core.protocols import Prepared
 from rerank_plugins.core.registry import close_engines
 from rerank_plugins.core.types import TextPair
 
-PASSAGES: Final = 100
+COUNTS: Final = (10, 100)
+QUICK_COUNTS: Final = (4, 10)
 ROUNDS: Final = 8
+REACH: Final = 512
 _SHAPE: Final = SHAPES["mini"]
 PRODUCTS: Final = "matrix products"
 _KINDS: Final = {
@@ -33,6 +36,20 @@ _KINDS: Final = {
 
 _OTHER: Final = "torch's other operators"
 PYTHON: Final = "tokenising, planning, Python"
+
+
+class Profile(NamedTuple):
+    """Where the time of one request went.
+
+    Attributes:
+        shares: Of the time, by kind of work.
+        products: The products' rate over the limit.
+        useful: The whole request's rate over the limit, for what its tokens need.
+    """
+
+    shares: dict[str, float]
+    products: float
+    useful: float
 
 
 def measure_profile(
@@ -50,50 +67,63 @@ def measure_profile(
     asked = on_one_thread(data, quick=quick)
     kind: Any = dtype
     reranker = Reranker(dtype=kind, device="cpu", backend="torch").warm_up()
-    shares: dict[str, list[float]] = defaultdict(list)
-    useful, products = [], []
-    for query, texts in asked:
+
+    def profiled(request: Request) -> Profile:
         limit = matmul_limit(dtype, 1.0)
         begin = perf_counter()
-        reranker.rank(query, texts)
+        reranker.rank(*request)
         possible = limit * (perf_counter() - begin)
-        found = _profiled(reranker, query, texts)
-        for name, share in found.items():
-            shares[name].append(share)
-        pairs = [TextPair(query, text) for text in texts]
-        tokens = [one.tokens for one in reranker.engine.backend.prepare(pairs, 512)]
-        useful.append(useful_flops(tokens, _SHAPE.layers, _SHAPE.width, _SHAPE.ffn) / possible)
-        products.append(product_flops(tokens) / possible / found[PRODUCTS])
-    return {**summary(asked, dtype, shares, products), "useful": median(useful[1:])}
+        shares = _profiled(reranker, *request)
+        tokens = [one.tokens for one in prepared(reranker, request)]
+        return Profile(
+            shares, product_flops(tokens) / possible / shares[PRODUCTS], useful(tokens) / possible
+        )
+
+    return over(asked, dtype, profiled, quick=quick)
 
 
 def on_one_thread(data: Path, *, quick: bool) -> list[Request]:
     """Return what is profiled, one request to warm up first, and let one thread compute it."""
     close_engines()  # one that is loaded computes on as many threads as there were
     torch.set_num_threads(1)
-    passages, rounds = (10, 2) if quick else (PASSAGES, ROUNDS)
-    asked = requests("nq", data, most=100 if quick else None)[: rounds + 1]
-    return [Request(query, texts[:passages]) for query, texts in asked]
+    return requests("nq", data, most=100 if quick else None)[: (2 if quick else ROUNDS) + 1]
 
 
-def summary(
-    asked: list[Request], dtype: str, shares: dict[str, list[float]], products: list[float]
+def over(
+    asked: list[Request], dtype: str, profiled: Callable[[Request], Profile], *, quick: bool
 ) -> dict[str, Any]:
-    """Return the medians of all requests but the first, which warms up.
+    """Profile requests with few and with many passages.
 
     Args:
         asked: The requests.
         dtype: Data type of the products.
-        shares: Of the time, by kind of work, for each request.
-        products: The products' rate over the limit, for each request.
+        profiled: Profiles one of them.
+        quick: Whether few passages will do.
+
+    Returns:
+        For each number of passages the medians of all requests but the first, which warms up.
     """
-    return {
-        "passages": len(asked[0].texts),
-        "rounds": len(asked) - 1,
-        "dtype": dtype,
-        "shares": {name: median(seen[1:]) for name, seen in shares.items()},
-        "products_over_limit": median(products[1:]),
-    }
+    counts = {}
+    for count in QUICK_COUNTS if quick else COUNTS:
+        _, *found = [profiled(Request(query, texts[:count])) for query, texts in asked]
+        shares = {name: median(one.shares[name] for one in found) for name in found[0].shares}
+        counts[str(count)] = {
+            "shares": shares,
+            "products_over_limit": median(one.products for one in found),
+            "useful": median(one.useful for one in found),
+        }
+    return {"passages": counts, "rounds": len(asked) - 1, "dtype": dtype}
+
+
+def prepared(reranker: Reranker, request: Request) -> list[Prepared]:
+    """Return a request's pairs as its model reads them."""
+    pairs = [TextPair(request.query, text) for text in request.texts]
+    return list(reranker.engine.backend.prepare(pairs, REACH))
+
+
+def useful(tokens: list[int]) -> float:
+    """Return what pairs of these lengths need, in floating-point operations."""
+    return useful_flops(tokens, _SHAPE.layers, _SHAPE.width, _SHAPE.ffn)
 
 
 def product_flops(tokens: list[int]) -> float:

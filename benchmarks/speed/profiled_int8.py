@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -12,13 +11,22 @@ import numpy as np
 import openvino
 
 from benchmarks.limit import matmul_limit
-from benchmarks.speed.profiled import PRODUCTS, PYTHON, on_one_thread, product_flops, summary
+from benchmarks.speed.profiled import (
+    PRODUCTS,
+    PYTHON,
+    REACH,
+    Profile,
+    on_one_thread,
+    over,
+    prepared,
+    product_flops,
+    useful,
+)
+from benchmarks.speed.workloads import Request
 from rerank_plugins import Reranker
 from rerank_plugins.backends.openvino.groups import groups, padded
 from rerank_plugins.core.protocols import Prepared
-from rerank_plugins.core.types import TextPair
 
-_REACH: Final = 512
 _KINDS: Final = {
     "FullyConnected": PRODUCTS,
     "FullyConnectedQuantizedLegacy": PRODUCTS,
@@ -44,31 +52,33 @@ def measure_int8_profile(
     """
     del threads, dtype
     asked = on_one_thread(data, quick=quick)
-    shares: dict[str, list[float]] = defaultdict(list)
-    products = []
     with tempfile.TemporaryDirectory() as folder:
         reranker = Reranker(
             dtype="int8", device="cpu", backend="openvino", cache_folder=folder
         ).warm_up()
-        profiled = _Profiled(next(Path(folder).rglob("model.xml")))
-        for query, texts in asked:
-            pairs = [TextPair(query, text) for text in texts]
-            parts = profiled.parts(reranker.engine.backend.prepare(pairs, _REACH))
-            profiled.run(parts)  # prepares the kernels of each shape
-            reranker.rank(query, texts)
+        model = _Profiled(next(Path(folder).rglob("model.xml")))
+
+        def profiled(request: Request) -> Profile:
+            pairs = prepared(reranker, request)
+            parts = model.parts(pairs)
+            model.run(parts)  # prepares the kernels of each shape
+            reranker.rank(*request)
             limit = matmul_limit("int8", 1.0)
             start = perf_counter()
-            reranker.rank(query, texts)
+            reranker.rank(*request)
             seconds = perf_counter() - start
-            found = profiled.run(parts)
+            found = model.run(parts)
             computed = sum(found.values())
             seconds = max(seconds, computed)  # a slow moment meets one run and not the other
-            for name, taken in found.items():
-                shares[name].append(taken / seconds)
-            shares[PYTHON].append(1 - computed / seconds)
+            shares = {name: taken / seconds for name, taken in found.items()}
             lengths = [len(row) for ids, *_ in parts for row in ids]
-            products.append(product_flops(lengths) / found[PRODUCTS] / limit)
-    return summary(asked, "int8", shares, products)
+            return Profile(
+                {**shares, PYTHON: 1 - computed / seconds},
+                product_flops(lengths) / found[PRODUCTS] / limit,
+                useful([one.tokens for one in pairs]) / seconds / limit,
+            )
+
+        return over(asked, "int8", profiled, quick=quick)
 
 
 class _Profiled:
@@ -81,12 +91,12 @@ class _Profiled:
         compiled = core.compile_model(core.read_model(graph), "CPU", {**settings, **precise})
         self._request = compiled.create_infer_request()
 
-    def parts(self, prepared: list[Prepared]) -> list[list[Any]]:
+    def parts(self, pairs: list[Prepared]) -> list[list[Any]]:
         """Return the inputs of each group, as the backend makes them."""
         found = []
-        for rows, width in groups([one.tokens for one in prepared], _REACH, 1):
-            pairs = [prepared[row].payload for row in rows]
-            ids, types = ([getattr(pair, name) for pair in pairs] for name in ("ids", "types"))
+        for rows, width in groups([one.tokens for one in pairs], REACH, 1):
+            own = [pairs[row].payload for row in rows]
+            ids, types = ([getattr(pair, name) for pair in own] for name in ("ids", "types"))
             ones = [np.ones_like(one) for one in ids]
             found.append([padded(arrays, width, 0) for arrays in (ids, ones, types)])
         return found
