@@ -139,9 +139,9 @@ class TorchCrossEncoder(PairReader):
         return self._lanes.run(self._part, batch) if self._lanes else self._part(batch)
 
     def _part(self, batch: Sequence[Prepared]) -> FloatArray:
-        if self._packed is None:
-            return longest_first(batch, self._logits)
-        filled = self._inputs.filled(batch, self.identity.max_length)
+        filled = batch
+        if self._packed is not None:
+            filled = self._inputs.filled(batch, self.identity.max_length)
         return longest_first(filled, self._logits)[: len(batch)]
 
     def _logits(self, batch: Sequence[Prepared]) -> torch.Tensor:
