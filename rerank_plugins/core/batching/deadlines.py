@@ -53,9 +53,13 @@ class Clockwork(NamedTuple):
         """Return the seconds that a job has for computing."""
         return job.deadline - ANSWER_S - self.now
 
-    def fitting(self, job: Job[Any], share: float = 1.0) -> float:
-        """Return how many tokens a job has time for, in a share of its time."""
-        return self.costs.fitting(self.left(job) * share)
+    def fitting(self, job: Job[Any]) -> float:
+        """Return how many tokens a job has time for."""
+        return self.costs.fitting(self.left(job))
+
+    def room(self, job: Job[Any]) -> float:
+        """Return how many tokens a batch with a job may have: its first leaves time over."""
+        return self.costs.fitting(self.left(job) * (1.0 if job.started else FIRST_SHARE))
 
 
 def next_step(
@@ -112,18 +116,17 @@ def plan_in_order(
     """
     leader, front = jobs[0], level(jobs[0], budget)
     tokens, first = leader.ready[-1]
-    room = clockwork.fitting(leader)
     probe = not leader.started or not clockwork.costs.learned
-    if clockwork.left(leader) <= 0 or (tokens > room and not probe):
+    if clockwork.left(leader) <= 0 or (tokens > clockwork.fitting(leader) and not probe):
         return []
     batch: list[Slot] = [(leader, first)]
     width = cost = tokens
-    room = min(room if leader.started else clockwork.fitting(leader, FIRST_SHARE), budget)
+    room = min(clockwork.room(leader), budget)
     peers = [job for job in jobs if level(job, budget) <= front]
     for job in peers:
         if not isinstance(job, UrgentJob):
             continue
-        room = min(room, clockwork.fitting(job))
+        room = min(room, clockwork.room(job))
         for tokens, index in reversed(job.ready):
             if job is leader and index == first:
                 continue
