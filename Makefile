@@ -72,7 +72,8 @@ peers: $(INFINITY) ## servers of others that ours is compared with; without them
 # Every step goes on from the files of the one before; training goes on from its checkpoint.
 model: $(STAMP) ## make the embedded model: DATA=groups [SETS=retrieval sets] [WORK=folder] [CONFIG=file]
 	@test -n "$(DATA)" || { echo "give the folder of the training groups: make model DATA=folder"; exit 2; }
-	test -f $(WORK)/prepared/prepared.json.gz || $(BIN)/python -m training prepare $(DATA) $(MADE)
+	test -f $(WORK)/groups/manuals.jsonl.gz || $(BIN)/python -m training manuals $(WORK)/groups --config $(CONFIG)
+	test -f $(WORK)/prepared/prepared.json.gz || $(BIN)/python -m training prepare $(DATA) $(WORK)/groups $(MADE)
 	test -f $(WORK)/prepared/lists.npz || $(BIN)/python -m training mine $(MADE)
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m training train $(MADE)
 	$(BIN)/python -m training export $(MADE)

@@ -9,13 +9,24 @@ import typer
 
 from training.settings import DEFAULT, read_settings
 
-Data = Annotated[Path, typer.Argument(help="Folder of the training groups.")]
+Data = Annotated[list[Path], typer.Argument(help="Folders of the training groups.")]
 Work = Annotated[Path, typer.Option(help="Folder of everything that is made.")]
 Config = Annotated[Path, typer.Option(help="The configuration file.")]
 
 WORK: Final = Path(__file__).parent / "runs"
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
+
+
+@app.command()
+def manuals(
+    to: Annotated[Path, typer.Argument(help="Folder that manuals.jsonl.gz is written to.")],
+    config: Config = DEFAULT,
+) -> None:
+    """Fetch manuals of free software (Debian's packages), and write their training groups."""
+    from training.manuals.gather import gather  # noqa: PLC0415  (only what a step needs)
+
+    typer.echo(f"{gather(to, read_settings(config).seed)} groups")
 
 
 @app.command()

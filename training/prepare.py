@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +23,11 @@ class _Taken(NamedTuple):
     held_out: list[Group]
 
 
-def prepare(data: Path, settings: Settings) -> Prepared:
+def prepare(folders: Sequence[Path], settings: Settings) -> Prepared:
     """Read the files that the configuration names.
 
     Args:
-        data: The folder of the training groups; nothing else is read.
+        folders: Of the training groups; nothing else is read.
         settings: The configuration.
 
     Raises:
@@ -38,7 +38,7 @@ def prepare(data: Path, settings: Settings) -> Prepared:
     taken = {}
     for number, (name, source) in enumerate(settings.sources.items()):
         rng = np.random.default_rng([settings.seed, number])
-        taken[name] = _take(read_groups(data / f"{name}.jsonl.gz"), source, rng)
+        taken[name] = _take(read_groups(_file(folders, name)), source, rng)
         for text in taken[name].passages:
             if text not in place:
                 place[text] = len(sources)
@@ -54,7 +54,7 @@ def prepare(data: Path, settings: Settings) -> Prepared:
         if not held_out[list(question.positives)].any()
     ]
     if not questions:
-        message = f"nothing in {data} is left to train on; hold fewer questions out."
+        message = "no question is left to train on; hold fewer out in the configuration."
         raise InvalidInputError(message)
     return Prepared(
         passages,
@@ -65,6 +65,18 @@ def prepare(data: Path, settings: Settings) -> Prepared:
         questions,
         validation,
     )
+
+
+def _file(folders: Sequence[Path], source: str) -> Path:
+    name = f"{source}.jsonl.gz"
+    found = [folder / name for folder in folders if (folder / name).is_file()]
+    if not found:
+        message = (
+            f"{name} is in none of {', '.join(map(str, folders))}. Name the folder that has it, or "
+            f"leave [sources.{source}] out of the configuration."
+        )
+        raise InvalidInputError(message)
+    return found[0]
 
 
 def _take(groups: list[Group], source: Source, rng: np.random.Generator) -> _Taken:

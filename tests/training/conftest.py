@@ -64,7 +64,7 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(groups: Path) -> Prepared:
-    return prepare(groups, small())
+    return prepare([groups], small())
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def step(*arguments: str | Path) -> None:
 def test_all_steps_from_groups_to_a_model_card(groups: Path, tmp_path: Path) -> None:
     text = DEFAULT.read_text(encoding="utf-8")
     text = text[: text.index("[sources.")]
-    text = text.replace("lists = 16", "lists = 4").replace("warmup = 60", "warmup = 1")
+    text = text.replace("lists = 32", "lists = 4").replace("warmup = 100", "warmup = 1")
     counts = ", ".join(f"{kind} = {count}" for kind, count in LISTS.items())
     for name in ("first", "second"):
         text += f"[sources.{name}]\npassages = 40\nheld_out = 2\nlists = {{ {counts} }}\n"

@@ -102,5 +102,5 @@ def test_prepared_texts_are_read_as_they_were_written(prepared: Prepared, tmp_pa
 
 def test_nothing_left_to_train_on_is_an_error(tmp_path: Path) -> None:
     folder = write_groups(tmp_path, "first", "second", groups=2)
-    with pytest.raises(InvalidInputError, match="nothing"):
-        prepare(folder, small())
+    with pytest.raises(InvalidInputError, match="no question is left"):
+        prepare([folder], small())
