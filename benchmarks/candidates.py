@@ -47,6 +47,7 @@ def candidates(folder: Path, questions: int, reranker: Reranker, cache: Path | N
             return Candidates(**arrays)
     found = _score(folder, questions, reranker)
     if stored:
+        stored.parent.mkdir(parents=True, exist_ok=True)
         np.savez(stored, **vars(found))
     return found
 
