@@ -24,9 +24,13 @@ def manuals(
     config: Config = DEFAULT,
 ) -> None:
     """Fetch manuals of free software (Debian's packages), and write their training groups."""
-    from training.manuals.gather import gather  # noqa: PLC0415  (only what a step needs)
+    from training.manuals.gather import NAME, gather  # noqa: PLC0415  (only what a step needs)
 
-    typer.echo(f"{gather(to, read_settings(config).seed)} groups")
+    settings = read_settings(config)
+    if NAME not in settings.sources:
+        typer.echo(f"[sources.{NAME}] is not in {config}: nothing to fetch")
+        return
+    typer.echo(f"{gather(to, settings.seed)} groups")
 
 
 @app.command()

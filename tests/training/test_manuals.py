@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from rerank_plugins.errors import MissingDependencyError
+from training.__main__ import app
 from training.manuals.asking import Asker
 from training.manuals.descriptions import read_records
 from training.manuals.messages import messages_of
 from training.manuals.packages import fetch, unpack
 from training.manuals.pages import sections_of
+from training.settings import DEFAULT
 
 MALLARD = """<page xmlns="http://projectmallard.org/1.0/" type="topic">
  <info><credit><name>A person</name></credit><desc>Keep your account safe.</desc></info>
@@ -122,3 +125,16 @@ def test_without_debians_tools_the_way_on_is_named(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingDependencyError, match=r"leave \[sources.manuals\] out"):
         fetch(["small"], tmp_path)
+
+
+def test_nothing_is_fetched_for_a_configuration_without_manuals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # fetching would be an error
+    text = DEFAULT.read_text(encoding="utf-8")
+    config = tmp_path / "config.toml"
+    config.write_text(text[: text.index("[sources.manuals]")], encoding="utf-8")
+    found = CliRunner().invoke(app, ["manuals", str(tmp_path / "to"), "--config", str(config)])
+    assert found.exit_code == 0
+    assert "nothing to fetch" in found.output
+    assert not (tmp_path / "to").exists()

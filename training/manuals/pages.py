@@ -14,7 +14,6 @@ _HEADINGS: Final = ["title", "h1", "h2", "h3", "h4"]
 _BLOCKS: Final = ["p", "li", "dd", "dt"]
 _NOT_READ: Final = ["comment", "credit", "head", "header", "footer", "nav", "script", "table"]
 _DECLARATION: Final = re.compile(r"^\s*<\?xml[^>]*\?>")
-_SPACE: Final = re.compile(r"\s+")
 
 
 @dataclass
@@ -59,4 +58,4 @@ def sections_of(file: Path) -> Iterator[Section]:
 
 
 def _plain(tag: Tag) -> str:
-    return _SPACE.sub(" ", tag.get_text()).strip(" \u00b6#")
+    return " ".join(tag.get_text().split()).strip(" \u00b6#")
