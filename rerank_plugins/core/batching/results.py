@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank_plugins.core.batching.cache import Entry, Key, MemoryCache
-from rerank_plugins.core.batching.disk_cache import DiskCache
-from rerank_plugins.core.batching.disk_format import Keys, is_pinned
-from rerank_plugins.core.batching.disk_store import check_diskcache
+from rerank_plugins.core.batching.disk_cache import DiskCache, Keys
 from rerank_plugins.core.types import ModelIdentity
 from rerank_plugins.errors import ConfigurationError
 
@@ -76,7 +74,6 @@ class ResultCache:
         with self._attaching:
             if self._disk is None:
                 self._check_pinned(folder)
-                check_diskcache()
                 self._disk = DiskCache(folder, max_bytes, self._shape)
             elif self._disk.folder != folder:
                 message = (
@@ -135,7 +132,7 @@ class ResultCache:
             self._disk.close(wait=wait)
 
     def _check_pinned(self, folder: Path) -> None:
-        if is_pinned(self.identity):
+        if self.identity.fingerprint or self.identity.revision:
             return
         message = (
             f"cache_dir is {str(folder)!r}, and the model {self.identity.model!r} has neither a "

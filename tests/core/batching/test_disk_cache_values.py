@@ -1,4 +1,4 @@
-"""Keys tell apart whatever a result depends on; values are read back as written, or not at all."""
+"""Keys and values of the disk cache: distinct keys, exact values, damage is a miss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins.core.batching.cache import Entry
-from rerank_plugins.core.batching.disk_format import Keys, pack, unpack
+from rerank_plugins.core.batching.disk_cache import Keys, pack, unpack
 from rerank_plugins.core.protocols import RoleText
 from rerank_plugins.core.types import ModelIdentity, TextPair
 from tests.strategies import any_text
