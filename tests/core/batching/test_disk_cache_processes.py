@@ -119,8 +119,8 @@ def test_processes_share_the_folder_with_one_killed_inside_a_transaction(tmp_pat
     processes = [start(tmp_path, check) for _ in range(2)]
     for _ in range(2):
         killed = start(tmp_path, kill + rank)
-        output, errors = killed.communicate(timeout=60)
-        assert (killed.returncode, output) == (-signal.SIGKILL, "0\n"), errors
+        _, errors = killed.communicate(timeout=60)
+        assert killed.returncode == -signal.SIGKILL, errors
     assert [end(process) for process in processes] == ["True\n"] * 2
     assert [end(start(tmp_path, rank)) for _ in range(2)] == ["0\n", "50\n"]
     assert check_intact(tmp_path) > 1_000
