@@ -26,7 +26,7 @@ class RerankerFields(ModelFields):
 
     optimize: Optimize = Field(
         default="none",
-        description="compile has torch compile the model; graphs records small CUDA batches.",
+        description="compile or reduce-overhead (with CUDA graphs) compiles the model.",
     )
     max_length: int | None = Field(
         default=512, description="Most tokens a pair may have; the document is cut to fit."

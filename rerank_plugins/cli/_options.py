@@ -20,7 +20,7 @@ Device = Annotated[
 DataType = Annotated[Dtype, typer.Option(help="Data type of the arithmetic.")]
 Optimizing = Annotated[
     Optimize,
-    typer.Option(help="compile has torch compile the model; graphs records small CUDA batches."),
+    typer.Option(help="compile or reduce-overhead (with CUDA graphs) compiles the model."),
 ]
 MaxLength = Annotated[int, typer.Option(help="Most tokens a pair may have.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]

@@ -13,7 +13,7 @@ from rerank_plugins.core.loading import ModelSettings
 from rerank_plugins.errors import ConfigurationError
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
-Optimize = Literal["none", "compile", "graphs"]
+Optimize = Literal["none", "compile", "reduce-overhead"]
 
 
 class Unset(Enum):
@@ -51,8 +51,9 @@ class ModelConfig:
         dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device, and
             never ``"int8"``, which changes scores a little and runs on a CPU by OpenVINO.
         optimize: ``"compile"`` has torch fuse what stands between matrix products; the first
-            batches then take a minute or more. ``"graphs"`` records small batches as CUDA
-            graphs, one for each size that comes again. Both for encoders of BERT's families.
+            batches then take a minute or more. ``"reduce-overhead"`` also records the compiled
+            parts as CUDA graphs, for small batches on a CUDA device. Both for encoders of
+            BERT's families.
         max_length: Most tokens an input may have, special tokens included; lowered to the
             model's own reach where that is shorter. None is the model's own reach.
         revision: Branch, tag or commit on the hub.

@@ -82,7 +82,7 @@ class ConfiguredReranker(Closing):
             backend: What computes; ``"auto"`` chooses by the model.
             device: A torch device such as ``"cuda:0"``, or several; None chooses.
             dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device.
-            optimize: ``"compile"`` has torch compile it, ``"graphs"`` records small CUDA batches.
+            optimize: ``"compile"`` or ``"reduce-overhead"`` (with CUDA graphs) compiles it.
             max_length: Most tokens a pair may have; None is the model's own reach. The query
                 is cut only beyond half of it; :attr:`RankedDocument.truncated` tells.
             revision: Branch, tag or commit on the hub.

@@ -31,8 +31,8 @@ class ServerSettings:
         backend: What computes the cross-encoder; ``"auto"`` chooses by the model.
         device: A torch device for both models; None chooses.
         dtype: Data type of the arithmetic of both models.
-        optimize: ``"compile"`` has torch compile the cross-encoder, ``"graphs"`` records its
-            small batches on a CUDA device.
+        optimize: ``"compile"`` or ``"reduce-overhead"`` (with CUDA graphs) compiles the
+            cross-encoder.
         max_length: Most tokens a query with a document may have; the document is cut to fit.
         revision: Branch, tag or commit of the cross-encoder on the hub.
         cache_folder: Where downloads are kept.

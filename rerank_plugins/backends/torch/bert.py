@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.functional import layer_norm
 from rerank_plugins.backends.torch.attention import Packing, attend
 from rerank_plugins.backends.torch.first_token import seen_by_first
 from rerank_plugins.backends.torch.layers import Activate, Layer, Linear, Norm, finish, folded
+from rerank_plugins.core.config import Optimize
 
 _GELU: Final = "gelu"
 
@@ -26,20 +28,12 @@ _GELU: Final = "gelu"
 class Buffers(threading.local):
     """Memory that is used again by its thread; it grows to the largest that was asked for."""
 
-    def __init__(self, *, reuse: bool = True) -> None:
-        """Hold nothing yet.
-
-        Args:
-            reuse: Whether to keep what was given out. A recorded graph goes on writing where it
-                wrote first, so what it uses must never be given to others or grow.
-        """
-        self._reuse = reuse
+    def __init__(self) -> None:
+        """Hold nothing yet."""
         self._flat: dict[str, torch.Tensor] = {}
 
     def take(self, name: str, rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
         """Return a buffer of a shape, of the kind of another tensor; its content is anything."""
-        if not self._reuse:
-            return like.new_empty(rows, columns)
         flat = self._flat.get(name)
         if flat is None or len(flat) < rows * columns:
             flat = self._flat[name] = like.new_empty(rows * columns)
@@ -53,17 +47,16 @@ class BertLayers:
         self,
         encoder: Any,  # noqa: ANN401  (one of many classes)
         *,
-        compiled: bool = False,
-        reuse: bool = True,
+        optimize: Optimize = "none",
         whole: bool = False,
     ) -> None:
         """Use the weights of an encoder of the families of BERT, RoBERTa and ELECTRA.
 
         Args:
             encoder: It.
-            compiled: Whether to compile what follows the attention in a layer; the number of
-                tokens stays open, so that it is compiled once.
-            reuse: Whether to use the same memory in every layer and call; see :class:`Buffers`.
+            optimize: Whether and how to compile what follows the attention in a layer. The
+                number of tokens is dynamic, so that the layers are compiled once. With
+                ``"reduce-overhead"``, all calls must come from one thread.
             whole: Whether all tokens are computed in the last layer, or the first ones alone.
         """
         attention = encoder.layer[0].attention.self
@@ -75,8 +68,17 @@ class BertLayers:
         own = encoder.layer[0].intermediate.intermediate_act_fn
         in_place = encoder.config.hidden_act == _GELU
         self._activate: Activate = torch.ops.aten.gelu_ if in_place else own
-        self._compiled = torch.compile(partial(finish, own)) if compiled else None
-        self._buffers = Buffers(reuse=reuse)
+        self._compiled = None
+        self._cuda_graphs = optimize == "reduce-overhead"
+        if optimize != "none":
+            mode = "reduce-overhead" if self._cuda_graphs else "default"
+            self._compiled = torch.compile(partial(finish, own), mode=mode)
+        if self._cuda_graphs:
+            # CUDA graphs copy their inputs, except those whose address is static.
+            for weights in chain.from_iterable(chain.from_iterable(self._layers)):
+                if isinstance(weights, torch.Tensor):
+                    torch._dynamo.mark_static_address(weights)  # noqa: SLF001
+        self._buffers = Buffers()
         self._whole = whole
 
     def __call__(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
@@ -90,6 +92,10 @@ class BertLayers:
             The last layer's output for the first token of each sequence, of shape
             ``(sequences, width)``; for all tokens, of shape ``(tokens, width)``, if it is whole.
         """
+        if self._cuda_graphs:
+            # A graph overwrites the outputs of the previous step, and a step is all layers: each
+            # reads the output of the one before. Nothing that is returned is a graph's output.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         hidden = hidden + self._expected
         for layer in self._layers if self._whole else self._layers[:-1]:
             query, key, value = self._parts(layer.mixing, hidden)
@@ -101,7 +107,7 @@ class BertLayers:
                 torch._dynamo.mark_dynamic(seen, 0)  # noqa: SLF001
                 hidden = self._compiled(layer, hidden, seen)
         if self._whole:
-            return hidden
+            return hidden.clone() if self._cuda_graphs else hidden
         layer, first = self._layers[-1], hidden[packing.firsts]
         if packing.flash:
             inputs = (first, hidden, hidden)

@@ -11,7 +11,6 @@ import torch
 
 from rerank_plugins.backends._devices import mapped_out_of_memory
 from rerank_plugins.backends.torch.attention import Packing, can_flash
-from rerank_plugins.backends.torch.buckets import Bucket
 from rerank_plugins.backends.torch.pairs import TokenPair
 from rerank_plugins.core.protocols import FloatArray, Prepared
 
@@ -19,6 +18,10 @@ _CPU_STEP: Final = 64
 """In half precision on a CPU the packed tokens are filled up to a multiple of this. oneDNN compiles
 a kernel for each number of tokens and torch keeps a thousand of them: without this about a
 gigabyte."""
+
+_GRAPH_STEP: Final = 256
+"""The same for CUDA graphs, of which one is recorded for each number of tokens: at most 64 for
+batches of 16,384 tokens."""
 
 
 class PackedBatch(NamedTuple):
@@ -37,20 +40,6 @@ class PackedBatch(NamedTuple):
     packing: Packing
 
 
-class Frame(NamedTuple):
-    """Memory on the device that batches of a bucket are written to, one after another.
-
-    Attributes:
-        bucket: Their size.
-        memory: Ids, types, positions and bounds, int32.
-        batch: The same, cut into parts.
-    """
-
-    bucket: Bucket
-    memory: torch.Tensor
-    batch: PackedBatch
-
-
 class Inputs(threading.local):
     """Turns prepared pairs into tensors on a device.
 
@@ -63,7 +52,14 @@ class Inputs(threading.local):
     """
 
     def __init__(
-        self, device: torch.device, dtype: torch.dtype, *, typed: bool, pad: int, first: int
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        typed: bool,
+        pad: int,
+        first: int,
+        cuda_graphs: bool = False,
     ) -> None:
         """Prepare for a model.
 
@@ -73,13 +69,15 @@ class Inputs(threading.local):
             typed: Whether the model knows token types.
             pad: Token id of padding.
             first: Position id of a sequence's first token.
+            cuda_graphs: Whether CUDA graphs compute the packed batches.
         """
         self._device = device
         self._typed = typed
         self._pad = pad
         self._first = first
         self.flash = can_flash(device, dtype)
-        self._step = _CPU_STEP if device.type == "cpu" and dtype != torch.float32 else 1
+        half_on_cpu = device.type == "cpu" and dtype != torch.float32
+        self._step = _GRAPH_STEP if cuda_graphs else _CPU_STEP if half_on_cpu else 1
         self._host = torch.empty(0, dtype=torch.int32)
 
     def filled(self, batch: Sequence[Prepared], longest: int) -> list[Prepared]:
@@ -101,21 +99,6 @@ class Inputs(threading.local):
         ids, types, positions, bounds = _cut(there, sum(lengths))
         packing = Packing.of(lengths, bounds, flash=self.flash)
         return PackedBatch(ids, types, positions, packing)
-
-    def frame(self, bucket: Bucket) -> Frame:
-        """Return memory for batches of a bucket; only flash attention may compute them."""
-        size = 3 * bucket.tokens + bucket.sequences + 1
-        memory = torch.zeros(size, dtype=torch.int32, device=self._device)
-        ids, types, positions, bounds = _cut(memory, bucket.tokens)
-        packing = Packing(bucket.longest, [], bounds[:-1], bounds, flash=True)
-        return Frame(bucket, memory, PackedBatch(ids, types, positions, packing))
-
-    def fill(self, frame: Frame, batch: Sequence[Prepared]) -> None:
-        """Write a batch of a frame's bucket there, and behind it what fills the bucket up."""
-        lengths = [one.tokens for one in batch]
-        more = frame.bucket.filling(lengths)
-        whole = [*batch, *map(self._nothing, more)]
-        frame.memory.copy_(self._laid_out(whole, lengths + more), non_blocking=True)
 
     def _nothing(self, tokens: int) -> Prepared:
         """Return a sequence that nobody asked for."""

@@ -11,12 +11,10 @@ import numpy as np
 import torch
 
 from rerank_plugins.backends._tokenizer import private_tokenizer
-from rerank_plugins.backends.torch.capture import Capture
-from rerank_plugins.backends.torch.graphs import Graphs
 from rerank_plugins.backends.torch.inputs import Inputs, longest_first
 from rerank_plugins.backends.torch.lanes import Lanes, lanes_for
 from rerank_plugins.backends.torch.loading import PROBES, first_position, load_reranker, reach_of
-from rerank_plugins.backends.torch.optimizing import check_optimize
+from rerank_plugins.backends.torch.optimizing import check_optimize, on_graph_thread
 from rerank_plugins.backends.torch.packing import PackedModel, can_pack
 from rerank_plugins.backends.torch.pairs import PairReader, PairTokenizer
 from rerank_plugins.backends.torch.precision import (
@@ -59,7 +57,6 @@ class TorchCrossEncoder(PairReader):
         self._lock = threading.RLock()
         self._model: Any = None
         self._packed: PackedModel | None = None
-        self._graphs: Graphs | None = None
         self._lanes: Lanes | None = None
         self._load()
 
@@ -92,7 +89,6 @@ class TorchCrossEncoder(PairReader):
     def _release(self) -> None:
         self._model = None
         self._packed = None
-        self._graphs = None
         if self._lanes is not None:
             self._lanes.close()
             self._lanes = None
@@ -112,8 +108,15 @@ class TorchCrossEncoder(PairReader):
         typed = "token_type_ids" in tokenizer.model_input_names
         pad = int(tokenizer.pad_token_id or 0)
         dtype = getattr(torch, config.dtype)
-        self._inputs = Inputs(self.device, dtype, typed=typed, pad=pad, first=first_position(model))
-        check_optimize(config, model, flash=self._inputs.flash)
+        self._inputs = Inputs(
+            self.device,
+            dtype,
+            typed=typed,
+            pad=pad,
+            first=first_position(model),
+            cuda_graphs=config.optimize == "reduce-overhead",
+        )
+        check_optimize(config, model)
         head_in_float32(model)
         self._model = model.to(self.device)
         probes = self.prepare(PROBES, 128)
@@ -147,8 +150,8 @@ class TorchCrossEncoder(PairReader):
     def _logits(self, batch: Sequence[Prepared]) -> torch.Tensor:
         if self._packed is None:
             logits = self._model(**self._inputs.padded(batch)).logits
-        elif self._graphs is not None:
-            logits = self._graphs(batch)
+        elif self._config.optimize == "reduce-overhead":
+            logits = on_graph_thread(self._packed, self._inputs.packed(batch))
         else:
             logits = self._packed(self._inputs.packed(batch))
         # A two-label head gives (not relevant, relevant), a one-label head the latter.
@@ -162,14 +165,10 @@ class TorchCrossEncoder(PairReader):
         usual = self._model.config._attn_implementation  # noqa: SLF001  (no public reader)
         name, dtype = self.identity.model, self.identity.dtype
         self._packed = PackedModel(self._model, self._config.optimize)
-        if self._config.optimize == "graphs":
-            record = Capture(self.device)
-            self._graphs = Graphs(self._packed, self._inputs, record, model=name, dtype=dtype)
-        # The third time it is a graph that gives the scores.
-        times = 1 if self._graphs is None else 3
+        # A CUDA graph is warmed up, then recorded, and gives the scores the third time.
+        times = 3 if self._config.optimize == "reduce-overhead" else 1
         scores = np.stack([self._scores(probes) for _ in range(times)])
         if agrees(scores, padded, name, dtype):
             return self._packed
-        self._graphs = None
         self._model.set_attn_implementation(usual)
         return None

@@ -74,9 +74,7 @@ class PackedModel:
         if model.config.model_type == _MODERN:
             model.set_attn_implementation(PACKED)
         else:
-            self._layers = BertLayers(
-                self._base.encoder, compiled=optimize == "compile", reuse=optimize != "graphs"
-            )
+            self._layers = BertLayers(self._base.encoder, optimize=optimize)
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
         """Compute logits of shape ``(sequences, labels)``."""

@@ -49,11 +49,6 @@ def give_up_float16(config: ModelConfig) -> None:
         )
 
 
-def allowed_difference(dtype: str, scores: FloatArray) -> float:
-    """Return how far another way of computing raw scores may be off, in a data type."""
-    return 1e-4 if dtype == "float32" else 0.02 * (1 + float(np.abs(scores).max()))
-
-
 def agrees(packed: FloatArray, padded: FloatArray, name: str, dtype: str) -> bool:
     """Return whether a packed model computes what the padded one does; warn where not.
 
@@ -64,7 +59,7 @@ def agrees(packed: FloatArray, padded: FloatArray, name: str, dtype: str) -> boo
         dtype: Data type of the arithmetic.
     """
     difference = float(np.abs(packed - padded).max())
-    allowed = allowed_difference(dtype, padded)
+    allowed = 1e-4 if dtype == "float32" else 0.02 * (1 + float(np.abs(padded).max()))
     if difference <= allowed:
         return True
     _log.warning(
