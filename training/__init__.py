@@ -1,1 +1,1 @@
-"""How the embedded cross-encoder is made: prepare, mine, train, evaluate, calibrate, export."""
+"""Training of the embedded cross-encoder: prepare, mine, train, export, evaluate."""
