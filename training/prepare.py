@@ -125,9 +125,9 @@ def sentences_of(text: str, settings: PrepareSettings) -> list[str]:
     """Return some sentences of a suitable length, spread over the text."""
     shortest, longest = settings.sentence_words
     suitable = [
-        (start, end)
-        for start, end in sentences(text)
-        if shortest <= len(text[start:end].split()) <= longest
+        window
+        for window in sentences(text)
+        if shortest <= len(text[window.start : window.end].split()) <= longest
     ]
     return [text[start:end].strip() for start, end in thin_out(suitable, settings.max_sentences)]
 

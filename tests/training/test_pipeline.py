@@ -22,7 +22,7 @@ from training.settings import DEFAULT_CONFIG, read_settings
 
 ROOT = Path(__file__).parents[2]
 SQUAD = ROOT / "rerank_plugins" / "data" / "squad-dev"
-QUESTIONS = 20
+QUESTIONS = 30
 SMALL = {"lists_per_step": 4, "lists_per_micro_batch": 2, "max_length": 64, "warmup_steps": 1}
 
 
@@ -48,7 +48,7 @@ def write_config(file: Path) -> None:
     for line in DEFAULT_CONFIG.read_text(encoding="utf-8").split("[sources.")[0].splitlines():
         name = line.split(" = ")[0]
         lines.append(f"{name} = {SMALL[name]}" if name in SMALL else line)
-    counts = ", ".join(f"{kind} = 4" for kind in KINDS)
+    counts = ", ".join(f"{kind} = 12" for kind in KINDS)
     lines += ["[sources.squad]", "max_passages = 60", "held_out = 2", f"lists = {{ {counts} }}"]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -59,6 +59,7 @@ def run_step(*arguments: str | Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_pipeline_resumes_bit_for_bit_and_exports_a_model(tmp_path: Path) -> None:
     config, work, parts = tmp_path / "config.toml", tmp_path / "work", tmp_path / "parts"
     write_groups(tmp_path)
