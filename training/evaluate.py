@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from benchmarks.environment import environment
-from benchmarks.first_stage import DenseIndex, FirstStage, SparseIndex, sample
+from benchmarks.first_stage import DenseIndex, FirstStage, SparseIndex
+from benchmarks.first_stage import sample as sample_queries
 from benchmarks.found import SEED
 from benchmarks.quality import SETS
-from benchmarks.ways import Way, ordered, pair_scores
+from benchmarks.ways import Way as System
+from benchmarks.ways import ordered as rank_from_scores
+from benchmarks.ways import pair_scores
 from rerank_plugins import Reranker
 from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
 from rerank_plugins.evaluation.metrics import Scores, bootstrapped_mean, paired_bootstrap, per_query
@@ -49,7 +52,7 @@ class QuestionSample:
             cache: Folder of cached scores.
         """
         self.data = data
-        self.ids = sample(data, count or len(data.qrels), SEED)
+        self.ids = sample_queries(data, count or len(data.qrels), SEED)
         self._queries = [data.queries[question] for question in self.ids]
         self._texts = [passage.content for passage in data.passages]
         self._cache = cache
@@ -81,7 +84,9 @@ class QuestionSample:
         ]
         return pair_scores(reranker, self._queries, self._texts, candidates, file)
 
-    def metrics(self, system: Way, scores: Mapping[str, NDArray[np.float32]]) -> dict[str, Scores]:
+    def metrics(
+        self, system: System, scores: Mapping[str, NDArray[np.float32]]
+    ) -> dict[str, Scores]:
         """Measure a system.
 
         Args:
@@ -93,12 +98,12 @@ class QuestionSample:
         for row, question in enumerate(self.ids):
             raw = {name: values[row] for name, values in scores.items()}
             raw[_DENSE] = self._retrieval_scores["bi-encoder"][row].astype(np.float32)
-            order = ordered(system, first_stage[row], raw)
+            order = rank_from_scores(system, first_stage[row], raw)
             rankings[question] = [self.data.passages[passage].id for passage in order]
         return per_query(self.data.qrels, rankings, MEASURES)
 
 
-def systems_of(models: Iterable[str], *, quick: bool = False) -> dict[str, Way]:
+def systems_of(models: Iterable[str], *, quick: bool = False) -> dict[str, System]:
     """Return the systems to compare: retrievers, and each model over their results.
 
     Args:
@@ -106,15 +111,15 @@ def systems_of(models: Iterable[str], *, quick: bool = False) -> dict[str, Way]:
         quick: Whether to leave out the models over BM25's results.
     """
     systems = {
-        _BM25: Way("bm25", 100),
-        _DENSE: Way("bi-encoder", 50),
-        _DENSE_OVER_BM25: Way("bm25", 100, _DENSE),
+        _BM25: System("bm25", 100),
+        _DENSE: System("bi-encoder", 50),
+        _DENSE_OVER_BM25: System("bm25", 100, _DENSE),
     }
     for name in models:
-        systems[f"{name} {_OVER_DENSE}"] = Way("bi-encoder", 50, name)
-        systems[f"{name} {_FUSED}"] = Way("bi-encoder", 50, name, fused=True)
+        systems[f"{name} {_OVER_DENSE}"] = System("bi-encoder", 50, name)
+        systems[f"{name} {_FUSED}"] = System("bi-encoder", 50, name, fused=True)
         if not quick:
-            systems[f"{name} {_OVER_BM25}"] = Way("bm25", 100, name)
+            systems[f"{name} {_OVER_BM25}"] = System("bm25", 100, name)
     return systems
 
 
