@@ -76,7 +76,5 @@ def test_a_release_needs_matching_versions(tmp_path: Path) -> None:
     unreleased = changelog.replace("2030-01-31", "unreleased")
     assert release_check(tmp_path, f"v{version}", changelog) == 0
     assert release_check(tmp_path, "v99.0.0", changelog) != 0
-    assert (
-        release_check(tmp_path, f"v{version}", unreleased) != 0
-    )
+    assert release_check(tmp_path, f"v{version}", unreleased) != 0
     assert release_check(tmp_path, f"v{version}", "# Changelog\n") != 0
