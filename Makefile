@@ -5,6 +5,8 @@ BIN := .venv/bin
 EXTRAS := all,docs,notebooks
 INSTALLED := .venv/installed
 FAST := not slow and not gpu
+# Tests that start processes or use real models take half of the time, so `make check` skips them.
+UNIT := not fork and not processes and not concurrency_real
 UNIT_TESTS := $(wildcard tests/test_types.py tests/test_config.py tests/core tests/engine tests/langchain tests/llama_index)
 INFINITY := .peers/infinity/installed
 WORK ?= training/runs
@@ -28,7 +30,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 check: lint ## lint, types and unit tests: run this before each commit
-	$(BIN)/python -m pytest -q -x -m "$(FAST)" $(UNIT_TESTS)
+	$(BIN)/python -m pytest -q -x -m "$(FAST)" -k "$(UNIT)" $(UNIT_TESTS)
 
 lint: $(INSTALLED) ## ruff, mypy, codespell and the checks of the GitHub files
 	$(BIN)/ruff check
@@ -37,6 +39,7 @@ lint: $(INSTALLED) ## ruff, mypy, codespell and the checks of the GitHub files
 	$(BIN)/codespell
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*_*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	$(BIN)/zizmor --offline --quiet .github
 
@@ -86,10 +89,10 @@ notebooks: $(INSTALLED) ## run the notebooks and save their output
 
 build: $(INSTALLED) ## sdist, wheel and an SBOM (CycloneDX) of the environment in dist/
 	$(BIN)/python -m build --no-isolation
-	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-file dist/sbom.cdx.json
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.cdx.json
 
 licenses: $(INSTALLED) ## check the licenses of all dependencies
-	$(BIN)/pip-licenses --summary
+	$(BIN)/pip-licenses --summary > /dev/null
 
 audit: licenses ## licenses and known vulnerabilities of all dependencies (needs a network)
 	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
