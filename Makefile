@@ -41,7 +41,7 @@ lint: $(INSTALLED) ## ruff, mypy, codespell and the checks of the GitHub files
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*_*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
-	$(BIN)/zizmor --offline --quiet .github
+	$(BIN)/zizmor --offline --quiet .github .pre-commit-config.yaml
 
 format: $(INSTALLED) ## fix and format the code with ruff
 	$(BIN)/ruff check --fix
