@@ -1,4 +1,4 @@
-"""What is built, and that it works where the sources are not."""
+"""The wheel and sdist: contents, versions, and use without the sources."""
 
 from __future__ import annotations
 
@@ -11,51 +11,64 @@ import venv
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from rerank_plugins import __version__
 
-ROOT = Path(__file__).parents[1]
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 SCRIPTS = "Scripts" if sys.platform == "win32" else "bin"
 
 
-class Built(NamedTuple):
-    """The two archives of a build."""
+class Archives(NamedTuple):
+    """The archives of one build."""
 
     wheel: Path
     sdist: Path
 
 
-def call(*command: object, cwd: Path) -> str:
-    done = subprocess.run(  # noqa: S603
-        [str(one) for one in command], cwd=cwd, capture_output=True, text=True, check=False
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def run(*command: object, cwd: Path) -> str:
+    process = subprocess.run(  # noqa: S603
+        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Archives:
     folder = tmp_path_factory.mktemp("dist")
-    call(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, cwd=ROOT)
-    return Built(next(folder.glob("*.whl")), next(folder.glob("*.tar.gz")))
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, cwd=ROOT)
+    return Archives(next(folder.glob("*.whl")), next(folder.glob("*.tar.gz")))
 
 
 @pytest.fixture(scope="module")
-def python(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new environment with the wheel, and this one's packages for the rest."""
+def python(built: Archives, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new environment with the wheel; all other packages are those of this environment."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     interpreter = folder / SCRIPTS / Path(sys.executable).name
     command = (sys.executable, "-m", "pip", "--python", interpreter, "install", "--quiet")
-    call(*command, "--no-deps", "--no-index", built.wheel, cwd=folder)
+    run(*command, "--no-deps", "--no-index", built.wheel, cwd=folder)
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    own = Path(call(interpreter, "-I", "-c", code, cwd=folder).strip())
-    # A path file adds a folder without reading that folder's own path files, so that an
-    # editable install there, which points at the sources, stays out of sight.
-    (own / "others.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    site_packages = Path(run(interpreter, "-I", "-c", code, cwd=folder).strip())
+    # The .pth files of a folder added by a .pth file are not processed, so the editable install
+    # of the sources stays hidden.
+    (site_packages / "parent.pth").write_text(
+        sysconfig.get_path("purelib") + "\n", encoding="utf-8"
+    )
     return interpreter
 
 
@@ -68,19 +81,20 @@ def test_one_version_everywhere() -> None:
 
 
 def test_every_dependency_is_constrained() -> None:
-    names = re.findall(
-        r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    constrained = {name.lower().replace("_", "-") for name in names}
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    declared = re.findall(r'"([A-Za-z][\w-]*)(?:[<>=]=?[^"]*)"', text)
-    assert len(declared) > 20
-    missing = {one.lower().replace("_", "-") for one in declared} - constrained
-    assert missing == set()
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pinned = {normalized(name) for name in re.findall(r"^([\w.-]+)==", constraints, re.MULTILINE)}
+    groups = [
+        PROJECT["dependencies"],
+        *PROJECT["optional-dependencies"].values(),
+        PYPROJECT["dependency-groups"]["dev"],
+    ]
+    names = {normalized(re.split(r"[^\w.-]", line)[0]) for group in groups for line in group}
+    assert len(names) > 20
+    assert names - pinned == {"rerank-plugins"}
 
 
 @pytest.mark.slow
-def test_the_archives_hold_what_they_should(built: Built) -> None:
+def test_the_archives_hold_what_they_should(built: Archives) -> None:
     with zipfile.ZipFile(built.wheel) as wheel:
         inside = set(wheel.namelist())
     with tarfile.open(built.sdist) as archive:
@@ -98,7 +112,12 @@ def test_the_archives_hold_what_they_should(built: Built) -> None:
     } <= shipped
     assert shipped <= inside
     assert shipped <= sources
-    assert {"LICENSE", "Makefile", "constraints.txt", "tests/test_packaging.py"} <= sources
+    assert {
+        "LICENSE",
+        "Makefile",
+        "constraints.txt",
+        "tests/conftest.py",
+    } <= sources
     assert any(name.endswith("licenses/LICENSE") for name in inside)
     assert not any(name.startswith("tests/") for name in inside)
     assert f"-{__version__}-" in built.wheel.name
@@ -111,15 +130,15 @@ def test_the_wheel_works_without_the_sources(python: Path, tmp_path: Path) -> No
         "best = r.Reranker().rank('who wrote faust', ['rain', 'goethe wrote faust'])[0].index;"
         "print(r.__file__, r.__version__, version('rerank-plugins'), best, sep='|')"
     )
-    file, own, installed, best = call(python, "-I", "-c", code, cwd=tmp_path).strip().split("|")
+    file, imported, installed, best = run(python, "-I", "-c", code, cwd=tmp_path).strip().split("|")
     assert not Path(file).is_relative_to(ROOT)
     assert Path(file).is_relative_to(python.parents[1])
-    assert (own, installed, best) == (__version__, __version__, "1")
+    assert (imported, installed, best) == (__version__, __version__, "1")
 
 
 @pytest.mark.slow
 def test_the_command_is_installed(python: Path, tmp_path: Path) -> None:
-    assert call(python.parent / "rerank-plugins", "--version", cwd=tmp_path).strip() == __version__
+    assert run(python.parent / "rerank-plugins", "--version", cwd=tmp_path).strip() == __version__
 
 
 @pytest.mark.slow
@@ -129,4 +148,4 @@ def test_the_adapters_import_from_the_wheel(python: Path, tmp_path: Path) -> Non
         "from rerank_plugins.llama_index import CrossEncoderPostprocessor as b;"
         "print(a(), b().class_name())"
     )
-    assert "CrossEncoderPostprocessor" in call(python, "-I", "-c", code, cwd=tmp_path)
+    assert "CrossEncoderPostprocessor" in run(python, "-I", "-c", code, cwd=tmp_path)
