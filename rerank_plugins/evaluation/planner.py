@@ -295,7 +295,7 @@ def plan(
     count = _choose_depths(contenders, pool, budget_s, time_limit_s / 2)
     rows = np.random.default_rng(seed).permutation(len(pool.questions))[:count].tolist()
     trials = [*_trials(pool, contenders, rows, _BEYOND_BUDGET * budget_s, show=show)]
-    reference = None if data.qrels else max(contenders, key=lambda one: one.typical(_MIN_DEPTH))
+    reference = None if data.qrels else max(contenders, key=_typical)
     cells = measure_cells(
         pool,
         trials,
@@ -352,6 +352,11 @@ class _Contender:
         return self.pilot[small] + slope * (depth - small)
 
 
+def _typical(contender: _Contender) -> float:
+    """Return the approximate seconds of a request at a common depth."""
+    return contender.typical(_MIN_DEPTH)
+
+
 def _sample(data: RetrievalSet, size: int, seed: int) -> RetrievalSet:
     names = list(data.queries)
     chosen = np.random.default_rng(seed).permutation(len(names))[:size]
@@ -388,8 +393,8 @@ def _load(pool: CandidatePool, setups: Sequence[Setup]) -> tuple[list[_Contender
         for contender, seconds in zip(contenders, zip(*rounds, strict=True), strict=True):
             contender.pilot[depth] = float(np.median(seconds))
     for contender in list(contenders):
-        rivals = [one for one in contenders if one.setup.name == contender.setup.name]
-        fastest = min(rivals, key=lambda one: one.typical(_PILOT_DEPTHS[-1]))
+        rivals = [rival for rival in contenders if rival.setup.name == contender.setup.name]
+        fastest = min(rivals, key=lambda rival: rival.typical(_PILOT_DEPTHS[-1]))
         ratio = contender.typical(_PILOT_DEPTHS[-1]) / fastest.typical(_PILOT_DEPTHS[-1])
         if ratio > _TOO_SLOW:
             contenders.remove(contender)
@@ -466,7 +471,7 @@ def _shortened(trial: Trial) -> Trial:
 def _model_pairs(contenders: Sequence[_Contender]) -> Iterator[tuple[_Contender, _Contender]]:
     """Yield the fastest setups of each two models, the faster one first."""
     fastest: dict[str, _Contender] = {}
-    for contender in sorted(contenders, key=lambda one: one.typical(_MIN_DEPTH)):
+    for contender in sorted(contenders, key=_typical):
         fastest.setdefault(contender.setup.name, contender)
     ordered = list(fastest.values())
     for number, cheap in enumerate(ordered):

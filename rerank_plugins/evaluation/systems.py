@@ -294,7 +294,7 @@ def _llama_index_nodes(data: RetrievalSet, candidates: Hits) -> list[Any]:
 
 def _contents(data: RetrievalSet, candidates: Hits) -> Iterator[tuple[str, str, str, float | None]]:
     """Yield the id, text, title and retrieval score of each candidate."""
-    scores = candidates.scores or [None] * len(candidates.ids)
-    for name, score in zip(candidates.ids, scores, strict=True):
+    for rank, name in enumerate(candidates.ids):
         passage = data.by_id[name]
+        score = None if candidates.scores is None else candidates.scores[rank]
         yield name, passage.content, passage.title, score

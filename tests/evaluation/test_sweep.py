@@ -109,7 +109,8 @@ SLOW = """
     import sys, time
     from pathlib import Path
     from rerank_plugins import BiEncoder
-        from tests.core.helpers import PinnedBiEncoder, PinnedCrossEncoder
+    from rerank_plugins.evaluation import sweep
+    from tests.core.helpers import PinnedBiEncoder, PinnedCrossEncoder
     from tests.evaluation.sets import small_set
 
     class Slow(PinnedCrossEncoder):
