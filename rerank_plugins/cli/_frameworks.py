@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from rerank_plugins.cli._stages import Answer, Hit
 from rerank_plugins.errors import RerankError
-from rerank_plugins.evaluation.beir import Passage
+from rerank_plugins.evaluation.datasets import Passage
 
 TOLERANCE: Final = 1e-6
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from rerank_plugins.cli._console import out, printable
 from rerank_plugins.cli._stages import Answer, Hit
-from rerank_plugins.evaluation.beir import Passage
+from rerank_plugins.evaluation.datasets import Passage
 from rerank_plugins.evaluation.metrics import paired_bootstrap, per_query
 
 SHOWN: Final = 3

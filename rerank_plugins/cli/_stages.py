@@ -11,7 +11,7 @@ import numpy as np
 
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.core.protocols import FloatArray
-from rerank_plugins.evaluation.beir import Passage
+from rerank_plugins.evaluation.datasets import Passage
 
 CHUNK: Final = 256
 """Passages encoded between two steps of the progress bar."""

@@ -16,7 +16,7 @@ from rerank_plugins.cli._frameworks import check_agreement, through_langchain, t
 from rerank_plugins.cli._report import examples, show_examples, show_table
 from rerank_plugins.cli._stages import Answer, TwoStages
 from rerank_plugins.core.config import MINI
-from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
+from rerank_plugins.evaluation.datasets import RetrievalSet, read_beir
 
 DATA: Final = Path(__file__).parents[1] / "data" / "squad-dev"
 SEED: Final = 7

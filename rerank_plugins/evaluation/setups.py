@@ -1,181 +1,207 @@
-"""Candidate setups of a plan: what to compute with, and the code to paste for it."""
+"""Cross-encoder setups, and the code that runs them in LangChain and LlamaIndex."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 from rerank_plugins._optional import require
 from rerank_plugins.core.config import MINI
+from rerank_plugins.core.protocols import CrossEncoderBackend
 from rerank_plugins.core.reranker import Reranker
+from rerank_plugins.errors import ConfigurationError
 
-ON_CPU: Final = (
-    ("torch", "float32"),
-    ("torch", "bfloat16"),
-    ("openvino", "int8"),
+SCORING_OPTIONS: Final = frozenset(
+    {
+        *("backend", "device", "dtype", "max_length", "revision", "cache_folder"),
+        *("local_files_only", "trust_remote_code", "query_prompt", "document_prompt"),
+        *("long_documents", "window_overlap", "max_windows", "best_windows"),
+    }
 )
-"""Backends and data types to try on a CPU. What cannot be loaded is skipped, and said so."""
+"""Options that change the raw scores or their cost."""
+
+FUSION_OPTIONS: Final = frozenset({"fusion", "fusion_weight"})
+"""Options that reuse the raw scores."""
+
+ON_CPU: Final = (("torch", "float32"), ("torch", "bfloat16"), ("openvino", "int8"))
+"""Backends and data types to try on a CPU; those that cannot be loaded are skipped."""
 
 ON_GPU: Final = (("torch", "float16"), ("torch", "bfloat16"))
 
+_SELF_EXPLANATORY: Final = ("backend", "dtype")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, init=False)
 class Setup:
-    """One way to run one cross-encoder.
+    """A cross-encoder with settings of :class:`~rerank_plugins.Reranker`.
 
     Attributes:
-        model: Its name or folder.
-        backend: What computes.
-        dtype: Data type of the arithmetic.
-        max_length: Most tokens of a pair.
-        device: A torch device; None chooses.
+        model: Name, folder or backend object.
+        options: Settings that affect scoring, and the fusion.
+
+    Example:
+        >>> print(Setup("mini", backend="torch", dtype="float32", max_length=64))
+        mini (torch, float32, max_length=64)
     """
 
-    model: str = MINI
-    backend: str = "auto"
-    dtype: str = "auto"
-    max_length: int = 512
-    device: str | None = None
+    model: str | Path | CrossEncoderBackend
+    options: Mapping[str, Any]
 
-    def settings(self) -> dict[str, Any]:
-        """Return what to call :class:`~rerank_plugins.Reranker` with."""
-        told = {
-            "model": self.model,
-            "backend": self.backend,
-            "dtype": self.dtype,
-            "max_length": self.max_length,
-        }
-        return told if self.device is None else {**told, "device": self.device}
-
-    def reranker(self) -> Reranker:
-        """Return a reranker of this setup.
+    def __init__(self, model: str | Path | CrossEncoderBackend = MINI, /, **options: Any) -> None:  # noqa: ANN401
+        """Set the model and the settings that differ from the defaults.
 
         Raises:
-            ConfigurationError: If there is no such backend or data type here.
+            ConfigurationError: If an option is not a scoring or fusion setting.
+        """
+        allowed = SCORING_OPTIONS | FUSION_OPTIONS
+        unknown = sorted(options.keys() - allowed)
+        if unknown:
+            message = f"options hold {unknown[0]!r}; a setup takes {', '.join(sorted(allowed))}."
+            raise ConfigurationError(message)
+        object.__setattr__(self, "model", model)
+        object.__setattr__(self, "options", options)
+
+    @property
+    def name(self) -> str:
+        """The name of the model."""
+        if isinstance(self.model, (str, Path)):
+            return str(self.model)
+        return self.model.identity.model
+
+    @property
+    def scoring(self) -> Setup:
+        """The setup without fusion; its raw scores are the same."""
+        shared = {name: self.options[name] for name in SCORING_OPTIONS & self.options.keys()}
+        return Setup(self.model, **shared)
+
+    def settings(self) -> dict[str, Any]:
+        """Return keyword arguments for :class:`~rerank_plugins.Reranker`."""
+        return {"model": self.model, **self.options}
+
+    def reranker(self) -> Reranker:
+        """Return a reranker with these settings.
+
+        Raises:
+            ConfigurationError: If a setting is invalid on this machine.
         """
         return Reranker(**self.settings())
 
     def __str__(self) -> str:
-        """Return it in words, as in ``mini (torch, float32)``."""
-        return f"{self.model} ({self.backend}, {self.dtype})"
+        """Return the model and its options."""
+        options = [
+            str(value) if name in _SELF_EXPLANATORY else f"{name}={value}"
+            for name, value in self.options.items()
+        ]
+        return f"{self.name} ({', '.join(options)})" if options else self.name
 
 
-def default_setups(models: Iterable[str]) -> list[Setup]:
-    """Return each model with the backends and data types that fit this machine."""
-    on = ON_GPU if require("torch", None).cuda.is_available() else ON_CPU
-    return [Setup(model, backend, dtype) for model in models for backend, dtype in on]
-
-
-@dataclass(frozen=True)
-class Step:
-    """A cross-encoder over the best so many candidates of what went before it."""
+class RerankStep(NamedTuple):
+    """One cross-encoder over the top candidates of the step before it."""
 
     setup: Setup
     depth: int
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to answer a question: the bi-encoder's search, and what reranks it.
-
-    Attributes:
-        encoder: The bi-encoder.
-        steps: None is the bi-encoder alone, one a cross-encoder, more a cascade.
-    """
-
-    encoder: str
-    steps: Sequence[Step] = ()
-
-    @property
-    def depth(self) -> int:
-        """How many candidates the first stage has to find."""
-        return self.steps[0].depth if self.steps else 10
-
-    @property
-    def family(self) -> str:
-        """What computes, whatever the depth."""
-        return ", then ".join(str(step.setup) for step in self.steps) or "bi-encoder alone"
-
     def __str__(self) -> str:
-        """Return it in words."""
-        if not self.steps:
-            return f"{self.encoder} bi-encoder alone"
-        return ", then ".join(f"{step.setup} over {step.depth}" for step in self.steps)
+        """Return the setup and the depth."""
+        return f"{self.setup}, top {self.depth}"
 
-    def langchain(self, top_n: int = 10) -> str:
-        """Return code for LangChain that retrieves like this; ``texts`` are the caller's."""
-        imports = ["from langchain_core.vectorstores import InMemoryVectorStore"]
-        names = "BiEncoderEmbeddings, RerankRetriever" if self.steps else "BiEncoderEmbeddings"
-        settings, needed = self._settings()
-        imports += [*needed, f"from rerank_plugins.langchain import {names}"]
-        embed = f"BiEncoderEmbeddings(model={_literal(self.encoder)})"
-        lines = [
-            *imports,
-            "",
-            "# Your own vector store does as well, with the same embeddings.",
-            f"store = InMemoryVectorStore.from_texts(texts, {embed})",
-        ]
-        if not self.steps:
-            lines.append(f'retriever = store.as_retriever(search_kwargs={{"k": {top_n}}})')
-        else:
-            lines += [
-                "retriever = RerankRetriever(",
-                "    base_retriever=store.as_retriever(),",
-                f"    k={self.depth},",
-                f"    top_n={min(top_n, self.depth)},",
-                *settings,
-                ")",
-            ]
-        return "\n".join([*lines, 'documents = retriever.invoke("your question")']) + "\n"
 
-    def llama_index(self, top_n: int = 10) -> str:
-        """Return code for LlamaIndex that retrieves like this; ``texts`` are the caller's."""
-        names = ["BiEncoderEmbedding", *(["CrossEncoderPostprocessor"] if self.steps else [])]
-        settings, needed = self._settings()
-        k = self.depth if self.steps else top_n
-        lines = [
-            "from llama_index.core import Document, VectorStoreIndex",
-            *needed,
-            f"from rerank_plugins.llama_index import {', '.join(names)}",
-            "",
-            "# Your own index does as well, with the same embeddings.",
-            "index = VectorStoreIndex.from_documents(",
-            "    [Document(text=text) for text in texts],",
-            f"    embed_model=BiEncoderEmbedding(model={_literal(self.encoder)}),",
+def default_setups(models: Iterable[str]) -> list[Setup]:
+    """Return each model with the backends and data types that fit this machine."""
+    variants = ON_GPU if require("torch", None).cuda.is_available() else ON_CPU
+    return [
+        Setup(model, backend=backend, dtype=dtype)
+        for model in models
+        for backend, dtype in variants
+    ]
+
+
+def langchain_code(encoder: str, steps: Sequence[RerankStep], top_n: int = 10) -> str:
+    """Return LangChain code that retrieves from a list ``texts``.
+
+    Args:
+        encoder: The bi-encoder.
+        steps: None for the bi-encoder alone, one for a cross-encoder, more for a cascade.
+        top_n: Number of results.
+    """
+    names = "BiEncoderEmbeddings, RerankRetriever" if steps else "BiEncoderEmbeddings"
+    settings, imports = _arguments(steps)
+    lines = [
+        "from langchain_core.vectorstores import InMemoryVectorStore",
+        *imports,
+        f"from rerank_plugins.langchain import {names}",
+        "",
+        "# Any other vector store works with the same embeddings.",
+        "store = InMemoryVectorStore.from_texts(",
+        f"    texts, BiEncoderEmbeddings(model={_literal(encoder)})",
+        ")",
+    ]
+    if steps:
+        lines += [
+            "retriever = RerankRetriever(",
+            "    base_retriever=store.as_retriever(),",
+            f"    k={steps[0].depth},",
+            f"    top_n={min(top_n, steps[0].depth)},",
+            *settings,
             ")",
-            f'nodes = index.as_retriever(similarity_top_k={k}).retrieve("your question")',
         ]
-        if self.steps:
-            lines += [
-                "postprocessor = CrossEncoderPostprocessor(",
-                f"    top_n={min(top_n, self.depth)},",
-                *settings,
-                ")",
-                'nodes = postprocessor.postprocess_nodes(nodes, query_str="your question")',
-            ]
-        return "\n".join(lines) + "\n"
+    else:
+        lines.append(f'retriever = store.as_retriever(search_kwargs={{"k": {top_n}}})')
+    return "\n".join([*lines, 'documents = retriever.invoke("your question")']) + "\n"
 
-    def _settings(self) -> tuple[list[str], list[str]]:
-        """Return the arguments that say what reranks, and the imports they need."""
-        if not self.steps:
-            return [], []
-        if len(self.steps) == 1:
-            chosen = self.steps[0].setup.settings()
-            return [f"    {name}={_literal(value)}," for name, value in chosen.items()], []
-        stages = []
-        for step, after in zip(self.steps, [*self.steps[1:], None], strict=True):
-            told = ", ".join(
-                f"{name}={_literal(one)}" for name, one in step.setup.settings().items()
-            )
-            made = f"Reranker({told})"
-            stages.append(made if after is None else f"({made}, {after.depth})")
-        cascade = ["    model=Cascade(", "        ["]
-        cascade += [f"            {stage}," for stage in stages]
-        return [*cascade, "        ]", "    ),"], ["from rerank_plugins import Cascade, Reranker"]
+
+def llama_index_code(encoder: str, steps: Sequence[RerankStep], top_n: int = 10) -> str:
+    """Return LlamaIndex code that retrieves from a list ``texts``.
+
+    Arguments as in :func:`langchain_code`.
+    """
+    names = "BiEncoderEmbedding, CrossEncoderPostprocessor" if steps else "BiEncoderEmbedding"
+    settings, imports = _arguments(steps)
+    depth = steps[0].depth if steps else top_n
+    lines = [
+        "from llama_index.core import Document, VectorStoreIndex",
+        *imports,
+        f"from rerank_plugins.llama_index import {names}",
+        "",
+        "# Any other index works with the same embeddings.",
+        "index = VectorStoreIndex.from_documents(",
+        "    [Document(text=text) for text in texts],",
+        f"    embed_model=BiEncoderEmbedding(model={_literal(encoder)}),",
+        ")",
+        f'nodes = index.as_retriever(similarity_top_k={depth}).retrieve("your question")',
+    ]
+    if steps:
+        lines += [
+            "postprocessor = CrossEncoderPostprocessor(",
+            f"    top_n={min(top_n, depth)},",
+            *settings,
+            ")",
+            'nodes = postprocessor.postprocess_nodes(nodes, query_str="your question")',
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _arguments(steps: Sequence[RerankStep]) -> tuple[list[str], list[str]]:
+    """Return the lines of the reranker's arguments, and the imports that they need."""
+    if not steps:
+        return [], []
+    if len(steps) == 1:
+        settings = steps[0].setup.settings()
+        return [f"    {name}={_literal(value)}," for name, value in settings.items()], []
+    lines = ["    model=Cascade(", "        ["]
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
+        settings = step.setup.settings()
+        arguments = ", ".join(f"{name}={_literal(value)}" for name, value in settings.items())
+        stage = f"Reranker({arguments})"
+        if following is not None:
+            stage = f"({stage}, {following.depth})"
+        lines.append(f"            {stage},")
+    return [*lines, "        ]", "    ),"], ["from rerank_plugins import Cascade, Reranker"]
 
 
 def _literal(value: object) -> str:
-    """Return Python code for a value, strings in double quotes."""
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    """Return Python code for a value, with strings in double quotes."""
+    return json.dumps(str(value)) if isinstance(value, (str, Path)) else repr(value)

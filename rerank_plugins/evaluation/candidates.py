@@ -1,4 +1,4 @@
-"""Candidates of every question, and their scores by a model: computed once, used at any depth."""
+"""Candidates of each question and their scores, computed once for all depths."""
 
 from __future__ import annotations
 
@@ -15,35 +15,34 @@ from numpy.typing import NDArray
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.protocols import FloatArray
 from rerank_plugins.core.reranker import Reranker
-from rerank_plugins.core.types import Ranking
-from rerank_plugins.evaluation.beir import RetrievalSet
-from rerank_plugins.evaluation.files import write_bytes
-from rerank_plugins.evaluation.searches import nearest
+from rerank_plugins.evaluation.datasets import RetrievalSet
+from rerank_plugins.evaluation.evaluator import write_bytes
+from rerank_plugins.evaluation.systems import nearest
 
 _SAVE_EVERY_S: Final = 10.0
 
 
-class Pool:
-    """The best passages for each question by a bi-encoder.
+class CandidatePool:
+    """The nearest passages of each question by a bi-encoder.
 
     Attributes:
         data: The set.
-        questions: Ids of the questions, in the order of the rows below.
+        questions: Ids of the questions; a row is a position in this list.
         best: Positions of passages, best first, shape ``(questions, depth)``.
-        cosines: Their cosines, same shape.
+        cosines: Cosines of the passages, same shape.
         key: Digest of the set and the bi-encoder, the same in every process.
     """
 
     def __init__(
         self, data: RetrievalSet, encoder: BiEncoder, depth: int, folder: Path | None = None
     ) -> None:
-        """Embed the set, or read its embeddings from the folder, and search it.
+        """Embed the set, or read its embeddings from ``folder``, and search it.
 
         Args:
             data: The set.
-            encoder: Embeds it.
-            depth: Candidates of a question; all passages, where there are fewer.
-            folder: Where embeddings are kept; None keeps none.
+            encoder: The bi-encoder.
+            depth: Number of candidates per question; at most the number of passages.
+            folder: Folder for the embeddings; None does not store them.
         """
         self.data = data
         self.questions = list(data.queries)
@@ -51,7 +50,7 @@ class Pool:
         self._texts = [passage.content for passage in data.passages]
         self.key = digest(
             repr(encoder.engine.identity),
-            *(part for one in data.passages for part in (one.id, one.content)),
+            *(part for passage in data.passages for part in (passage.id, passage.content)),
             *(part for item in data.queries.items() for part in item),
         )
         file = None if folder is None else folder / f"embeddings-{self.key}.npy"
@@ -61,16 +60,16 @@ class Pool:
             if file is not None:
                 save_array(file, stored)
         self._index: FloatArray = stored
-        asked = encoder.encode_queries(list(data.queries.values()))
-        found = [nearest(self._index @ vector, depth) for vector in asked]
-        self.best = np.array(found, dtype=np.intp)
+        vectors = encoder.encode_queries(list(data.queries.values()))
+        best = [nearest(self._index @ vector, depth) for vector in vectors]
+        self.best = np.array(best, dtype=np.intp)
         self.cosines = np.array(
-            [self._index[row] @ vector for row, vector in zip(found, asked, strict=True)]
+            [self._index[row] @ vector for row, vector in zip(best, vectors, strict=True)]
         )
 
     @property
     def depth(self) -> int:
-        """How many candidates each question has."""
+        """Number of candidates per question."""
         return int(self.best.shape[1])
 
     def question(self, row: int) -> str:
@@ -79,37 +78,37 @@ class Pool:
 
     def texts(self, row: int, columns: Sequence[int] | NDArray[np.intp]) -> list[str]:
         """Return the texts of some candidates of a question."""
-        return [self._texts[at] for at in self.best[row, columns].tolist()]
+        return [self._texts[position] for position in self.best[row, columns].tolist()]
 
     def ids(self, row: int, columns: Sequence[int] | NDArray[np.intp]) -> list[str]:
-        """Return the ids of a question's candidates in an order."""
-        return [self.data.passages[at].id for at in self.best[row, columns].tolist()]
+        """Return the ids of some candidates of a question."""
+        return [self.data.passages[position].id for position in self.best[row, columns].tolist()]
 
-    def answer(self, row: int, ranker: Reranker | None, depth: int) -> float:
-        """Answer a question as a user's two stages would, and return the seconds it took."""
+    def timed(self, row: int, reranker: Reranker | None, depth: int) -> float:
+        """Return the seconds of one request: embed, search and rerank ``depth`` candidates."""
         start = perf_counter()
         cosines = self._index @ self._encoder.encode_queries([self.question(row)])[0]
         best = nearest(cosines, depth)
-        if ranker is not None:
-            texts = [self._texts[at] for at in best.tolist()]
-            ranker.rank(self.question(row), texts, first_stage=cosines[best].tolist())
+        if reranker is not None:
+            texts = [self._texts[position] for position in best.tolist()]
+            reranker.rank(self.question(row), texts, first_stage=cosines[best].tolist())
         return perf_counter() - start
 
 
 class PairScores:
-    """A model's raw scores of a pool's candidates; each is computed once.
+    """Raw scores of the candidates in a pool; each is computed once.
 
     Attributes:
-        values: Shape ``(questions, depth of the pool)``; NaN where nobody asked yet.
+        values: Shape ``(questions, depth of the pool)``; NaN for candidates without a score.
     """
 
-    def __init__(self, pool: Pool, reranker: Reranker, file: Path | None = None) -> None:
-        """Start with what is in the file.
+    def __init__(self, pool: CandidatePool, reranker: Reranker, file: Path | None = None) -> None:
+        """Start with the scores in ``file``, if it exists.
 
         Args:
             pool: The candidates.
-            reranker: Scores them; of its settings, only how it reads texts counts.
-            file: Where scores are kept, for a later run to go on; None keeps none.
+            reranker: Computes the raw scores.
+            file: File for the scores, to resume later; None does not store them.
         """
         self._pool = pool
         self._reranker = reranker
@@ -121,34 +120,30 @@ class PairScores:
             columns = min(stored.shape[1], pool.depth)
             self.values[:, :columns] = stored[:, :columns]
 
-    def score(self, row: int, columns: Sequence[int] | NDArray[np.intp]) -> Ranking | None:
-        """Score some candidates of a question that have none yet; None if all have.
-
-        Returns:
-            The ranking of those that were scored now.
+    def score(self, row: int, columns: Sequence[int] | NDArray[np.intp]) -> None:
+        """Score those of some candidates of a question that have no score yet.
 
         Raises:
             InferenceError: If the model fails.
         """
-        missing = [at for at in columns if np.isnan(self.values[row, at])]
+        missing = [column for column in columns if np.isnan(self.values[row, column])]
         if not missing:
-            return None
+            return
         ranking = self._reranker.rank(self._pool.question(row), self._pool.texts(row, missing))
-        for one in ranking:
-            self.values[row, missing[one.index]] = one.raw_score
+        for document in ranking:
+            self.values[row, missing[document.index]] = document.raw_score
         if perf_counter() - self._saved > _SAVE_EVERY_S:
             self.save()
-        return ranking
 
     def save(self) -> None:
-        """Write the scores now, if there is a file."""
+        """Write the scores to the file, if there is one."""
         if self._file is not None:
             save_array(self._file, self.values)
         self._saved = perf_counter()
 
 
 def by_score(scores: FloatArray, depth: int) -> NDArray[np.intp]:
-    """Return the order after reranking the first ``depth``; the others stay behind, as they are.
+    """Return the order after reranking the first ``depth``; the others keep their order.
 
     >>> by_score(np.array([1, 3, 2, 9], dtype=np.float32), 3).tolist()
     [1, 2, 0, 3]
@@ -159,7 +154,7 @@ def by_score(scores: FloatArray, depth: int) -> NDArray[np.intp]:
 
 
 def digest(*parts: str) -> str:
-    """Return 16 hexadecimal digits that stand for some texts."""
+    """Return 16 hexadecimal digits of a hash of some texts."""
     hashed = sha256()
     for part in parts:
         encoded = part.encode("utf-8", "surrogatepass")
@@ -168,7 +163,7 @@ def digest(*parts: str) -> str:
 
 
 def read_array(file: Path) -> NDArray[Any] | None:
-    """Return an array from a file, or None if there is none, or no array in it."""
+    """Return the array in a file; None if there is no file or no valid array."""
     try:
         values: NDArray[Any] = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -177,7 +172,7 @@ def read_array(file: Path) -> NDArray[Any] | None:
 
 
 def save_array(file: Path, values: NDArray[Any]) -> None:
-    """Write an array at once; see :func:`~rerank_plugins.evaluation.files.write_bytes`."""
+    """Write an array atomically."""
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     write_bytes(file, buffer.getvalue())

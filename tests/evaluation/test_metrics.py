@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.evaluation.beir import Passage, read_beir
+from rerank_plugins.evaluation.datasets import Passage, read_beir
 from rerank_plugins.evaluation.metrics import Difference, paired_bootstrap, per_query
 
 CORPUS = '{"_id": "p", "title": "T", "text": "a\u2028b"}\n{"_id": "o", "text": "c"}\n'

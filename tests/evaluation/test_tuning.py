@@ -10,10 +10,10 @@ import pytest
 
 from rerank_plugins.core.fusion import FusionMethod
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
-from rerank_plugins.evaluation.fusion import LabelledQuery, fit_fusion_weight, fused_quality
+from rerank_plugins.evaluation.tuning import LabeledQuery, fit_fusion_weight, fused_quality
 
 
-def queries(count: int, cross_encoder: float, first_stage: float) -> list[LabelledQuery]:
+def queries(count: int, cross_encoder: float, first_stage: float) -> list[LabeledQuery]:
     """One relevant document in ten, seen by each stage through noise of that size."""
     rng = np.random.default_rng(9)
     made = []
@@ -23,7 +23,7 @@ def queries(count: int, cross_encoder: float, first_stage: float) -> list[Labell
         seen = [
             np.array(grades) + rng.normal(0, noise, 10) for noise in (cross_encoder, first_stage)
         ]
-        made.append(LabelledQuery(seen[0], grades, seen[1]))
+        made.append(LabeledQuery(grades=grades, raw_scores=seen[0], retrieval_scores=seen[1]))
     return made
 
 
@@ -32,7 +32,7 @@ def test_two_equally_good_rankings_are_better_together(method: FusionMethod) -> 
     found = fit_fusion_weight(queries(300, 0.7, 0.7), method=method)
     assert 0.25 <= found.weight <= 0.75
     assert found.clear
-    assert found.held_out > max(found.first_stage, found.cross_encoder)
+    assert found.held_out > max(found.retrieval, found.cross_encoder)
     assert "not clearly" not in str(found)
     assert str(found).startswith(f"weight {found.weight:g}: nDCG@10 0.")
 
@@ -52,17 +52,17 @@ def test_the_ends_are_the_two_rankings_alone() -> None:
     right = np.array([query.grades for query in some]).argmax(axis=1)[:, None]
     ranks = 1 + (raw > np.take_along_axis(raw, right, axis=1)).sum(axis=1)
     assert found.cross_encoder == pytest.approx((1 / ranks).mean())
-    assert found.first_stage == fused_quality(some, "rrf", 0, "RR@10").mean()
+    assert found.retrieval == fused_quality(some, "rrf", 0, "RR@10").mean()
     assert found == fit_fusion_weight(some, measure="RR@10")
 
 
 def test_equally_good_weights_give_the_middle_one() -> None:
-    same = [LabelledQuery([2.0, 1.0], [1, 0]) for _ in range(5)]
+    same = [LabeledQuery(grades=[1, 0], raw_scores=[2.0, 1.0]) for _ in range(5)]
     assert fit_fusion_weight(same).weight == 0.5
 
 
 def test_what_the_first_stage_missed_counts() -> None:
-    query = LabelledQuery([1.0, 2.0], [1, 0], missed=[1])
+    query = LabeledQuery(grades=[1, 0], raw_scores=[1.0, 2.0], missed=[1])
     ideal = 1 + 1 / math.log2(3)
     assert fused_quality([query], "weighted", 0) == pytest.approx([1 / ideal])
     assert fused_quality([query], "weighted", 1) == pytest.approx([1 / math.log2(3) / ideal])
@@ -71,12 +71,16 @@ def test_what_the_first_stage_missed_counts() -> None:
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        (LabelledQuery([1.0], [1, 0]), "query 0 has 1 scores and 2 grades"),
-        (LabelledQuery([1.0], [0]), "query 0 has no relevant document"),
-        (LabelledQuery([1.0], [1], [1.0, 2.0]), "1 raw scores and 2"),
+        (LabeledQuery(grades=[1, 0], raw_scores=[1.0]), "query 0 has 1 scores and 2 grades"),
+        (LabeledQuery(grades=[0], raw_scores=[1.0]), "query 0 has no relevant document"),
+        (
+            LabeledQuery(grades=[1], raw_scores=[1.0], retrieval_scores=[1.0, 2.0]),
+            "1 raw scores and 2",
+        ),
+        (LabeledQuery(grades=[1], query="q", documents=["d"]), "query 0 has 0 scores and 1 grades"),
     ],
 )
-def test_bad_queries_are_refused(query: LabelledQuery, message: str) -> None:
+def test_bad_queries_are_refused(query: LabeledQuery, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         fit_fusion_weight([query] * 5)
 

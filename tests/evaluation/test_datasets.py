@@ -11,8 +11,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.evaluation import from_documents, from_frames
-from rerank_plugins.evaluation.beir import Passage
-from rerank_plugins.evaluation.sets import as_set
+from rerank_plugins.evaluation.datasets import Passage, as_retrieval_set
 from tests.evaluation.sets import QRELS, QUERIES, TEXTS, small_set
 
 
@@ -86,8 +85,8 @@ def broken() -> list[Any]:
             "corpus has no column _id",
             id="column",
         ),
-        pytest.param(lambda: as_set(3), "data is int", id="set"),
-        pytest.param(lambda: as_set(from_documents([], [])), "0 passages", id="empty"),
+        pytest.param(lambda: as_retrieval_set(3), "data is int", id="set"),
+        pytest.param(lambda: as_retrieval_set(from_documents([], [])), "0 passages", id="empty"),
     ]
 
 

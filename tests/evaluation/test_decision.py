@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.evaluation.costs import Observation, fit
-from rerank_plugins.evaluation.deciding import (
-    LEAST_QUESTIONS,
+from rerank_plugins.evaluation.decision import (
+    MIN_QUESTIONS,
     Floats,
     cheapest_good,
     decide,
@@ -65,7 +63,7 @@ def test_a_few_questions_are_too_few() -> None:
     assert found.provisional
     assert found.questions_needed is not None
     assert found.questions_needed > 30
-    few = options(0.3, 0.3, 0.3, questions=LEAST_QUESTIONS - 1, noise=0.01)
+    few = options(0.3, 0.3, 0.3, questions=MIN_QUESTIONS - 1, noise=0.01)
     assert decide(few, COST, COST, BUDGET).verdict == "too few questions to tell"
     assert decide(options(0.1, 0.1, 0.1, questions=1), COST, COST, BUDGET).provisional
 
@@ -86,7 +84,7 @@ def test_without_time_the_bi_encoder_stays() -> None:
 
 
 def test_agreement_makes_no_claim_about_help() -> None:
-    found = decide(options(0.2, 0.2, 0.2), COST, COST, BUDGET, labelled=False)
+    found = decide(options(0.2, 0.2, 0.2), COST, COST, BUDGET, labeled=False)
     assert (found.chosen, found.verdict, found.gain) == (1, "agreement only", None)
 
 
@@ -134,29 +132,3 @@ def test_what_is_chosen_is_allowed_and_good(quality: float, seed: int) -> None:
     assert means[chosen] >= quality * means[allowed].max() - 1e-9
     good = allowed & (means >= quality * means[allowed].max())
     assert cost[chosen] <= cost[good].min()
-
-
-def timings(noise: float, spikes: int = 0) -> list[Observation]:
-    rng = np.random.default_rng(0)
-    made = []
-    for number in range(120):
-        pairs = int(rng.integers(3, 100))
-        tokens = int(pairs * rng.uniform(40, 200))
-        seconds = (0.004 + 0.0002 * pairs + 2e-5 * tokens) * rng.lognormal(0, noise)
-        made.append(Observation(pairs, tokens, seconds * (6 if number < spikes else 1)))
-    return made
-
-
-@pytest.mark.parametrize(("noise", "spikes"), [(0.0, 0), (0.08, 0), (0.08, 12)])
-def test_costs_are_found_again(noise: float, spikes: int) -> None:
-    cost = fit(timings(noise, spikes))
-    for pairs, tokens in ((5, 400), (20, 3_000), (90, 10_000)):
-        expected = 0.004 + 0.0002 * pairs + 2e-5 * tokens
-        assert float(cost.seconds(pairs, tokens)) == pytest.approx(expected, rel=0.05 + noise)
-    assert min(cost.overhead_s, cost.pair_s, cost.token_s) >= 0
-    assert np.median(cost.ratios) == pytest.approx(1.0, abs=0.03)
-
-
-def test_two_timings_are_no_model() -> None:
-    with pytest.raises(InvalidInputError, match="at least 3"):
-        fit(timings(0.0)[:2])
