@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.core.protocols import FloatArray
+from rerank_plugins.types import FloatArray
 from training.corpus import Chunks, Question
 
 _TEMPERATURE: Final = 0.05

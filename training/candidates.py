@@ -10,7 +10,7 @@ import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.core.protocols import FloatArray
+from rerank_plugins.types import FloatArray
 from training.augmentation import Rng
 from training.query_generation import ListQuery
 from training.settings import MineSettings

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rerank_plugins.backends._mini import cross_encoder_folder
+from rerank_plugins.backends.hub import cross_encoder_folder
 from rerank_plugins.errors import InvalidInputError
 from training.settings import Kind
 

@@ -24,10 +24,10 @@ from benchmarks.ways import Way as System
 from benchmarks.ways import ordered as rank_from_scores
 from benchmarks.ways import pair_scores
 from rerank_plugins import Reranker
-from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
+from rerank_plugins.evaluation.datasets import RetrievalSet, read_beir
 from rerank_plugins.evaluation.metrics import Scores, bootstrapped_mean, paired_bootstrap, per_query
-from rerank_plugins.evaluation.pools import digest, read_array, save_array
-from rerank_plugins.evaluation.searches import nearest
+from rerank_plugins.evaluation.candidates import digest, read_array, save_array
+from rerank_plugins.evaluation.systems import nearest
 from rerank_plugins.evaluation.significance import holm, permutation_p
 
 MEASURES: Final = ("nDCG@10", "RR@10")

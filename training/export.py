@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from safetensors.torch import save_file
 
-from rerank_plugins.backends._mini import cross_encoder_folder
+from rerank_plugins.backends.hub import cross_encoder_folder
 from training.checkpoint import TrainState
 from training.settings import Settings
 from training.train import Trainer

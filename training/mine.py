@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.core.config import MINI
+from rerank_plugins.config import MINI
 from training.answer_windows import answer_windows
 from training.augmentation import Rng, without_punctuation
 from training.candidates import CandidatePool, draw_candidates

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits, gelu, linear, log_softmax
 from transformers import AutoModelForSequenceClassification
 
-from rerank_plugins.backends._devices import fast_bfloat16_on_cpu
-from rerank_plugins.backends._loading import quiet_loading
-from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.backends.torch.pairs import TokenPair
+from rerank_plugins.backends.devices import fast_bfloat16_on_cpu
+from rerank_plugins.backends.hub import quiet_loading
+from rerank_plugins.backends.hub import cross_encoder_folder
+from rerank_plugins.backends.torch.tokenization import TokenPair
 from training.settings import TrainSettings
 
 Run = tuple[int, int]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.backends.torch.pairs import PairTemplate, TokenPair
+from rerank_plugins.backends.torch.tokenization import PairTemplate, TokenPair
 from training.dataset import Dataset, plain_tokenizer
 from training.settings import TrainSettings
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from benchmarks.environment import environment
-from rerank_plugins.evaluation.files import write_bytes
+from rerank_plugins.evaluation.evaluate import write_bytes
 from training.checkpoint import TrainState
 from training.dataset import FILE_NAME, Dataset
 from training.gradient_workers import GradientWorkers

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rerank_plugins._optional import require
-from rerank_plugins.core.ordering import sigmoid
+from rerank_plugins._lazy import require
+from rerank_plugins.core.calibration import sigmoid
 from rerank_plugins.evaluation.calibration import brier_score, expected_calibration_error
-from rerank_plugins.evaluation.folds import folds_of
+from rerank_plugins.evaluation.metrics import folds_of
 from rerank_plugins.evaluation.metrics import per_query
 from training.dataset import KINDS, Dataset
 from training.gradient_workers import GradientWorkers

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 from collections.abc import Hashable, Sequence
+from numpy.typing import ArrayLike, NDArray
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from rerank_plugins.core.calibration import Calibrator, Method
-from rerank_plugins.core.labelled_pairs import labelled_pairs
-from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.core.calibration import Calibrator, Method, labelled_pairs
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.metrics import folds_of
+from rerank_plugins.types import ModelIdentity
 
 Probabilities = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins.core.bi_encoder import BiEncoder
-from rerank_plugins.core.protocols import FloatArray
+from rerank_plugins.types import FloatArray
 from rerank_plugins.core.reranker import Reranker
 from rerank_plugins.evaluation.datasets import RetrievalSet
 from rerank_plugins.evaluation.evaluator import write_bytes

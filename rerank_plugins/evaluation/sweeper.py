@@ -13,20 +13,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins._optional import require
+from rerank_plugins._lazy import require
 from rerank_plugins._progress import chunks
 from rerank_plugins.core.bi_encoder import BiEncoder
-from rerank_plugins.core.checks import check_count
-from rerank_plugins.core.config import MINI
-from rerank_plugins.core.fusion import fuse, fused_order
-from rerank_plugins.core.protocols import CrossEncoderBackend
+from rerank_plugins.config import check_count
+from rerank_plugins.config import MINI
+from rerank_plugins.core.ranking import fuse, fused_order
+from rerank_plugins.engine.backend import CrossEncoderBackend
 from rerank_plugins.core.reranker import Reranker
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.candidates import CandidatePool, PairScores, by_score, digest
 from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set
 from rerank_plugins.evaluation.evaluator import MEASURES, environment, write_text
 from rerank_plugins.evaluation.metrics import Difference, bootstrapped_mean, per_query
-from rerank_plugins.evaluation.setups import RerankStep, Setup
+from rerank_plugins.evaluation.plan_setups import RerankStep, Setup
 from rerank_plugins.evaluation.significance import Comparable
 
 DEPTHS: Final = (10, 20, 50, 100, 200, 1000)

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rerank_plugins._optional import require
+from rerank_plugins._lazy import require
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.evaluation.evaluator import write_bytes
 from rerank_plugins.evaluation.metrics import paired_bootstrap

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rerank_plugins.config import Activation, Dtype, Fusion, LongDocuments, MINI, Optimize
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.calibration import Calibrator
-from rerank_plugins.core.config import MINI, Dtype, Optimize
-from rerank_plugins.core.engine import MAX_QUEUE_TOKENS
-from rerank_plugins.core.policy import Activation, Fusion, LongDocuments
-from rerank_plugins.core.protocols import BiEncoderBackend, CrossEncoderBackend
+from rerank_plugins.engine.backend import BiEncoderBackend, CrossEncoderBackend
+from rerank_plugins.engine.engine import MAX_QUEUE_TOKENS
 from rerank_plugins.errors import ConfigurationError
 
 TOKEN_VARIABLE: Final = "RERANK_PLUGINS_TOKEN"  # noqa: S105  (the variable's name)

@@ -16,9 +16,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._functorch._aot_autograd.utils import make_boxed_func
 
 from rerank_plugins import Reranker
-from rerank_plugins.backends.torch import model as torch_model
+from rerank_plugins.backends.torch import cross_encoder as torch_model
 from rerank_plugins.backends.torch.packing import PackedModel
-from rerank_plugins.core.config import Dtype, Optimize
+from rerank_plugins.config import Dtype, Optimize
 from rerank_plugins.errors import ConfigurationError
 from tests.tiny_models import TEXTS, save_reranker
 

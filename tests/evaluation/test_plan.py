@@ -17,19 +17,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.backends._mini import cross_encoder_folder
+from rerank_plugins.backends.hub import cross_encoder_folder
 from rerank_plugins.cli.app import app
-from rerank_plugins.core.protocols import FloatArray, Prepared
+from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.types import FloatArray
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.evaluation import Plan, RetrievalSet, Setup, evaluate, from_documents, plan
 from rerank_plugins.evaluation.candidates import CandidatePool
-from rerank_plugins.evaluation.setups import (
-    ON_CPU,
-    RerankStep,
-    default_setups,
-    langchain_code,
-    llama_index_code,
-)
+from rerank_plugins.evaluation.plan_setups import (ON_CPU, RerankStep, default_setups, langchain_code, llama_index_code)
 from rerank_plugins.testing import FakeCrossEncoder
 
 MINI = Setup("mini", backend="torch", dtype="float32", max_length=64)

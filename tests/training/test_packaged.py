@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from rerank_plugins import Reranker
-from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.evaluation.beir import read_beir
+from rerank_plugins.backends.hub import cross_encoder_folder
+from rerank_plugins.evaluation.datasets import read_beir
 from training.evaluate import MEASURES, QuestionSample, systems_of
 from training.model_card import FILE_NAME
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from rerank_plugins import Reranker
 from rerank_plugins.errors import ConfigurationError
-from rerank_plugins.evaluation.beir import read_beir
+from rerank_plugins.evaluation.datasets import read_beir
 from training.corpus import Corpus
 from training.dataset import KINDS, Dataset
 from training.manuals import TitleQuestions, sections_of

@@ -24,8 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank_plugins import BiEncoder, Ranking, Reranker
-from rerank_plugins.core.batching import disk_cache
-from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.engine import disk_cache
+from rerank_plugins.types import ModelIdentity
 from rerank_plugins.errors import ConfigurationError, MissingDependencyError
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.core.helpers import PinnedBiEncoder, PinnedCrossEncoder

@@ -26,7 +26,7 @@ import logging, os, random, sys, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads
 from pathlib import Path
 from rerank_plugins import Reranker
-from rerank_plugins.testing.fakes import overlap
+from rerank_plugins.testing import overlap
 from tests.core.helpers import PinnedCrossEncoder
 
 folder = Path(sys.argv[1])

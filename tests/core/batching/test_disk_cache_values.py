@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.core.batching.cache import Entry
-from rerank_plugins.core.batching.disk_cache import Keys, pack, unpack
-from rerank_plugins.core.protocols import RoleText
-from rerank_plugins.core.types import ModelIdentity, TextPair
+from rerank_plugins.engine.cache import Entry
+from rerank_plugins.engine.disk_cache import Keys, pack, unpack
+from rerank_plugins.engine.backend import RoleText
+from rerank_plugins.types import ModelIdentity, TextPair
 from tests.strategies import any_text
 
 PINNED = ModelIdentity("model", "v1", "torch", "float32", 512, "f" * 64)
