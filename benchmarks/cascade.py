@@ -2,7 +2,7 @@
 
 For each retrieval set in BEIR layout: the embedded cross-encoder over the bi-encoder's best
 1000, and cascades that let it read the best few of them only. All pairs are scored once; the
-cascades then run on these scores, since a pair's score does not depend on its neighbours. Cost
+cascades then run on these scores, since a pair's score does not depend on its neighbors. Cost
 is counted in tokens computed, which no other load of the machine changes. ``--timed`` asks a few
 questions for real as well, and tells processor seconds.
 """
@@ -26,7 +26,7 @@ from benchmarks.known_scores import KnownScores
 from rerank_plugins import BiEncoder, BiEncoderScorer, Cascade, Ranking, Reranker
 from rerank_plugins.config import MINI
 from rerank_plugins.evaluation.metrics import paired_bootstrap, per_query
-from rerank_plugins.evaluation.tuning import LabelledQuery, fit_margin
+from rerank_plugins.evaluation.tuning import LabeledQuery, fit_margin
 from rerank_plugins.types import Scorer
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "cascade.json"
@@ -54,13 +54,13 @@ class Cheap:
         return Cascade([(self.scorer, keep, None, margin), last])
 
 
-def measure(folder: Path, questions: int, labelled: int, reranker: Reranker) -> dict[str, Any]:
+def measure(folder: Path, questions: int, labeled: int, reranker: Reranker) -> dict[str, Any]:
     """Measure quality and tokens of one set.
 
     Args:
         folder: The set.
         questions: Size of the sample for which all candidates are scored.
-        labelled: Size of the larger one that a margin is fitted on, for which only those
+        labeled: Size of the larger one that a margin is fitted on, for which only those
             that the cascade keeps are.
         reranker: The last stage.
     """
@@ -90,13 +90,13 @@ def measure(folder: Path, questions: int, labelled: int, reranker: Reranker) -> 
         "first_stage": float(first.mean()),
         "full": {MEASURE: float(best.mean()), "tokens_a_question": tokens / len(full)},
         "cascades": cascades,
-        "margin": _margin(folder, labelled, reranker, tokens / len(full)),
+        "margin": _margin(folder, labeled, reranker, tokens / len(full)),
     }
 
 
-def _margin(folder: Path, labelled: int, reranker: Reranker, full: float) -> dict[str, Any]:
+def _margin(folder: Path, labeled: int, reranker: Reranker, full: float) -> dict[str, Any]:
     """Fit a margin for the bi-encoder, and count what it saves on top of keeping few."""
-    pool = pool_of(folder, labelled, SEED, CHOSEN)
+    pool = pool_of(folder, labeled, SEED, CHOSEN)
     known = KnownScores()
     known.add(reranker, pool.queries, pool.documents)
     cascade = _cheap(pool).before(CHOSEN, known)
@@ -104,9 +104,7 @@ def _margin(folder: Path, labelled: int, reranker: Reranker, full: float) -> dic
         [pool.qrels[one].get(identifier, 0) for identifier in pool.ids[number]]
         for number, one in enumerate(pool.asked)
     ]
-    queries = [
-        LabelledQuery(*one) for one in zip(pool.queries, pool.documents, grades, strict=True)
-    ]
+    queries = [LabeledQuery(*one) for one in zip(pool.queries, pool.documents, grades, strict=True)]
     fitted = fit_margin(cascade, queries, loss=LOSS)
     found = [fitted.cascade.rank(one.query, one.documents) for one in queries]
     return {
@@ -171,7 +169,7 @@ def main(
     sets: Annotated[Path, typer.Argument(help="Folder of the sets.")],
     *,
     questions: Annotated[int, typer.Option(help="Sample of each set; 0 only times.")] = 40,
-    labelled: Annotated[int, typer.Option(help="Sample that margins are fitted on.")] = 100,
+    labeled: Annotated[int, typer.Option(help="Sample that margins are fitted on.")] = 100,
     timed: Annotated[int, typer.Option(help="Questions of each set to time.")] = 0,
     scores: Annotated[
         Path | None, typer.Option(help="Folder that keeps the scores; nothing can be timed then.")
@@ -191,7 +189,7 @@ def main(
     for name in SETS:
         if questions:
             results.setdefault("quality", {})[name] = measure(
-                sets / name, questions, labelled, reranker
+                sets / name, questions, labeled, reranker
             )
             results["quality_environment"] = environment()
         if timed:

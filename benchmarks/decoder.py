@@ -25,7 +25,7 @@ from sentence_transformers.cross_encoder.modules import LogitScore
 
 from benchmarks.environment import ROOT, environment
 from benchmarks.load.work import Size, make_work
-from rerank_plugins import DecoderModel, Reranker
+from rerank_plugins import DecoderSpec, Reranker
 from rerank_plugins.backends.families import QWEN3
 from rerank_plugins.types import TextPair
 
@@ -88,7 +88,7 @@ def measure(
         model = save_model(Path(folder), width=width, layers=layers)
         own: dict[str, Any] = {"dtype": "float32", "device": "cpu", "max_length": None}
         kept, whole = (
-            Reranker(DecoderModel(str(model), prefix_reuse=reuse), **own) for reuse in (True, False)
+            Reranker(DecoderSpec(str(model), prefix_reuse=reuse), **own) for reuse in (True, False)
         )
         peer = CrossEncoder(str(model), device="cpu", model_kwargs={"dtype": torch.float32})
         ways: dict[str, Callable[[], Any]] = {

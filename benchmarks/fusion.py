@@ -15,7 +15,7 @@ from benchmarks.quality import SETS
 from rerank_plugins import Reranker
 from rerank_plugins.core.ranking import FusionMethod
 from rerank_plugins.evaluation.metrics import Difference, paired_bootstrap
-from rerank_plugins.evaluation.tuning import LabelledQuery, fit_fusion_weight, fused_quality
+from rerank_plugins.evaluation.tuning import LabeledQuery, fit_fusion_weight, fused_quality
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "fusion.json"
 MEASURE: Final = "nDCG@10"
@@ -26,12 +26,11 @@ def measure(found: Candidates) -> dict[str, Any]:
     """Measure both stages alone and every way of joining them, on one set."""
     rows = list(zip(found.raw_scores, found.first_stage, found.grades, found.missed, strict=True))
     with_scores = [
-        LabelledQuery(raw, grades.tolist(), first, missed.tolist())
+        LabeledQuery(raw, grades.tolist(), first, missed.tolist())
         for raw, first, grades, missed in rows
     ]
     with_ranks = [
-        LabelledQuery(raw, grades.tolist(), None, missed.tolist())
-        for raw, _, grades, missed in rows
+        LabeledQuery(raw, grades.tolist(), None, missed.tolist()) for raw, _, grades, missed in rows
     ]
     first = fused_quality(with_scores, "weighted", 0, MEASURE)
     second = fused_quality(with_scores, "weighted", 1, MEASURE)
@@ -41,7 +40,7 @@ def measure(found: Candidates) -> dict[str, Any]:
         "cross_encoder": float(second.mean()),
         "over_first_stage": _interval(paired_bootstrap(first, second)),
     }
-    plans: dict[str, tuple[list[LabelledQuery], FusionMethod]] = {
+    plans: dict[str, tuple[list[LabeledQuery], FusionMethod]] = {
         "rrf": (with_ranks, "rrf"),
         "weighted_ranks": (with_ranks, "weighted"),
         "weighted": (with_scores, "weighted"),

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from rerank_plugins import Reranker
-from rerank_plugins.types import ModelIdentity, RankingStats, Scored, ScoreScale, Task, TextPair
+from rerank_plugins.types import (
+    ModelIdentity,
+    RankingStats,
+    ScoreScale,
+    ScoringRequest,
+    ScoringResult,
+    TextPair,
+)
 
 
 class KnownScores:
@@ -29,16 +36,18 @@ class KnownScores:
             for pair, value, tokens in zip(pairs, computed.values, computed.tokens, strict=True):
                 self._known[pair] = float(value), int(tokens)
 
-    def score_tasks(self, tasks: Sequence[Task], deadline: float | None = None) -> list[Scored]:
+    def score_requests(
+        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
+    ) -> list[ScoringResult]:
         """Look up the documents of each task."""
         del deadline  # it takes no time
         return [self._answer(task) for task in tasks]
 
-    async def ascore_tasks(
-        self, tasks: Sequence[Task], deadline: float | None = None
-    ) -> list[Scored]:
+    async def ascore_requests(
+        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
+    ) -> list[ScoringResult]:
         """Do the same."""
-        return self.score_tasks(tasks, deadline)
+        return self.score_requests(tasks, deadline)
 
     def warm_up(self) -> object:
         """Load nothing."""
@@ -47,10 +56,10 @@ class KnownScores:
     def close(self) -> None:
         """Hold nothing that needs closing."""
 
-    def _answer(self, task: Task) -> Scored:
+    def _answer(self, task: ScoringRequest) -> ScoringResult:
         count = len(task.texts)
         unique = {text: self._known[TextPair(task.query, text)] for text in task.texts}
-        return Scored(
+        return ScoringResult(
             scores=np.array([unique[text][0] for text in task.texts], dtype=np.float32),
             stage=np.zeros(count, dtype=np.int64),
             truncated=np.zeros(count, dtype=np.bool_),

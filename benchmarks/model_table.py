@@ -23,13 +23,13 @@ def models_table() -> str:
     found = read_models()
     lines = [
         (
-            "| family (example) | parameters | licence | languages | reach | `auto` runs it with "
+            "| family (example) | parameters | license | languages | reach | `auto` runs it with "
             "| published quality | published pairs/s | architectures compared |"
         ),
         "| --- " * 9 + "|",
     ]
     lines += [
-        f"| {one['family']} (`{one['example']}`) | {one['parameters']} | {one['licence']} "
+        f"| {one['family']} (`{one['example']}`) | {one['parameters']} | {one['license']} "
         f"| {one['languages']} | {one['reach']} | `{one['backend']}` | {one['quality']} "
         f"| {one['speed']} | {'; '.join(one['architectures'])} |"
         for one in found["models"]

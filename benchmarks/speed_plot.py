@@ -25,7 +25,7 @@ _BAR: Final = 0.36
 
 def figure(results: dict[str, Any], theme: str) -> Figure:
     """Draw how many times as fast as the baseline each system is, fastest first."""
-    colours = _THEMES[theme]
+    colors = _THEMES[theme]
     cells = [results["cells"][name] for name in CELLS if name in results["cells"]]
     last = cells[-1]["systems"]
     names = sorted(last, key=lambda name: last[name]["speedup"])
@@ -41,30 +41,30 @@ def figure(results: dict[str, Any], theme: str) -> Figure:
                 row - shift,
                 one["speedup"],
                 height=_BAR,
-                color=colours["ours" if name.startswith("ours") else "peers"],
+                color=colors["ours" if name.startswith("ours") else "peers"],
                 alpha=_alpha(cell is cells[-1]),
             )
-            axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8, color=colours["text"])
+            axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8, color=colors["text"])
     axes.set_yticks(range(len(names)), [_title(results, name) for name in names])
-    axes.axvline(1, color=colours["text"], linewidth=1, zorder=0)
+    axes.axvline(1, color=colors["text"], linewidth=1, zorder=0)
     axes.margins(x=0.08, y=0.01)
     axes.set_facecolor("none")
     axes.legend(
-        [Patch(color=colours["ours"], alpha=_alpha(cell is cells[-1])) for cell in cells],
+        [Patch(color=colors["ours"], alpha=_alpha(cell is cells[-1])) for cell in cells],
         [f"{cell['passages']} passages" for cell in cells],
         loc="lower right",
         frameon=False,
-        labelcolor=colours["text"],
+        labelcolor=colors["text"],
     )
     theirs = results["systems"][results["baseline"]]["title"]
     quick = "; a quick run" if results["quick"] else ""
     drawn.supxlabel(
         f"times as fast as {theirs} (model mini, Wikipedia passages{quick})",
-        color=colours["text"],
+        color=colors["text"],
         fontsize=10,
     )
-    axes.tick_params(colors=colours["text"], length=0)
-    axes.xaxis.grid(visible=True, color=colours["grid"], linewidth=0.7)
+    axes.tick_params(colors=colors["text"], length=0)
+    axes.xaxis.grid(visible=True, color=colors["grid"], linewidth=0.7)
     axes.set_axisbelow(True)
     for spine in axes.spines.values():
         spine.set_visible(False)

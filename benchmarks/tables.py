@@ -209,7 +209,7 @@ def _latency(found: dict[str, Any]) -> Iterator[Row]:
 def _loop_lag(found: dict[str, Any]) -> Iterator[Row]:
     load, idle = found["load_ms"], found["idle_ms"]
     yield Row(
-        f"event loop lag while {found['callers']} callers tokenise and score, p99",
+        f"event loop lag while {found['callers']} callers tokenize and score, p99",
         "under 20 ms",
         f"{load['p99']:.1f} ms (p50 {load['p50']:.1f}, largest {load['max']:.0f}; without "
         f"load p99 {idle['p99']:.1f})",
@@ -253,10 +253,10 @@ def _soak(found: dict[str, Any]) -> Iterator[Row]:
 
 def _overlap(found: dict[str, Any]) -> Iterator[Row]:
     yield Row(
-        f"{found['pairs']} pairs, tokenised while others are scored ({found['dtype']}): "
-        "throughput over tokenising first",
+        f"{found['pairs']} pairs, tokenized while others are scored ({found['dtype']}): "
+        "throughput over tokenizing first",
         "",
-        f"{found['gain']:.2f} (tokenising takes {found['share_of_tokenising']:.1%} of the work)",
+        f"{found['gain']:.2f} (tokenizing takes {found['share_of_tokenizing']:.1%} of the work)",
     )
 
 

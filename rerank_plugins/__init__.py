@@ -14,10 +14,10 @@ from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
     from rerank_plugins.backends.model_specs import (
-        DecoderModel,
-        FlagModel,
-        OpenVINOModel,
-        RemoteModel,
+        DecoderSpec,
+        FlagSpec,
+        OpenVINOSpec,
+        RemoteSpec,
     )
     from rerank_plugins.core.bi_encoder import BiEncoder, BiEncoderScorer
     from rerank_plugins.core.cascade import Cascade, Stage
@@ -30,12 +30,12 @@ __all__ = [
     "BiEncoder",
     "BiEncoderScorer",
     "Cascade",
-    "DecoderModel",
-    "FlagModel",
-    "OpenVINOModel",
+    "DecoderSpec",
+    "FlagSpec",
+    "OpenVINOSpec",
     "RankedDocument",
     "Ranking",
-    "RemoteModel",
+    "RemoteSpec",
     "Reranker",
     "Stage",
     "__version__",
@@ -45,12 +45,12 @@ _HOMES = {
     "BiEncoder": "rerank_plugins.core.bi_encoder",
     "BiEncoderScorer": "rerank_plugins.core.bi_encoder",
     "Cascade": "rerank_plugins.core.cascade",
-    "DecoderModel": "rerank_plugins.backends.model_specs",
-    "FlagModel": "rerank_plugins.backends.model_specs",
-    "OpenVINOModel": "rerank_plugins.backends.model_specs",
+    "DecoderSpec": "rerank_plugins.backends.model_specs",
+    "FlagSpec": "rerank_plugins.backends.model_specs",
+    "OpenVINOSpec": "rerank_plugins.backends.model_specs",
     "RankedDocument": "rerank_plugins.types",
     "Ranking": "rerank_plugins.types",
-    "RemoteModel": "rerank_plugins.backends.model_specs",
+    "RemoteSpec": "rerank_plugins.backends.model_specs",
     "Reranker": "rerank_plugins.core.reranker",
     "Stage": "rerank_plugins.core.cascade",
 }

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, Field, ValidationInfo, field_serializer, field_validator
 
-from rerank_plugins.backends.model_specs import DecoderModel, FlagModel, OpenVINOModel, RemoteModel
+from rerank_plugins.backends.model_specs import DecoderSpec, FlagSpec, OpenVINOSpec, RemoteSpec
 from rerank_plugins.config import (
     MINI,
     Activation,
@@ -23,20 +23,20 @@ from rerank_plugins.config import (
     Optimize,
     Overload,
     Priority,
-    check_count,
-    check_deadline,
-    check_number,
-    check_top_n,
+    validate_count,
+    validate_deadline,
+    validate_number,
+    validate_top_n,
 )
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.quantization import Precision
 from rerank_plugins.core.reranker import Reranker
 
 _SETTINGS: Final[dict[str, Any]] = {
-    "url": RemoteModel,
-    "family": DecoderModel,
-    "variant": FlagModel,
-    "calibration": OpenVINOModel,
+    "url": RemoteSpec,
+    "family": DecoderSpec,
+    "variant": FlagSpec,
+    "calibration": OpenVINOSpec,
 }
 """What a model can be described by, under the name of a field that only it has."""
 
@@ -47,8 +47,8 @@ class ModelFields(BaseModel):
     model: Any = Field(
         default=MINI,
         description=(
-            '"mini" (embedded), a Hub name, a folder, a DecoderModel, FlagModel, OpenVINOModel '
-            "or RemoteModel, or a backend object."
+            '"mini" (embedded), a Hub name, a folder, a DecoderSpec, FlagSpec, OpenVINOSpec '
+            "or RemoteSpec, or a backend object."
         ),
     )
     backend: str = Field(default="auto", description="What computes; auto chooses by the model.")
@@ -87,7 +87,7 @@ class ModelFields(BaseModel):
     def _settings_again(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
-        kind = next((one for name, one in _SETTINGS.items() if name in value), RemoteModel)
+        kind = next((one for name, one in _SETTINGS.items() if name in value), RemoteSpec)
         return kind(**value)
 
     @field_serializer("model")
@@ -177,22 +177,22 @@ class RerankerFields(ModelFields):
     @field_validator("top_n", mode="before")
     @classmethod
     def _checked_top_n(cls, value: Any) -> int | None:  # noqa: ANN401  (not yet checked)
-        return check_top_n(value)
+        return validate_top_n(value)
 
     @field_validator("window_overlap", "max_windows", "best_windows", mode="before")
     @classmethod
     def _checked_count(cls, value: Any, info: ValidationInfo) -> int | None:  # noqa: ANN401
-        return check_count(str(info.field_name), value, "for all", least=0)
+        return validate_count(str(info.field_name), value, "for all", least=0)
 
     @field_validator("deadline_ms", mode="before")
     @classmethod
     def _checked_deadline(cls, value: Any) -> float | None:  # noqa: ANN401
-        return check_deadline(value)
+        return validate_deadline(value)
 
     @field_validator("score_threshold", "fusion_weight", "drop_similar", mode="before")
     @classmethod
     def _checked_number(cls, value: Any, info: ValidationInfo) -> float | None:  # noqa: ANN401
-        return check_number(str(info.field_name), value, "for none")
+        return validate_number(str(info.field_name), value, "for none")
 
     @field_validator("calibrator", "similarity_model", mode="before")
     @classmethod
@@ -212,7 +212,8 @@ class BiEncoderFields(ModelFields):
     """Everything a :class:`~rerank_plugins.BiEncoder` can be told."""
 
     max_length: int | None = Field(
-        default=None, description="Most tokens a text may have; None is the model's own reach."
+        default=None,
+        description="Most tokens a text may have; None is the model's own maximum length.",
     )
     query_prompt: str | None = Field(
         default=None, description="Put before every query; None is the model's own prompt."
@@ -236,7 +237,7 @@ class BiEncoderFields(ModelFields):
     @field_validator("truncate_dim", mode="before")
     @classmethod
     def _checked_dimensions(cls, value: Any) -> int | None:  # noqa: ANN401  (not yet checked)
-        return check_count("truncate_dim", value, "for all dimensions")
+        return validate_count("truncate_dim", value, "for all dimensions")
 
     @field_validator("ranges", mode="before")
     @classmethod

@@ -18,9 +18,9 @@ from rerank_plugins.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from rerank_plugins.config import RerankConfig
-    from rerank_plugins.types import Ranking, Task
+    from rerank_plugins.types import Ranking, ScoringRequest
 
-Step = Literal["queue", "tokenise", "score"]
+Step = Literal["queue", "tokenize", "score"]
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Tracer(Protocol):
     """Records calls."""
 
     def rank(
-        self, tasks: Sequence[Task], config: RerankConfig, model: str
+        self, tasks: Sequence[ScoringRequest], config: RerankConfig, model: str
     ) -> AbstractContextManager[Trace | None]:
         """Record a call of a reranker; None if nobody wants to know."""
         ...
@@ -95,7 +95,7 @@ class NoTracer:
 
     def rank(
         self,
-        tasks: Sequence[Task],
+        tasks: Sequence[ScoringRequest],
         config: RerankConfig,
         model: str,
     ) -> AbstractContextManager[None]:

@@ -25,7 +25,7 @@ Priority = Literal["interactive", "bulk"]
 
 
 @runtime_checkable
-class ModelSettings(Protocol):
+class ModelSpec(Protocol):
     """Describes a model where a name would not say enough, as that of a remote server.
 
     Frozen and hashable: equal ones share one engine. ``str()`` of it is the model's name.
@@ -37,7 +37,7 @@ class ModelSettings(Protocol):
         ...
 
 
-def check_count(
+def validate_count(
     name: str, count: int | None, absent: str | None = None, *, least: int = 1
 ) -> int | None:
     """Return a count if it is an integer of at least ``least``.
@@ -60,12 +60,12 @@ def check_count(
     return count
 
 
-def check_top_n(top_n: int | None) -> int | None:
-    """Return ``top_n`` if it is None (all) or at least 1; see :func:`check_count`."""
-    return check_count("top_n", top_n, "for all")
+def validate_top_n(top_n: int | None) -> int | None:
+    """Return ``top_n`` if it is None (all) or at least 1; see :func:`validate_count`."""
+    return validate_count("top_n", top_n, "for all")
 
 
-def check_number(
+def validate_number(
     name: str,
     value: float | None,
     absent: str | None = None,
@@ -73,7 +73,7 @@ def check_number(
     low: float = -math.inf,
     high: float = math.inf,
 ) -> float | None:
-    """Return a finite number from ``low`` to ``high``; see :func:`check_count`.
+    """Return a finite number from ``low`` to ``high``; see :func:`validate_count`.
 
     Raises:
         ConfigurationError: If it is anything else.
@@ -91,7 +91,7 @@ def check_number(
     return value
 
 
-def check_deadline(deadline_ms: float | None) -> float | None:
+def validate_deadline(deadline_ms: float | None) -> float | None:
     """Return a deadline of at least a millisecond; None and infinity are none.
 
     Raises:
@@ -99,10 +99,10 @@ def check_deadline(deadline_ms: float | None) -> float | None:
     """
     if isinstance(deadline_ms, float) and deadline_ms == math.inf:
         return deadline_ms
-    return check_number("deadline_ms", deadline_ms, "for no deadline", low=1)
+    return validate_number("deadline_ms", deadline_ms, "for no deadline", low=1)
 
 
-def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def validate_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Check that a setting has one of its values.
 
     Raises:
@@ -113,7 +113,7 @@ def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ConfigurationError(message)
 
 
-def check_prompt(name: str, prompt: object) -> str | None:
+def validate_prompt(name: str, prompt: object) -> str | None:
     """Return a prompt if it is a string, or None for the model's own.
 
     Raises:
@@ -125,7 +125,7 @@ def check_prompt(name: str, prompt: object) -> str | None:
     raise ConfigurationError(message)
 
 
-def check_devices(device: object) -> str | tuple[str, ...] | None:
+def validate_devices(device: object) -> str | tuple[str, ...] | None:
     """Return the name of one device, the names of several, or None for a choice.
 
     Args:
@@ -169,7 +169,7 @@ MIN_MAX_LENGTH: Final = 16
 """Room for the special tokens, a few words of the query and a few of the document."""
 
 
-def _check_megabytes(name: str, value: float, least: int, bound: str) -> None:
+def _validate_megabytes(name: str, value: float, least: int, bound: str) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not least <= value < 2**20:
         message = f"{name} is {value!r}; it must be a number of megabytes, {bound}."
@@ -192,7 +192,7 @@ class ModelConfig:
             parts as CUDA graphs, for small batches on a CUDA device. Both for encoders of
             BERT's families.
         max_length: Most tokens an input may have, special tokens included; lowered to the
-            model's own reach where that is shorter. None is the model's own reach.
+            model's own reach where that is shorter. None is the model's own maximum length.
         revision: Branch, tag or commit on the hub.
         cache_folder: Where downloads are kept; None is Hugging Face's own place.
         local_files_only: Whether to use only what is already on this machine.
@@ -225,7 +225,7 @@ class ModelConfig:
     cache_entries: int | None = field(default=None, compare=False)
     cache_dir: str | Path | None = field(default=None, compare=False)
     cache_dir_mb: float = field(default=1024, compare=False)
-    settings: ModelSettings | None = None
+    settings: ModelSpec | None = None
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -236,9 +236,9 @@ class ModelConfig:
         if not isinstance(self.model, str) or not self.model.strip():
             message = f'model is {self.model!r}; give "mini", a Hub name or a folder.'
             raise ConfigurationError(message)
-        object.__setattr__(self, "device", check_devices(self.device))
-        check_choice("dtype", self.dtype, get_args(Dtype))
-        check_choice("optimize", self.optimize, get_args(Optimize))
+        object.__setattr__(self, "device", validate_devices(self.device))
+        validate_choice("dtype", self.dtype, get_args(Dtype))
+        validate_choice("optimize", self.optimize, get_args(Optimize))
         idle = self.idle_unload_s
         if idle is not None and not (isinstance(idle, (int, float)) and idle > 0):
             message = f"idle_unload_s is {idle!r}; it must be a number above 0, or None for never."
@@ -250,14 +250,17 @@ class ModelConfig:
         if isinstance(length, bool) or not isinstance(length, int) or length < MIN_MAX_LENGTH:
             message = (
                 f"max_length is {length!r}; it must be an integer of at least "
-                f"{MIN_MAX_LENGTH} tokens (the model's own reach is applied on top)."
+                f"{MIN_MAX_LENGTH} tokens (the model's own maximum length is applied on top)."
             )
             raise ConfigurationError(message)
 
     def _check_caches(self) -> None:
-        _check_megabytes("cache_mb", self.cache_mb, 0, "0 for no cache")
-        _check_megabytes("cache_dir_mb", self.cache_dir_mb, 1, "at least 1")
-        if check_count("cache_entries", self.cache_entries, "for no bound") and not self.cache_mb:
+        _validate_megabytes("cache_mb", self.cache_mb, 0, "0 for no cache")
+        _validate_megabytes("cache_dir_mb", self.cache_dir_mb, 1, "at least 1")
+        if (
+            validate_count("cache_entries", self.cache_entries, "for no bound")
+            and not self.cache_mb
+        ):
             message = (
                 f"cache_entries is {self.cache_entries}, and cache_mb is 0, which keeps nothing "
                 "in memory. Give cache_mb as well."
@@ -308,13 +311,13 @@ class RerankConfig:
         Raises:
             ConfigurationError: If one is out of range.
         """
-        check_top_n(self.top_n)
-        check_number("score_threshold", self.score_threshold, "to keep all")
-        check_choice("activation", self.activation, get_args(Activation))
-        check_choice("fusion", self.fusion, get_args(Fusion))
-        check_number("fusion_weight", self.fusion_weight, low=0, high=1)
-        check_deadline(self.deadline_ms)
-        check_choice("on_error", self.on_error, get_args(OnError))
+        validate_top_n(self.top_n)
+        validate_number("score_threshold", self.score_threshold, "to keep all")
+        validate_choice("activation", self.activation, get_args(Activation))
+        validate_choice("fusion", self.fusion, get_args(Fusion))
+        validate_number("fusion_weight", self.fusion_weight, low=0, high=1)
+        validate_deadline(self.deadline_ms)
+        validate_choice("on_error", self.on_error, get_args(OnError))
         if self.calibrator is not None and self.fusion != "none":
             message = (
                 f"fusion is {self.fusion!r} and there is a calibrator, but a fused score is no "
@@ -329,8 +332,8 @@ class ScoringConfig:
     """How a model scores a request.
 
     Attributes:
-        max_length: Most tokens a pair may have; None is the model's reach.
-        long_documents: ``"truncate"`` reads the beginning of a document beyond the reach,
+        max_length: Most tokens a pair may have; None is the model's maximum length.
+        long_documents: ``"truncate"`` reads the beginning of a document beyond the maximum length,
             ``"windows"`` all of it, in windows.
         window_overlap: Tokens that a window shares with the one before it.
         max_windows: Most windows of a document; of a longer one so many are read that lie
@@ -359,11 +362,11 @@ class ScoringConfig:
         Raises:
             ConfigurationError: If one is out of range.
         """
-        check_choice("long_documents", self.long_documents, get_args(LongDocuments))
-        check_count("window_overlap", self.window_overlap, least=0)
-        check_count("max_windows", self.max_windows, "for all")
-        check_count("best_windows", self.best_windows)
-        check_prompt("query_prompt", self.query_prompt)
-        check_prompt("document_prompt", self.document_prompt)
-        check_choice("priority", self.priority, get_args(Priority))
-        check_choice("overload", self.overload, get_args(Overload))
+        validate_choice("long_documents", self.long_documents, get_args(LongDocuments))
+        validate_count("window_overlap", self.window_overlap, least=0)
+        validate_count("max_windows", self.max_windows, "for all")
+        validate_count("best_windows", self.best_windows)
+        validate_prompt("query_prompt", self.query_prompt)
+        validate_prompt("document_prompt", self.document_prompt)
+        validate_choice("priority", self.priority, get_args(Priority))
+        validate_choice("overload", self.overload, get_args(Overload))

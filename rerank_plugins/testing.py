@@ -16,7 +16,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.engine.backend import BiEncoderBackend, CrossEncoderBackend, Prepared, RoleText
+from rerank_plugins.engine.backend import (
+    BiEncoderBackend,
+    CrossEncoderBackend,
+    RoleText,
+    TokenizedItem,
+)
 from rerank_plugins.errors import EngineClosedError
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
 
@@ -64,7 +69,7 @@ class CrossEncoderContract:
         assert all(0 < one.tokens <= backend.identity.max_length for one in prepared)
 
     def test_long_texts_are_cut_and_reported(self, backend: CrossEncoderBackend) -> None:
-        """Only pairs beyond the reach are cut."""
+        """Only pairs beyond the maximum length are cut."""
         truncated = [one.truncated for one in backend.prepare(self.pairs)]
         assert truncated == [False, False, False, False, True, True, True, False, False]
 
@@ -141,7 +146,7 @@ class FakeCrossEncoder:
         closed: Whether :meth:`close` was called.
     """
 
-    padded = True
+    is_padded = True
 
     def __init__(
         self,
@@ -159,26 +164,28 @@ class FakeCrossEncoder:
         self.closed = False
         self._score = score
 
-    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
+    def prepare(
+        self, items: Sequence[TextPair], max_length: int | None = None
+    ) -> list[TokenizedItem]:
         """Count words."""
-        reach = min(max_length or self.identity.max_length, self.identity.max_length)
+        max_seq_length = min(max_length or self.identity.max_length, self.identity.max_length)
         counts = [len(query.split()) + len(document.split()) + 3 for query, document in items]
         return [
-            Prepared(min(count, reach), count > reach, item)
+            TokenizedItem(min(count, max_seq_length), count > max_seq_length, item)
             for count, item in zip(counts, items, strict=True)
         ]
 
     def room(self, query: str, max_length: int | None = None) -> int:
         """Return how many words of a document fit beside a query."""
-        reach = min(max_length or self.identity.max_length, self.identity.max_length)
-        return max(1, reach - len(query.split()) - 3)
+        max_seq_length = min(max_length or self.identity.max_length, self.identity.max_length)
+        return max(1, max_seq_length - len(query.split()) - 3)
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return where each word begins and ends."""
         found = [[match.span() for match in re.finditer(r"\S+", text)] for text in texts]
         return [np.array(words, dtype=np.int64).reshape(len(words), 2) for words in found]
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; shape ``(len(batch),)``."""
         if self.closed:
             message = "the fake was closed."
@@ -199,7 +206,7 @@ class FakeBiEncoder:
         closed: Whether :meth:`close` was called.
     """
 
-    padded = True
+    is_padded = True
 
     def __init__(self, dimension: int = 64, *, batch_tokens: int = 1_024) -> None:
         """Embed in this many dimensions; tokens are words."""
@@ -209,17 +216,19 @@ class FakeBiEncoder:
         self.batches: list[list[str]] = []
         self.closed = False
 
-    def prepare(self, items: Sequence[RoleText], max_length: int | None = None) -> list[Prepared]:
+    def prepare(
+        self, items: Sequence[RoleText], max_length: int | None = None
+    ) -> list[TokenizedItem]:
         """Put prompts before texts and count words."""
         texts = [f"{item.prompt or ''}{item.text}" for item in items]
-        reach = max_length or self.identity.max_length
+        max_seq_length = max_length or self.identity.max_length
         counts = [len(text.split()) + 2 for text in texts]
         return [
-            Prepared(min(count, reach), count > reach, text)
+            TokenizedItem(min(count, max_seq_length), count > max_seq_length, text)
             for count, text in zip(counts, texts, strict=True)
         ]
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Embed one batch; unit vectors of shape ``(len(batch), dimension)``."""
         if self.closed:
             message = "the fake was closed."

@@ -22,7 +22,7 @@ from rerank_plugins._tracing import (
 
 if TYPE_CHECKING:
     from rerank_plugins.config import RerankConfig
-    from rerank_plugins.types import Ranking, Task
+    from rerank_plugins.types import Ranking, ScoringRequest
 
 Value = str | int | float
 Attributes = dict[str, Value]
@@ -42,7 +42,7 @@ _SHARED: Final = ("batches", "cache_hits", "disk_hits", "queue_s", "compute_s")
 """Of all queries of a call together, so that their rankings repeat them."""
 
 
-def asked(tasks: Sequence[Task], config: RerankConfig, model: str) -> Attributes:
+def asked(tasks: Sequence[ScoringRequest], config: RerankConfig, model: str) -> Attributes:
     """Return what is known when a call begins."""
     documents = sum(len(task.texts) for task in tasks)
     attributes: Attributes = {
@@ -76,7 +76,7 @@ def answered(rankings: Sequence[Ranking]) -> Attributes:
     return attributes
 
 
-def _inputs(task: Task) -> Iterator[tuple[int, float]]:
+def _inputs(task: ScoringRequest) -> Iterator[tuple[int, float]]:
     for index in range(len(task.texts)):
         yield index, math.nan if task.first_stage is None else float(task.first_stage[index])
 
@@ -235,7 +235,7 @@ class OpenTelemetryTracer:
 
     @contextmanager
     def rank(
-        self, tasks: Sequence[Task], config: RerankConfig, model: str
+        self, tasks: Sequence[ScoringRequest], config: RerankConfig, model: str
     ) -> Iterator[SpanTrace | None]:
         """Record a call of a reranker; see :class:`~rerank_plugins._tracing.Tracer`."""
         offset = time.time_ns() - time.perf_counter_ns()

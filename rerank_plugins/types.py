@@ -204,7 +204,7 @@ NOT_SCORED: Final = -1
 
 
 @dataclass(frozen=True)
-class Task:
+class ScoringRequest:
     """A checked query with its documents.
 
     Attributes:
@@ -219,7 +219,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoringResult:
     """What a scorer made of a task; arrays have one element a document, in input order.
 
     Attributes:
@@ -251,7 +251,9 @@ class Scored:
     scoring: ScoringConfig | None = None
 
     @classmethod
-    def nothing(cls, documents: int, status: RankingStatus, error: str | None = None) -> Scored:
+    def nothing(
+        cls, documents: int, status: RankingStatus, error: str | None = None
+    ) -> ScoringResult:
         """Return the answer that scores no document."""
         return cls(
             scores=np.full(documents, np.nan, dtype=np.float32),
@@ -270,7 +272,9 @@ class Scored:
 class Scorer(Protocol):
     """Scores documents for queries: one model, or a cascade of them. Safe from any thread."""
 
-    def score_tasks(self, tasks: Sequence[Task], deadline: float | None = None) -> list[Scored]:
+    def score_requests(
+        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
+    ) -> list[ScoringResult]:
         """Score the documents of each task.
 
         Args:
@@ -285,10 +289,10 @@ class Scorer(Protocol):
         """
         ...
 
-    async def ascore_tasks(
-        self, tasks: Sequence[Task], deadline: float | None = None
-    ) -> list[Scored]:
-        """Do the same without blocking the event loop; see :meth:`score_tasks`."""
+    async def ascore_requests(
+        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
+    ) -> list[ScoringResult]:
+        """Do the same without blocking the event loop; see :meth:`score_requests`."""
         ...
 
     def warm_up(self) -> object:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from rerank_plugins import BiEncoder, RemoteModel, Reranker
+from rerank_plugins import BiEncoder, RemoteSpec, Reranker
 from rerank_plugins.config import (
     UNSET,
     ModelConfig,
     RerankConfig,
     ScoringConfig,
     Unset,
-    check_top_n,
+    validate_top_n,
 )
 from rerank_plugins.errors import ConfigurationError
 
@@ -115,7 +115,7 @@ def test_prompts_are_strings(name: str) -> None:
 
 @pytest.mark.parametrize("top_n", [None, 1, 10_000])
 def test_top_n_that_works(top_n: int | None) -> None:
-    assert check_top_n(top_n) == top_n
+    assert validate_top_n(top_n) == top_n
 
 
 def test_settings_at_the_limit_work() -> None:
@@ -154,7 +154,7 @@ def test_every_field_but_a_policy_is_part_of_the_identity() -> None:
         "cache_entries": 9,
         "cache_dir": "scores",
         "cache_dir_mb": 10,
-        "settings": RemoteModel("http://127.0.0.1:1", api="tei"),
+        "settings": RemoteSpec("http://127.0.0.1:1", api="tei"),
     }
     usual = ModelConfig(cache_mb=1)
     policies = {"idle_unload_s", "cache_mb", "cache_entries", "cache_dir", "cache_dir_mb"}

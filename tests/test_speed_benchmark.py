@@ -271,7 +271,7 @@ def _identity(logits: Any) -> Any:
     return logits
 
 
-def test_neighbours_are_joined_under_their_title() -> None:
+def test_neighbors_are_joined_under_their_title() -> None:
     words = "word " * 200
     passages = [Passage(str(n), "A" if n < 3 else "B", words) for n in range(4)]
     texts = joined(passages)

@@ -14,7 +14,7 @@ from scipy.stats import kendalltau
 
 from benchmarks.golden.pairs import Golden
 from benchmarks.serving.process import ours
-from rerank_plugins import RemoteModel, Reranker
+from rerank_plugins import RemoteSpec, Reranker
 from rerank_plugins.types import FloatArray
 
 Score = Callable[[Sequence[tuple[str, str]]], FloatArray]
@@ -61,7 +61,7 @@ def _remotely() -> Iterator[Score]:
     """Ask it through a remote model."""
     with (
         ours("--dtype", "float32") as server,
-        Reranker(RemoteModel(server.url, api="rerank-plugins")) as reranker,
+        Reranker(RemoteSpec(server.url, api="rerank-plugins")) as reranker,
     ):
         yield reranker.score
 
@@ -79,7 +79,7 @@ WAYS: Final = {
     "openvino, bfloat16": _computed("openvino", "bfloat16", 0.15, 0.97),
     "openvino, int8": _computed("openvino", "int8", 1.0, 0.9),
     "server over HTTP, float32": Way(_over_http, 5e-5, 0.999),
-    "RemoteModel, float32": Way(_remotely, 5e-5, 0.999),
+    "RemoteSpec, float32": Way(_remotely, 5e-5, 0.999),
 }
 
 

@@ -75,7 +75,7 @@ def measure_latency(
 def measure_loop_lag(
     *, callers: int = 64, requests: int = 4, documents: int = 20, size: Size = "passage"
 ) -> dict[str, Any]:
-    """Sample how late an event loop runs a callback while callers tokenise and score.
+    """Sample how late an event loop runs a callback while callers tokenize and score.
 
     Each caller sends its requests one after the other; three quarters of the callers live
     in the sampled loop, the others are threads. A loop without work is sampled too.

@@ -78,25 +78,25 @@ def measure_throughput(
 def measure_overlap(
     *, pairs: int = 2_000, size: Size = "passage", rounds: int = 3
 ) -> dict[str, Any]:
-    """Compare tokenising while scoring with tokenising everything first, in one thread."""
+    """Compare tokenizing while scoring with tokenizing everything first, in one thread."""
     work = make_work(pairs // 20, 20, size)
     reranker = Reranker(device="cpu").warm_up()
     flat = [pair for one in work for pair in one.pairs]
     seconds: dict[str, list[float]] = {"overlapped": [], "one_after_the_other": []}
-    tokenising: list[float] = []
+    tokenizing: list[float] = []
     for _ in range(rounds):
         start = time.perf_counter()
         reranker.score(flat)
         seconds["overlapped"].append(time.perf_counter() - start)
         prepare_s, compute_s = _one_after_the_other(reranker, flat)
-        tokenising.append(prepare_s / (prepare_s + compute_s))
+        tokenizing.append(prepare_s / (prepare_s + compute_s))
         seconds["one_after_the_other"].append(prepare_s + compute_s)
     return {
         "pairs": len(flat),
         "rounds": rounds,
         "dtype": reranker.engine.backend.identity.dtype,
         "seconds": seconds,
-        "share_of_tokenising": median(tokenising),
+        "share_of_tokenizing": median(tokenizing),
         "gain": ratio(seconds["one_after_the_other"], seconds["overlapped"]),
     }
 
@@ -117,10 +117,10 @@ def _requests(work: Sequence[Work]) -> list[tuple[str, tuple[str, ...]]]:
 def _one_after_the_other(
     reranker: Reranker, pairs: Sequence[tuple[str, str]]
 ) -> tuple[float, float]:
-    """Tokenise all, then score in batches of the engine's budget.
+    """Tokenize all, then score in batches of the engine's budget.
 
-    As in the engine, neighbours in length are found among what it has ready at a time: longer
-    stretches would make better batches, whether tokenising overlaps or not.
+    As in the engine, neighbors in length are found among what it has ready at a time: longer
+    stretches would make better batches, whether tokenizing overlaps or not.
     """
     backend = reranker.engine.backend
     start = time.perf_counter()

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from rerank_plugins.engine.engine import Engine
-from rerank_plugins.engine.request import Computed
+from rerank_plugins.engine.request import RequestOutput
 from rerank_plugins.errors import RerankError
 from rerank_plugins.types import TextPair
 
@@ -87,7 +87,7 @@ class Callers:
             except Exception:  # noqa: BLE001  (counted as what must not be)
                 yield "foreign", 0
 
-    def _blocking(self, items: list[TextPair], chance: random.Random) -> Computed:
+    def _blocking(self, items: list[TextPair], chance: random.Random) -> RequestOutput:
         way = chance.choice(("future", "blocking", "deadline", "cancelled"))
         if way == "blocking":
             return self._engine.compute(items, timeout=LOST_S)
@@ -127,7 +127,7 @@ class Callers:
     def _choose(self, chance: random.Random) -> list[TextPair]:
         return chance.sample(self._pairs, chance.randint(1, 12))
 
-    def judge(self, items: list[TextPair], found: Computed) -> tuple[str, int]:
+    def judge(self, items: list[TextPair], found: RequestOutput) -> tuple[str, int]:
         """Compare what is done with what is right."""
         done = found.done
         wanted = np.array([self._known[pair] for pair in items])[done]

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from rerank_plugins.engine.backend import CrossEncoderBackend, Prepared
+from rerank_plugins.engine.backend import CrossEncoderBackend, TokenizedItem
 from rerank_plugins.types import FloatArray, TextPair
 
 _SLOW_S: Final = 0.01
@@ -70,7 +70,7 @@ class Chaos:
     def __init__(self, inner: CrossEncoderBackend, seed: int, rate: float) -> None:
         """Wrap a backend, which whoever made it closes."""
         self.identity, self.scale = inner.identity, inner.scale
-        self.batch_tokens, self.padded = inner.batch_tokens, inner.padded
+        self.batch_tokens, self.is_padded = inner.batch_tokens, inner.is_padded
         self.counts: Counter[str] = Counter()
         self.rate = rate
         self._inner = inner
@@ -78,7 +78,9 @@ class Chaos:
         self._calls: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
+    def prepare(
+        self, items: Sequence[TextPair], max_length: int | None = None
+    ) -> list[TokenizedItem]:
         """Prepare items, or not all of them."""
         fault = self._next("prepare", PREPARED)
         if fault == "texts cannot be read":
@@ -90,7 +92,7 @@ class Chaos:
             return [*prepared[:-1], replace(prepared[-1], tokens=0)]
         return prepared
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score a batch, or fail."""
         fault = self._next("run", (*RAISED, *SPOILT))
         if fault in RAISED:

@@ -24,7 +24,7 @@ from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import CrossEncoderBackend
 from rerank_plugins.engine.engine import Engine
-from rerank_plugins.engine.loading import InjectedModel
+from rerank_plugins.engine.loading import UserBackend
 from rerank_plugins.evaluation.datasets import read_beir
 from rerank_plugins.testing import FakeCrossEncoder
 from rerank_plugins.types import TextPair
@@ -83,7 +83,7 @@ def measure(
     compared = left = right_after = 0
     for number in range(engines):
         chaos = Chaos(backend, seed + number, rate)
-        with Engine[TextPair](InjectedModel(chaos)) as engine:
+        with Engine[TextPair](UserBackend(chaos)) as engine:
             engine.cache.grow(_CACHED_BYTES if number % 2 else 0)
             callers = Callers(engine, known, tolerance)
             callers.ask(requests, threads, seed + number)

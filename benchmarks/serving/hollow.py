@@ -12,15 +12,15 @@ import numpy as np
 
 from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
 from rerank_plugins.config import ModelConfig
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.serving import ServerSettings, create_app, serve
 from rerank_plugins.types import FloatArray
 
 
 class Hollow(TorchCrossEncoder):
-    """Tokenises, and scores everything 0."""
+    """Tokenizes, and scores everything 0."""
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Return zeros."""
         return np.zeros(len(batch), dtype=np.float32)
 

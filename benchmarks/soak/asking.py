@@ -11,7 +11,7 @@ from langchain_core.documents import Document
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from benchmarks.load.work import Work
-from rerank_plugins import Ranking, RemoteModel, Reranker
+from rerank_plugins import Ranking, RemoteSpec, Reranker
 from rerank_plugins.engine.backend import CrossEncoderBackend
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
@@ -76,7 +76,7 @@ def local_askers(backend: CrossEncoderBackend) -> dict[str, Asker]:
 
 def server_askers(url: str, http: httpx.AsyncClient) -> dict[str, Asker]:
     """Return those who ask a server: over HTTP by hand, and through a remote model."""
-    remote = Reranker(RemoteModel(url, api="rerank-plugins"))
+    remote = Reranker(RemoteSpec(url, api="rerank-plugins"))
 
     async def by_hand(ask: Ask) -> Answer:
         body = {"query": ask.work.query, "documents": ask.work.documents}

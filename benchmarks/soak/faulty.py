@@ -13,7 +13,7 @@ import numpy as np
 
 from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
 from rerank_plugins.config import ModelConfig
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.types import FloatArray, TextPair
 
 LARGE_TOKENS: Final = 512
@@ -44,7 +44,7 @@ class FaultyModel:
         """
         config = ModelConfig(device="cpu", dtype="float32")
         self._real = TorchCrossEncoder(TorchCrossEncoder.resolve(config))
-        self.identity, self.padded = self._real.identity, self._real.padded
+        self.identity, self.is_padded = self._real.identity, self._real.is_padded
         self.batch_tokens = self._real.batch_tokens
         self.injected: Counter[str] = Counter()
         self._rate = rate
@@ -62,15 +62,17 @@ class FaultyModel:
         with self._guard:
             return query in self._met
 
-    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
-        """Tokenise, and keep the query beside the tokens."""
+    def prepare(
+        self, items: Sequence[TextPair], max_length: int | None = None
+    ) -> list[TokenizedItem]:
+        """Tokenize, and keep the query beside the tokens."""
         prepared = self._real.prepare(items, max_length)
         return [
             replace(one, payload=(item.query, one))
             for item, one in zip(items, prepared, strict=True)
         ]
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score a batch, or fail as the dice have it."""
         scores = self._real.run([one.payload[1] for one in batch])
         if self._random.random() >= self._rate:
@@ -95,5 +97,5 @@ class FaultyModel:
         self._real.close()
 
 
-def _large(batch: Sequence[Prepared]) -> bool:
+def _large(batch: Sequence[TokenizedItem]) -> bool:
     return sum(one.tokens for one in batch) >= LARGE_TOKENS

@@ -15,7 +15,7 @@ from benchmarks.limit import matmul_limit, useful_flops
 from benchmarks.speed.shapes import SHAPES
 from benchmarks.speed.workloads import Request, requests
 from rerank_plugins import Reranker
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.engine.registry import close_engines
 from rerank_plugins.types import TextPair
 
@@ -35,7 +35,7 @@ _KINDS: Final = {
 """Parts of the names of torch's operators; the first kind that fits has its time."""
 
 _OTHER: Final = "torch's other operators"
-PYTHON: Final = "tokenising, planning, Python"
+PYTHON: Final = "tokenizing, planning, Python"
 
 
 class Profile(NamedTuple):
@@ -115,7 +115,7 @@ def over(
     return {"passages": counts, "rounds": len(asked) - 1, "dtype": dtype}
 
 
-def prepared(reranker: Reranker, request: Request) -> list[Prepared]:
+def prepared(reranker: Reranker, request: Request) -> list[TokenizedItem]:
     """Return a request's pairs as its model reads them."""
     pairs = [TextPair(request.query, text) for text in request.texts]
     return list(reranker.engine.backend.prepare(pairs, REACH))

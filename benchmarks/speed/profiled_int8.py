@@ -25,7 +25,7 @@ from benchmarks.speed.profiled import (
 from benchmarks.speed.workloads import Request
 from rerank_plugins import Reranker
 from rerank_plugins.backends.openvino.runtime import groups, padded
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 
 _KINDS: Final = {
     "FullyConnected": PRODUCTS,
@@ -91,7 +91,7 @@ class _Profiled:
         compiled = core.compile_model(core.read_model(graph), "CPU", {**settings, **precise})
         self._request = compiled.create_infer_request()
 
-    def parts(self, pairs: list[Prepared]) -> list[list[Any]]:
+    def parts(self, pairs: list[TokenizedItem]) -> list[list[Any]]:
         """Return the inputs of each group, as the backend makes them."""
         found = []
         for rows, width in groups([one.tokens for one in pairs], REACH, 1):

@@ -26,7 +26,7 @@ class TextSet:
     Attributes:
         about: What they are.
         folder: Name of a retrieval set in BEIR layout.
-        joined: Whether neighbours under one title are joined to long documents.
+        joined: Whether neighbors under one title are joined to long documents.
     """
 
     about: str
@@ -79,7 +79,7 @@ def requests(
 
 
 def joined(passages: Sequence[Passage]) -> list[str]:
-    """Join neighbours under one title until each text has about 512 tokens."""
+    """Join neighbors under one title until each text has about 512 tokens."""
     texts: list[str] = []
     title, words = "", _LONG_WORDS
     for passage in passages:

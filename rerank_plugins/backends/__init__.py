@@ -155,10 +155,10 @@ class TableLoader:
 
 def _checked(backend: Backend[Any]) -> None:
     # Imported late: it reads numpy.
-    from rerank_plugins.backends.self_check import check_backend  # noqa: PLC0415
+    from rerank_plugins.backends.self_check import self_check  # noqa: PLC0415
 
     try:
-        check_backend(backend)
+        self_check(backend)
     except BaseException:
         backend.close()
         raise

@@ -97,7 +97,7 @@ def _for_single(config: ModelConfig, settings: dict[str, Any]) -> str:
         message = (
             f"{config.model!r} is {architecture}, a generative language model, and nothing in its "
             "files says how it reranks. If it is a tuned reranker, say which prompt it was "
-            'trained with: DecoderModel(..., family="qwen3") for example.'
+            'trained with: DecoderSpec(..., family="qwen3") for example.'
         )
         raise ModelLoadError(message)
     if architecture.endswith("ForSequenceClassification"):

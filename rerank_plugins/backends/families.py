@@ -22,7 +22,7 @@ class Prompt(NamedTuple):
         no: The other one; empty where the logit of ``yes`` alone is the score.
         instruction: What is used where none is given.
         instructed: The last part of ``before`` where an instruction is given and only then.
-        whole: Whether all is tokenised together, and not part by part. A part by part prompt
+        whole: Whether all is tokenized together, and not part by part. A part by part prompt
             puts the last part of ``before`` to the query and of ``between`` to the document.
     """
 

@@ -20,7 +20,7 @@ import torch
 import transformers.utils.logging
 from huggingface_hub import try_to_load_from_cache
 
-from rerank_plugins.backends.model_files import check_folder
+from rerank_plugins.backends.model_files import validate_folder
 from rerank_plugins.backends.tokenizer import mapped_panics
 from rerank_plugins.config import MINI, ModelConfig
 from rerank_plugins.errors import (
@@ -67,7 +67,7 @@ def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
         return str(mini())
     folder = find_folder(config.model)
     if folder is not None:
-        check_folder(folder)
+        validate_folder(folder)
         return str(folder)
     # Hugging Face allows names of at most 96 characters.
     hub_name = len(config.model) <= _LONGEST_NAME and _HUB_NAME.fullmatch(config.model)
@@ -197,11 +197,11 @@ def bi_encoder_folder() -> Path:
         )
         raise MissingDependencyError(message)
     folder = Path(spec.origin).parent / "model"
-    check_weights(folder / "model.safetensors", _SHA256)
+    validate_weights(folder / "model.safetensors", _SHA256)
     return folder
 
 
-def check_weights(file: Path, sha256: str) -> None:
+def validate_weights(file: Path, sha256: str) -> None:
     """Compare a file with the digest it must have.
 
     Raises:
@@ -225,7 +225,7 @@ def check_weights(file: Path, sha256: str) -> None:
 _log = logging.getLogger(__name__)
 
 _READ: Final = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py", ".safetensors"}
-"""Settings, tokenizers, remote code and weights; not cards, licences or other formats."""
+"""Settings, tokenizers, remote code and weights; not cards, licenses or other formats."""
 
 _WHOLE: Final = 64 * 2**20
 """Weights of at most so many bytes are read whole."""

@@ -21,7 +21,7 @@ _SIZE_BYTES: Final = 4
 """A compiled table begins with the length of its tree; its texts come after that."""
 
 
-def check_tokenizer(settings: Any, where: str) -> None:  # noqa: ANN401  (any JSON)
+def validate_tokenizer(settings: Any, where: str) -> None:  # noqa: ANN401  (any JSON)
     """Check that a tokenizer's rules, one after the other, do not make texts far longer.
 
     The Rust library ends the process when there is no memory left.
@@ -124,7 +124,7 @@ _WEIGHTS: Final = (".safetensors", ".safetensors.index.json")
 _DEPTH: Final = 8
 
 
-def check_settings(settings: Any, where: str, weights: int = 0) -> None:  # noqa: ANN401  (JSON)
+def validate_settings(settings: Any, where: str, weights: int = 0) -> None:  # noqa: ANN401  (JSON)
     """Check that a configuration asks for sizes that there are, and for no code of the hub.
 
     Args:
@@ -162,7 +162,7 @@ def check_settings(settings: Any, where: str, weights: int = 0) -> None:  # noqa
                 raise ModelLoadError(message)
 
 
-def least_reach(
+def smallest_max_seq_length(
     limits: Iterable[tuple[str, Any]], model: str, at_least: int = MIN_MAX_LENGTH
 ) -> int:
     """Return the most tokens that a model reads: the least of what its files say.
@@ -223,7 +223,7 @@ _MOST_BYTES: Final = {
 """Of files that are read whole, by what their names end in."""
 
 
-def check_folder(folder: Path) -> None:
+def validate_folder(folder: Path) -> None:
     """Check that a model's folder holds files that end, and settings that fit into a machine.
 
     A pipe or a device in the place of a file would be read for ever, and a configuration with
@@ -240,18 +240,18 @@ def check_folder(folder: Path) -> None:
     files = [path for path in entries if path.is_file()]
     weights = sum(path.stat().st_size for path in files if path.suffix == ".safetensors")
     for path in files:
-        _check_bytes(path, _MOST_BYTES.get(path.suffix))
+        _validate_bytes(path, _MOST_BYTES.get(path.suffix))
         if path.name == "config.json":
-            check_settings(_read(path), str(path), weights)
+            validate_settings(_read(path), str(path), weights)
         elif path.name == "tokenizer.json":
-            check_tokenizer(_read(path, _TOKENIZER_BYTES), str(path))
+            validate_tokenizer(_read(path, _TOKENIZER_BYTES), str(path))
         elif path.name.endswith(INDEX):
-            check_index(_read(path, _TOKENIZER_BYTES), str(path))
+            validate_index(_read(path, _TOKENIZER_BYTES), str(path))
     if (folder / ADAPTER[0]).exists() and not (folder / ADAPTER[1]).exists():
         raise pickled_adapter(str(folder))
 
 
-def check_index(index: Any, where: str) -> None:  # noqa: ANN401  (any JSON)
+def validate_index(index: Any, where: str) -> None:  # noqa: ANN401  (any JSON)
     """Check that weights which are cut into files name safetensors in the model's own folder.
 
     transformers would read a file anywhere on the machine, and open one with another ending
@@ -300,7 +300,7 @@ def _entries(folder: Path) -> Iterator[Path]:
             yield from path.iterdir()
 
 
-def _check_bytes(file: Path, most: int | None) -> None:
+def _validate_bytes(file: Path, most: int | None) -> None:
     if most is not None and file.stat().st_size > most:
         message = (
             f"{file} has {file.stat().st_size} bytes; at most {most} are read of it. The file is "
@@ -317,7 +317,7 @@ def _read(file: Path, most: int = _SETTINGS_BYTES) -> Any:  # noqa: ANN401  (any
     """
     if not file.is_file():
         return None
-    _check_bytes(file, most)
+    _validate_bytes(file, most)
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -364,8 +364,8 @@ def read_json(source: str, name: str, options: dict[str, Any]) -> Any:  # noqa: 
         raise ModelLoadError(message) from error
 
 
-def check_source(source: str, options: dict[str, Any]) -> None:
-    """Check a model of the hub as :func:`~rerank_plugins.backends.model_files.check_folder` a folder.
+def validate_source(source: str, options: dict[str, Any]) -> None:
+    """Check a model of the hub as :func:`~rerank_plugins.backends.model_files.validate_folder` a folder.
 
     Its settings and its list of files are had first, its weights only after that.
 
@@ -375,12 +375,12 @@ def check_source(source: str, options: dict[str, Any]) -> None:
     if Path(source).is_absolute():  # it was checked when it was found
         return
     settings = read_json(source, "config.json", options)
-    check_settings(settings, f"config.json of {source!r}")
-    check_tokenizer(read_json(source, "tokenizer.json", options), f"tokenizer of {source!r}")
+    validate_settings(settings, f"config.json of {source!r}")
+    validate_tokenizer(read_json(source, "tokenizer.json", options), f"tokenizer of {source!r}")
     own = settings.get("transformers_weights") if isinstance(settings, dict) else None
     for name in (f"model{INDEX}", own):
         if name is not None and name.endswith(INDEX):
-            check_index(read_json(source, name, options), f"{name} of {source!r}")
+            validate_index(read_json(source, name, options), f"{name} of {source!r}")
     if read_json(source, ADAPTER[0], options) is not None and not _is_there(
         source, ADAPTER[1], options
     ):
@@ -416,7 +416,7 @@ def read_modules(source: str, options: dict[str, Any]) -> list[Part]:
     return parts
 
 
-def check_modules(source: str, options: dict[str, Any]) -> None:
+def validate_modules(source: str, options: dict[str, Any]) -> None:
     """Check that every module lies in the model's folder and none has its weights as a pickle.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A cross-encoder in int8, quantised on the user's own texts."""
+"""A cross-encoder in int8, quantized on the user's own texts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from rerank_plugins.backends.remote.apis import APIS, Api, ApiName
-from rerank_plugins.config import check_choice, check_count
+from rerank_plugins.config import validate_choice, validate_count
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.types import TextPair
 
 
 @dataclass(frozen=True)
-class OpenVINOModel:
+class OpenVINOSpec:
     """A local cross-encoder for OpenVINO; give it as ``model=`` wherever a name goes.
 
     Only ``dtype="int8"`` needs calibration texts, and a name alone brings a sample in
@@ -30,8 +30,8 @@ class OpenVINOModel:
             300 are usual. No judgments are needed. None is the bundled sample alone.
 
     Example:
-        >>> from rerank_plugins import OpenVINOModel
-        >>> model = OpenVINOModel("mini", calibration=[("who wrote Faust", "Goethe did.")])
+        >>> from rerank_plugins import OpenVINOSpec
+        >>> model = OpenVINOSpec("mini", calibration=[("who wrote Faust", "Goethe did.")])
         >>> str(model)
         'mini'
     """
@@ -77,7 +77,7 @@ DecoderFamily = Literal["auto", "qwen3", "mxbai", "gemma"]
 
 
 @dataclass(frozen=True)
-class DecoderModel:
+class DecoderSpec:
     """A decoder reranker with settings of its own; give it as ``model=`` wherever a name goes.
 
     A name alone is enough for the models of the table of supported ones, and for every model
@@ -93,8 +93,8 @@ class DecoderModel:
         prefix_reuse: Whether what the pairs of a query begin with is computed once.
 
     Example:
-        >>> from rerank_plugins import DecoderModel, Reranker
-        >>> model = DecoderModel("./tuned", family="qwen3", instruction="Find the clause.")
+        >>> from rerank_plugins import DecoderSpec, Reranker
+        >>> model = DecoderSpec("./tuned", family="qwen3", instruction="Find the clause.")
         >>> Reranker(model, top_n=5).config.top_n
         5
     """
@@ -112,8 +112,8 @@ class DecoderModel:
             ConfigurationError: If one is out of range.
         """
         object.__setattr__(self, "model", checked_model(self.model))
-        check_choice("family", self.family, get_args(DecoderFamily))
-        check_text("instruction", self.instruction, "the model's own")
+        validate_choice("family", self.family, get_args(DecoderFamily))
+        validate_text("instruction", self.instruction, "the model's own")
 
     @property
     def backend_name(self) -> str:
@@ -143,7 +143,7 @@ def checked_model(model: object) -> str:
     return model
 
 
-def check_text(name: str, value: object, none: str) -> None:
+def validate_text(name: str, value: object, none: str) -> None:
     """Check a setting that is a text or None.
 
     Raises:
@@ -160,7 +160,7 @@ _RATIOS: Final = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
-class FlagModel:
+class FlagSpec:
     """One of FlagEmbedding's rerankers; give it as ``model=`` wherever a name goes.
 
     A name alone is enough for BAAI's own; the settings are FlagEmbedding's, under its names.
@@ -182,8 +182,8 @@ class FlagModel:
         passage_instruction: Put before the document.
 
     Example:
-        >>> from rerank_plugins import FlagModel, Reranker
-        >>> model = FlagModel("BAAI/bge-reranker-v2-minicpm-layerwise", cutoff_layers=28)
+        >>> from rerank_plugins import FlagSpec, Reranker
+        >>> model = FlagSpec("BAAI/bge-reranker-v2-minicpm-layerwise", cutoff_layers=28)
         >>> Reranker(model, top_n=5).config.top_n
         5
     """
@@ -205,7 +205,7 @@ class FlagModel:
             ConfigurationError: If one is out of range.
         """
         object.__setattr__(self, "model", checked_model(self.model))
-        check_choice("variant", self.variant, get_args(FlagVariant))
+        validate_choice("variant", self.variant, get_args(FlagVariant))
         if self.compress_ratio not in _RATIOS:
             message = f"compress_ratio is {self.compress_ratio!r}; it must be 1, 2, 4 or 8."
             raise ConfigurationError(message)
@@ -221,9 +221,9 @@ class FlagModel:
                 "or None for all: a ranking has one score a document."
             )
             raise ConfigurationError(message)
-        check_text("prompt", self.prompt, "the variant's own")
+        validate_text("prompt", self.prompt, "the variant's own")
         for name in ("query_instruction", "passage_instruction"):
-            check_text(name, getattr(self, name) or "", "none")
+            validate_text(name, getattr(self, name) or "", "none")
 
     @property
     def backend_name(self) -> str:
@@ -236,7 +236,7 @@ class FlagModel:
         Raises:
             ConfigurationError: If one of them is not its default.
         """
-        plain = FlagModel(self.model)
+        plain = FlagSpec(self.model)
         for name in names:
             value = getattr(self, name)
             if value != getattr(plain, name):
@@ -257,7 +257,7 @@ def _is_layer(value: object) -> bool:
 
 
 @dataclass(frozen=True)
-class RemoteModel:
+class RemoteSpec:
     """A cross-encoder behind an HTTP API; give it as ``model=`` wherever a name goes.
 
     Equal ones share one engine in a process, hence connections and limits. Nothing is sent
@@ -282,8 +282,8 @@ class RemoteModel:
         retries: Attempts after the first, for 429, 502, 503, 504 and time-outs.
 
     Example:
-        >>> from rerank_plugins import RemoteModel, Reranker
-        >>> model = RemoteModel("http://10.0.0.5:8080", api="tei", token_env="TEI_TOKEN")
+        >>> from rerank_plugins import RemoteSpec, Reranker
+        >>> model = RemoteSpec("http://10.0.0.5:8080", api="tei", token_env="TEI_TOKEN")
         >>> Reranker(model, top_n=5).config.top_n
         5
     """
@@ -310,13 +310,13 @@ class RemoteModel:
         if self.api not in APIS:
             message = f"api is {self.api!r}; allowed are {', '.join(APIS)}."
             raise ConfigurationError(message)
-        _check_name(self.model, self.api)
-        check_count("max_documents", self.max_documents, "for the API's limit")
-        check_count("max_characters", self.max_characters, "for the server's limit")
-        _check_integer("max_concurrent", self.max_concurrent, 1)
-        _check_integer("retries", self.retries, 0)
-        _check_number("timeout_s", self.timeout_s)
-        _check_number("deadline_s", self.deadline_s)
+        _validate_name(self.model, self.api)
+        validate_count("max_documents", self.max_documents, "for the API's limit")
+        validate_count("max_characters", self.max_characters, "for the server's limit")
+        _validate_integer("max_concurrent", self.max_concurrent, 1)
+        _validate_integer("retries", self.retries, 0)
+        _validate_number("timeout_s", self.timeout_s)
+        _validate_number("deadline_s", self.deadline_s)
         # Normal forms, so that equal settings compare equal and no token lies open.
         object.__setattr__(self, "url", _checked_urls(self.url))
         if isinstance(self.token, str):
@@ -372,17 +372,17 @@ class RemoteModel:
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Take the fields back."""
-        RemoteModel.__init__(self, **state)
+        RemoteSpec.__init__(self, **state)
 
     def __str__(self) -> str:
         """Return what the model is called in rankings and errors."""
         return self.model or self.urls[0]
 
 
-def _check_name(model: object, api: str) -> None:
+def _validate_name(model: object, api: str) -> None:
     named = APIS[api].named
     if named == "must" and not model:
-        message = f"api {api!r} needs the name of a model: RemoteModel(..., model=...)."
+        message = f"api {api!r} needs the name of a model: RemoteSpec(..., model=...)."
         raise ConfigurationError(message)
     if named == "no" and model is not None:
         message = f"model is {model!r}; a server with api {api!r} has one model, so leave it out."
@@ -392,13 +392,13 @@ def _check_name(model: object, api: str) -> None:
         raise ConfigurationError(message)
 
 
-def _check_integer(name: str, value: int, least: int) -> None:
+def _validate_integer(name: str, value: int, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         message = f"{name} is {value!r}; it must be an integer of at least {least}."
         raise ConfigurationError(message)
 
 
-def _check_number(name: str, value: float) -> None:
+def _validate_number(name: str, value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:  # noqa: PLR2004
         message = f"{name} is {value!r}; it must be a number of seconds above 0."
         raise ConfigurationError(message)

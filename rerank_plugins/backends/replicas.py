@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins.config import ModelConfig
-from rerank_plugins.engine.backend import Prepared, Role
+from rerank_plugins.engine.backend import Role, TokenizedItem
 from rerank_plugins.engine.request_queue import PREPARE_ITEMS
 from rerank_plugins.errors import RerankError
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale
@@ -33,7 +33,7 @@ class Replicas:
     Attributes:
         workers: Devices, which is how many batches may run at once.
         batch_tokens: Tokens of a batch that every device can hold.
-        padded: Whether any of them pads.
+        is_padded: Whether any of them pads.
         prepare_items: Items of a request that are prepared at once.
     """
 
@@ -59,7 +59,7 @@ class Replicas:
         self._first: Any = replicas[0]
         self.workers = len(replicas)
         self.batch_tokens = min(replica.batch_tokens for replica in replicas)
-        self.padded = any(replica.padded for replica in replicas)
+        self.is_padded = any(replica.is_padded for replica in replicas)
         self.prepare_items = max(PREPARE_ITEMS, self.batch_tokens // _SHORT)
         self._good = set(range(len(replicas)))
         self._idle = list(self._good)
@@ -71,12 +71,12 @@ class Replicas:
         identity: ModelIdentity = self._first.identity
         return identity
 
-    def prepare(self, items: Sequence[Any], max_length: int | None = None) -> list[Prepared]:
-        """Tokenise and cut; thread-safe."""
-        prepared: list[Prepared] = self._first.prepare(items, max_length)
+    def prepare(self, items: Sequence[Any], max_length: int | None = None) -> list[TokenizedItem]:
+        """Tokenize and cut; thread-safe."""
+        prepared: list[TokenizedItem] = self._first.prepare(items, max_length)
         return prepared
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Compute one batch on a device that is free, or on the next one that is."""
         number = self._take()
         assert number is not None  # noqa: S101  (the last device is never given up)
@@ -97,7 +97,7 @@ class Replicas:
         for replica in self._replicas:
             replica.close()
 
-    def _run(self, number: int, batch: Sequence[Prepared]) -> FloatArray:
+    def _run(self, number: int, batch: Sequence[TokenizedItem]) -> FloatArray:
         try:
             rows: FloatArray = self._replicas[number].run(batch)
         finally:

@@ -17,7 +17,7 @@ _ALLOWED_HALF: Final = 0.1
 """How far a result may move with its batch, in units of the largest of them plus 1."""
 
 
-def check_backend(backend: Backend[Any]) -> None:
+def self_check(backend: Backend[Any]) -> None:
     """Compute awkward texts together and alone; whatever is wrong there would be wrong later.
 
     Raises:

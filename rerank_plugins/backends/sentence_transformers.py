@@ -19,12 +19,16 @@ from rerank_plugins.backends.hub import (
     locate,
     quiet_loading,
 )
-from rerank_plugins.backends.model_files import check_source, default_prompt, least_reach
+from rerank_plugins.backends.model_files import (
+    default_prompt,
+    smallest_max_seq_length,
+    validate_source,
+)
 from rerank_plugins.backends.tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.modular import load_modules
 from rerank_plugins.backends.torch.tokenization import PairTokenizer
 from rerank_plugins.config import ModelConfig
-from rerank_plugins.engine.backend import Prepared, Role
+from rerank_plugins.engine.backend import Role, TokenizedItem
 from rerank_plugins.errors import EngineClosedError, ModelLoadError
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
 
@@ -33,7 +37,7 @@ _UNLIMITED: Final = 2**31
 
 
 class _Tokens(Protocol):
-    def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[Prepared]: ...
+    def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[TokenizedItem]: ...
     def room(self, query: str, max_length: int) -> int: ...
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]: ...
 
@@ -49,7 +53,7 @@ class SentenceTransformerCrossEncoder:
     """
 
     scale = ScoreScale.LOGIT
-    padded = True
+    is_padded = True
     resolve = staticmethod(resolve_local)
 
     def __init__(self, config: ModelConfig) -> None:
@@ -61,7 +65,7 @@ class SentenceTransformerCrossEncoder:
         source = locate(config, cross_encoder_folder)
         options = hub_options(config, source)
         with quiet_loading(config.model):
-            check_source(source, options)
+            validate_source(source, options)
             model = load_modules(config, source, options, device=str(config.device))
             self.prompts: dict[Role, str] = own_prompts(source, options)
             instruction = default_prompt(source, options)
@@ -74,13 +78,13 @@ class SentenceTransformerCrossEncoder:
             ("max_seq_length", model.max_seq_length or _UNLIMITED),
             ("model_max_length", tokenizer.model_max_length),
         )
-        reach = least_reach(limits, config.model)
+        max_seq_length = smallest_max_seq_length(limits, config.model)
         self.identity = ModelIdentity(
             config.model,
             config.revision,
             config.backend,
             config.dtype,
-            reach,
+            max_seq_length,
             fingerprint(source, config.revision, config.cache_folder),
         )
         self.device = torch.device(str(config.device))
@@ -100,8 +104,10 @@ class SentenceTransformerCrossEncoder:
             self._pairs = PairTokenizer(rust, config.model)
         self._model: Any = model
 
-    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
-        """Tokenise and cut text pairs; thread-safe."""
+    def prepare(
+        self, items: Sequence[TextPair], max_length: int | None = None
+    ) -> list[TokenizedItem]:
+        """Tokenize and cut text pairs; thread-safe."""
         return self._pairs.prepare(items, self._length(max_length))
 
     def room(self, query: str, max_length: int | None = None) -> int:
@@ -112,7 +118,7 @@ class SentenceTransformerCrossEncoder:
         """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
         return self._pairs.spans(texts)
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
         if self._model is None:
             message = f"the model {self.identity.model!r} was closed."
@@ -131,7 +137,7 @@ class SentenceTransformerCrossEncoder:
     def _length(self, max_length: int | None) -> int:
         return min(max_length or self.identity.max_length, self.identity.max_length)
 
-    def _features(self, batch: Sequence[Prepared]) -> dict[str, Any]:
+    def _features(self, batch: Sequence[TokenizedItem]) -> dict[str, Any]:
         """Return what the first module reads: padded ids, as its own preprocessing gives them."""
         shape = (len(batch), max(one.tokens for one in batch))
         arrays = {"input_ids": np.full(shape, self._pad), "attention_mask": np.zeros(shape, int)}

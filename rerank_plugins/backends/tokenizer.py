@@ -49,10 +49,10 @@ def private_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str) -> Tokeniz
     return cast("Tokenizer", GuardedTokenizer(copy))
 
 
-def cutting(tokenizer: Tokenizer, reach: int) -> Tokenizer:
+def cutting(tokenizer: Tokenizer, max_seq_length: int) -> Tokenizer:
     """Return a copy that cuts texts to so many tokens: one that is shared is never changed."""
     copy: Tokenizer = Tokenizer.from_str(tokenizer.to_str())
-    copy.enable_truncation(reach)
+    copy.enable_truncation(max_seq_length)
     return cast("Tokenizer", GuardedTokenizer(copy))
 
 

@@ -138,7 +138,7 @@ class Folder:
             )
             raise ConfigurationError(message)
 
-    def summarise(self, summary: Mapping[str, object]) -> None:
+    def summarize(self, summary: Mapping[str, object]) -> None:
         """Write what the run came to."""
         text = json.dumps(summary, indent=1) + "\n"
         atomically(self.path / _SUMMARY, lambda path: _wrote(path, text))

@@ -358,7 +358,7 @@ def rerank_files(
         report(done, total)
     _finish(units, settings, folder)
     summary = _summary(units, len(units) - len(pending), folder, perf_counter() - started)
-    folder.summarise(asdict(summary))
+    folder.summarize(asdict(summary))
     return summary
 
 

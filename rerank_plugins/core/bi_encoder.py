@@ -12,30 +12,30 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rerank_plugins._progress import chunks
-from rerank_plugins.config import MINI, Dtype, check_prompt
-from rerank_plugins.core.inputs import check_documents
+from rerank_plugins.config import MINI, Dtype, validate_prompt
+from rerank_plugins.core.inputs import validate_documents
 from rerank_plugins.core.quantization import EmbeddingForm, Precision, Ranges, value_ranges
-from rerank_plugins.core.ranking import check_scores
+from rerank_plugins.core.ranking import validate_scores
 from rerank_plugins.engine.backend import BiEncoderBackend, Role, RoleText
-from rerank_plugins.engine.engine import Closing
-from rerank_plugins.engine.registry import SharedModel
-from rerank_plugins.engine.request import Computed
+from rerank_plugins.engine.engine import ClosableMixin
+from rerank_plugins.engine.registry import EngineClient
+from rerank_plugins.engine.request import RequestOutput
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.types import (
     NOT_SCORED,
     FloatArray,
     ModelIdentity,
     RankingStats,
-    Scored,
     ScoreScale,
-    Task,
+    ScoringRequest,
+    ScoringResult,
 )
 
 CHUNK: Final = 512
 """Texts handed to the engine at once: enough for full batches of like lengths."""
 
 
-class BiEncoder(SharedModel[RoleText]):
+class BiEncoder(EngineClient[RoleText]):
     """Embeds queries and documents as unit vectors, whose dot product is their similarity.
 
     Those of one configuration share one model, loaded at first use. All methods are thread-safe.
@@ -83,7 +83,7 @@ class BiEncoder(SharedModel[RoleText]):
             device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses. Several
                 have a replica of the model each.
             dtype: Data type of the arithmetic; ``"auto"`` chooses by the device.
-            max_length: Most tokens a text may have; None is the model's own reach.
+            max_length: Most tokens a text may have; None is the model's own maximum length.
             revision: Branch, tag or commit on the hub.
             cache_folder: Where downloads are kept.
             local_files_only: Whether to use only what is already on this machine.
@@ -106,8 +106,8 @@ class BiEncoder(SharedModel[RoleText]):
         self.form = EmbeddingForm(truncate_dim, precision, ranges)
         self.max_length = max_length
         self._prompts: dict[Role, str | None] = {
-            "query": check_prompt("query_prompt", query_prompt),
-            "document": check_prompt("document_prompt", document_prompt),
+            "query": validate_prompt("query_prompt", query_prompt),
+            "document": validate_prompt("document_prompt", document_prompt),
         }
         super().__init__(
             model,
@@ -172,7 +172,7 @@ class BiEncoder(SharedModel[RoleText]):
         """Embed documents without blocking the event loop; see :meth:`encode_queries`."""
         return await self._aencode(texts, "document")
 
-    def compute(self, items: Sequence[RoleText], deadline: float | None = None) -> Computed:
+    def compute(self, items: Sequence[RoleText], deadline: float | None = None) -> RequestOutput:
         """Embed what :meth:`items` gave in common batches.
 
         ``deadline`` is when to stop, on the clock of :func:`time.perf_counter`.
@@ -180,7 +180,9 @@ class BiEncoder(SharedModel[RoleText]):
         computed = self.engine.compute(items, max_length=self.max_length, deadline=deadline)
         return self.form.shortened(computed)
 
-    async def acompute(self, items: Sequence[RoleText], deadline: float | None = None) -> Computed:
+    async def acompute(
+        self, items: Sequence[RoleText], deadline: float | None = None
+    ) -> RequestOutput:
         """Do the same without blocking the event loop."""
         engine = await self._aengine()
         computed = await engine.acompute(items, max_length=self.max_length, deadline=deadline)
@@ -189,7 +191,7 @@ class BiEncoder(SharedModel[RoleText]):
     def _encode(
         self, texts: Sequence[str], role: Role, *, show_progress: bool | None
     ) -> NDArray[Any]:
-        return self.form.quantised(self._vectors(texts, role, show_progress=show_progress))
+        return self.form.quantized(self._vectors(texts, role, show_progress=show_progress))
 
     def _vectors(
         self, texts: Sequence[str], role: Role, *, show_progress: bool | None
@@ -205,12 +207,12 @@ class BiEncoder(SharedModel[RoleText]):
         vectors = [np.empty((0, self.dimension), dtype=np.float32)]
         for part in chunks(items, CHUNK, f"Encoding ({role})", show=False):
             vectors += [(await self.acompute(part)).values]
-        return self.form.quantised(np.concatenate(vectors))
+        return self.form.quantized(np.concatenate(vectors))
 
     def items(self, texts: Sequence[str], role: Role) -> list[RoleText]:
         """Return checked texts with the prompt of their role, for :meth:`compute`."""
         prompt = self._prompts[role]
-        return [RoleText(text, role, prompt) for text in check_documents(texts)]
+        return [RoleText(text, role, prompt) for text in validate_documents(texts)]
 
 
 class Compared:
@@ -222,7 +224,7 @@ class Compared:
 
     def __init__(
         self,
-        tasks: Sequence[Task],
+        tasks: Sequence[ScoringRequest],
         texts: list[str],
         stored: Sequence[ArrayLike | None],
         encoder: BiEncoder,
@@ -252,7 +254,7 @@ class Compared:
             *encoder.items(missing, "document"),
         ]
 
-    def scored(self, computed: Computed) -> list[Scored]:
+    def scored(self, computed: RequestOutput) -> list[ScoringResult]:
         """Return the tasks' scores, given the embeddings of :attr:`items`."""
         # Where each text stands among the items; -1 for those that are stored.
         item = np.where(self._known, -1, len(self._tasks) - 1 + np.cumsum(~self._known))
@@ -269,11 +271,11 @@ class Compared:
     def _answer(
         self,
         number: int,
-        computed: Computed,
+        computed: RequestOutput,
         item: NDArray[np.intp],
         done: NDArray[np.bool_],
         cut: NDArray[np.bool_],
-    ) -> Scored:
+    ) -> ScoringResult:
         texts = self._tasks[number].texts
         rows = np.array([self._position[text] for text in texts], dtype=np.intp)
         scored = done[rows] & computed.done[number]
@@ -281,10 +283,10 @@ class Compared:
         if scored.any():
             with np.errstate(invalid="ignore"):  # what is not finite is refused by name
                 cosines = self._vectors[rows[scored]] @ computed.values[number]
-            scores[scored] = check_scores(cosines, int(scored.sum()))
+            scores[scored] = validate_scores(cosines, int(scored.sum()))
         own = np.unique(rows)
         embedded = item[own][~self._known[own]]
-        return Scored(
+        return ScoringResult(
             scores=scores,
             stage=np.where(scored, 0, NOT_SCORED),
             truncated=cut[rows],
@@ -329,7 +331,7 @@ Stored = Mapping[str, ArrayLike] | Callable[[list[str]], Sequence[ArrayLike | No
 """Embeddings by text, or what looks them up: one a text, None where there is none."""
 
 
-class BiEncoderScorer(Closing):
+class BiEncoderScorer(ClosableMixin):
     """Scores documents by the cosine of their embedding and the query's.
 
     Only what is not stored is embedded; identical texts are embedded once for all tasks.
@@ -356,11 +358,13 @@ class BiEncoderScorer(Closing):
         Raises:
             ConfigurationError: If ``stored`` is neither.
         """
-        _check_stored(stored)
+        _validate_stored(stored)
         self._encoder = encoder
         self._stored = stored
 
-    def score_tasks(self, tasks: Sequence[Task], deadline: float | None = None) -> list[Scored]:
+    def score_requests(
+        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
+    ) -> list[ScoringResult]:
         """Score the documents of each task; see :class:`~rerank_plugins.types.Scorer`.
 
         Raises:
@@ -370,10 +374,10 @@ class BiEncoderScorer(Closing):
         compared = self._compare(tasks)
         return compared.scored(self._encoder.compute(compared.items, deadline))
 
-    async def ascore_tasks(
-        self, tasks: Sequence[Task], deadline: float | None = None
-    ) -> list[Scored]:
-        """Do the same without blocking the event loop; see :meth:`score_tasks`."""
+    async def ascore_requests(
+        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
+    ) -> list[ScoringResult]:
+        """Do the same without blocking the event loop; see :meth:`score_requests`."""
         compared = await asyncio.to_thread(self._compare, tasks)
         computed = await self._encoder.acompute(compared.items, deadline)
         return await asyncio.to_thread(compared.scored, computed)
@@ -386,7 +390,7 @@ class BiEncoderScorer(Closing):
         """Release the model; the next request loads it again."""
         self._encoder.close()
 
-    def _compare(self, tasks: Sequence[Task]) -> Compared:
+    def _compare(self, tasks: Sequence[ScoringRequest]) -> Compared:
         # The first of each task first, so that a deadline is shared.
         turns = zip_longest(*(task.texts for task in tasks))
         texts = list(dict.fromkeys(text for turn in turns for text in turn if text is not None))
@@ -407,7 +411,7 @@ class BiEncoderScorer(Closing):
         return found
 
 
-def _check_stored(stored: object) -> None:
+def _validate_stored(stored: object) -> None:
     if stored is not None and not isinstance(stored, Mapping) and not callable(stored):
         message = (
             f"stored is {type(stored).__name__}; give a mapping from text to embedding, or a "

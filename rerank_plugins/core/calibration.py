@@ -1,4 +1,4 @@
-"""Scores that can be read as probabilities, fitted on the user's own labelled pairs."""
+"""Scores that can be read as probabilities, fitted on the user's own labeled pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rerank_plugins._lazy import require
-from rerank_plugins.core import calibration as calibration_file
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.types import FloatArray, ModelIdentity
 
@@ -104,25 +103,25 @@ def fit_platt(scores: FloatArray, relevant: NDArray[np.bool_]) -> Platt:
     high, low = (positives + 1) / (positives + 2), 1 / (len(relevant) - positives + 2)
     target = np.where(relevant, high, low)
     wide = scores.astype(np.float64)
-    centre, width = wide.mean(), wide.std()
+    center, width = wide.mean(), wide.std()
     if width == 0:
         raise InvalidInputError(_WRONG_WAY)
     # A soft target is the same pair twice, as relevant and as not, with two weights.
-    features = np.tile((wide - centre) / width, 2)[:, None]
+    features = np.tile((wide - center) / width, 2)[:, None]
     classes = np.repeat([1, 0], len(wide))
     model = linear.LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8)
     model.fit(features, classes, sample_weight=np.concatenate([target, 1 - target]))
     slope = float(model.coef_[0, 0] / width)
     if not slope > 0:
         raise InvalidInputError(_WRONG_WAY)
-    return Platt(slope, float(model.intercept_[0] - slope * centre))
+    return Platt(slope, float(model.intercept_[0] - slope * center))
 
 
 def fit_isotonic(scores: FloatArray, relevant: NDArray[np.bool_]) -> Isotonic:
     """Fit the best rising steps, and put a knot on the mean score of each step.
 
     Isotonic regression gives every pair of a step the same probability; lines between the
-    centres of steps keep their order instead (Oron and Flournoy, 2017).
+    centers of steps keep their order instead (Oron and Flournoy, 2017).
 
     Args:
         scores: Raw scores, shape ``(pairs,)``.
@@ -137,10 +136,10 @@ def fit_isotonic(scores: FloatArray, relevant: NDArray[np.bool_]) -> Isotonic:
     heights, step = np.unique(fitted, return_inverse=True)
     if len(heights) == 1:
         raise InvalidInputError(_WRONG_WAY)
-    centres = np.bincount(step, weights=wide) / np.bincount(step)
+    centers = np.bincount(step, weights=wide) / np.bincount(step)
     return Isotonic(
-        # Rounding may put the means of two neighbouring scores the wrong way round.
-        scores=tuple(np.maximum.accumulate(centres).tolist()),
+        # Rounding may put the means of two neighboring scores the wrong way round.
+        scores=tuple(np.maximum.accumulate(centers).tolist()),
         probabilities=tuple(heights.tolist()),
     )
 
@@ -149,7 +148,7 @@ FEWEST_PAIRS: Final = 20
 FEWEST_OF_A_LABEL: Final = 5
 
 
-def labelled_pairs(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
+def labeled_pairs(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Return scores as float32 and whether each is of a relevant pair, both checked.
 
     Raises:
@@ -224,7 +223,7 @@ class PrecisionCurve:
     """For every thousandth of precision the lowest threshold that reaches it, and the best.
 
     Attributes:
-        pairs: How many pairs were labelled.
+        pairs: How many pairs were labeled.
         relevant: How many of them are relevant.
         points: Thresholds and precisions, both rising.
     """
@@ -269,7 +268,7 @@ class PrecisionCurve:
         kept = np.cumsum(np.bincount(place)[::-1])[::-1]
         hits = np.cumsum(np.bincount(place, weights=relevant).astype(np.int64)[::-1])[::-1]
         enough = kept >= FEWEST_KEPT
-        # In whole thousandths, by integers: nine of ten must reach 0.9 exactly.
+        # In whole thousandths, by integers: nine of ten must max_seq_length 0.9 exactly.
         reached = np.maximum.accumulate(hits[enough] * _LEVELS // kept[enough])
         first = np.flatnonzero(np.diff(reached, prepend=-1))
         best = np.argmax(hits[enough] / kept[enough])
@@ -304,7 +303,7 @@ class PrecisionCurve:
         best = self.best
         message = (
             f"no threshold with at least {FEWEST_KEPT} pairs above it reaches a precision of "
-            f"{precision} on the {self.pairs} labelled pairs ({self.relevant} relevant). The best "
+            f"{precision} on the {self.pairs} labeled pairs ({self.relevant} relevant). The best "
             f"is {best.precision:.3f} at {best.threshold:.6g}, which keeps {best.kept} pairs. Ask "
             "for less, or label more pairs."
         )
@@ -354,7 +353,7 @@ class Calibrator:
         model: ModelIdentity,
         method: Method = "platt",
     ) -> Calibrator:
-        """Fit on labelled pairs.
+        """Fit on labeled pairs.
 
         Args:
             scores: ``raw_score`` of each pair, shape ``(pairs,)``.
@@ -373,7 +372,7 @@ class Calibrator:
         if method not in _FITS:
             message = f"method is {method!r}; allowed are {', '.join(_FITS)}."
             raise ConfigurationError(message)
-        raw, relevant = labelled_pairs(scores, labels)
+        raw, relevant = labeled_pairs(scores, labels)
         mapping = _FITS[method](raw, relevant)
         return cls(model, mapping, PrecisionCurve.of(mapping(raw), relevant))
 
@@ -411,7 +410,7 @@ class Calibrator:
     def threshold_for(self, precision: float = 0.9) -> float:
         """Return the lowest threshold that reaches a precision on the fitted pairs.
 
-        Of the labelled pairs with ``relevance_score >= threshold``, at least that share is
+        Of the labeled pairs with ``relevance_score >= threshold``, at least that share is
         relevant. Thresholds above which fewer than ten pairs lie are not considered. New
         pairs will be a little worse than those it was chosen on;
         :func:`rerank_plugins.evaluation.calibration.cross_validated` measures how much.
@@ -430,7 +429,7 @@ class Calibrator:
         Raises:
             ConfigurationError: If the file cannot be written.
         """
-        calibration_file.write(Path(path), self.model, self.mapping, self.precision_curve)
+        write(Path(path), self.model, self.mapping, self.precision_curve)
 
     @classmethod
     def load(cls, path: str | Path) -> Calibrator:
@@ -440,7 +439,7 @@ class Calibrator:
             ConfigurationError: If the file cannot be read or anything in it is not as
                 :meth:`save` writes it.
         """
-        return cls(*calibration_file.read(Path(path)))
+        return cls(*read(Path(path)))
 
 
 def _name(model: ModelIdentity) -> str:

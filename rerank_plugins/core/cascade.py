@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from rerank_plugins.config import RerankConfig, check_count, check_number
+from rerank_plugins.config import RerankConfig, validate_count, validate_number
 from rerank_plugins.core.bi_encoder import BiEncoder, BiEncoderScorer
 from rerank_plugins.core.ranking import order
 from rerank_plugins.core.reranker import Reranker
-from rerank_plugins.engine.engine import Closing
+from rerank_plugins.engine.engine import ClosableMixin
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.types import (
     NOT_SCORED,
     FloatArray,
     Ranking,
     RankingStats,
-    Scored,
     Scorer,
-    Task,
+    ScoringRequest,
+    ScoringResult,
     Window,
 )
 
@@ -57,9 +57,9 @@ class Stage:
             ConfigurationError: If one is out of range, or the ranker has settings that no
                 stage can keep to.
         """
-        check_count("keep", self.keep, "for all")
-        check_number("share", self.share, "for all that is left", low=0, high=1)
-        check_number("margin", self.margin, "for no early stop", low=0)
+        validate_count("keep", self.keep, "for all")
+        validate_number("share", self.share, "for all that is left", low=0, high=1)
+        validate_number("margin", self.margin, "for no early stop", low=0)
         if self.share == 0:
             message = "share is 0; a stage needs time: give a number above 0 and up to 1, or None."
             raise ConfigurationError(message)
@@ -139,24 +139,24 @@ def lead(scores: FloatArray) -> float:
     return float(best[0] - best[1]) if len(best) > 1 else math.inf
 
 
-class CascadeRun:
+class CascadeState:
     """What one call of a cascade has found so far."""
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    def __init__(self, tasks: Sequence[ScoringRequest]) -> None:
         """Put all tasks before the first stage."""
         self._tasks = [_Underway(task) for task in tasks]
 
-    def asked(self) -> list[Task]:
+    def asked(self) -> list[ScoringRequest]:
         """Return what the next stage has to score; nothing if all tasks are done."""
         return [one.asked() for one in self._tasks if not one.done]
 
-    def take(self, stage: Stage, answers: Sequence[Scored]) -> None:
+    def take(self, stage: Stage, answers: Sequence[ScoringResult]) -> None:
         """Note what a stage made of :meth:`asked`."""
         underway = [one for one in self._tasks if not one.done]
         for one, answer in zip(underway, answers, strict=True):
             one.take(stage, answer)
 
-    def scored(self) -> list[Scored]:
+    def scored(self) -> list[ScoringResult]:
         """Return one answer a task, in order."""
         return [one.scored() for one in self._tasks]
 
@@ -164,7 +164,7 @@ class CascadeRun:
 class _Underway:
     """A task and its documents' last scores."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: ScoringRequest) -> None:
         count = len(task.texts)
         self._task = task
         self._scores = np.full(count, np.nan, dtype=np.float32)
@@ -172,19 +172,19 @@ class _Underway:
         self._truncated = np.zeros(count, dtype=np.bool_)
         self._windows: list[Window | None] = [None] * count
         self._waiting = np.arange(count)
-        self._answers: list[Scored] = []
+        self._answers: list[ScoringResult] = []
         self.done = count == 0
 
-    def asked(self) -> Task:
+    def asked(self) -> ScoringRequest:
         """Return what the next stage scores, the best first: a deadline then costs least."""
         first = self._task.first_stage
-        return Task(
+        return ScoringRequest(
             self._task.query,
             [self._task.texts[index] for index in self._waiting.tolist()],
             None if first is None else first[self._waiting],
         )
 
-    def take(self, stage: Stage, answer: Scored) -> None:
+    def take(self, stage: Stage, answer: ScoringResult) -> None:
         """Note the scores and choose who goes on."""
         scored = (answer.stage != NOT_SCORED) & (answer.stage == answer.stage.max())
         places = self._waiting[scored]
@@ -201,17 +201,17 @@ class _Underway:
             stage.margin is not None and scored.all() and lead(answer.scores) >= stage.margin
         )
 
-    def scored(self) -> Scored:
+    def scored(self) -> ScoringResult:
         """Return the answer of all stages together."""
         if not self._answers:
-            return Scored.nothing(0, "complete")
+            return ScoringResult.nothing(0, "complete")
         last = int(self._stage.max())
         # Out of time before the last stage: its scale is another, and no threshold holds for it.
         final = last == len(self._answers) - 1
         answer = self._answers[max(last, 0)]
         costs = [one.stats for one in self._answers]
         complete = all(one.status == "complete" for one in self._answers)
-        return Scored(
+        return ScoringResult(
             scores=self._scores,
             stage=self._stage,
             truncated=self._truncated,
@@ -237,7 +237,7 @@ class _Underway:
         )
 
 
-class Cascade(Closing):
+class Cascade(ClosableMixin):
     """Scores documents in stages, each on the best of the stage before it.
 
     A scorer: it takes the place of a model in :class:`~rerank_plugins.Reranker` and in the
@@ -309,25 +309,27 @@ class Cascade(Closing):
         """Do the same without blocking the event loop; see :meth:`rank`."""
         return await Reranker(self).arank(query, documents, top_n=top_n, deadline_ms=deadline_ms)
 
-    def score_tasks(self, tasks: Sequence[Task], deadline: float | None = None) -> list[Scored]:
+    def score_requests(
+        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
+    ) -> list[ScoringResult]:
         """Score the documents of each task; see :class:`~rerank_plugins.types.Scorer`.
 
         All tasks go through a stage together, so that they share its batches.
         """
-        run = CascadeRun(tasks)
+        run = CascadeState(tasks)
         for stage in self.stages:
             if asked := run.asked():
-                run.take(stage, stage.scorer.score_tasks(asked, stage.until(deadline)))
+                run.take(stage, stage.scorer.score_requests(asked, stage.until(deadline)))
         return run.scored()
 
-    async def ascore_tasks(
-        self, tasks: Sequence[Task], deadline: float | None = None
-    ) -> list[Scored]:
-        """Do the same without blocking the event loop; see :meth:`score_tasks`."""
-        run = CascadeRun(tasks)
+    async def ascore_requests(
+        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
+    ) -> list[ScoringResult]:
+        """Do the same without blocking the event loop; see :meth:`score_requests`."""
+        run = CascadeState(tasks)
         for stage in self.stages:
             if asked := run.asked():
-                run.take(stage, await stage.scorer.ascore_tasks(asked, stage.until(deadline)))
+                run.take(stage, await stage.scorer.ascore_requests(asked, stage.until(deadline)))
         return run.scored()
 
     @property

@@ -10,22 +10,30 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from rerank_plugins.config import ModelConfig, ModelSettings, Priority, ScoringConfig
-from rerank_plugins.core.ranking import check_scores
-from rerank_plugins.core.windows import Cutter, thin_out
+from rerank_plugins.config import ModelConfig, ModelSpec, Priority, ScoringConfig
+from rerank_plugins.core.ranking import validate_scores
+from rerank_plugins.core.windows import WindowSplitter, thin_out
 from rerank_plugins.engine.backend import CrossEncoderBackend, Role
 from rerank_plugins.engine.engine import Engine
-from rerank_plugins.engine.registry import SharedModel
-from rerank_plugins.engine.request import Computed
+from rerank_plugins.engine.registry import EngineClient
+from rerank_plugins.engine.request import RequestOutput
 from rerank_plugins.errors import ConfigurationError
-from rerank_plugins.types import NOT_SCORED, RankingStats, Scored, Scorer, Task, TextPair, Window
+from rerank_plugins.types import (
+    NOT_SCORED,
+    RankingStats,
+    Scorer,
+    ScoringRequest,
+    ScoringResult,
+    TextPair,
+    Window,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rerank_plugins.config import ScoringConfig
     from rerank_plugins.engine.backend import Role
-    from rerank_plugins.engine.request import Computed
+    from rerank_plugins.engine.request import RequestOutput
     from rerank_plugins.types import ModelIdentity, ScoreScale
 
     Cut = Callable[[str, list[str]], list[list[Window]]]
@@ -40,7 +48,11 @@ class PairedTask:
     """
 
     def __init__(
-        self, task: Task, config: ScoringConfig, prompts: Mapping[Role, str], cut: Cut | None
+        self,
+        task: ScoringRequest,
+        config: ScoringConfig,
+        prompts: Mapping[Role, str],
+        cut: Cut | None,
     ) -> None:
         """Put prompts before the texts and cut long documents.
 
@@ -69,7 +81,9 @@ class PairedTask:
         self.pairs = [TextPair(query, part) for part in position]
         self._pair_of = np.array([position[part] for part in parts], dtype=np.intp)
 
-    def scored(self, computed: Computed, model: ModelIdentity, scale: ScoreScale) -> Scored:
+    def scored(
+        self, computed: RequestOutput, model: ModelIdentity, scale: ScoreScale
+    ) -> ScoringResult:
         """Return the documents' scores, given those of :attr:`pairs`.
 
         A document counts as scored once all of its windows are.
@@ -78,7 +92,7 @@ class PairedTask:
             InvalidScoresError: If a score is missing or not finite.
         """
         done = computed.done
-        check_scores(computed.values[done], int(done.sum()))
+        validate_scores(computed.values[done], int(done.sum()))
         values = computed.values[self._pair_of]
         counts = np.array([len(windows) for windows in self._windows], dtype=np.intp)
         starts = np.cumsum(counts) - counts
@@ -91,7 +105,7 @@ class PairedTask:
             scores[document] = best.mean(dtype=np.float64)
             windows[document] = self._windows[document][int(own.argmax())]
         cut = np.logical_or.reduceat(computed.truncated[self._pair_of], starts) | self._thinned
-        return Scored(
+        return ScoringResult(
             scores=scores,
             stage=np.where(complete, 0, NOT_SCORED),
             truncated=cut,
@@ -123,7 +137,7 @@ def together(
     Args:
         tasks: Whose pairs.
         in_turns: Whether the first pair of each goes first, so that all have their share of a
-            deadline. Otherwise a task's pairs stand together, and its query is tokenised once.
+            deadline. Otherwise a task's pairs stand together, and its query is tokenized once.
 
     Returns:
         The pairs, and for each task where its own are among them.
@@ -143,7 +157,7 @@ class _Options(TypedDict):
     wait: bool
 
 
-class ModelScorer(SharedModel[TextPair]):
+class ModelScorer(EngineClient[TextPair]):
     """Scores tasks with the one engine that this process has for a cross-encoder."""
 
     _kind = "cross-encoder"
@@ -151,7 +165,7 @@ class ModelScorer(SharedModel[TextPair]):
 
     def __init__(
         self,
-        model: str | Path | ModelSettings | CrossEncoderBackend,
+        model: str | Path | ModelSpec | CrossEncoderBackend,
         config: ScoringConfig,
         **settings: Any,  # noqa: ANN401  (the other fields of ModelConfig)
     ) -> None:
@@ -163,7 +177,9 @@ class ModelScorer(SharedModel[TextPair]):
         self._config = config
         super().__init__(model, max_length=config.max_length, **settings)
 
-    def score_tasks(self, tasks: Sequence[Task], deadline: float | None = None) -> list[Scored]:
+    def score_requests(
+        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
+    ) -> list[ScoringResult]:
         """Score the documents of each task; see :class:`~rerank_plugins.types.Scorer`."""
         engine = self.engine
         paired = self._pair(engine, tasks)
@@ -171,10 +187,10 @@ class ModelScorer(SharedModel[TextPair]):
         computed = engine.compute(pairs, deadline=deadline, **self._options)
         return _shares(engine, paired, places, computed)
 
-    async def ascore_tasks(
-        self, tasks: Sequence[Task], deadline: float | None = None
-    ) -> list[Scored]:
-        """Do the same without blocking the event loop; see :meth:`score_tasks`."""
+    async def ascore_requests(
+        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
+    ) -> list[ScoringResult]:
+        """Do the same without blocking the event loop; see :meth:`score_requests`."""
         engine = await self._aengine()
         if self._config.long_documents == "windows":
             paired = await asyncio.to_thread(self._pair, engine, tasks)
@@ -184,7 +200,7 @@ class ModelScorer(SharedModel[TextPair]):
         computed = await engine.acompute(pairs, deadline=deadline, **self._options)
         return _shares(engine, paired, places, computed)
 
-    def compute(self, pairs: Sequence[TextPair]) -> Computed:
+    def compute(self, pairs: Sequence[TextPair]) -> RequestOutput:
         """Score pairs as they are, without prompts and windows."""
         return self.engine.compute(pairs, **self._options)
 
@@ -196,13 +212,13 @@ class ModelScorer(SharedModel[TextPair]):
             "wait": self._config.overload == "wait",
         }
 
-    def _pair(self, engine: Engine[TextPair], tasks: Sequence[Task]) -> list[PairedTask]:
+    def _pair(self, engine: Engine[TextPair], tasks: Sequence[ScoringRequest]) -> list[PairedTask]:
         config = self._config
         prompts = prompts_of(engine.prompts, config)
         cut = None
         if config.long_documents == "windows":
             before = prompts["document"]
-            cut = Cutter(engine.backend, config.max_length, config.window_overlap, before)
+            cut = WindowSplitter(engine.backend, config.max_length, config.window_overlap, before)
         return [PairedTask(task, config, prompts, cut) for task in tasks]
 
 
@@ -219,8 +235,8 @@ def _shares(
     engine: Engine[TextPair],
     paired: Sequence[PairedTask],
     places: Sequence[list[int]],
-    computed: Computed,
-) -> list[Scored]:
+    computed: RequestOutput,
+) -> list[ScoringResult]:
     """Give each task its part of what was computed together."""
     return [
         task.scored(computed.part(own), engine.identity, engine.scale)
@@ -229,7 +245,7 @@ def _shares(
 
 
 def scorer_of(
-    model: str | Path | ModelSettings | CrossEncoderBackend | Scorer,
+    model: str | Path | ModelSpec | CrossEncoderBackend | Scorer,
     config: ScoringConfig,
     **settings: Any,  # noqa: ANN401  (the other fields of ModelConfig)
 ) -> Scorer:

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from rerank_plugins.config import check_number
+from rerank_plugins.config import validate_number
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.types import FloatArray, RankedDocument
@@ -17,7 +17,7 @@ _AHEAD: Final = 2
 """Documents embedded at once, as a multiple of those wanted."""
 
 
-class DuplicateFilter:
+class NearDuplicateFilter:
     """Keeps, from best to worst, the documents that are like none kept before.
 
     A greedy choice, as in Carbonell and Goldstein's maximal marginal relevance (1998), but
@@ -38,7 +38,7 @@ class DuplicateFilter:
         Raises:
             ConfigurationError: If the similarity is out of range.
         """
-        check_number("drop_similar", similarity, low=0, high=1)
+        validate_number("drop_similar", similarity, low=0, high=1)
         if encoder.form.precision != "float32":
             message = (
                 f"the similarity model's precision is {encoder.form.precision!r}; cosines need "
@@ -100,7 +100,7 @@ class _Kept:
 
 def duplicate_filter(
     similarity: float | None, model: str | Path | BiEncoder
-) -> DuplicateFilter | None:
+) -> NearDuplicateFilter | None:
     """Return the filter of a similarity, or None if there is none.
 
     Raises:
@@ -109,4 +109,4 @@ def duplicate_filter(
     if similarity is None:
         return None
     encoder = model if isinstance(model, BiEncoder) else BiEncoder(model)
-    return DuplicateFilter(similarity, encoder)
+    return NearDuplicateFilter(similarity, encoder)

@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.types import RankedDocument, Ranking, Task, TextPair
+from rerank_plugins.types import RankedDocument, Ranking, ScoringRequest, TextPair
 
 
-def check_query(query: object) -> str:
+def validate_query(query: object) -> str:
     """Return the query if it is text with something in it.
 
     Raises:
@@ -30,7 +30,7 @@ def check_query(query: object) -> str:
     return query
 
 
-def check_documents(documents: object) -> list[str]:
+def validate_documents(documents: object) -> list[str]:
     """Return the documents as a list if each is a string; empty strings are allowed.
 
     Raises:
@@ -55,7 +55,7 @@ def check_documents(documents: object) -> list[str]:
     return texts
 
 
-def check_two(pair: object, position: int, shape: str) -> tuple[Any, Any]:
+def validate_two(pair: object, position: int, shape: str) -> tuple[Any, Any]:
     """Return the two parts of an element of a list of pairs.
 
     Args:
@@ -72,7 +72,7 @@ def check_two(pair: object, position: int, shape: str) -> tuple[Any, Any]:
     return pair[0], pair[1]
 
 
-def check_pairs(pairs: Iterable[object]) -> list[TextPair]:
+def validate_pairs(pairs: Iterable[object]) -> list[TextPair]:
     """Return text pairs as such if each is a query and a document.
 
     Raises:
@@ -80,21 +80,21 @@ def check_pairs(pairs: Iterable[object]) -> list[TextPair]:
     """
     checked = []
     for position, pair in enumerate(pairs):
-        query, document = check_two(pair, position, "(query, document)")
-        checked.append(TextPair(check_query(query), check_documents([document])[0]))
+        query, document = validate_two(pair, position, "(query, document)")
+        checked.append(TextPair(validate_query(query), validate_documents([document])[0]))
     return checked
 
 
-def check_task(query: object, documents: object, first_stage: object) -> Task:
+def validate_request(query: object, documents: object, first_stage: object) -> ScoringRequest:
     """Return a query with its documents as a task.
 
     Raises:
         InvalidInputError: If one of them cannot be used.
     """
-    texts = check_documents(documents)
-    checked = check_query(query)
+    texts = validate_documents(documents)
+    checked = validate_query(query)
     if first_stage is None:
-        return Task(checked, texts)
+        return ScoringRequest(checked, texts)
     try:
         scores = np.array(first_stage, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -110,13 +110,15 @@ def check_task(query: object, documents: object, first_stage: object) -> Task:
         bad = int(np.argmin(np.isfinite(scores)))
         message = f"first_stage score {bad} is {scores[bad]}; each must be a finite number."
         raise InvalidInputError(message)
-    return Task(checked, texts, scores)
+    return ScoringRequest(checked, texts, scores)
 
 
-def check_tasks(requests: Iterable[object], first_stage: Sequence[object] | None) -> list[Task]:
-    """Return queries with their documents as tasks; see :func:`check_task`."""
+def validate_requests(
+    requests: Iterable[object], first_stage: Sequence[object] | None
+) -> list[ScoringRequest]:
+    """Return queries with their documents as tasks; see :func:`validate_request`."""
     pairs = [
-        check_two(request, position, "(query, documents)")
+        validate_two(request, position, "(query, documents)")
         for position, request in enumerate(requests)
     ]
     scores = [None] * len(pairs) if first_stage is None else list(first_stage)
@@ -126,7 +128,7 @@ def check_tasks(requests: Iterable[object], first_stage: Sequence[object] | None
         )
         raise InvalidInputError(message)
     return [
-        check_task(query, documents, own)
+        validate_request(query, documents, own)
         for (query, documents), own in zip(pairs, scores, strict=True)
     ]
 

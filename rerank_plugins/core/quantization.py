@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rerank_plugins.config import check_choice, check_count
+from rerank_plugins.config import validate_choice, validate_count
 from rerank_plugins.engine.backend import unit_vectors
-from rerank_plugins.engine.request import Computed
+from rerank_plugins.engine.request import RequestOutput
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.types import FloatArray
 
@@ -49,8 +49,8 @@ class EmbeddingForm:
         Raises:
             ConfigurationError: If one is out of range.
         """
-        check_count("truncate_dim", self.truncate_dim, "for all dimensions")
-        check_choice("precision", self.precision, get_args(Precision))
+        validate_count("truncate_dim", self.truncate_dim, "for all dimensions")
+        validate_choice("precision", self.precision, get_args(Precision))
         integer = self.precision in ("int8", "uint8")
         if integer and self.ranges is None:
             message = (
@@ -76,14 +76,14 @@ class EmbeddingForm:
             raise ConfigurationError(message)
         return self.truncate_dim or full
 
-    def shortened(self, computed: Computed) -> Computed:
+    def shortened(self, computed: RequestOutput) -> RequestOutput:
         """Return results with truncated unit vectors, still float32."""
         if self.truncate_dim is None or computed.values.ndim != _NDIM:
             return computed
         values = computed.values[:, : self.dimension(computed.values.shape[1])]
         return replace(computed, values=unit_vectors(values))
 
-    def quantised(self, vectors: FloatArray) -> NDArray[Any]:
+    def quantized(self, vectors: FloatArray) -> NDArray[Any]:
         """Return vectors in the precision that was asked for; a row a vector."""
         if self.precision == "float32":
             return vectors
@@ -120,7 +120,7 @@ def value_ranges(vectors: FloatArray) -> FloatArray:
 
 
 def _checked_ranges(ranges: ArrayLike) -> tuple[tuple[float, ...], ...]:
-    """Return ranges as tuples, which compare and serialise."""
+    """Return ranges as tuples, which compare and serialize."""
     try:
         values = np.asarray(ranges, dtype=np.float64)
     except (TypeError, ValueError):

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rerank_plugins.config import Activation, RerankConfig, check_choice
+from rerank_plugins.config import Activation, RerankConfig, validate_choice
 from rerank_plugins.core.calibration import sigmoid
 from rerank_plugins.errors import ConfigurationError, InvalidInputError, InvalidScoresError
 from rerank_plugins.types import (
@@ -16,14 +16,14 @@ from rerank_plugins.types import (
     FloatArray,
     RankedDocument,
     Ranking,
-    Scored,
     Scorer,
     ScoreScale,
-    Task,
+    ScoringRequest,
+    ScoringResult,
 )
 
 
-def check_scores(scores: FloatArray, expected: int) -> FloatArray:
+def validate_scores(scores: FloatArray, expected: int) -> FloatArray:
     """Return the scores if there is one finite score for each pair.
 
     Args:
@@ -111,7 +111,7 @@ def fuse(
         >>> fuse([2.0, 4.0, 3.0], [0.9, 0.5, 0.8], "weighted", 0.5).round(3).tolist()
         [0.5, 0.5, 0.625]
     """
-    check_fusion(method, weight)
+    validate_fusion(method, weight)
     raw = _scores("raw_scores", raw_scores)
     first = _scores("first_stage", -np.arange(len(raw)) if first_stage is None else first_stage)
     if raw.shape != first.shape:
@@ -155,13 +155,13 @@ def fused_order(fused: Fused, first_stage: ArrayLike | None) -> NDArray[np.intp]
     return order((~unscored).astype(np.int8), key)
 
 
-def check_fusion(method: str, weight: float) -> None:
+def validate_fusion(method: str, weight: float) -> None:
     """Check the settings of a fusion.
 
     Raises:
         ConfigurationError: If one is out of range.
     """
-    check_choice("fusion", method, get_args(FusionMethod))
+    validate_choice("fusion", method, get_args(FusionMethod))
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
         message = (
             f"fusion_weight is {weight!r}; it must be a number from 0 (the first stage alone) to "
@@ -209,7 +209,7 @@ def _distinct(rising: Fused) -> Fused:
     return parted
 
 
-def check_scale(scorer: Scorer, config: RerankConfig) -> None:
+def validate_scale(scorer: Scorer, config: RerankConfig) -> None:
     """Refuse what compares scores, where not all rankings have them from the same model.
 
     Raises:
@@ -226,7 +226,7 @@ def check_scale(scorer: Scorer, config: RerankConfig) -> None:
             raise ConfigurationError(message)
 
 
-def make_ranking(task: Task, scored: Scored, config: RerankConfig) -> Ranking:
+def build_ranking(task: ScoringRequest, scored: ScoringResult, config: RerankConfig) -> Ranking:
     """Return the ranking of a task, without ``top_n``.
 
     Documents that the last model scored come first, by relevance; then those of the stages
@@ -278,7 +278,7 @@ def make_ranking(task: Task, scored: Scored, config: RerankConfig) -> Ranking:
 
 
 def _relevance(
-    task: Task, scored: Scored, raw: NDArray[np.float32], config: RerankConfig
+    task: ScoringRequest, scored: ScoringResult, raw: NDArray[np.float32], config: RerankConfig
 ) -> NDArray[np.float64]:
     if config.fusion != "none":
         return fuse(raw, task.first_stage, config.fusion, config.fusion_weight)
@@ -289,8 +289,8 @@ def _relevance(
 
 
 def _keys(
-    task: Task,
-    scored: Scored,
+    task: ScoringRequest,
+    scored: ScoringResult,
     final: NDArray[np.bool_],
     relevance: NDArray[np.float64],
     config: RerankConfig,

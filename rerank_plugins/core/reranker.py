@@ -18,7 +18,7 @@ from rerank_plugins.config import (
     Dtype,
     Fusion,
     LongDocuments,
-    ModelSettings,
+    ModelSpec,
     OnError,
     Optimize,
     Overload,
@@ -30,13 +30,20 @@ from rerank_plugins.config import (
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.core.cross_encoder import ModelScorer, scorer_of
-from rerank_plugins.core.deduplication import DuplicateFilter, duplicate_filter
-from rerank_plugins.core.inputs import check_pairs, check_task, check_tasks
-from rerank_plugins.core.ranking import check_scale, check_scores, make_ranking
+from rerank_plugins.core.deduplication import NearDuplicateFilter, duplicate_filter
+from rerank_plugins.core.inputs import validate_pairs, validate_request, validate_requests
+from rerank_plugins.core.ranking import build_ranking, validate_scale, validate_scores
 from rerank_plugins.engine.backend import CrossEncoderBackend
-from rerank_plugins.engine.engine import Closing, Engine
+from rerank_plugins.engine.engine import ClosableMixin, Engine
 from rerank_plugins.errors import ConfigurationError, InferenceError
-from rerank_plugins.types import FloatArray, Ranking, Scored, Scorer, Task, TextPair
+from rerank_plugins.types import (
+    FloatArray,
+    Ranking,
+    Scorer,
+    ScoringRequest,
+    ScoringResult,
+    TextPair,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -51,13 +58,13 @@ class Pipeline:
     """
 
     scorer: Scorer
-    duplicates: DuplicateFilter | None
+    duplicates: NearDuplicateFilter | None
 
     def __post_init__(self) -> None:
         """Load what records calls now, so that the first one does not wait for it."""
         get_tracer()
 
-    def run(self, tasks: Sequence[Task], config: RerankConfig) -> list[Ranking]:
+    def run(self, tasks: Sequence[ScoringRequest], config: RerankConfig) -> list[Ranking]:
         """Return one ranking a task.
 
         Raises:
@@ -69,7 +76,7 @@ class Pipeline:
                 trace.ranked(rankings)
         return rankings
 
-    async def arun(self, task: Task, config: RerankConfig) -> Ranking:
+    async def arun(self, task: ScoringRequest, config: RerankConfig) -> Ranking:
         """Return the ranking of a task without blocking the event loop; see :meth:`run`."""
         with self._traced([task], config) as trace:
             ranking = await self._aranking(task, config)
@@ -84,19 +91,19 @@ class Pipeline:
             self.duplicates.encoder.warm_up()
 
     def _traced(
-        self, tasks: Sequence[Task], config: RerankConfig
+        self, tasks: Sequence[ScoringRequest], config: RerankConfig
     ) -> AbstractContextManager[Trace | None]:
         model = getattr(self.scorer, "name", type(self.scorer).__name__)
         return get_tracer().rank(tasks, config, model)
 
-    def _rankings(self, tasks: Sequence[Task], config: RerankConfig) -> list[Ranking]:
+    def _rankings(self, tasks: Sequence[ScoringRequest], config: RerankConfig) -> list[Ranking]:
         deadline = _deadline(config)
         scored = iter(self._score([task for task in tasks if task.texts], config, deadline))
         rankings = []
         for task in tasks:
             # Without documents there is nothing to ask a model.
-            answer = next(scored) if task.texts else Scored.nothing(0, "complete")
-            ranking = make_ranking(task, answer, config)
+            answer = next(scored) if task.texts else ScoringResult.nothing(0, "complete")
+            ranking = build_ranking(task, answer, config)
             if self.duplicates is None:
                 documents = ranking.documents[: config.top_n]
             else:
@@ -104,27 +111,27 @@ class Pipeline:
             rankings.append(replace(ranking, documents=documents))
         return rankings
 
-    async def _aranking(self, task: Task, config: RerankConfig) -> Ranking:
+    async def _aranking(self, task: ScoringRequest, config: RerankConfig) -> Ranking:
         deadline = _deadline(config)
         if not task.texts:
             return self._rankings([task], config)[0]
         try:
-            scored = (await self.scorer.ascore_tasks([task], deadline))[0]
+            scored = (await self.scorer.ascore_requests([task], deadline))[0]
         except InferenceError as error:
             scored = _passed_through(task, config, error)
-        ranking = make_ranking(task, scored, config)
+        ranking = build_ranking(task, scored, config)
         if self.duplicates is None:
             return replace(ranking, documents=ranking.documents[: config.top_n])
         documents = await self.duplicates.afilter(ranking.documents, config.top_n)
         return replace(ranking, documents=documents)
 
     def _score(
-        self, tasks: Sequence[Task], config: RerankConfig, deadline: float | None
-    ) -> list[Scored]:
+        self, tasks: Sequence[ScoringRequest], config: RerankConfig, deadline: float | None
+    ) -> list[ScoringResult]:
         if not tasks:
             return []
         try:
-            return self.scorer.score_tasks(tasks, deadline)
+            return self.scorer.score_requests(tasks, deadline)
         except InferenceError as error:
             if len(tasks) == 1 or config.on_error == "raise":
                 return [_passed_through(tasks[0], config, error)]
@@ -132,7 +139,9 @@ class Pipeline:
         return [self._score([task], config, deadline)[0] for task in tasks]
 
 
-def _passed_through(task: Task, config: RerankConfig, error: InferenceError) -> Scored:
+def _passed_through(
+    task: ScoringRequest, config: RerankConfig, error: InferenceError
+) -> ScoringResult:
     """Return a task's documents unscored, if that is what was asked for.
 
     Raises:
@@ -146,7 +155,7 @@ def _passed_through(task: Task, config: RerankConfig, error: InferenceError) -> 
     # The message may repeat texts, as a server's answer does: it is for the caller alone.
     _log.warning("scoring %d documents failed, their order is kept: %s", len(task.texts), kind)
     message = f"{kind}: {error}"
-    return Scored.nothing(len(task.texts), "failed", message)
+    return ScoringResult.nothing(len(task.texts), "failed", message)
 
 
 def _deadline(config: RerankConfig) -> float | None:
@@ -158,12 +167,12 @@ def _deadline(config: RerankConfig) -> float | None:
 SelfT = TypeVar("SelfT", bound="ConfiguredReranker")
 
 
-class ConfiguredReranker(Closing):
+class ConfiguredReranker(ClosableMixin):
     """What a :class:`~rerank_plugins.Reranker` is made of; a context manager that closes it."""
 
     def __init__(
         self,
-        model: str | Path | ModelSettings | CrossEncoderBackend | Scorer = MINI,
+        model: str | Path | ModelSpec | CrossEncoderBackend | Scorer = MINI,
         *,
         backend: str = "auto",
         device: str | Sequence[str] | None = None,
@@ -202,12 +211,12 @@ class ConfiguredReranker(Closing):
 
         Args:
             model: ``"mini"`` (embedded, English), a Hugging Face Hub name, a folder, a server
-                (:class:`~rerank_plugins.RemoteModel`), a backend object, or a cascade.
+                (:class:`~rerank_plugins.RemoteSpec`), a backend object, or a cascade.
             backend: What computes; ``"auto"`` chooses by the model.
             device: A torch device such as ``"cuda:0"``, or several; None chooses.
             dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device.
             optimize: ``"compile"`` or ``"reduce-overhead"`` (with CUDA graphs) compiles it.
-            max_length: Most tokens a pair may have; None is the model's own reach. The query
+            max_length: Most tokens a pair may have; None is the model's own maximum length. The query
                 is cut only beyond half of it; :attr:`RankedDocument.truncated` tells.
             revision: Branch, tag or commit on the hub.
             cache_folder: Where downloads are kept.
@@ -281,7 +290,7 @@ class ConfiguredReranker(Closing):
             deadline_ms=deadline_ms,
             on_error=on_error,
         )
-        check_scale(scorer, self.config)
+        validate_scale(scorer, self.config)
 
     @property
     def scorer(self) -> Scorer:
@@ -364,7 +373,7 @@ class Reranker(ConfiguredReranker):
             InferenceError: If the model fails.
         """
         config = self._policy(top_n, deadline_ms)
-        return self._pipeline.run([check_task(query, documents, first_stage)], config)[0]
+        return self._pipeline.run([validate_request(query, documents, first_stage)], config)[0]
 
     async def arank(
         self,
@@ -377,7 +386,7 @@ class Reranker(ConfiguredReranker):
     ) -> Ranking:
         """Rank documents for a query without blocking the event loop; see :meth:`rank`."""
         config = self._policy(top_n, deadline_ms)
-        return await self._pipeline.arun(check_task(query, documents, first_stage), config)
+        return await self._pipeline.arun(validate_request(query, documents, first_stage), config)
 
     def rank_many(
         self,
@@ -403,7 +412,7 @@ class Reranker(ConfiguredReranker):
             InferenceError: If the model fails.
         """
         config = self._policy(top_n, deadline_ms)
-        return self._pipeline.run(check_tasks(requests, first_stage), config)
+        return self._pipeline.run(validate_requests(requests, first_stage), config)
 
     def score(self, pairs: Iterable[tuple[str, str]]) -> FloatArray:
         """Score text pairs as they are: no prompt, no window, no activation.
@@ -418,8 +427,8 @@ class Reranker(ConfiguredReranker):
             InvalidInputError: If a text cannot be scored.
             InferenceError: If the model fails.
         """
-        checked = check_pairs(pairs)
-        return check_scores(self._model.compute(checked).values, len(checked))
+        checked = validate_pairs(pairs)
+        return validate_scores(self._model.compute(checked).values, len(checked))
 
     def _policy(self, top_n: int | Unset | None, deadline_ms: float | Unset | None) -> RerankConfig:
         given: dict[str, Any] = {"top_n": top_n, "deadline_ms": deadline_ms}

@@ -1,4 +1,4 @@
-"""Long documents as windows of a model's reach: pure functions on texts and token spans."""
+"""Long documents as windows of a model's max_seq_length: pure functions on texts and token spans."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.engine.backend import Backend, Tokenising
+from rerank_plugins.engine.backend import Backend, SupportsTokenSpans
 from rerank_plugins.types import Window
 
 Spans = NDArray[np.int64]
@@ -121,19 +121,19 @@ def _character(starts: Spans, token: int) -> int:
 
 
 _SPARE: Final = 2
-"""Tokens left free in a window: cut out of its text, a part may be tokenised a little longer."""
+"""Tokens left free in a window: cut out of its text, a part may be tokenized a little longer."""
 
 _SPECIAL: Final = 8
 """Room for special tokens where only a server knows them."""
 
 
 @dataclass(frozen=True)
-class Cutter:
+class WindowSplitter:
     """Cuts documents into windows that fit beside a query.
 
     Attributes:
         backend: What will read them.
-        max_length: Most tokens a pair may have; None is the model's reach.
+        max_length: Most tokens a pair may have; None is the model's maximum length.
         overlap: Tokens that a window shares with the one before it.
         prompt: What is put before every window, and takes its room.
     """
@@ -163,18 +163,18 @@ class Cutter:
 
     def _fits(self, text: str, whole: int) -> bool:
         """Return whether the model reads all of a text, prompt included."""
-        exact = isinstance(self.backend, Tokenising)
+        exact = isinstance(self.backend, SupportsTokenSpans)
         return exact and len(self._spans([self.prompt + text])[0]) <= whole
 
     def _room(self, query: str) -> int:
-        if isinstance(self.backend, Tokenising):
+        if isinstance(self.backend, SupportsTokenSpans):
             return self.backend.room(query, self.max_length)
-        reach = self.backend.identity.max_length
-        length = min(self.max_length or reach, reach)
+        max_seq_length = self.backend.identity.max_length
+        length = min(self.max_length or max_seq_length, max_seq_length)
         return length - min(len(estimated_spans(query)) + _SPECIAL, length // 2)
 
     def _spans(self, texts: Sequence[str]) -> list[Spans]:
-        if isinstance(self.backend, Tokenising):
+        if isinstance(self.backend, SupportsTokenSpans):
             return self.backend.spans(texts)
         return [estimated_spans(text) for text in texts]
 

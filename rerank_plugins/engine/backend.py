@@ -1,7 +1,7 @@
 """The whole contract between the core and what computes.
 
-A backend works in two steps, so that texts are tokenised once and batches can be planned
-by true token counts: :meth:`Backend.prepare` turns items into :class:`Prepared` ones (any
+A backend works in two steps, so that texts are tokenized once and batches can be planned
+by true token counts: :meth:`Backend.prepare` turns items into :class:`TokenizedItem` ones (any
 thread, no model), :meth:`Backend.run` computes one batch of them. The batch may mix the
 items of many callers. The engine calls ``run`` from one thread at a time, unless the backend
 has an attribute ``workers``: the number of batches that it can run at once.
@@ -31,12 +31,12 @@ class RoleText(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TokenizedItem:
     """One item made ready for a model.
 
     Attributes:
         tokens: Tokens the model will read; an estimate where only a server knows.
-        truncated: Whether the text was longer than the model's reach and was cut.
+        truncated: Whether the text was longer than the model's maximum length and was cut.
         payload: Whatever the backend needs to compute it.
     """
 
@@ -62,23 +62,23 @@ class Backend(Protocol[ItemT_contra]):
         ...
 
     @property
-    def padded(self) -> bool:
+    def is_padded(self) -> bool:
         """Whether padding counts among those tokens, because :meth:`run` computes it."""
         ...
 
     def prepare(
         self, items: Sequence[ItemT_contra], max_length: int | None = None
-    ) -> list[Prepared]:
-        """Tokenise and cut; thread-safe, one result an item, in order.
+    ) -> list[TokenizedItem]:
+        """Tokenize and cut; thread-safe, one result an item, in order.
 
         Args:
             items: What to prepare.
-            max_length: Most tokens an item may have; None, or more than the model's reach,
-                is the reach.
+            max_length: Most tokens an item may have; None, or more than the model's maximum length,
+                is the maximum length.
         """
         ...
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Compute one batch; the first axis of the result is the batch, in order.
 
         Raises:
@@ -105,7 +105,7 @@ class CrossEncoderBackend(Backend[TextPair], Protocol):
 
 
 @runtime_checkable
-class Tokenising(Protocol):
+class SupportsTokenSpans(Protocol):
     """A cross-encoder backend that can say where tokens begin and end, to cut windows."""
 
     def room(self, query: str, max_length: int | None = None) -> int:
@@ -118,7 +118,7 @@ class Tokenising(Protocol):
 
 
 @runtime_checkable
-class Prompted(Protocol):
+class SupportsPrompts(Protocol):
     """A cross-encoder backend whose model has prompts of its own."""
 
     @property
@@ -137,7 +137,7 @@ class BiEncoderBackend(Backend[RoleText], Protocol):
         ...
 
 
-def check_backend(model: object, protocol: type[Any]) -> None:
+def validate_backend(model: object, protocol: type[Any]) -> None:
     """Check that an object handed in as a model has what the core calls.
 
     Raises:

@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from rerank_plugins.engine.request import Job, UrgentJob
+from rerank_plugins.engine.request import DeadlineRequest, Request
 
-Slot: TypeAlias = tuple[Job[Any], int]
+BatchItem: TypeAlias = tuple[Request[Any], int]
 """A job and the index of one of its items."""
 
 LEVEL_BATCHES: Final = (8, 64)
-"""A job that was served more than so many batches' tokens goes down a level."""
+"""A job that was served more than so many batches' tokens goes down a priority_level."""
 
 RESCUE_EVERY: Final = 8
-"""Every so many batches, the job that waited longest leads, whatever its level."""
+"""Every so many batches, the job that waited longest leads, whatever its priority_level."""
 
 POOL_BATCHES: Final = 6
-"""Batches' worth of items among which neighbours in length are looked for."""
+"""Batches' worth of items among which items_of_similar_length in length are looked for."""
 
 FILL_SHARE: Final = 4
 """Jobs of lower levels fill a batch up to one such part of the budget."""
 
 
-def level(job: Job[Any], budget: int) -> int:
-    """Return a job's level, 0 goes first.
+def priority_level(job: Request[Any], budget: int) -> int:
+    """Return a job's priority_level, 0 goes first.
 
-    Short jobs stay at level 0 and are served in order of arrival; a long one sinks as it
-    is served, so that it cannot hold up the short ones that come after it (a multi-level
+    Short jobs stay at priority_level 0 and are served in order of arrival; a long one sinks as it
+    is served, so that it cannot hold up the short ones that come after it (a multi-priority_level
     feedback queue). ``"bulk"`` jobs start at the bottom.
     """
     if job.priority == "bulk":
@@ -35,17 +35,19 @@ def level(job: Job[Any], budget: int) -> int:
     return sum(job.served > batches * budget for batches in LEVEL_BATCHES)
 
 
-def serving_order(jobs: Iterable[Job[Any]], budget: int, batch_number: int) -> list[Job[Any]]:
+def serving_order(
+    jobs: Iterable[Request[Any]], budget: int, batch_number: int
+) -> list[Request[Any]]:
     """Return the jobs in the order in which they are served.
 
-    On each level, jobs with a deadline go first, the earliest before the others.
+    On each priority_level, jobs with a deadline go first, the earliest before the others.
 
     Args:
         jobs: In order of arrival.
         budget: Tokens of a batch.
         batch_number: Number of the batch to be planned.
     """
-    ordered = sorted(jobs, key=lambda job: (level(job, budget), job.deadline))
+    ordered = sorted(jobs, key=lambda job: (priority_level(job, budget), job.deadline))
     if len(ordered) > 1 and batch_number % RESCUE_EVERY == 0:
         rescued = min(ordered, key=lambda job: job.served_at)
         ordered.remove(rescued)
@@ -53,11 +55,11 @@ def serving_order(jobs: Iterable[Job[Any]], budget: int, batch_number: int) -> l
     return ordered
 
 
-def plan_batch(jobs: Sequence[Job[Any]], budget: int, *, padded: bool) -> list[Slot]:
+def plan_batch(jobs: Sequence[Request[Any]], budget: int, *, is_padded: bool) -> list[BatchItem]:
     """Choose the items of the next batch.
 
     The first job leads with its longest waiting item, which sets the width; the rest are
-    the items of all jobs of its level or above that come next in length. So the batch
+    the items of all jobs of its priority_level or above that come next in length. So the batch
     wastes little padding, and the leader's items are all served in one sweep from long to
     short. Jobs of lower levels only fill it up, and not far: a small batch is a fast one,
     and whoever is in it has not come to wait for a large job. Jobs with a deadline take no
@@ -66,27 +68,35 @@ def plan_batch(jobs: Sequence[Job[Any]], budget: int, *, padded: bool) -> list[S
     Args:
         jobs: Jobs with ready items, in serving order; the first has no deadline.
         budget: Most tokens of the batch; an item beyond it makes a batch of its own.
-        padded: Whether padding counts, because the backend computes it.
+        is_padded: Whether padding counts, because the backend computes it.
 
     Returns:
         At least one slot.
     """
     width, index = jobs[0].ready[-1]
-    front = level(jobs[0], budget)
-    peers = [job for job in jobs if not isinstance(job, UrgentJob) and level(job, budget) <= front]
-    batch, total = neighbours(peers, width, budget, padded=padded)
+    front = priority_level(jobs[0], budget)
+    peers = [
+        job
+        for job in jobs
+        if not isinstance(job, DeadlineRequest) and priority_level(job, budget) <= front
+    ]
+    batch, total = items_of_similar_length(peers, width, budget, is_padded=is_padded)
     if not batch:
         return [(jobs[0], index)]
-    others = [job for job in jobs if not isinstance(job, UrgentJob) and level(job, budget) > front]
+    others = [
+        job
+        for job in jobs
+        if not isinstance(job, DeadlineRequest) and priority_level(job, budget) > front
+    ]
     room = budget // FILL_SHARE - total
-    return batch + neighbours(others, width, room, padded=padded)[0]
+    return batch + items_of_similar_length(others, width, room, is_padded=is_padded)[0]
 
 
-def neighbours(
-    jobs: Sequence[Job[Any]], width: int, room: int, *, padded: bool
-) -> tuple[list[Slot], int]:
+def items_of_similar_length(
+    jobs: Sequence[Request[Any]], width: int, room: int, *, is_padded: bool
+) -> tuple[list[BatchItem], int]:
     """Return the longest items of at most ``width`` tokens that find room, and their cost."""
-    candidates: list[tuple[int, Job[Any], int]] = []
+    candidates: list[tuple[int, Request[Any], int]] = []
     pooled = 0
     for job in jobs:
         for tokens, index in reversed(job.ready):
@@ -96,10 +106,10 @@ def neighbours(
             if pooled > POOL_BATCHES * room:
                 break
     candidates.sort(key=lambda candidate: -candidate[0])
-    batch: list[Slot] = []
+    batch: list[BatchItem] = []
     total = 0
     for tokens, job, index in candidates:
-        cost = width if padded else tokens
+        cost = width if is_padded else tokens
         if total + cost > room:
             break
         batch.append((job, index))
@@ -212,7 +222,7 @@ AHEAD_BATCHES: Final = 2
 """Batches' worth of tokens that are prepared ahead of the worker, if they fit at all."""
 
 
-class Step(NamedTuple):
+class PrepareTask(NamedTuple):
     """What the preparer does next.
 
     Attributes:
@@ -221,12 +231,12 @@ class Step(NamedTuple):
         prepare: Whether to prepare those that are not there.
     """
 
-    job: Job[Any]
+    job: Request[Any]
     indices: Sequence[int]
     prepare: bool = True
 
 
-class Clockwork(NamedTuple):
+class DeadlineBudget(NamedTuple):
     """What is known about time.
 
     Attributes:
@@ -237,22 +247,22 @@ class Clockwork(NamedTuple):
     now: float
     costs: CostModel
 
-    def left(self, job: Job[Any]) -> float:
+    def left(self, job: Request[Any]) -> float:
         """Return the seconds that a job has for computing."""
         return job.deadline - ANSWER_S - self.now
 
-    def fitting(self, job: Job[Any]) -> float:
+    def fitting(self, job: Request[Any]) -> float:
         """Return how many tokens a job has time for."""
         return self.costs.fitting(self.left(job))
 
-    def room(self, job: Job[Any]) -> float:
+    def room(self, job: Request[Any]) -> float:
         """Return how many tokens a batch with a job may have: its first leaves time over."""
         return self.costs.fitting(self.left(job) * (1.0 if job.started else FIRST_SHARE))
 
 
 def next_step(
-    jobs: Iterable[UrgentJob[Any]], clockwork: Clockwork, budget: int, most: int
-) -> Step | None:
+    jobs: Iterable[DeadlineRequest[Any]], clockwork: DeadlineBudget, budget: int, most: int
+) -> PrepareTask | None:
     """Return what to prepare or look up next; None if all have enough ready.
 
     Only what fits is prepared. What does not is looked up all the same: results that are
@@ -267,7 +277,7 @@ def next_step(
     ordered = sorted(jobs, key=lambda job: job.deadline)
     for job in ordered:
         if job.ended or clockwork.now >= job.deadline:
-            return Step(job, ())
+            return PrepareTask(job, ())
     for job in ordered:
         if not job.unprepared or job.given_up:
             continue
@@ -275,21 +285,21 @@ def next_step(
         if wanted > 0 or not job.ready:
             indices = job.take_in_order(wanted, most if job.started else FIRST_ITEMS)
             if indices:
-                return Step(job, indices)
+                return PrepareTask(job, indices)
     for job in ordered:
         if job.unseen:
-            return Step(job, job.take_unseen(most), prepare=False)
+            return PrepareTask(job, job.take_unseen(most), prepare=False)
     return None
 
 
 def plan_in_order(
-    jobs: Sequence[Job[Any]], clockwork: Clockwork, budget: int, *, padded: bool
-) -> list[Slot]:
+    jobs: Sequence[Request[Any]], clockwork: DeadlineBudget, budget: int, *, is_padded: bool
+) -> list[BatchItem]:
     """Choose the items of a batch led by a job with a deadline.
 
     Its items come in their order, as many as the batch's budget and the time allow. If none
     of it is left, others fill the batch: first those with a deadline, in order too, then
-    neighbours in length. A job's first batch takes a part of the time only; it holds one item
+    items_of_similar_length in length. A job's first batch takes a part of the time only; it holds one item
     even if that should not fit, for the prediction may be wrong, and so do all while nothing is
     learned.
 
@@ -297,37 +307,41 @@ def plan_in_order(
         jobs: Jobs with ready items, in serving order; the first has a deadline.
         clockwork: The time.
         budget: Most tokens of the batch; an item beyond it makes a batch of its own.
-        padded: Whether padding counts, because the backend computes it.
+        is_padded: Whether padding counts, because the backend computes it.
 
     Returns:
         Nothing if no item of the first job fits any more.
     """
-    leader, front = jobs[0], level(jobs[0], budget)
+    leader, front = jobs[0], priority_level(jobs[0], budget)
     tokens, first = leader.ready[-1]
     probe = not leader.started or not clockwork.costs.learned
     if clockwork.left(leader) <= 0 or (tokens > clockwork.fitting(leader) and not probe):
         return []
-    batch: list[Slot] = [(leader, first)]
+    batch: list[BatchItem] = [(leader, first)]
     width = cost = tokens
     room = min(clockwork.room(leader), budget)
-    peers = [job for job in jobs if level(job, budget) <= front]
+    peers = [job for job in jobs if priority_level(job, budget) <= front]
     for job in peers:
-        if not isinstance(job, UrgentJob):
+        if not isinstance(job, DeadlineRequest):
             continue
         room = min(room, clockwork.room(job))
         for tokens, index in reversed(job.ready):
             if job is leader and index == first:
                 continue
             wider = max(width, tokens)
-            total = wider * (len(batch) + 1) if padded else cost + tokens
+            total = wider * (len(batch) + 1) if is_padded else cost + tokens
             if total > room:
                 return batch
             batch.append((job, index))
             width, cost = wider, total
         if job.unprepared:
             return batch
-    filling = [job for job in peers if not isinstance(job, UrgentJob)]
-    more, added = neighbours(filling, width, int(room) - cost, padded=padded)
-    others = [job for job in jobs if not isinstance(job, UrgentJob) and level(job, budget) > front]
+    filling = [job for job in peers if not isinstance(job, DeadlineRequest)]
+    more, added = items_of_similar_length(filling, width, int(room) - cost, is_padded=is_padded)
+    others = [
+        job
+        for job in jobs
+        if not isinstance(job, DeadlineRequest) and priority_level(job, budget) > front
+    ]
     left = int(room) // FILL_SHARE - cost - added
-    return batch + more + neighbours(others, width, left, padded=padded)[0]
+    return batch + more + items_of_similar_length(others, width, left, is_padded=is_padded)[0]

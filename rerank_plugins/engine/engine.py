@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
 from rerank_plugins.config import Priority
-from rerank_plugins.engine.backend import Backend, Prompted, Role
-from rerank_plugins.engine.loading import Source
-from rerank_plugins.engine.request import Computed, EngineStats, Job
-from rerank_plugins.engine.result_cache import ResultCache
+from rerank_plugins.engine.backend import Backend, Role, SupportsPrompts
+from rerank_plugins.engine.loading import ModelProvider
+from rerank_plugins.engine.request import EngineStats, Request, RequestOutput
+from rerank_plugins.engine.result_cache import TieredCache
 from rerank_plugins.engine.scheduler import Scheduler
 from rerank_plugins.types import ModelIdentity, ScoreScale
 
@@ -25,7 +25,7 @@ ResultT = TypeVar("ResultT")
 
 
 def wait_for(
-    scheduler: Scheduler, job: Job[Any], awaited: Future[ResultT], timeout: float | None = None
+    scheduler: Scheduler, job: Request[Any], awaited: Future[ResultT], timeout: float | None = None
 ) -> ResultT:
     """Wait for a job's ``future`` or ``room``; at its deadline it ends with what is done.
 
@@ -51,7 +51,7 @@ def wait_for(
         raise
 
 
-async def answer_of(scheduler: Scheduler, job: Job[Any]) -> Computed:
+async def answer_of(scheduler: Scheduler, job: Request[Any]) -> RequestOutput:
     """Wait likewise for a job's ``future`` without blocking the event loop."""
     try:
         answer = asyncio.wrap_future(job.future)
@@ -67,13 +67,13 @@ async def answer_of(scheduler: Scheduler, job: Job[Any]) -> Computed:
         raise
 
 
-def _noticed(answer: asyncio.Future[Computed]) -> None:
+def _noticed(answer: asyncio.Future[RequestOutput]) -> None:
     """Look at a failure: its caller may be cancelled just then, and asyncio would log it."""
     if not answer.cancelled():
         answer.exception()
 
 
-class Closing(ABC):
+class ClosableMixin(ABC):
     """Closes itself at the end of a ``with`` block."""
 
     @abstractmethod
@@ -96,7 +96,7 @@ MAX_QUEUE_TOKENS: Final = 4_000_000
 """Bound of an engine's queue: about 25,000 passages of 160 tokens."""
 
 
-class Engine(Closing, Generic[ItemT]):
+class Engine(ClosableMixin, Generic[ItemT]):
     """Computes items for all its callers at once, from threads, event loops and futures.
 
     A context manager that closes itself, from :func:`~rerank_plugins.engine.registry.get_engine`.
@@ -108,7 +108,7 @@ class Engine(Closing, Generic[ItemT]):
         dimension: Length of a bi-encoder's vectors; 0 for scores.
     """
 
-    def __init__(self, source: Source, *, max_queue_tokens: int = MAX_QUEUE_TOKENS) -> None:
+    def __init__(self, source: ModelProvider, *, max_queue_tokens: int = MAX_QUEUE_TOKENS) -> None:
         """Load the backend.
 
         Args:
@@ -121,7 +121,9 @@ class Engine(Closing, Generic[ItemT]):
         backend = source.backend()
         self._source = source
         self.scale: ScoreScale = getattr(backend, "scale", ScoreScale.UNDECLARED)
-        self.prompts: Mapping[Role, str] = backend.prompts if isinstance(backend, Prompted) else {}
+        self.prompts: Mapping[Role, str] = (
+            backend.prompts if isinstance(backend, SupportsPrompts) else {}
+        )
         self.dimension: int = getattr(backend, "dimension", 0)
         name = f"the engine of {backend.identity.model!r}"
         self._scheduler = Scheduler(source, name, max_queue_tokens)
@@ -155,7 +157,7 @@ class Engine(Closing, Generic[ItemT]):
         self._scheduler.max_queue_tokens = tokens
 
     @property
-    def cache(self) -> ResultCache:
+    def cache(self) -> TieredCache:
         """Results computed before; off until somebody asks for memory or a folder."""
         return self._scheduler.cache
 
@@ -177,12 +179,12 @@ class Engine(Closing, Generic[ItemT]):
         priority: Priority = "interactive",
         wait: bool = True,
         deadline: float | None = None,
-    ) -> Future[Computed]:
+    ) -> Future[RequestOutput]:
         """Queue items and return the future of their results; cancelling it frees the queue.
 
         Args:
             items: What to compute.
-            max_length: Most tokens an item may have; None is the model's reach.
+            max_length: Most tokens an item may have; None is the model's maximum length.
             priority: ``"interactive"``, or ``"bulk"`` to stand behind the former.
             wait: Whether to block while the queue is full.
             deadline: When to answer at the latest, as ``time.perf_counter()`` tells the time,
@@ -206,12 +208,12 @@ class Engine(Closing, Generic[ItemT]):
         wait: bool = True,
         timeout: float | None = None,
         deadline: float | None = None,
-    ) -> Computed:
+    ) -> RequestOutput:
         """Compute items and return when they are done; see :meth:`submit`.
 
         Args:
             items: What to compute.
-            max_length: Most tokens an item may have; None is the model's reach.
+            max_length: Most tokens an item may have; None is the model's maximum length.
             priority: ``"interactive"``, or ``"bulk"`` to stand behind the former.
             wait: Whether to wait while the queue is full.
             timeout: Seconds after which to give up; what is queued is then cancelled.
@@ -234,7 +236,7 @@ class Engine(Closing, Generic[ItemT]):
         priority: Priority = "interactive",
         wait: bool = True,
         deadline: float | None = None,
-    ) -> Computed:
+    ) -> RequestOutput:
         """Compute items without blocking the event loop and without a thread a call.
 
         Cancelling the task takes the items off the queue; see :meth:`submit`.
@@ -266,7 +268,7 @@ class Engine(Closing, Generic[ItemT]):
         *,
         wait: bool,
         deadline: float | None,
-    ) -> Job[Any]:
+    ) -> Request[Any]:
         return self._scheduler.submit(
             items, max_length=max_length, priority=priority, wait=wait, deadline=deadline
         )

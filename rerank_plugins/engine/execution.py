@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins._tracing import within
-from rerank_plugins.engine.backend import Backend, Prepared
-from rerank_plugins.engine.batch_planner import Slot
+from rerank_plugins.engine.backend import Backend, TokenizedItem
+from rerank_plugins.engine.batch_planner import BatchItem
 from rerank_plugins.engine.cache import Entry, Key
-from rerank_plugins.engine.request import Job
+from rerank_plugins.engine.request import Request
 from rerank_plugins.errors import (
     BatchError,
     InferenceError,
@@ -26,7 +26,7 @@ from rerank_plugins.types import FloatArray
 
 
 @dataclass
-class Outcome:
+class BatchResult:
     """What became of a batch.
 
     Attributes:
@@ -34,8 +34,8 @@ class Outcome:
         failed: The error of each job that did not.
     """
 
-    rows: list[tuple[Slot, NDArray[np.float32]]] = field(default_factory=list)
-    failed: dict[Job[Any], RerankError] = field(default_factory=dict)
+    rows: list[tuple[BatchItem, NDArray[np.float32]]] = field(default_factory=list)
+    failed: dict[Request[Any], RerankError] = field(default_factory=dict)
 
     def entries(self) -> Iterator[tuple[Key, Entry]]:
         """Yield the results as a cache wants them."""
@@ -44,13 +44,13 @@ class Outcome:
             yield (job.items[index], job.max_length), Entry(row.copy(), one.tokens, one.truncated)
 
 
-def execute(backend: Backend[Any], batch: Sequence[Slot]) -> Outcome:
+def run_batch(backend: Backend[Any], batch: Sequence[BatchItem]) -> BatchResult:
     """Run a batch; if it fails and nobody knows why, run each job's part of it alone.
 
     Raises:
         OutOfMemoryError: If the device ran out of memory; nothing is decided then.
     """
-    outcome = Outcome()
+    outcome = BatchResult()
     try:
         rows, errors = _run(backend, batch)
     except OutOfMemoryError:
@@ -61,7 +61,7 @@ def execute(backend: Backend[Any], batch: Sequence[Slot]) -> Outcome:
             outcome.failed[jobs[0]] = error
             return outcome
         for job in jobs:
-            part = execute(backend, [slot for slot in batch if slot[0] is job])
+            part = run_batch(backend, [slot for slot in batch if slot[0] is job])
             outcome.rows += part.rows
             outcome.failed |= part.failed
         return outcome
@@ -82,7 +82,7 @@ def execute(backend: Backend[Any], batch: Sequence[Slot]) -> Outcome:
 
 def prepare_items(
     backend: Backend[Any], items: Sequence[tuple[Any, ...]], max_length: int | None
-) -> list[Prepared]:
+) -> list[TokenizedItem]:
     """Prepare items, and check that each became one item of at least one token.
 
     Raises:
@@ -100,7 +100,7 @@ def prepare_items(
 
 
 def _run(
-    backend: Backend[Any], batch: Sequence[Slot]
+    backend: Backend[Any], batch: Sequence[BatchItem]
 ) -> tuple[FloatArray, Mapping[int, RerankError]]:
     """Run a batch, map every exception, and check the shape.
 
@@ -152,7 +152,7 @@ def _array(found: Any, model: str) -> FloatArray:  # noqa: ANN401  (whatever a b
         raise InvalidScoresError(message) from error
 
 
-def prepare(backend: Backend[Any], job: Job[Any], items: Sequence[Any]) -> list[Prepared]:
+def prepare(backend: Backend[Any], job: Request[Any], items: Sequence[Any]) -> list[TokenizedItem]:
     """Have a backend prepare items of a job, in the job's trace.
 
     Raises:
@@ -169,18 +169,18 @@ def prepare(backend: Backend[Any], job: Job[Any], items: Sequence[Any]) -> list[
         "truncated": sum(one.truncated for one in prepared),
         "model": backend.identity.model,
     }
-    job.trace.note("tokenise", start, time.perf_counter(), counts)
+    job.trace.note("tokenize", start, time.perf_counter(), counts)
     return prepared
 
 
 def note_batch(
-    batch: Sequence[Slot],
+    batch: Sequence[BatchItem],
     model: str,
     start: float,
-    failed: dict[Job[Any], RerankError],
+    failed: dict[Request[Any], RerankError],
 ) -> None:
     """Tell each caller of a batch that has just ended: its own share, and the whole."""
-    shares: dict[Job[Any], list[int]] = {}
+    shares: dict[Request[Any], list[int]] = {}
     for job, index in batch:
         if job.trace is not None:
             shares.setdefault(job, []).append(job.prepared(index).tokens)

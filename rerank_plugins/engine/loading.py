@@ -46,7 +46,7 @@ def get_loader(kind: Kind) -> Loader:
     return _LOADERS[kind]
 
 
-class Source(Protocol):
+class ModelProvider(Protocol):
     """Gives an engine its backend; safe from any thread."""
 
     @property
@@ -67,7 +67,7 @@ class Source(Protocol):
         ...
 
 
-class LoadedModel:
+class LazyModel:
     """A backend that is loaded when it is first needed, and again after :meth:`unload`."""
 
     def __init__(self, loader: Loader, config: ModelConfig) -> None:
@@ -103,7 +103,7 @@ class LoadedModel:
     close = unload
 
 
-class InjectedModel:
+class UserBackend:
     """A backend that somebody else made and keeps alive.
 
     Attributes:

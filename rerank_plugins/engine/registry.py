@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from rerank_plugins.config import ModelConfig, ModelSettings
-from rerank_plugins.engine.backend import Backend, check_backend
-from rerank_plugins.engine.engine import Closing, Engine
-from rerank_plugins.engine.loading import InjectedModel, Kind, LoadedModel, get_loader
+from rerank_plugins.config import ModelConfig, ModelSpec
+from rerank_plugins.engine.backend import Backend, validate_backend
+from rerank_plugins.engine.engine import ClosableMixin, Engine
+from rerank_plugins.engine.loading import Kind, LazyModel, UserBackend, get_loader
 from rerank_plugins.types import ModelIdentity
 
 Model: TypeAlias = "ModelConfig | Backend[Any]"
@@ -50,7 +50,7 @@ class _Registry:
         with gate:
             engine = self._engines.get(key)
             if engine is None or engine.closed:
-                engine = self._engines[key] = Engine(LoadedModel(loader, key[1]))
+                engine = self._engines[key] = Engine(LazyModel(loader, key[1]))
             self._asked[kind, config] = engine
             return engine
 
@@ -59,7 +59,7 @@ class _Registry:
         with self._lock:
             engine = self._injected.get(backend)
             if engine is None or engine.closed:
-                source = InjectedModel(backend)
+                source = UserBackend(backend)
                 engine = self._injected[backend] = Engine(source)
                 source.on_death = engine.abandon
             return engine
@@ -169,10 +169,10 @@ if hasattr(os, "register_at_fork"):
 
 
 ItemT = TypeVar("ItemT", bound=tuple[Any, ...])
-SelfT = TypeVar("SelfT", bound="SharedModel[Any]")
+SelfT = TypeVar("SelfT", bound="EngineClient[Any]")
 
 
-class SharedModel(Closing, Generic[ItemT]):
+class EngineClient(ClosableMixin, Generic[ItemT]):
     """Uses a model through the one engine that this process has for it.
 
     A context manager that closes the model.
@@ -193,14 +193,14 @@ class SharedModel(Closing, Generic[ItemT]):
             ConfigurationError: If the model is none of these, or a setting is out of range.
         """
         cache = None if cache_folder is None else str(cache_folder)
-        described = model if isinstance(model, ModelSettings) else None
+        described = model if isinstance(model, ModelSpec) else None
         named = isinstance(model, (str, Path)) or described is not None
         # Checked for a backend object too, though it has been loaded with its own.
         config = ModelConfig(
             str(model) if named else "given", cache_folder=cache, settings=described, **settings
         )
         if not named:
-            check_backend(model, self._protocol)
+            validate_backend(model, self._protocol)
         self._model: Any = config if named else model
         self._policies = config
 

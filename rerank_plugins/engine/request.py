@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from rerank_plugins._tracing import current_trace
 from rerank_plugins.config import Priority
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.engine.cache import Entry
 from rerank_plugins.types import FloatArray
 
 
 @dataclass(frozen=True)
-class Computed:
+class RequestOutput:
     """What an engine made of one request.
 
     Attributes:
@@ -48,9 +48,9 @@ class Computed:
     cache_hits: int = 0
     disk_hits: int = 0
 
-    def part(self, share: Sequence[int]) -> Computed:
+    def part(self, share: Sequence[int]) -> RequestOutput:
         """Return some of the items; the times are those of the whole request."""
-        return Computed(
+        return RequestOutput(
             self.values[share],
             self.tokens[share],
             self.truncated[share],
@@ -66,7 +66,7 @@ class Computed:
 ItemT = TypeVar("ItemT")
 
 
-class Job(Generic[ItemT]):
+class Request(Generic[ItemT]):
     """A request's items, what is prepared of them, and what is computed.
 
     Not thread-safe: the scheduler calls it under its lock.
@@ -95,14 +95,14 @@ class Job(Generic[ItemT]):
         self.items = items
         self.max_length = max_length
         self.priority = priority
-        self.future: Future[Computed] = Future()
+        self.future: Future[RequestOutput] = Future()
         self.room: Future[None] = Future()
         self.ready: list[tuple[int, int]] = []
         self.served = self.served_at = self.batches = 0
         self.queued = sum(estimates)
         self.trace = current_trace()
         self._estimates, self._next = estimates, 0
-        self._prepared: dict[int, Prepared] = {}
+        self._prepared: dict[int, TokenizedItem] = {}
         self._values: FloatArray | None = None
         self._tokens = np.zeros(len(items), dtype=np.int64)
         self._truncated = np.zeros(len(items), dtype=np.bool_)
@@ -150,7 +150,7 @@ class Job(Generic[ItemT]):
         self.queued -= self._estimates[index]
         return self._estimates[index]
 
-    def add_prepared(self, indices: Sequence[int], prepared: Sequence[Prepared]) -> None:
+    def add_prepared(self, indices: Sequence[int], prepared: Sequence[TokenizedItem]) -> None:
         """Make items ready, and count their true tokens."""
         for index, one in zip(indices, prepared, strict=True):
             self._prepared[index] = one
@@ -160,7 +160,7 @@ class Job(Generic[ItemT]):
             self.ready.append((one.tokens, index))
         self._sort_ready()
 
-    def prepared(self, index: int) -> Prepared:
+    def prepared(self, index: int) -> TokenizedItem:
         """Return a prepared item."""
         return self._prepared[index]
 
@@ -211,11 +211,11 @@ class Job(Generic[ItemT]):
         if self._claim(self.future):
             self.future.set_exception(error)
 
-    def result(self) -> Computed:
+    def result(self) -> RequestOutput:
         """Return the results so far."""
         started = self._arrived if self._started is None else self._started
         nothing = np.full(len(self.items), np.nan, dtype=np.float32)
-        return Computed(
+        return RequestOutput(
             values=nothing if self._values is None else self._values,
             tokens=np.where(self._done, self._tokens, 0),
             truncated=self._truncated & self._done,
@@ -244,7 +244,7 @@ class Job(Generic[ItemT]):
         self._left -= 1
 
 
-class UrgentJob(Job[ItemT]):
+class DeadlineRequest(Request[ItemT]):
     """A job whose items are served in their order, as many as there is time for.
 
     Its ``ready`` has the next item in order at the end.

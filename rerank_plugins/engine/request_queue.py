@@ -13,22 +13,22 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.engine.batch_planner import (
     LEVEL_BATCHES,
-    Clockwork,
+    BatchItem,
     CostModel,
-    Slot,
-    Step,
-    level,
+    DeadlineBudget,
+    PrepareTask,
     next_step,
     plan_batch,
     plan_in_order,
+    priority_level,
     serving_order,
 )
 from rerank_plugins.engine.cache import Entry
-from rerank_plugins.engine.execution import Outcome
-from rerank_plugins.engine.request import EngineStats, Job, UrgentJob
+from rerank_plugins.engine.execution import BatchResult
+from rerank_plugins.engine.request import DeadlineRequest, EngineStats, Request
 from rerank_plugins.errors import EngineClosedError, EngineOverloadedError
 
 PREPARE_ITEMS: Final = 64
@@ -60,43 +60,45 @@ class JobQueue:
         self.tokens = 0
         self.costs = CostModel()
         self._clock = clock
-        self._urgent: dict[UrgentJob[Any], None] = {}
-        self._jobs: dict[Job[Any], None] = {}
-        self._ready: dict[Job[Any], None] = {}
+        self._urgent: dict[DeadlineRequest[Any], None] = {}
+        self._jobs: dict[Request[Any], None] = {}
+        self._ready: dict[Request[Any], None] = {}
         self.ready_tokens = 0
-        self._unprepared: list[deque[Job[Any]]] = [deque() for _ in range(len(LEVEL_BATCHES) + 1)]
+        self._unprepared: list[deque[Request[Any]]] = [
+            deque() for _ in range(len(LEVEL_BATCHES) + 1)
+        ]
         self._batches = 0
 
     def __len__(self) -> int:
         """Return how many jobs are not finished."""
         return len(self._jobs)
 
-    def __contains__(self, job: Job[Any]) -> bool:
+    def __contains__(self, job: Request[Any]) -> bool:
         """Return whether a job is still waited for."""
         return job in self._jobs
 
-    def add(self, job: Job[Any]) -> None:
+    def add(self, job: Request[Any]) -> None:
         """Take a new job."""
         self._jobs[job] = None
         job.served_at = self._batches
         self.tokens += job.queued
-        if isinstance(job, UrgentJob):
+        if isinstance(job, DeadlineRequest):
             self._urgent[job] = None
         else:
-            self._unprepared[level(job, self.budget)].append(job)
+            self._unprepared[priority_level(job, self.budget)].append(job)
 
-    def discard(self, job: Job[Any]) -> bool:
+    def discard(self, job: Request[Any]) -> bool:
         """Forget a job, finished or not; return whether it was there."""
         if job not in self._jobs:
             return False
         del self._jobs[job]
         self.tokens -= job.queued
         self._unready(job)
-        if isinstance(job, UrgentJob):
+        if isinstance(job, DeadlineRequest):
             del self._urgent[job]
         return True
 
-    def clear(self) -> list[Job[Any]]:
+    def clear(self) -> list[Request[Any]]:
         """Forget all jobs and return them."""
         jobs = list(self._jobs)
         self._jobs, self._urgent, self._ready = {}, {}, {}
@@ -112,10 +114,10 @@ class JobQueue:
         left = min(job.deadline for job in self._urgent) - self._clock()
         return min(max(0.0, left), threading.TIMEOUT_MAX)
 
-    def next_to_prepare(self) -> Step | None:
+    def next_to_prepare(self) -> PrepareTask | None:
         """Return what to prepare next; None if enough is ready.
 
-        Jobs with a deadline go first. Of the others, those of a level take turns. A job is
+        Jobs with a deadline go first. Of the others, those of a priority_level take turns. A job is
         also prepared beyond what is enough if it goes before everything that is ready.
         """
         step = next_step(self._urgent, self._clockwork(), self.budget, PREPARE_ITEMS)
@@ -127,16 +129,16 @@ class JobQueue:
             if not jobs:
                 continue
             enough = self.ready_tokens >= AHEAD_BATCHES * self.budget
-            if enough and min(level(job, self.budget) for job in self._ready) <= number:
+            if enough and min(priority_level(job, self.budget) for job in self._ready) <= number:
                 return None
             job = jobs.popleft()
             indices = job.take_unprepared(self._prepare_items)
             if job.unprepared:
-                self._unprepared[level(job, self.budget)].append(job)
-            return Step(job, indices)
+                self._unprepared[priority_level(job, self.budget)].append(job)
+            return PrepareTask(job, indices)
         return None
 
-    def add_known(self, job: Job[Any], known: Mapping[int, Entry]) -> bool:
+    def add_known(self, job: Request[Any], known: Mapping[int, Entry]) -> bool:
         """Store results that were computed before; return whether they were the job's last."""
         if job not in self._jobs:
             return False
@@ -147,10 +149,10 @@ class JobQueue:
         return job.finished
 
     def add_prepared(
-        self, job: Job[Any], indices: Sequence[int], prepared: Sequence[Prepared]
+        self, job: Request[Any], indices: Sequence[int], prepared: Sequence[TokenizedItem]
     ) -> None:
         """Make a job's items ready; nothing happens if the job is gone, or given up."""
-        if job not in self._jobs or (isinstance(job, UrgentJob) and job.given_up):
+        if job not in self._jobs or (isinstance(job, DeadlineRequest) and job.given_up):
             return
         self.tokens -= job.queued
         job.add_prepared(indices, prepared)
@@ -158,16 +160,16 @@ class JobQueue:
         self._ready[job] = None
         self.ready_tokens += sum(one.tokens for one in prepared)
 
-    def next_batch(self, *, padded: bool) -> list[Slot]:
+    def next_batch(self, *, is_padded: bool) -> list[BatchItem]:
         """Take the next batch off the queue; empty if nothing is ready."""
-        batch: list[Slot] = []
+        batch: list[BatchItem] = []
         while self._ready and not batch:
             jobs = serving_order(self._ready, self.budget, self._batches)
             leader = jobs[0]
-            if not isinstance(leader, UrgentJob):
-                batch = plan_batch(jobs, self.budget, padded=padded)
+            if not isinstance(leader, DeadlineRequest):
+                batch = plan_batch(jobs, self.budget, is_padded=is_padded)
                 break
-            batch = plan_in_order(jobs, self._clockwork(), self.budget, padded=padded)
+            batch = plan_in_order(jobs, self._clockwork(), self.budget, is_padded=is_padded)
             if not batch:
                 self._unready(leader)
                 leader.give_up()
@@ -181,7 +183,7 @@ class JobQueue:
         self._batches += bool(batch)
         return batch
 
-    def put_back(self, batch: Sequence[Slot]) -> None:
+    def put_back(self, batch: Sequence[BatchItem]) -> None:
         """Make the items of a batch ready again, except those of jobs that are gone."""
         for job, index in batch:
             if job in self._jobs:
@@ -189,7 +191,9 @@ class JobQueue:
                 if job.ready:
                     self._ready[job] = None
 
-    def complete(self, job: Job[Any], index: int, row: NDArray[np.float32], seconds: float) -> bool:
+    def complete(
+        self, job: Request[Any], index: int, row: NDArray[np.float32], seconds: float
+    ) -> bool:
         """Store one result; return whether it was the job's last."""
         if job not in self._jobs:
             return False
@@ -198,12 +202,12 @@ class JobQueue:
             self.discard(job)
         return job.finished
 
-    def _unready(self, job: Job[Any]) -> None:
+    def _unready(self, job: Request[Any]) -> None:
         if self._ready.pop(job, job) is None:
             self.ready_tokens -= job.ready_tokens
 
-    def _clockwork(self) -> Clockwork:
-        return Clockwork(self._clock(), self.costs)
+    def _clockwork(self) -> DeadlineBudget:
+        return DeadlineBudget(self._clock(), self.costs)
 
 
 class Line:
@@ -224,9 +228,9 @@ class Line:
         self._queue = queue
         self.max_tokens = max_tokens
         self._name = name
-        self._jobs: deque[Job[Any]] = deque()
+        self._jobs: deque[Request[Any]] = deque()
 
-    def enter(self, job: Job[Any], *, wait: bool) -> None:
+    def enter(self, job: Request[Any], *, wait: bool) -> None:
         """Stand at the end of the line.
 
         Raises:
@@ -240,7 +244,7 @@ class Line:
             raise EngineOverloadedError(message)
         self._jobs.append(job)
 
-    def admit(self) -> list[Job[Any]]:
+    def admit(self) -> list[Request[Any]]:
         """Let jobs into the queue while there is room; return them."""
         admitted = []
         while self._jobs and not self._full():
@@ -250,14 +254,14 @@ class Line:
                 admitted.append(job)
         return admitted
 
-    def leave(self, job: Job[Any]) -> bool:
+    def leave(self, job: Request[Any]) -> bool:
         """Forget a job; return whether it was there."""
         if job not in self._jobs:
             return False
         self._jobs.remove(job)
         return True
 
-    def clear(self) -> list[Job[Any]]:
+    def clear(self) -> list[Request[Any]]:
         """Forget all jobs and return them."""
         jobs = list(self._jobs)
         self._jobs.clear()
@@ -283,13 +287,13 @@ class Desk:
         batch_tokens: int,
         max_queue_tokens: int,
         *,
-        padded: bool,
+        is_padded: bool,
         prepare_items: int,
     ) -> None:
         """Start with nothing to do."""
         self.generation = 0
         self._name = name
-        self._padded = padded
+        self._is_padded = is_padded
         self._queue = JobQueue(batch_tokens, prepare_items)
         self.line = Line(self._queue, max_queue_tokens, name)
         # Reentrant, because a garbage collection under the lock may come back to `close`.
@@ -302,7 +306,7 @@ class Desk:
         """Whether :meth:`close` was called."""
         return self._closed
 
-    def enter(self, job: Job[Any], *, wait: bool) -> None:
+    def enter(self, job: Request[Any], *, wait: bool) -> None:
         """Hand in a job; it waits outside while the queue is full.
 
         Raises:
@@ -323,21 +327,21 @@ class Desk:
         for job in admitted:
             job.enter()
 
-    def drop(self, job: Job[Any]) -> None:
+    def drop(self, job: Request[Any]) -> None:
         """Forget a job that failed, or whose caller is gone."""
         gone = job.future.cancelled()
         with self._changed():
             self._queue.discard(job)
             self._stats = replace(self._stats, cancelled=self._stats.cancelled + gone)
 
-    def expire(self, job: Job[Any]) -> bool:
+    def expire(self, job: Request[Any]) -> bool:
         """Forget a job whose time is up; return whether it was still waited for."""
         with self._changed():
             gone = self._queue.discard(job) or self.line.leave(job)
             self._stats = replace(self._stats, expired=self._stats.expired + gone)
         return gone
 
-    def next_to_prepare(self, generation: int) -> Step | None:
+    def next_to_prepare(self, generation: int) -> PrepareTask | None:
         """Wait for items to prepare; None tells the thread to stop."""
         with self._wake:
             while self._in_charge(generation):
@@ -347,18 +351,20 @@ class Desk:
                 self._wake.wait(self._queue.patience_s)
         return None
 
-    def add_known(self, job: Job[Any], known: dict[int, Entry]) -> bool:
+    def add_known(self, job: Request[Any], known: dict[int, Entry]) -> bool:
         """Store cached results; return whether they finished the job."""
         with self._changed():
             self._stats = replace(self._stats, cache_hits=self._stats.cache_hits + len(known))
             return self._queue.add_known(job, known)
 
-    def add_prepared(self, job: Job[Any], indices: list[int], prepared: list[Prepared]) -> None:
+    def add_prepared(
+        self, job: Request[Any], indices: list[int], prepared: list[TokenizedItem]
+    ) -> None:
         """Make prepared items ready."""
         with self._changed():
             self._queue.add_prepared(job, indices, prepared)
 
-    def next_batch(self, generation: int, idle_s: float | None) -> list[Slot] | None:
+    def next_batch(self, generation: int, idle_s: float | None) -> list[BatchItem] | None:
         """Wait for a batch; None tells the thread to stop, an empty one that time is up.
 
         Args:
@@ -367,7 +373,10 @@ class Desk:
         """
         with self._wake:
             while self._in_charge(generation):
-                ready, batch = self._queue.ready_tokens, self._queue.next_batch(padded=self._padded)
+                ready, batch = (
+                    self._queue.ready_tokens,
+                    self._queue.next_batch(is_padded=self._is_padded),
+                )
                 if self._queue.ready_tokens != ready:  # for less of it, the preparer may wait
                     self._wake.notify_all()
                 if batch:
@@ -376,7 +385,9 @@ class Desk:
                     return []
         return None
 
-    def done(self, batch: list[Slot], outcome: Outcome, seconds: float) -> list[Job[Any]]:
+    def done(
+        self, batch: list[BatchItem], outcome: BatchResult, seconds: float
+    ) -> list[Request[Any]]:
         """Store what became of a batch; return the jobs that it finished."""
         prepared = [job.prepared(index) for job, index in batch]
         tokens = [one.tokens for one in prepared]
@@ -401,7 +412,7 @@ class Desk:
             )
         return finished
 
-    def shrink(self, batch: list[Slot]) -> bool:
+    def shrink(self, batch: list[BatchItem]) -> bool:
         """Put a batch back that did not fit, and halve the budget.
 
         Returns:
@@ -418,7 +429,7 @@ class Desk:
             self._queue.put_back(batch)
         return True
 
-    def clear(self, *, close: bool) -> list[Job[Any]]:
+    def clear(self, *, close: bool) -> list[Request[Any]]:
         """Forget all jobs and return them; the threads in charge are told to stop."""
         with self._changed():
             waiting = [*self._queue.clear(), *self.line.clear()]
@@ -444,4 +455,4 @@ class Desk:
         return not self._closed and generation == self.generation
 
     def _cost(self, tokens: list[int]) -> int:
-        return max(tokens) * len(tokens) if self._padded else sum(tokens)
+        return max(tokens) * len(tokens) if self._is_padded else sum(tokens)

@@ -14,7 +14,7 @@ from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.types import ModelIdentity
 
 
-class ResultCache:
+class TieredCache:
     """Results of one engine, off until somebody asks for memory or a folder.
 
     Attributes:
@@ -73,7 +73,7 @@ class ResultCache:
         """
         with self._attaching:
             if self._disk is None:
-                self._check_pinned(folder)
+                self._validate_pinned(folder)
                 self._disk = DiskCache(folder, max_bytes, self._shape)
             elif self._disk.folder != folder:
                 message = (
@@ -131,7 +131,7 @@ class ResultCache:
         if self._disk is not None:
             self._disk.close(wait=wait)
 
-    def _check_pinned(self, folder: Path) -> None:
+    def _validate_pinned(self, folder: Path) -> None:
         if self.identity.fingerprint or self.identity.revision:
             return
         message = (

@@ -1,6 +1,6 @@
 """Batches the requests of all callers over one backend.
 
-At least two threads serve an engine: the preparer tokenises what comes next while a worker
+At least two threads serve an engine: the preparer tokenizes what comes next while a worker
 computes the current batch; a backend may ask for more workers. All sleep on one condition
 when there is nothing to do; nothing polls. Every public method is safe from any thread.
 """
@@ -18,14 +18,14 @@ from dataclasses import replace
 from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
-from rerank_plugins.config import Priority, check_count
+from rerank_plugins.config import Priority, validate_count
 from rerank_plugins.engine.backend import Backend
-from rerank_plugins.engine.batch_planner import Slot
-from rerank_plugins.engine.execution import Outcome, execute, note_batch, prepare
-from rerank_plugins.engine.loading import Source
-from rerank_plugins.engine.request import Computed, EngineStats, Job, UrgentJob
+from rerank_plugins.engine.batch_planner import BatchItem
+from rerank_plugins.engine.execution import BatchResult, note_batch, prepare, run_batch
+from rerank_plugins.engine.loading import ModelProvider
+from rerank_plugins.engine.request import DeadlineRequest, EngineStats, Request, RequestOutput
 from rerank_plugins.engine.request_queue import PREPARE_ITEMS, Desk
-from rerank_plugins.engine.result_cache import ResultCache
+from rerank_plugins.engine.result_cache import TieredCache
 from rerank_plugins.errors import (
     EngineClosedError,
     InferenceError,
@@ -36,7 +36,7 @@ from rerank_plugins.errors import (
 
 _JOIN_S: Final = 10.0
 
-_Step: TypeAlias = Callable[[int, list[Job[Any]]], bool]
+_Step: TypeAlias = Callable[[int, list[Request[Any]]], bool]
 
 
 class Crew:
@@ -47,7 +47,7 @@ class Crew:
     """
 
     def __init__(
-        self, desk: Desk, source: Source, cache: ResultCache, name: str, workers: int
+        self, desk: Desk, source: ModelProvider, cache: TieredCache, name: str, workers: int
     ) -> None:
         """Start no thread yet.
 
@@ -101,7 +101,7 @@ class Crew:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
 
-    def expire(self, job: Job[Any]) -> None:
+    def expire(self, job: Request[Any]) -> None:
         """Give a caller what is done by now, unless the job has ended."""
         if self._desk.expire(job):
             job.enter()
@@ -110,18 +110,18 @@ class Crew:
 
     def _guard(self, step: _Step, generation: int) -> None:
         """Repeat a step, which is a call so that a thread that waits keeps no job alive."""
-        held: list[Job[Any]] = []  # by the step: what it has just finished is in no queue
+        held: list[Request[Any]] = []  # by the step: what it has just finished is in no queue
         try:
             while step(generation, held):
                 held.clear()
         except BaseException as error:  # noqa: BLE001  (silence would leave callers waiting)
             self._died(dict.fromkeys([*held, *self._desk.clear(close=False)]), error)
 
-    def _died(self, jobs: Iterable[Job[Any]], cause: BaseException) -> None:
+    def _died(self, jobs: Iterable[Request[Any]], cause: BaseException) -> None:
         message = f"a thread of {self._name} died: {cause!r}. The next request starts anew."
         fail_all(jobs, lambda: InferenceError(message), cause)
 
-    def _prepare(self, generation: int, held: list[Job[Any]]) -> bool:
+    def _prepare(self, generation: int, held: list[Request[Any]]) -> bool:
         """Prepare what comes next; False if nothing ever will."""
         if (step := self._desk.next_to_prepare(generation)) is None:
             return False
@@ -149,7 +149,7 @@ class Crew:
             self._desk.add_prepared(job, fresh, prepared)
         return True
 
-    def _work(self, generation: int, held: list[Job[Any]]) -> bool:
+    def _work(self, generation: int, held: list[Request[Any]]) -> bool:
         """Compute the next batch; False if there will never be one."""
         patience_s = self.idle_unload_s if self._source.loaded else None
         if (batch := self._desk.next_batch(generation, patience_s)) is None:
@@ -162,11 +162,11 @@ class Crew:
             self._compute(batch)
         return True
 
-    def _compute(self, batch: list[Slot]) -> None:
+    def _compute(self, batch: list[BatchItem]) -> None:
         start = time.perf_counter()
         try:
             backend = self._source.backend()
-            outcome = execute(backend, batch)
+            outcome = run_batch(backend, batch)
             self._cache.add(outcome.entries(), backend.identity)
         except OutOfMemoryError as error:
             note_batch(batch, self._cache.identity.model, start, {job: error for job, _ in batch})
@@ -174,7 +174,7 @@ class Crew:
                 self._failed({batch[0][0]: error})
             return
         except RerankError as error:  # the model could not be loaded again
-            outcome = Outcome(failed={job: error for job, _ in batch})
+            outcome = BatchResult(failed={job: error for job, _ in batch})
         note_batch(batch, self._cache.identity.model, start, outcome.failed)
         finished = self._desk.done(batch, outcome, time.perf_counter() - start)
         for job in finished:
@@ -199,7 +199,7 @@ class Crew:
             if not self._computing:
                 self._source.unload()
 
-    def _failed(self, failed: dict[Job[Any], RerankError]) -> None:
+    def _failed(self, failed: dict[Request[Any], RerankError]) -> None:
         for job, error in failed.items():
             self._desk.drop(job)
             job.fail(error)
@@ -208,7 +208,9 @@ class Crew:
 
 
 def fail_all(
-    jobs: Iterable[Job[Any]], make: Callable[[], RerankError], cause: BaseException | None = None
+    jobs: Iterable[Request[Any]],
+    make: Callable[[], RerankError],
+    cause: BaseException | None = None,
 ) -> None:
     """Give each job an error of its own, so that no traceback is shared among callers."""
     for job in jobs:
@@ -269,7 +271,7 @@ def prepare_items(backend: Backend[Any]) -> int:
     """Return how many items of a request are prepared at once, at most.
 
     Its attribute ``prepare_items``, or :data:`PREPARE_ITEMS`. A backend that does not
-    tokenise says more, so that a request of a hundred texts is one batch.
+    tokenize says more, so that a request of a hundred texts is one batch.
 
     Raises:
         ConfigurationError: If it is no count.
@@ -278,7 +280,7 @@ def prepare_items(backend: Backend[Any]) -> int:
 
 
 def _count(backend: Backend[Any], name: str, default: int) -> int:
-    return check_count(name, getattr(backend, name, None), f"for {default}") or default
+    return validate_count(name, getattr(backend, name, None), f"for {default}") or default
 
 
 _CHARACTERS_A_TOKEN: Final = 4
@@ -292,7 +294,7 @@ class Scheduler:
         crew: Its threads.
     """
 
-    def __init__(self, source: Source, name: str, max_queue_tokens: int) -> None:
+    def __init__(self, source: ModelProvider, name: str, max_queue_tokens: int) -> None:
         """Start idle; the first request starts the threads.
 
         Args:
@@ -303,17 +305,17 @@ class Scheduler:
         backend = source.backend()
         self._name = name
         self._source = source
-        self._reach = backend.identity.max_length
+        self._max_seq_length = backend.identity.max_length
         self._desk = Desk(
             name,
             backend.batch_tokens,
             max_queue_tokens,
-            padded=backend.padded,
+            is_padded=backend.is_padded,
             prepare_items=prepare_items(backend),
         )
         dimension = getattr(backend, "dimension", None)
         shape = () if dimension is None else (dimension,)
-        self.cache = ResultCache(backend.identity, shape)
+        self.cache = TieredCache(backend.identity, shape)
         self.crew = Crew(self._desk, source, self.cache, name, workers(backend))
         self._process = os.getpid()
 
@@ -325,12 +327,12 @@ class Scheduler:
         priority: Priority,
         wait: bool,
         deadline: float | None = None,
-    ) -> Job[Any]:
+    ) -> Request[Any]:
         """Queue a request; the items are tuples whose strings are what the model reads.
 
         Args:
             items: What to compute.
-            max_length: Most tokens an item may have; None is the model's reach.
+            max_length: Most tokens an item may have; None is the model's maximum length.
             priority: Where in the queue it starts.
             wait: Whether it may wait for room in the queue.
             deadline: When to be done with it at the latest, as ``time.perf_counter()`` tells
@@ -348,12 +350,12 @@ class Scheduler:
         if deadline is not None and math.isnan(deadline):
             message = "deadline is nan; it must be a time of time.perf_counter(), or None."
             raise InvalidInputError(message)
-        job: Job[Any]
+        job: Request[Any]
         estimates = self._estimates(items, max_length)
         if deadline is None or deadline == math.inf:
-            job = Job(items, max_length, priority, estimates)
+            job = Request(items, max_length, priority, estimates)
         else:
-            job = UrgentJob(items, max_length, priority, estimates, deadline)
+            job = DeadlineRequest(items, max_length, priority, estimates, deadline)
         self._check_process()
         if not items:
             job.enter()
@@ -366,7 +368,7 @@ class Scheduler:
         self._desk.admit()
         return job
 
-    def expire(self, job: Job[Any]) -> None:
+    def expire(self, job: Request[Any]) -> None:
         """End a job with what is done by now; nothing happens if it has ended."""
         self.crew.expire(job)
 
@@ -431,13 +433,13 @@ class Scheduler:
 
     def _estimates(self, items: Sequence[tuple[Any, ...]], max_length: int | None) -> list[int]:
         """Guess token counts by characters, until the items are prepared."""
-        reach = min(max_length or self._reach, self._reach)
+        max_seq_length = min(max_length or self._max_seq_length, self._max_seq_length)
         return [
-            min(reach, sum(len(text) for text in item if text) // _CHARACTERS_A_TOKEN + 8)
+            min(max_seq_length, sum(len(text) for text in item if text) // _CHARACTERS_A_TOKEN + 8)
             for item in items
         ]
 
-    def _gone(self, job: Job[Any], future: Future[Computed]) -> None:
+    def _gone(self, job: Request[Any], future: Future[RequestOutput]) -> None:
         if future.cancelled():
             self._desk.drop(job)
             self._desk.admit()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rerank_plugins.core.calibration import Calibrator, Method, labelled_pairs
+from rerank_plugins.core.calibration import Calibrator, Method, labeled_pairs
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.metrics import folds_of
 from rerank_plugins.types import ModelIdentity
@@ -129,7 +129,7 @@ def cross_validated(
         InvalidInputError: If there are fewer queries than folds, or for the reasons of
             :meth:`~rerank_plugins.core.calibration.Calibrator.fit`.
     """
-    raw, relevant = labelled_pairs(scores, labels)
+    raw, relevant = labeled_pairs(scores, labels)
     if len(queries) != len(raw):
         message = (
             f"there are {len(raw)} scores and {len(queries)} queries; give one query per pair."
@@ -160,7 +160,7 @@ def _checked(
     probabilities: ArrayLike, labels: ArrayLike
 ) -> tuple[Probabilities, NDArray[np.bool_]]:
     probs = np.asarray(probabilities, dtype=np.float64)
-    _, relevant = labelled_pairs(probs, labels)
+    _, relevant = labeled_pairs(probs, labels)
     if ((probs < 0) | (probs > 1)).any():
         message = "probabilities must be from 0 to 1; calibrate raw scores first."
         raise InvalidInputError(message)

@@ -19,7 +19,7 @@ import numpy as np
 from rerank_plugins import __version__
 from rerank_plugins._lazy import require
 from rerank_plugins._progress import chunks
-from rerank_plugins.config import check_count
+from rerank_plugins.config import validate_count
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set
@@ -261,7 +261,7 @@ def evaluate(
     if not isinstance(systems, Mapping) or not systems:
         message = 'systems is empty or not a mapping; give names: {"mini": Reranker()}.'
         raise ConfigurationError(message)
-    check_count("depth", depth)
+    validate_count("depth", depth)
     wrapped = {name: as_system(system, data, depth) for name, system in systems.items()}
     first: System | None = None
     if any(system.needs_candidates for system in wrapped.values()):

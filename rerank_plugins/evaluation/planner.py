@@ -14,7 +14,7 @@ import numpy as np
 
 from rerank_plugins._lazy import require
 from rerank_plugins._progress import chunks
-from rerank_plugins.config import MINI, check_count, check_number
+from rerank_plugins.config import MINI, validate_count, validate_number
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.cascade import Cascade
 from rerank_plugins.core.reranker import Reranker
@@ -274,10 +274,10 @@ def plan(
         MissingDependencyError: If the extra ``evaluation`` is not installed.
     """
     start = perf_counter()
-    check_number("budget_ms", budget_ms, low=1)
-    check_number("time_limit_s", time_limit_s, low=1)
-    check_number("quality", quality, low=0.01, high=1)
-    check_count("max_questions", max_questions)
+    validate_number("budget_ms", budget_ms, low=1)
+    validate_number("time_limit_s", time_limit_s, low=1)
+    validate_number("quality", quality, low=0.01, high=1)
+    validate_count("max_questions", max_questions)
     show = sys.stderr.isatty() if show_progress is None else show_progress
     setups = default_setups(models) if setups is None else setups
     if not setups:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rerank_plugins._lazy import require
 from rerank_plugins._progress import chunks
-from rerank_plugins.config import MINI, check_count
+from rerank_plugins.config import MINI, validate_count
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.ranking import fuse, fused_order
 from rerank_plugins.core.reranker import Reranker
@@ -170,7 +170,7 @@ def sweep(
     if not data.qrels:
         message = "data has no judgments; a sweep needs them to measure quality."
         raise InvalidInputError(message)
-    check_count("timed_questions", timed_questions)
+    validate_count("timed_questions", timed_questions)
     depths = _validated_depths(depths, len(data.passages))
     for settings in options:
         Reranker(**Setup(MINI, **settings).options)  # raises before anything is computed
@@ -333,5 +333,5 @@ def _validated_depths(depths: Sequence[int], passages: int) -> list[int]:
         message = "depths is empty; give at least one number of candidates."
         raise ConfigurationError(message)
     for depth in depths:
-        check_count("depths", depth)
+        validate_count("depths", depth)
     return sorted({min(depth, passages) for depth in depths})

@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rerank_plugins.config import RerankConfig, check_count, check_number
+from rerank_plugins.config import RerankConfig, validate_count, validate_number
 from rerank_plugins.core.cascade import Cascade, lead
-from rerank_plugins.core.inputs import check_tasks
-from rerank_plugins.core.ranking import FusionMethod, fuse, fused_order, make_ranking
+from rerank_plugins.core.inputs import validate_requests
+from rerank_plugins.core.ranking import FusionMethod, build_ranking, fuse, fused_order
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.metrics import (
     Difference,
@@ -22,7 +22,7 @@ from rerank_plugins.evaluation.metrics import (
     paired_bootstrap,
     per_query,
 )
-from rerank_plugins.types import Scored, Task
+from rerank_plugins.types import ScoringRequest, ScoringResult
 
 WEIGHTS: Final = tuple(step / 20 for step in range(21))
 """Fusion weights to try."""
@@ -227,8 +227,8 @@ def fit_early_exit_margin(
         InvalidInputError: If there are too few queries or grades.
         MissingDependencyError: If the extra ``evaluation`` is not installed.
     """
-    check_number("loss", loss, low=0)
-    check_count("stage", stage, least=0)
+    validate_number("loss", loss, low=0)
+    validate_count("stage", stage, least=0)
     if stage >= len(cascade.stages) - 1:
         message = f"stage is {stage}; it must be before the last one, {len(cascade.stages) - 1}."
         raise ConfigurationError(message)
@@ -237,9 +237,9 @@ def fit_early_exit_margin(
     full_cascade = _with_margin(cascade, stage, None)
     last = replace(full_cascade.stages[stage], keep=None)
     short_cascade = Cascade([*full_cascade.stages[:stage], last])
-    tasks = check_tasks(((query.query, query.documents) for query in queries), None)
-    results = short_cascade.score_tasks(tasks)
-    full = _quality(tasks, full_cascade.score_tasks(tasks), queries, measure)
+    tasks = validate_requests(((query.query, query.documents) for query in queries), None)
+    results = short_cascade.score_requests(tasks)
+    full = _quality(tasks, full_cascade.score_requests(tasks), queries, measure)
     losses = full - _quality(tasks, results, queries, measure)
     margins = np.array([_score_margin(result, stage) for result in results])
     stops = np.zeros(len(queries), dtype=np.bool_)
@@ -275,7 +275,7 @@ def _smallest_margin(margins: Scores, losses: Scores, bound: float) -> float:
     return best
 
 
-def _score_margin(result: Scored, stage: int) -> float:
+def _score_margin(result: ScoringResult, stage: int) -> float:
     """Return the margin of the best score in a stage; NaN if the cascade ended before it."""
     scores = result.scores[result.stage == stage]
     return lead(scores) if len(scores) else math.nan
@@ -288,8 +288,8 @@ def _with_margin(cascade: Cascade, stage: int, margin: float | None) -> Cascade:
 
 
 def _quality(
-    tasks: Sequence[Task],
-    results: Sequence[Scored],
+    tasks: Sequence[ScoringRequest],
+    results: Sequence[ScoringResult],
     queries: Sequence[LabeledQuery],
     measure: str,
 ) -> NDArray[np.float64]:
@@ -299,7 +299,7 @@ def _quality(
     }
     rankings = {
         str(number): [
-            str(document.index) for document in make_ranking(task, result, RerankConfig())
+            str(document.index) for document in build_ranking(task, result, RerankConfig())
         ]
         for number, (task, result) in enumerate(zip(tasks, results, strict=True))
     }

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rerank_plugins.config import ScoringConfig, check_count
+from rerank_plugins.config import ScoringConfig, validate_count
 from rerank_plugins.core.cross_encoder import prompts_of
-from rerank_plugins.core.ranking import check_scores
-from rerank_plugins.core.windows import Cutter, sentences, thin_out
-from rerank_plugins.engine.backend import CrossEncoderBackend, Tokenising
+from rerank_plugins.core.ranking import validate_scores
+from rerank_plugins.core.windows import WindowSplitter, sentences, thin_out
+from rerank_plugins.engine.backend import CrossEncoderBackend, SupportsTokenSpans
 from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.registry import find_engine
 from rerank_plugins.errors import ConfigurationError
@@ -59,7 +59,7 @@ class Reading:
             return document.window
         whole = Window(0, len(document.text))
         backend = self.engine.backend
-        if not document.truncated or not isinstance(backend, Tokenising):
+        if not document.truncated or not isinstance(backend, SupportsTokenSpans):
             return whole
         before = len(self.prompt)
         (spans,) = backend.spans([self.prompt + document.text])
@@ -69,16 +69,16 @@ class Reading:
     def tokens_cut(self, document: RankedDocument) -> int | None:
         """Return how many tokens of a scored document were not read; None if unknown."""
         backend = self.engine.backend
-        if not isinstance(backend, Tokenising):
+        if not isinstance(backend, SupportsTokenSpans):
             return None
         if self.config.long_documents == "windows":
             return self._between_windows(backend, document.text)
         (spans,) = backend.spans([self.prompt + document.text])
         return max(0, len(spans) - backend.room(self.query, self.config.max_length))
 
-    def _between_windows(self, backend: Tokenising, text: str) -> int:
+    def _between_windows(self, backend: SupportsTokenSpans, text: str) -> int:
         length, overlap = self.config.max_length, self.config.window_overlap
-        cut = Cutter(self.engine.backend, length, overlap, self.prompt)
+        cut = WindowSplitter(self.engine.backend, length, overlap, self.prompt)
         kept = thin_out(cut(self.query, [text])[0], self.config.max_windows)
         starts = backend.spans([text])[0][:, 0]
         read = np.zeros(len(starts), dtype=np.bool_)
@@ -122,7 +122,7 @@ def highlights_of(
         )
         pairs += [TextPair(reading.query, reading.prompt + one) for one in asked]
     values = reading.engine.compute(pairs, max_length=reading.config.max_length).values
-    scores = check_scores(values, len(pairs)).tolist() if pairs else []
+    scores = validate_scores(values, len(pairs)).tolist() if pairs else []
     return [
         tuple(
             Highlight(start, end, scores[first] - scores[first + number])
@@ -139,7 +139,7 @@ def explain(ranking: Ranking, highlight: int = 0) -> Explanation:
         ConfigurationError: If ``highlight`` is no count, or the model for it is not loaded.
         InferenceError: If the model fails.
     """
-    check_count("highlight", highlight, least=0)
+    validate_count("highlight", highlight, least=0)
     reading = Reading.of(ranking)
     marked = highlights_of(ranking, reading, highlight) if highlight else []
     documents = tuple(

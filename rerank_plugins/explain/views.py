@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rerank_plugins.types import ExplainedDocument, Explanation
 
-# Colours are the surroundings' own, or let them through, so that dark pages need nothing else.
+# Colors are the surroundings' own, or let them through, so that dark pages need nothing else.
 # JupyterLab has rules of its own for tables, which the longer selectors and the layout overrule.
 _STYLE: Final = """
 .rerank-explanation{color:inherit;font:13px/1.5 system-ui,sans-serif;max-width:72em}
@@ -96,10 +96,10 @@ def _marked(one: ExplainedDocument, most: float) -> str:
     start, end = one.highlights[0].start, one.highlights[-1].end
     parts = []
     for mark in one.highlights:
-        colour = "26,152,80" if mark.effect > 0 else "217,83,79"
+        color = "26,152,80" if mark.effect > 0 else "217,83,79"
         strength = abs(mark.effect) / most * 0.55 if most else 0.0
         parts.append(
-            f'<mark title="{mark.effect:+.3f}" style="background:rgba({colour},{strength:.2f})">'
+            f'<mark title="{mark.effect:+.3f}" style="background:rgba({color},{strength:.2f})">'
             f"{escape(text[mark.start : mark.end])}</mark>"
         )
     before, after = (

@@ -39,7 +39,7 @@ class BiEncoderEmbedding(BiEncoderFields, ConfigComponent, BaseEmbedding):
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the stable name used in serialisation."""
+        """Return the stable name used in serialization."""
         return "BiEncoderEmbedding"
 
     @model_validator(mode="before")
@@ -56,7 +56,7 @@ class BiEncoderEmbedding(BiEncoderFields, ConfigComponent, BaseEmbedding):
         return {**data, "model": model, "model_name": name}
 
     @model_validator(mode="after")
-    def _check_settings(self) -> Self:
+    def _validate_settings(self) -> Self:
         self.bi_encoder()
         return self
 

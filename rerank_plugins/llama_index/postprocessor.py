@@ -24,7 +24,7 @@ RETRIEVAL_SCORE: Final = "retrieval_score"
 """Metadata key of the score that a node came with."""
 
 
-def check_query(query: QueryBundle | None) -> QueryBundle:
+def validate_query(query: QueryBundle | None) -> QueryBundle:
     """Return the query.
 
     Raises:
@@ -120,11 +120,11 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the stable name used in serialisation."""
+        """Return the stable name used in serialization."""
         return "CrossEncoderPostprocessor"
 
     @model_validator(mode="after")
-    def _check_settings(self) -> Self:
+    def _validate_settings(self) -> Self:
         self.reranker()
         return self
 
@@ -132,7 +132,7 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        query = check_query(query_bundle)
+        query = validate_query(query_bundle)
         if not nodes:
             return []
         with self._reported(nodes, query) as reranked:
@@ -144,7 +144,7 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        query = check_query(query_bundle)
+        query = validate_query(query_bundle)
         if not nodes:
             return []
         with self._reported(nodes, query) as reranked:

@@ -116,7 +116,7 @@ class RayServeSettings(BaseModel):
     drain_s: _Seconds = 30.0
 
     @model_validator(mode="after")
-    def _check_range(self: SelfT) -> SelfT:
+    def _validate_range(self: SelfT) -> SelfT:
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             message = f"max_replicas is {self.max_replicas}, less than replicas={self.replicas}"
             raise ValueError(message)

@@ -16,13 +16,12 @@ from pydantic import BaseModel, SecretStr
 from starlette.middleware import Middleware
 
 from rerank_plugins import __version__
-from rerank_plugins.serving import app as operations
 from rerank_plugins.serving import cohere, openai, tei
 from rerank_plugins.serving.errors import JsonResponse, install_handlers
 from rerank_plugins.serving.metrics import Metrics
 from rerank_plugins.serving.middleware import BearerAuth, Intake, Observe
 from rerank_plugins.serving.service import Models
-from rerank_plugins.serving.settings import TOKEN_VARIABLE, ServerSettings, check_token
+from rerank_plugins.serving.settings import TOKEN_VARIABLE, ServerSettings, validate_token
 
 _ABOUT: Final = (
     "Reranking in the shapes of Cohere and text-embeddings-inference, embeddings in OpenAI's. "
@@ -54,7 +53,7 @@ def create_app(settings: ServerSettings | None = None, *, token: str | None = No
         ConfigurationError: If a setting or the token cannot work.
     """
     settings = settings or ServerSettings()
-    token = check_token(os.environ.get(TOKEN_VARIABLE) if token is None else token)
+    token = validate_token(os.environ.get(TOKEN_VARIABLE) if token is None else token)
     models = Models(settings)
     metrics = Metrics(models.engines)
     guards = [Middleware(BearerAuth, token=SecretStr(token))] if token else []
@@ -74,8 +73,8 @@ def create_app(settings: ServerSettings | None = None, *, token: str | None = No
     )
     app.state.settings, app.state.models, app.state.metrics = settings, models, metrics
     install_handlers(app)
-    for part in (cohere, tei, openai, operations):
-        app.include_router(part.router)
+    for part_router in (cohere.router, tei.router, openai.router, router):
+        app.include_router(part_router)
     return app
 
 

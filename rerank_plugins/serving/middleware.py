@@ -48,7 +48,7 @@ class Intake:
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the body; None if the client went away."""
-        _check_headers(scope)
+        _validate_headers(scope)
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         self._check(int(announced) if announced.isdigit() else 0)
         body = bytearray()
@@ -68,7 +68,7 @@ class Intake:
             raise Refusal(413, message, _CLOSE)
 
 
-def _check_headers(scope: Scope) -> None:
+def _validate_headers(scope: Scope) -> None:
     """Refuse a header bomb: the parser bounds what trickles in, not what comes in one piece."""
     if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
         message = f"the headers are larger than the {MAX_HEADER_BYTES} bytes allowed."

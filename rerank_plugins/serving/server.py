@@ -14,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rerank_plugins.serving.logging import log_to_stderr
 from rerank_plugins.serving.middleware import MAX_HEADER_BYTES
-from rerank_plugins.serving.settings import check_seconds
+from rerank_plugins.serving.settings import validate_seconds
 
 _LEAST: Final = 16 * 1024
 """Bytes of an answer that a client must have taken between two looks, if so many are left."""
@@ -115,7 +115,7 @@ def server_config(
     Raises:
         ConfigurationError: If ``drain_s`` is out of range.
     """
-    check_seconds("drain_s", drain_s)
+    validate_seconds("drain_s", drain_s)
     return uvicorn.Config(
         app,
         host=host,

@@ -16,7 +16,7 @@ from rerank_plugins._fields import RerankerFields
 from rerank_plugins.config import Priority
 from rerank_plugins.engine.backend import Role, RoleText
 from rerank_plugins.engine.engine import Engine
-from rerank_plugins.engine.request import Computed
+from rerank_plugins.engine.request import RequestOutput
 from rerank_plugins.errors import InvalidInputError, ModelLoadError, RerankError
 from rerank_plugins.serving.errors import Refusal
 from rerank_plugins.serving.logging import Record, record_of
@@ -107,7 +107,7 @@ class Models:
                 waits.append(stats.queued_tokens * stats.compute_s / stats.tokens)
         return min(math.ceil(max(waits)), _LONGEST_WAIT)
 
-    async def embed(self, texts: list[str], role: Role) -> Computed:
+    async def embed(self, texts: list[str], role: Role) -> RequestOutput:
         """Return the embeddings of texts, with the tokens they took.
 
         Raises:
@@ -130,14 +130,14 @@ class Models:
 _HOUR_MS: Final = 3_600_000
 
 
-def _check_text(value: Any) -> str:  # noqa: ANN401  (unchecked yet)
+def _validate_text(value: Any) -> str:  # noqa: ANN401  (unchecked yet)
     if not isinstance(value, str):
         message = f"must be a string, not {type(value).__name__}"
         raise ValueError(message)  # noqa: TRY004  (pydantic reads ValueError)
     return value
 
 
-def check_texts(value: Any) -> list[str]:  # noqa: ANN401  (unchecked yet)
+def validate_texts(value: Any) -> list[str]:  # noqa: ANN401  (unchecked yet)
     """Return a list of strings as it is.
 
     Raises:
@@ -154,10 +154,10 @@ def check_texts(value: Any) -> list[str]:  # noqa: ANN401  (unchecked yet)
 
 
 # Plain checks, because pydantic's own refuse lone surrogates, which the core can read.
-Text = Annotated[str, PlainValidator(_check_text), WithJsonSchema({"type": "string"})]
+Text = Annotated[str, PlainValidator(_validate_text), WithJsonSchema({"type": "string"})]
 Texts = Annotated[
     list[str],
-    PlainValidator(check_texts),
+    PlainValidator(validate_texts),
     WithJsonSchema({"type": "array", "items": {"type": "string"}}),
 ]
 
@@ -179,7 +179,7 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def check_size(settings: ServerSettings, query: str, texts: Sequence[str]) -> None:
+def validate_size(settings: ServerSettings, query: str, texts: Sequence[str]) -> None:
     """Refuse a request that is larger than the server takes on.
 
     Raises:
@@ -227,7 +227,7 @@ async def rank(
     """
     models: Models = request.app.state.models
     models.check_loaded()
-    check_size(request.app.state.settings, query, documents)
+    validate_size(request.app.state.settings, query, documents)
     record = record_of(request.scope)
     record.documents = len(documents)
     reranker = models.bulk if priority == "bulk" else models.reranker
@@ -248,11 +248,11 @@ async def embed(
     role: Literal["query", "document"],
     *,
     deadline_ms: float | None,
-) -> Computed:
+) -> RequestOutput:
     """Embed the texts of a request; see :func:`rank`."""
     models: Models = request.app.state.models
     models.check_loaded()
-    check_size(request.app.state.settings, "", texts)
+    validate_size(request.app.state.settings, "", texts)
     record = record_of(request.scope)
     record.documents = record.pairs = len(texts)
     computed = await _in_time(models.embed(texts, role), deadline_ms, record)

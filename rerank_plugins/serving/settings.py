@@ -108,17 +108,17 @@ class ServerSettings:
             ConfigurationError: If one is out of range.
         """
         for name in _COUNTS:
-            _check_bound(name, getattr(self, name))
-        check_seconds("body_timeout_s", self.body_timeout_s)
+            _validate_bound(name, getattr(self, name))
+        validate_seconds("body_timeout_s", self.body_timeout_s)
 
 
-def _check_bound(name: str, bound: int) -> None:
+def _validate_bound(name: str, bound: int) -> None:
     if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
         message = f"{name} is {bound!r}; it must be an integer of at least 1."
         raise ConfigurationError(message)
 
 
-def check_seconds(name: str, seconds: float) -> float:
+def validate_seconds(name: str, seconds: float) -> float:
     """Return a duration if it is a finite number above 0.
 
     Raises:
@@ -131,7 +131,7 @@ def check_seconds(name: str, seconds: float) -> float:
     return seconds
 
 
-def check_token(token: str | None) -> str | None:
+def validate_token(token: str | None) -> str | None:
     """Return the bearer token if a header can carry it; the message never shows it.
 
     Raises:

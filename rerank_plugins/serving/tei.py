@@ -52,7 +52,7 @@ async def rerank(body: TeiRerank, request: Request, deadline_ms: DeadlineMs = No
     ranking = await rank(request, body.query, body.texts, deadline_ms=deadline_ms)
     if body.truncate is False and ranking.stats.truncated:
         message = (
-            f"{ranking.stats.truncated} texts are longer than the model's reach, and truncate "
+            f"{ranking.stats.truncated} texts are longer than the model's maximum length, and truncate "
             "is false. Shorten them, or leave it out."
         )
         raise InvalidInputError(message)

@@ -1,4 +1,4 @@
-"""Our embeddings are those of sentence-transformers, normalised."""
+"""Our embeddings are those of sentence-transformers, normalized."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def compile_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[str]]:
             return usual(function, backend=backend)
 
         monkeypatch.setattr(torch, "compile", compile_function)
-        monkeypatch.setattr(torch_model, "check_optimize", lambda *_: None)
+        monkeypatch.setattr(torch_model, "validate_optimize", lambda *_: None)
         return modes
 
     return with_backend
@@ -65,7 +65,7 @@ def test_one_graph_serves_every_layer_and_number_of_tokens(
     for repeats in (1, 2, 5, 9):
         wanted = plain.score(PAIRS * repeats)
         np.testing.assert_allclose(compiled.score(PAIRS * repeats), wanted, rtol=0, atol=1e-5)
-    assert not compiled.engine.backend.padded
+    assert not compiled.engine.backend.is_padded
     assert counter.frame_count == 1
     assert modes == ["default" if optimize == "compile" else optimize]
 
@@ -134,7 +134,7 @@ def test_other_backends_are_refused(tmp_path: Path) -> None:
         Reranker(folder, backend="sbert", device="cpu", optimize="reduce-overhead").warm_up()
 
 
-def test_an_unknown_optimisation_is_refused() -> None:
+def test_an_unknown_optimization_is_refused() -> None:
     allowed = "optimize is 'tensorrt'; allowed are none, compile, reduce-overhead"
     with pytest.raises(ConfigurationError, match=allowed):
         Reranker(optimize="tensorrt")  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ def test_cuda_graphs_give_the_scores(architecture: str, dtype: Dtype, tmp_path: 
     batches = [PAIRS[start:] + PAIRS[:start] for start in range(7)] + [PAIRS[:1], PAIRS * 8]
     for batch in batches * 4:
         assert_close(graphs.score(batch), plain.score(batch), dtype)
-    assert not graphs.engine.backend.padded
+    assert not graphs.engine.backend.is_padded
     graphs.close()
 
 

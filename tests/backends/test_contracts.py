@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank_plugins import FlagModel
+from rerank_plugins import FlagSpec
 from rerank_plugins.backends.bi_encoder import SentenceTransformerBiEncoder
 from rerank_plugins.backends.decoder.cross_encoder import DecoderCrossEncoder
 from rerank_plugins.backends.flag.bi_encoder import FlagBiEncoder
@@ -33,7 +33,7 @@ def config(folder: Path, backend: str = "") -> ModelConfig:
     return ModelConfig(str(folder), backend=backend, dtype="float32", max_length=None)
 
 
-def flag(model: FlagModel) -> FlagCrossEncoder:
+def flag(model: FlagSpec) -> FlagCrossEncoder:
     settings = ModelConfig(str(model), backend="flag", dtype="float32", settings=model)
     return FlagCrossEncoder(FlagCrossEncoder.resolve(settings))
 
@@ -77,14 +77,14 @@ class TestLayerwise(CrossEncoderContract):
 
     @pytest.fixture
     def backend(self, tmp_path: Path) -> CrossEncoderBackend:
-        return flag(FlagModel(str(save_layerwise(tmp_path)), cutoff_layers=3))
+        return flag(FlagSpec(str(save_layerwise(tmp_path)), cutoff_layers=3))
 
 
 class TestLightweight(CrossEncoderContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> CrossEncoderBackend:
         folder = str(save_lightweight(tmp_path))
-        return flag(FlagModel(folder, compress_ratio=4, compress_layers=(1, 2)))
+        return flag(FlagSpec(folder, compress_ratio=4, compress_layers=(1, 2)))
 
 
 @has_flag
@@ -93,7 +93,7 @@ class TestFlagReference(CrossEncoderContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> CrossEncoderBackend:
         folder = str(save_reranker("roberta", tmp_path))
-        return flag(FlagModel(folder, variant="encoder-only"))
+        return flag(FlagSpec(folder, variant="encoder-only"))
 
 
 class TestBiEncoder(BiEncoderContract):

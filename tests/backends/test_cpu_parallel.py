@@ -18,37 +18,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins.backends.torch import cpu_parallel as module
-from rerank_plugins.backends.torch.cpu_parallel import Lanes, lanes_for, thread_limit
+from rerank_plugins.backends.torch.cpu_parallel import CPUThreadPool, lanes_for, thread_limit
 from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
 from rerank_plugins.config import ModelConfig
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.types import FloatArray, TextPair
 
 LIMIT = thread_limit()
 can_limit = pytest.mark.skipif(LIMIT is None, reason="this torch has not MKL's own function")
 
 
-def prepared(lengths: Sequence[int]) -> list[Prepared]:
-    return [Prepared(tokens, False, number) for number, tokens in enumerate(lengths)]
+def prepared(lengths: Sequence[int]) -> list[TokenizedItem]:
+    return [TokenizedItem(tokens, False, number) for number, tokens in enumerate(lengths)]
 
 
-def numbers(batch: Sequence[Prepared]) -> FloatArray:
+def numbers(batch: Sequence[TokenizedItem]) -> FloatArray:
     return np.array([one.payload for one in batch], dtype=np.float32)
 
 
 @pytest.fixture
-def four() -> Iterator[Lanes]:
-    lanes = Lanes(4, lambda _: None, small=True, name="'four'")
+def four() -> Iterator[CPUThreadPool]:
+    lanes = CPUThreadPool(4, lambda _: None, small=True, name="'four'")
     yield lanes
     lanes.close()
 
 
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=60))
 def test_every_item_keeps_its_place(lengths: list[int]) -> None:
-    lanes = Lanes(4, lambda _: None, small=True, name="'four'")
+    lanes = CPUThreadPool(4, lambda _: None, small=True, name="'four'")
     seen: list[tuple[int, int]] = []
 
-    def compute(batch: Sequence[Prepared]) -> FloatArray:
+    def compute(batch: Sequence[TokenizedItem]) -> FloatArray:
         seen.append((len(batch), sum(one.tokens for one in batch)))
         return numbers(batch)
 
@@ -59,11 +59,11 @@ def test_every_item_keeps_its_place(lengths: list[int]) -> None:
     lanes.close()
 
 
-def test_uneven_batches_are_computed_by_fewer(four: Lanes) -> None:
+def test_uneven_batches_are_computed_by_fewer(four: CPUThreadPool) -> None:
     def threads(lengths: list[int]) -> int:
         used: set[str] = set()
 
-        def compute(batch: Sequence[Prepared]) -> FloatArray:
+        def compute(batch: Sequence[TokenizedItem]) -> FloatArray:
             used.add(threading.current_thread().name)
             return numbers(batch)
 
@@ -88,13 +88,13 @@ def test_threads_of_lanes_alone_use_fewer_cores() -> None:
 
     found: list[list[int]] = []
 
-    def compute(batch: Sequence[Prepared]) -> FloatArray:
+    def compute(batch: Sequence[TokenizedItem]) -> FloatArray:
         torch.ones(300_000).exp_()  # what sets a thread's number at its first use
         found.append(cores())
         return numbers(batch)
 
     before = cores()
-    lanes = Lanes(4, LIMIT, small=True, name="'four'")
+    lanes = CPUThreadPool(4, LIMIT, small=True, name="'four'")
     lanes.run(compute, prepared([10] * 8))
     assert found == [[1, 1]] * 4
     found.clear()
@@ -105,10 +105,12 @@ def test_threads_of_lanes_alone_use_fewer_cores() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), SystemExit(3), MemoryError()])
-def test_an_error_comes_when_all_parts_have_ended(four: Lanes, error: BaseException) -> None:
+def test_an_error_comes_when_all_parts_have_ended(
+    four: CPUThreadPool, error: BaseException
+) -> None:
     ended = []
 
-    def compute(batch: Sequence[Prepared]) -> FloatArray:
+    def compute(batch: Sequence[TokenizedItem]) -> FloatArray:
         if batch[0].payload == 0:
             raise error
         time.sleep(0.05)
@@ -123,7 +125,7 @@ def test_an_error_comes_when_all_parts_have_ended(four: Lanes, error: BaseExcept
 
 def test_threads_end_with_it() -> None:
     for close in (True, False):
-        lanes = Lanes(2, lambda _: None, small=True, name="'two'")
+        lanes = CPUThreadPool(2, lambda _: None, small=True, name="'two'")
         threads = lanes.threads
         if close:
             lanes.close()
@@ -137,7 +139,7 @@ def test_threads_end_with_it() -> None:
 def test_many_cores_share_lanes() -> None:
     counts = {}
     for cores in (2, 16, 20, 96):
-        lanes = Lanes(cores, lambda _: None, small=False, name="'many'")
+        lanes = CPUThreadPool(cores, lambda _: None, small=False, name="'many'")
         counts[cores] = (len(lanes.threads), lanes.batch_tokens)
         lanes.close()
     assert counts == {2: (2, 2_048), 16: (16, 16_384), 20: (10, 10_240), 96: (16, 16_384)}
@@ -169,8 +171,8 @@ def test_one_core_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
 AT_EXIT = r"""
 import os, threading, time
 import numpy as np
-from rerank_plugins.backends.torch.cpu_parallel import Lanes
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.backends.torch.cpu_parallel import CPUThreadPool
+from rerank_plugins.engine.backend import TokenizedItem
 
 class Buffer:
     def __del__(self):
@@ -183,8 +185,8 @@ def compute(batch):
     kept.buffer = Buffer()
     return np.zeros(len(batch), np.float32)
 
-lanes = Lanes(2, lambda _: None, small=True, name="'two'")
-lanes.run(compute, [Prepared(9, False, None)] * 2)
+lanes = CPUThreadPool(2, lambda _: None, small=True, name="'two'")
+lanes.run(compute, [TokenizedItem(9, False, None)] * 2)
 """
 
 

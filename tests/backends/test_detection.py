@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import transformers
 
-from rerank_plugins import DecoderModel, FlagModel, Reranker
+from rerank_plugins import DecoderSpec, FlagSpec, Reranker
 from rerank_plugins.backends.detection import choose_cross_encoder
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
@@ -86,13 +86,13 @@ def test_what_is_no_reranker_is_called_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="LlamaForCausalLM, a generative language model"):
         Reranker(language_model).warm_up()
     with pytest.raises(ModelLoadError, match="nothing in its files says how it reranks"):
-        Reranker(DecoderModel(str(language_model))).warm_up()
+        Reranker(DecoderSpec(str(language_model))).warm_up()
     classifier = save_classifier("qwen2", tmp_path / "five", labels=5)
     with pytest.raises(ModelLoadError, match="has 5 labels"):
         Reranker(classifier).warm_up()
     encoder = save_reranker("bert", tmp_path / "encoder")
     with pytest.raises(ModelLoadError, match="is none of FlagEmbedding's rerankers"):
-        Reranker(FlagModel(str(language_model))).warm_up()
+        Reranker(FlagSpec(str(language_model))).warm_up()
     (encoder / "modules.json").write_text('{"a": 1}')
     with pytest.raises(ModelLoadError, match=r"modules\.json .* does not list modules"):
         Reranker(encoder).warm_up()
@@ -113,11 +113,11 @@ def test_a_chat_template_without_the_two_roles_is_refused(tmp_path: Path) -> Non
 
 def test_a_tuned_model_is_told_its_family(tmp_path: Path) -> None:
     folder = save_language_model("qwen3", tmp_path / "tuned")
-    model = DecoderModel(str(folder), family="qwen3", instruction="Find the clause.")
+    model = DecoderSpec(str(folder), family="qwen3", instruction="Find the clause.")
     scores = Reranker(model, dtype="float32").score(PAIRS)
     wanted = prompted_scores("qwen3", folder, PAIRS, "Find the clause.")
     np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-4)
-    other = Reranker(DecoderModel(str(folder), family="qwen3"), dtype="float32")
+    other = Reranker(DecoderSpec(str(folder), family="qwen3"), dtype="float32")
     assert np.abs(other.score(PAIRS) - wanted).max() > 1e-3
     marks = {one.engine.identity.fingerprint for one in (other, Reranker(model, dtype="float32"))}
     assert len(marks) == 2
@@ -126,13 +126,13 @@ def test_a_tuned_model_is_told_its_family(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DecoderModel(""), "model is ''"),
-        (lambda: DecoderModel("a", family="gpt"), "family is 'gpt'"),  # type: ignore[arg-type]
-        (lambda: DecoderModel("a", instruction=3), "instruction is 3"),  # type: ignore[arg-type]
-        (lambda: FlagModel("a", variant="big"), "variant is 'big'"),  # type: ignore[arg-type]
-        (lambda: FlagModel("a", compress_ratio=3), "compress_ratio is 3"),
-        (lambda: FlagModel("a", compress_layers=(0,)), "compress_layers is"),
-        (lambda: FlagModel("a", cutoff_layers=[8, 9]), "one number of layers"),  # type: ignore[arg-type]
+        (lambda: DecoderSpec(""), "model is ''"),
+        (lambda: DecoderSpec("a", family="gpt"), "family is 'gpt'"),  # type: ignore[arg-type]
+        (lambda: DecoderSpec("a", instruction=3), "instruction is 3"),  # type: ignore[arg-type]
+        (lambda: FlagSpec("a", variant="big"), "variant is 'big'"),  # type: ignore[arg-type]
+        (lambda: FlagSpec("a", compress_ratio=3), "compress_ratio is 3"),
+        (lambda: FlagSpec("a", compress_layers=(0,)), "compress_layers is"),
+        (lambda: FlagSpec("a", cutoff_layers=[8, 9]), "one number of layers"),  # type: ignore[arg-type]
     ],
 )
 def test_settings_are_checked(make: Any, message: str) -> None:
@@ -147,15 +147,15 @@ def test_settings_must_be_the_variants(tmp_path: Path) -> None:
         ({"cutoff_layers": 1}, "cutoff_layers is 1; .* scores after layers 2 to 4"),
     ):
         with pytest.raises(ConfigurationError, match=message):
-            Reranker(FlagModel(str(layerwise), **settings)).warm_up()  # type: ignore[arg-type]
+            Reranker(FlagSpec(str(layerwise), **settings)).warm_up()  # type: ignore[arg-type]
     gemma = save_language_model("gemma", tmp_path / "bge-reranker-v2-gemma")
     with pytest.raises(ConfigurationError, match="has no place for one"):
-        Reranker(DecoderModel(str(gemma), family="gemma", instruction="x")).warm_up()
+        Reranker(DecoderSpec(str(gemma), family="gemma", instruction="x")).warm_up()
 
 
 def test_a_cut_model_loads_fewer_layers(tmp_path: Path) -> None:
     folder = save_lightweight(tmp_path)
-    backend: Any = Reranker(FlagModel(str(folder), cutoff_layers=2)).engine.backend
+    backend: Any = Reranker(FlagSpec(str(folder), cutoff_layers=2)).engine.backend
     assert len(backend._forward._base.layers) == 2
     assert isinstance(backend._forward._base, transformers.Gemma2Model)
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import pytest
 
-from rerank_plugins import FlagModel, RemoteModel, Reranker
+from rerank_plugins import FlagSpec, RemoteSpec, Reranker
 from rerank_plugins.config import Dtype
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.types import FloatArray, TextPair
@@ -59,7 +59,7 @@ CASES: Final = {
     "sbert": Case(lambda folder: save_modular("bert", folder, pooling="mean"), "sbert"),
     "decoder": Case(lambda folder: save_logit_score("qwen3", folder), "decoder"),
     "flag": Case(
-        save_layerwise, "flag", model=lambda folder: FlagModel(str(folder), cutoff_layers=3)
+        save_layerwise, "flag", model=lambda folder: FlagSpec(str(folder), cutoff_layers=3)
     ),
     "openvino": Case(lambda folder: save_reranker("bert", folder), "openvino", half=None),
 }
@@ -154,6 +154,6 @@ def server() -> Iterator[StandIn]:
 
 
 def test_a_remote_model_maps_every_score_to_its_pair(server: StandIn) -> None:
-    with Reranker(RemoteModel(server.url, api="tei", token=TOKEN)) as reranker:
+    with Reranker(RemoteSpec(server.url, api="tei", token=TOKEN)) as reranker:
         wanted = alone(reranker)
         check_invariance(reranker, wanted, 1e-6)

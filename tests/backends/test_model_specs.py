@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from rerank_plugins import DecoderModel, FlagModel, OpenVINOModel, RemoteModel
+from rerank_plugins import DecoderSpec, FlagSpec, OpenVINOSpec, RemoteSpec
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 
 MODELS = [
-    DecoderModel("./tuned", family="qwen3", instruction="Find the clause that applies."),
-    FlagModel("./layers", variant="layerwise", cutoff_layers=8),
-    OpenVINOModel("mini", calibration=[("who wrote Faust", "Goethe did.")]),
-    OpenVINOModel("mini"),
-    RemoteModel("http://127.0.0.1:9", api="tei"),
+    DecoderSpec("./tuned", family="qwen3", instruction="Find the clause that applies."),
+    FlagSpec("./layers", variant="layerwise", cutoff_layers=8),
+    OpenVINOSpec("mini", calibration=[("who wrote Faust", "Goethe did.")]),
+    OpenVINOSpec("mini"),
+    RemoteSpec("http://127.0.0.1:9", api="tei"),
 ]
 
 

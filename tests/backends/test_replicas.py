@@ -18,7 +18,7 @@ from rerank_plugins.backends import devices as _devices
 from rerank_plugins.backends.replicas import CrossEncoderReplicas
 from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
 from rerank_plugins.config import ModelConfig
-from rerank_plugins.engine.backend import CrossEncoderBackend, Prepared
+from rerank_plugins.engine.backend import CrossEncoderBackend, TokenizedItem
 from rerank_plugins.errors import ConfigurationError, InferenceError, ModelLoadError
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.testing import FakeCrossEncoder
@@ -38,7 +38,7 @@ class Device(FakeCrossEncoder):
         self.ran = 0
         self.closed = False
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         if "missing" in self.name:
             message = "device lost"
             raise RuntimeError(message)
@@ -79,7 +79,7 @@ def test_every_device_works_and_a_small_request_stays_on_one(
     waiting = True
 
     def watched(number: int, run: Any) -> Any:
-        def call(batch: Sequence[Prepared]) -> FloatArray:
+        def call(batch: Sequence[TokenizedItem]) -> FloatArray:
             calls.append(number)
             if waiting:
                 together.wait()

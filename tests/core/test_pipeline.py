@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rerank_plugins import BiEncoder, RankedDocument, Ranking, Reranker
 from rerank_plugins.core.calibration import Calibrator
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError, InferenceError, InvalidInputError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 from rerank_plugins.types import FloatArray, ModelIdentity
@@ -114,7 +114,7 @@ def test_a_distant_deadline_changes_nothing(query: str, texts: list[str]) -> Non
 class SlowCrossEncoder(FakeCrossEncoder):
     """Takes twenty milliseconds a pair."""
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         time.sleep(0.02 * len(batch))
         return super().run(batch)
 

@@ -1,4 +1,4 @@
-"""Truncated and quantised embeddings are those of sentence-transformers."""
+"""Truncated and quantized embeddings are those of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def full() -> Any:
 
 
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
-def test_quantised_as_the_reference(full: Any, precision: Any) -> None:
+def test_quantized_as_the_reference(full: Any, precision: Any) -> None:
     ranges = value_ranges(full) if precision.endswith("int8") else None
     encoder = BiEncoder(FakeBiEncoder(), precision=precision, ranges=ranges)  # type: ignore[arg-type]
     made = encoder.encode_documents(TEXTS)

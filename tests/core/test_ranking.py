@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins.config import Activation
-from rerank_plugins.core.ranking import activate, check_scores, order
+from rerank_plugins.core.ranking import activate, order, validate_scores
 from rerank_plugins.errors import InvalidScoresError
 from rerank_plugins.types import ScoreScale
 
@@ -93,19 +93,19 @@ def test_only_logits_are_activated(activation: Activation, scale: ScoreScale) ->
 @given(st.lists(floats, max_size=20))
 def test_finite_scores_pass_unchanged(values: list[float]) -> None:
     scores = array(values)
-    assert check_scores(scores, len(values)) is scores
+    assert validate_scores(scores, len(values)) is scores
 
 
 @pytest.mark.parametrize("shape", [(2,), (4,), (3, 1), (1, 3), (0,), ()])
 def test_a_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InvalidScoresError, match=r"scores of shape .* for 3 pairs") as caught:
-        check_scores(np.zeros(shape, dtype=np.float32), 3)
+        validate_scores(np.zeros(shape, dtype=np.float32), 3)
     assert str(shape) in str(caught.value)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_not_finite_is_refused(bad: float) -> None:
     with pytest.raises(InvalidScoresError, match="2 of 4 scores are not finite") as caught:
-        check_scores(array([1, bad, 2, bad]), 4)
+        validate_scores(array([1, bad, 2, bad]), 4)
     assert f"pair 1: {np.float32(bad)}" in str(caught.value)
     assert "float32" in str(caught.value)

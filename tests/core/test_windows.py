@@ -108,7 +108,7 @@ def by_text(ranking: Ranking) -> dict[str, RankedDocument]:
 
 @pytest.mark.parametrize("words", range(52, 64))
 def test_a_real_model_reads_what_fits_in_one(words: int) -> None:
-    """Around the reach, token by token."""
+    """Around the maximum length, token by token."""
     text = "rain " * words
     settings: dict[str, Any] = {"dtype": "float32", "max_length": 64}
     cut = Reranker(**settings).rank("What is rain?", [text])
@@ -175,7 +175,7 @@ async def test_async_windows_are_the_same() -> None:
 
 
 def test_the_real_model_reads_a_fact_beyond_its_reach() -> None:
-    filler = "The harbour was quiet and the boats lay still in the grey morning light. " * 60
+    filler = "The harbour was quiet and the boats lay still in the gray morning light. " * 60
     texts = [filler + "Goethe wrote Faust, a tragedy in two parts. " + filler, filler]
     ranking = Reranker(long_documents="windows", max_length=128).rank("Who wrote Faust?", texts)
     best = ranking[0]

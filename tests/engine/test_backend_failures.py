@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.engine.backend import Prepared, RoleText
+from rerank_plugins.engine.backend import RoleText, TokenizedItem
 from rerank_plugins.errors import EngineClosedError, InferenceError, InvalidScoresError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 from rerank_plugins.types import FloatArray, TextPair
@@ -23,7 +23,7 @@ class Distorted(FakeCrossEncoder):
         super().__init__()
         self._distort = distort
 
-    def run(self, batch: Sequence[Prepared]) -> Any:
+    def run(self, batch: Sequence[TokenizedItem]) -> Any:
         return self._distort(super().run(batch))
 
 
@@ -35,12 +35,14 @@ class Failing(FakeCrossEncoder):
         self._error = error
         self._step = step
 
-    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
+    def prepare(
+        self, items: Sequence[TextPair], max_length: int | None = None
+    ) -> list[TokenizedItem]:
         if self._step == "prepare":
             raise self._error
         return super().prepare(items)
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         if self._step == "run":
             raise self._error
         return super().run(batch)
@@ -106,19 +108,21 @@ def test_a_failure_is_not_remembered() -> None:
 
 
 class NotFinite(FakeBiEncoder):
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         vectors = super().run(batch)
         vectors[-1, 0] = math.nan
         return vectors
 
 
 class Short(FakeBiEncoder):
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         return super().run(batch)[:-1]
 
 
 class Broken(FakeBiEncoder):
-    def prepare(self, items: Sequence[RoleText], max_length: int | None = None) -> list[Prepared]:
+    def prepare(
+        self, items: Sequence[RoleText], max_length: int | None = None
+    ) -> list[TokenizedItem]:
         message = "boom"
         raise RuntimeError(message)
 

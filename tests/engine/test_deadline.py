@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank_plugins.engine.backend import Prepared
-from rerank_plugins.engine.request import Computed
+from rerank_plugins.engine.backend import TokenizedItem
+from rerank_plugins.engine.request import RequestOutput
 from rerank_plugins.errors import EngineClosedError, InferenceError, InvalidInputError
 from rerank_plugins.testing import FakeCrossEncoder
 from rerank_plugins.types import FloatArray, TextPair
@@ -40,11 +40,13 @@ class SlowCrossEncoder(FakeCrossEncoder):
         super().__init__(**options)  # type: ignore[arg-type]
         self._cost_s = batch_s, token_s
 
-    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
+    def prepare(
+        self, items: Sequence[TextPair], max_length: int | None = None
+    ) -> list[TokenizedItem]:
         self.prepared += len(items)
         return super().prepare(items, max_length)
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         batch_s, token_s = self._cost_s
         width = max(one.tokens for one in batch)
         time.sleep(batch_s + token_s * width * len(batch))
@@ -55,7 +57,7 @@ def within(seconds: float) -> float:
     return time.perf_counter() + seconds
 
 
-def assert_right(computed: Computed, items: list[TextPair]) -> None:
+def assert_right(computed: RequestOutput, items: list[TextPair]) -> None:
     """Check that what is done is right and what is not says so."""
     done = computed.done
     assert done.shape == computed.values.shape == (len(items),)
@@ -153,7 +155,7 @@ def test_a_caller_is_answered_at_the_deadline_while_others_compute(how: str) -> 
     deadline = start + 0.1
     ticks: list[float] = []
 
-    async def ask() -> Computed:
+    async def ask() -> RequestOutput:
         async def tick() -> None:
             while True:
                 ticks.append(time.perf_counter())

@@ -27,7 +27,7 @@ scores = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 @given(st.lists(st.tuples(items, st.none() | st.integers(16, 600)), min_size=2, max_size=12))
 def test_equal_keys_mean_equal_items(given: list[tuple[TextPair | RoleText, int | None]]) -> None:
-    """Whatever the texts, and up to the model's reach whatever the length."""
+    """Whatever the texts, and up to the model's maximum length whatever the length."""
     keys = Keys(PINNED)
     by_key = {
         keys.key(item, length): (type(item), item, min(length or 512, 512))

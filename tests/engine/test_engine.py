@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.engine.engine import Engine
-from rerank_plugins.engine.request import Computed
+from rerank_plugins.engine.request import RequestOutput
 from rerank_plugins.errors import EngineClosedError, InferenceError
 from rerank_plugins.testing import FakeCrossEncoder
 from rerank_plugins.types import FloatArray, TextPair
@@ -45,7 +45,7 @@ def pairs(start: int, count: int) -> list[TextPair]:
     return [TextPair("q", f"{start + step} " + "word " * (step * 7 % 23)) for step in range(count)]
 
 
-def assert_numbers(computed: Computed, start: int, count: int) -> None:
+def assert_numbers(computed: RequestOutput, start: int, count: int) -> None:
     np.testing.assert_array_equal(computed.values, np.arange(start, start + count))
     words = [4 + 1 + step * 7 % 23 for step in range(count)]
     np.testing.assert_array_equal(computed.tokens, words)
@@ -99,7 +99,7 @@ class Exclusive(FakeCrossEncoder):
         self.collisions = 0
         self._busy = threading.Lock()
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         if not self._busy.acquire(blocking=False):
             self.collisions += 1
             return super().run(batch)

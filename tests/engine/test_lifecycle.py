@@ -13,7 +13,7 @@ import pytest
 from rerank_plugins import Reranker
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.engine import Engine
-from rerank_plugins.engine.loading import LoadedModel, get_loader, register_loader
+from rerank_plugins.engine.loading import LazyModel, get_loader, register_loader
 from rerank_plugins.errors import ModelLoadError
 from rerank_plugins.testing import FakeCrossEncoder
 from rerank_plugins.types import TextPair
@@ -48,7 +48,7 @@ def wait_until_unloaded(engine: Engine[TextPair]) -> None:
 
 def test_idle_unload_gives_memory_back_and_reloads() -> None:
     loader = ReloadingLoader()
-    engine: Engine[TextPair] = Engine(LoadedModel(loader, ModelConfig()))
+    engine: Engine[TextPair] = Engine(LazyModel(loader, ModelConfig()))
     engine.idle_unload_s = 0.05
     first = engine.compute(pairs("query", 3)).values
     wait_until_unloaded(engine)
@@ -83,7 +83,7 @@ async def test_what_is_said_of_a_model_loads_none_again() -> None:
 
 def test_a_model_that_cannot_be_reloaded_is_an_error() -> None:
     loader = ReloadingLoader()
-    engine: Engine[TextPair] = Engine(LoadedModel(loader, ModelConfig()))
+    engine: Engine[TextPair] = Engine(LazyModel(loader, ModelConfig()))
     engine.idle_unload_s = 0.05
     engine.compute(pairs("query", 1))
     wait_until_unloaded(engine)
@@ -107,7 +107,7 @@ def test_the_setting_reaches_the_shared_engine() -> None:
 def test_idle_engines_do_not_poll() -> None:
     """Without work, the threads of an engine use no processor time."""
     loader = ReloadingLoader()
-    engine: Engine[TextPair] = Engine(LoadedModel(loader, ModelConfig()))
+    engine: Engine[TextPair] = Engine(LazyModel(loader, ModelConfig()))
     with engine:
         engine.compute(pairs("query", 3))
         before = time.process_time()
@@ -153,7 +153,7 @@ def test_a_backend_that_outlives_the_engines_dies_in_silence(tmp_path: Path) -> 
 
             class Own:
                 identity = ModelIdentity("own", None, "own", "float32", 512)
-                scale, batch_tokens, padded = ScoreScale.LOGIT, 100, False
+                scale, batch_tokens, is_padded = ScoreScale.LOGIT, 100, False
 
                 def prepare(self, items, max_length=None):
                     return [Prepared(3, False, len(item.document)) for item in items]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rerank_plugins.engine.request import UrgentJob
+from rerank_plugins.engine.request import DeadlineRequest
 from rerank_plugins.testing import FakeCrossEncoder
 from rerank_plugins.types import TextPair
 
@@ -11,7 +11,7 @@ def test_a_job_ends_after_its_batch_was_put_back() -> None:
     """Whether it is given up before or after that."""
     items = [TextPair("q", "one"), TextPair("q", "two")]
     for early in (False, True):
-        job = UrgentJob(items, None, "interactive", [5, 5], 1.0)
+        job = DeadlineRequest(items, None, "interactive", [5, 5], 1.0)
         indices = job.take_in_order(10, 2)
         job.add_prepared(indices, FakeCrossEncoder().prepare(items))
         job.take(0)

@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins.config import Priority
-from rerank_plugins.engine.backend import Prepared
-from rerank_plugins.engine.batch_planner import Slot
-from rerank_plugins.engine.request import Job, UrgentJob
+from rerank_plugins.engine.backend import TokenizedItem
+from rerank_plugins.engine.batch_planner import BatchItem
+from rerank_plugins.engine.request import DeadlineRequest, Request
 from rerank_plugins.engine.request_queue import AHEAD_BATCHES, PREPARE_ITEMS, JobQueue
 
 BUDGET = 1_000
 
 
-def make_job(lengths: list[int], priority: Priority = "interactive") -> Job[tuple[int]]:
-    return Job([(length,) for length in lengths], None, priority, [100] * len(lengths))
+def make_job(lengths: list[int], priority: Priority = "interactive") -> Request[tuple[int]]:
+    return Request([(length,) for length in lengths], None, priority, [100] * len(lengths))
 
 
 def prepare_all(queue: JobQueue) -> int:
@@ -25,16 +25,18 @@ def prepare_all(queue: JobQueue) -> int:
     while (work := queue.next_to_prepare()) is not None:
         job, indices, _ = work
         queue.add_prepared(
-            job, indices, [Prepared(job.items[index][0], False, None) for index in indices]
+            job, indices, [TokenizedItem(job.items[index][0], False, None) for index in indices]
         )
         count += len(indices)
     return count
 
 
-def serve(queue: JobQueue, *, padded: bool = True) -> tuple[list[Slot], list[Job[tuple[int]]]]:
+def serve(
+    queue: JobQueue, *, padded: bool = True
+) -> tuple[list[BatchItem], list[Request[tuple[int]]]]:
     """Prepare, take a batch and complete it; return it and the jobs it finished."""
     prepare_all(queue)
-    batch = queue.next_batch(padded=padded)
+    batch = queue.next_batch(is_padded=padded)
     row = np.zeros((), dtype=np.float32)
     return batch, [job for job, index in batch if queue.complete(job, index, row, 0.0)]
 
@@ -50,7 +52,7 @@ def test_every_item_is_served_once_within_the_budget(
     jobs = [make_job(items) for items in requests]
     for job in jobs:
         queue.add(job)
-    served: list[Slot] = []
+    served: list[BatchItem] = []
     while len(queue):
         batch, _ = serve(queue, padded=padded)
         tokens = [job.items[index][0] for job, index in batch]
@@ -59,7 +61,7 @@ def test_every_item_is_served_once_within_the_budget(
         served += batch
     assert len(served) == len(set(served)) == sum(map(len, requests))
     assert queue.tokens == 0
-    assert queue.next_batch(padded=padded) == []
+    assert queue.next_batch(is_padded=padded) == []
 
 
 def test_a_short_request_passes_a_long_job() -> None:
@@ -111,7 +113,7 @@ def test_equal_requests_are_served_in_order_of_arrival() -> None:
     jobs = [make_job([50, 100, 150, 200] * 5) for _ in range(20)]
     for job in jobs:
         queue.add(job)
-    finished: list[Job[tuple[int]]] = []
+    finished: list[Request[tuple[int]]] = []
     while len(queue):
         finished += serve(queue)[1]
     places = [jobs.index(job) for job in finished]
@@ -128,7 +130,7 @@ def test_bulk_stands_behind_interactive() -> None:
     assert bulk.served <= 2 * BUDGET
 
 
-def test_batches_of_many_requests_hold_neighbours_in_length() -> None:
+def test_batches_of_many_requests_hold_neighbors_in_length() -> None:
     """Shared batches waste little padding, as one sorted job would."""
     queue = JobQueue(BUDGET)
     rng = np.random.default_rng(3)
@@ -163,7 +165,7 @@ def test_a_discarded_job_leaves_nothing_behind() -> None:
     queue.add(kept)
     queue.add(gone)
     prepare_all(queue)
-    batch = queue.next_batch(padded=True)
+    batch = queue.next_batch(is_padded=True)
     assert queue.discard(gone)
     assert not queue.discard(gone)
     queue.put_back(batch)
@@ -179,14 +181,14 @@ def test_a_first_batch_takes_half_of_the_time_and_the_next_the_rest() -> None:
     now = 0.0
     queue = JobQueue(BUDGET, clock=lambda: now)
     queue.costs.learn(100, 0.1)
-    job = UrgentJob([(10,)] * 50, None, "interactive", [10] * 50, deadline=0.4)
+    job = DeadlineRequest([(10,)] * 50, None, "interactive", [10] * 50, deadline=0.4)
     queue.add(job)
     tokens = []
     while job in queue and not job.given_up:
         while (step := queue.next_to_prepare()) is not None and step.prepare:
-            known = [Prepared(10, False, None) for _ in step.indices]
+            known = [TokenizedItem(10, False, None) for _ in step.indices]
             queue.add_prepared(job, step.indices, known)
-        batch = queue.next_batch(padded=False)
+        batch = queue.next_batch(is_padded=False)
         tokens.append(10 * len(batch))
         now += queue.costs.seconds(tokens[-1])
         for _, index in batch:

@@ -15,7 +15,7 @@ import pytest
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.registry import get_engine
-from rerank_plugins.engine.request import Computed
+from rerank_plugins.engine.request import RequestOutput
 from rerank_plugins.errors import (
     EngineClosedError,
     EngineOverloadedError,
@@ -47,8 +47,8 @@ def test_threads_loops_and_futures_share_batches() -> None:
     with engine_of(backend) as engine:
         requests = [pairs(f"query{number}", 5 + number % 7) for number in range(40)]
 
-        def in_a_loop(mine: list[list[TextPair]]) -> list[Computed]:
-            async def main() -> list[Computed]:
+        def in_a_loop(mine: list[list[TextPair]]) -> list[RequestOutput]:
+            async def main() -> list[RequestOutput]:
                 return await asyncio.gather(*(engine.acompute(one) for one in mine))
 
             return asyncio.run(main())
@@ -114,7 +114,7 @@ def test_full_queue_refuses_or_waits() -> None:
             engine.compute(pairs("refused", 1), wait=False)
         admitted = threading.Event()
 
-        def wait_for_room() -> Future[Computed]:
+        def wait_for_room() -> Future[RequestOutput]:
             future = engine.submit(pairs("waited", 3))
             admitted.set()
             return future
@@ -145,7 +145,7 @@ async def test_full_queue_does_not_block_the_event_loop() -> None:
     await asyncio.to_thread(engine.close)
 
 
-def shared_batch(backend: FaultyCrossEncoder) -> dict[str, Future[Computed]]:
+def shared_batch(backend: FaultyCrossEncoder) -> dict[str, Future[RequestOutput]]:
     """Send three requests that land in one batch."""
     engine = get_engine("cross-encoder", backend)
     gate = threading.Event()
@@ -235,11 +235,11 @@ def test_a_tokenizer_fault_reaches_only_its_request() -> None:
     class Broken(FakeCrossEncoder):
         def prepare(self, items: Any, max_length: int | None = None) -> Any:
             if items[0].query == "bad":
-                message = "cannot tokenise"
+                message = "cannot tokenize"
                 raise KeyError(message)
             return super().prepare(items, max_length)
 
-    check_only_bad_fails(Broken(), InferenceError, "cannot tokenise")
+    check_only_bad_fails(Broken(), InferenceError, "cannot tokenize")
 
 
 def test_close_fails_what_waits_and_stops_the_threads() -> None:

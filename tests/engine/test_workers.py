@@ -13,10 +13,10 @@ import pytest
 
 from rerank_plugins import Reranker
 from rerank_plugins.config import ModelConfig
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.engine.engine import Engine
-from rerank_plugins.engine.loading import LoadedModel
-from rerank_plugins.engine.request import Computed
+from rerank_plugins.engine.loading import LazyModel
+from rerank_plugins.engine.request import RequestOutput
 from rerank_plugins.errors import (
     BatchError,
     ConfigurationError,
@@ -51,7 +51,7 @@ class Parallel(FakeCrossEncoder):
         if open_gate:
             self.gate.set()
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         with self._lock:
             self.inside += 1
             self.most = max(self.most, self.inside)
@@ -86,10 +86,10 @@ def test_four_batches_run_at_once_and_scores_go_home() -> None:
 def test_a_small_request_is_still_one_batch() -> None:
     """Four idle workers do not tear a request apart, nor does preparing it in parts."""
 
-    class Untokenised(Parallel):
+    class Untokenized(Parallel):
         prepare_items = 1_000
 
-    backend = Untokenised(batch_tokens=4_000)
+    backend = Untokenized(batch_tokens=4_000)
     with engine_of(backend) as engine:
         for _ in range(5):
             assert engine.compute(pairs("query", 200)).batches == 1
@@ -108,7 +108,7 @@ def test_two_batches_of_a_job_may_fail_together() -> None:
     together = threading.Barrier(WORKERS)
 
     class Failing(Parallel):
-        def run(self, batch: Sequence[Prepared]) -> FloatArray:
+        def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
             if batch[0].payload.query == "bad":
                 together.wait(10)
                 message = "all at once"
@@ -130,7 +130,7 @@ def test_batches_that_do_not_fit_together_halve_the_budget_once() -> None:
     together = threading.Barrier(WORKERS)
 
     class Small(Parallel):
-        def run(self, batch: Sequence[Prepared]) -> FloatArray:
+        def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
             if len(batch) > 6:
                 together.wait(10)
                 message = "no memory"
@@ -148,7 +148,7 @@ def test_batches_that_do_not_fit_together_halve_the_budget_once() -> None:
 
 def test_a_dead_worker_ends_all_and_a_new_crew_takes_over() -> None:
     class Dying(Parallel):
-        def run(self, batch: Sequence[Prepared]) -> FloatArray:
+        def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
             if batch[0].payload.query == "fatal":
                 message = "dying"
                 raise SystemExit(message)
@@ -204,7 +204,7 @@ class Loader:
 def test_an_idle_worker_does_not_unload_under_a_busy_one() -> None:
     """The batch's job was cancelled, so nothing waits; yet the batch still runs."""
     loader = Loader()
-    engine: Engine[TextPair] = Engine(LoadedModel(loader, ModelConfig()))
+    engine: Engine[TextPair] = Engine(LazyModel(loader, ModelConfig()))
     engine.idle_unload_s = 0.05
     engine.compute(pairs("query", 50))
     (backend,) = loader.loaded
@@ -228,7 +228,7 @@ def test_known_failures_reach_their_requests_and_nothing_runs_again() -> None:
     class Knowing(Parallel):
         workers = 1
 
-        def run(self, batch: Sequence[Prepared]) -> FloatArray:
+        def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
             rows = super().run(batch)
             errors = {
                 row: InvalidInputError(f"no {one.payload.query}")
@@ -244,7 +244,7 @@ def test_known_failures_reach_their_requests_and_nothing_runs_again() -> None:
     with engine_of(backend) as engine:
         opener = engine.submit(pairs("opener", 1))
         backend.wait_for(1)
-        futures: dict[str, Future[Computed]] = {
+        futures: dict[str, Future[RequestOutput]] = {
             query: engine.submit(pairs(query, 3)) for query in ("good", "bad1", "bad2")
         }
         while engine.stats().requests < 4:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.backends.hub import cross_encoder_folder
 from rerank_plugins.cli.app import app
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.evaluation import Plan, RetrievalSet, Setup, evaluate, from_documents, plan
 from rerank_plugins.evaluation.candidates import CandidatePool
@@ -39,13 +39,13 @@ TEXTS = ["It rains.", "Goethe wrote Faust.", "Gounod composed the opera Faust.",
 
 def generated(questions: int, passages: int = 30) -> RetrievalSet:
     """Return passages about numbered things, each asked for in other words."""
-    colours = ["red", "blue", "green", "white", "black", "brown"]
+    colors = ["red", "blue", "green", "white", "black", "brown"]
     animals = ["cat", "dog", "horse", "bird", "fish", "snake", "mouse", "cow", "sheep", "goat"]
     texts = [
-        f"The {colours[at % 6]} {animals[at // 6 % 10]} sleeps at home." for at in range(passages)
+        f"The {colors[at % 6]} {animals[at // 6 % 10]} sleeps at home." for at in range(passages)
     ]
     asked = [
-        f"where does the {animals[at // 6 % 10]} that is {colours[at % 6]} sleep"
+        f"where does the {animals[at // 6 % 10]} that is {colors[at % 6]} sleep"
         for at in range(questions)
     ]
     return from_documents(texts, asked, {str(at): [str(at)] for at in range(questions)})
@@ -101,8 +101,8 @@ def test_it_is_shown_and_written(made: Plan, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_without_labels_it_is_a_proxy() -> None:
     data = generated(24)
-    unlabelled = RetrievalSet(data.passages, data.queries, {})
-    found = plan(unlabelled, 60_000, setups=[MINI], show_progress=False)
+    unlabeled = RetrievalSet(data.passages, data.queries, {})
+    found = plan(unlabeled, 60_000, setups=[MINI], show_progress=False)
     assert found.decision.verdict == "agreement only"
     assert found.reference == str(MINI)
     assert found.sweep.cells[-1].interval("nDCG@10").mean == pytest.approx(
@@ -199,7 +199,7 @@ def test_the_command_and_its_code(tmp_path: Path) -> None:
 class Sleeping(FakeCrossEncoder):
     """Takes a known time for each batch, pair and token."""
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         time.sleep(0.01 + 0.004 * len(batch) + 1e-4 * sum(item.tokens for item in batch))
         return super().run(batch)
 

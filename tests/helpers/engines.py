@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.engine.engine import Engine
-from rerank_plugins.engine.loading import InjectedModel
+from rerank_plugins.engine.loading import UserBackend
 from rerank_plugins.errors import OutOfMemoryError, RerankError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 from rerank_plugins.types import FloatArray, TextPair
@@ -26,7 +26,7 @@ def pairs(query: str, count: int, words: int = 8) -> list[TextPair]:
 
 def engine_of(backend: FakeCrossEncoder, **options: int) -> Engine[TextPair]:
     """Return an engine that keeps its backend alive, as the backend's owner would."""
-    engine: Engine[TextPair] = Engine(InjectedModel(backend), **options)
+    engine: Engine[TextPair] = Engine(UserBackend(backend), **options)
     engine.__dict__["owned"] = backend
     return engine
 
@@ -67,7 +67,7 @@ class GatedCrossEncoder(FakeCrossEncoder):
         self.gate = threading.Event()
         self.entered = threading.Event()
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         self.entered.set()
         assert self.gate.wait(30)
         return super().run(batch)
@@ -96,7 +96,7 @@ class FaultyCrossEncoder(FakeCrossEncoder):
         self._delay_s = delay_s
         self._random = random.Random(seed)  # noqa: S311
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         if self._delay_s:
             time.sleep(self._random.random() * self._delay_s)
         self.fault([one.payload for one in batch])

@@ -38,7 +38,7 @@ class Answer:
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-Misbehaviour = Callable[["Handler", Request], "Answer | None"]
+Misbehavior = Callable[["Handler", Request], "Answer | None"]
 """Called with each valid request; None answers as usual, after whatever it did."""
 
 
@@ -58,8 +58,8 @@ class StandIn(Loopback):
         self.api = api
         self.requests: list[Request] = []
         self.most = 0
-        self.misbehave: list[Misbehaviour] = []
-        self.always: Misbehaviour = lambda _handler, _request: None
+        self.misbehave: list[Misbehavior] = []
+        self.always: Misbehavior = lambda _handler, _request: None
         self.inside = 0
         self.lock = threading.Lock()
         self.start()
@@ -115,12 +115,12 @@ class Handler(Quiet):
         return Answer(200, json.dumps(request.answer(scores)))
 
 
-def says(status: int, body: bytes | str = "", **headers: str) -> Misbehaviour:
+def says(status: int, body: bytes | str = "", **headers: str) -> Misbehavior:
     """Answer so."""
     return lambda _handler, _request: Answer(status, body, **headers)
 
 
-def slow(seconds: float) -> Misbehaviour:
+def slow(seconds: float) -> Misbehavior:
     """Answer as usual, late."""
 
     def act(_handler: Handler, _request: Request) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder
 
-from rerank_plugins.backends.model_specs import FlagModel
+from rerank_plugins.backends.model_specs import FlagSpec
 from rerank_plugins.types import FloatArray
 from tests.helpers import tiny_decoders, tiny_flag
 from tests.helpers.decoder_reference import prompted_scores
@@ -84,8 +84,8 @@ def _named(architecture: str, name: str, family: str) -> Case:
 
 
 def _flag(save: Any, reference: Any, **settings: Any) -> Case:
-    def model(folder: Path) -> FlagModel:
-        return FlagModel(str(folder), **settings)
+    def model(folder: Path) -> FlagSpec:
+        return FlagSpec(str(folder), **settings)
 
     return Case(save, "flag", "FlagEmbedding", reference, model, others=())
 

@@ -28,7 +28,7 @@ def flag_scores(cls: Any, folder: Path, pairs: Pairs, **kwargs: Any) -> FloatArr
 
 
 def layerwise_scores(folder: Path, pairs: Pairs, cutoff: int) -> FloatArray:
-    """Return what LayerWiseLLMReranker gives, with its modelling code."""
+    """Return what LayerWiseLLMReranker gives, with its modeling code."""
     from FlagEmbedding.inference.reranker.decoder_only import layerwise  # noqa: PLC0415
     from FlagEmbedding.inference.reranker.decoder_only.models import (  # noqa: PLC0415
         configuration_minicpm_reranker as configuration,
@@ -49,7 +49,7 @@ def layerwise_scores(folder: Path, pairs: Pairs, cutoff: int) -> FloatArray:
 
 
 def lightweight_scores(folder: Path, pairs: Pairs, cutoff: int, **kwargs: Any) -> FloatArray:
-    """Return what LightweightLLMReranker gives, with its modelling code."""
+    """Return what LightweightLLMReranker gives, with its modeling code."""
     from FlagEmbedding.inference.reranker.decoder_only import lightweight  # noqa: PLC0415
     from FlagEmbedding.inference.reranker.decoder_only.models import (  # noqa: PLC0415
         gemma_config,

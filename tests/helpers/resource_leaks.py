@@ -20,7 +20,7 @@ import pytest
 from rerank_plugins.config import MINI
 from rerank_plugins.engine import registry
 from rerank_plugins.engine.engine import Engine
-from rerank_plugins.engine.loading import InjectedModel, LoadedModel
+from rerank_plugins.engine.loading import LazyModel, UserBackend
 
 GRACE_S: Final = 5.0
 """How long what has been told to end may take."""
@@ -61,7 +61,7 @@ concurrent.futures.Future.__init__ = _noting  # type: ignore[method-assign, assi
 
 def _kept(engine: Engine[Any]) -> bool:
     """Return whether an engine is the process's: that of the embedded model."""
-    return isinstance(engine._source, LoadedModel) and engine._source._config.model == MINI
+    return isinstance(engine._source, LazyModel) and engine._source._config.model == MINI
 
 
 def _engines() -> set[Engine[Any]]:
@@ -192,7 +192,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     threads, engines, sockets = item.stash[_BEFORE]
     del item.stash[_BEFORE]
     for engine in _engines() - engines:
-        if isinstance(engine._source, InjectedModel):
+        if isinstance(engine._source, UserBackend):
             engine.abandon()  # the backend stays usable for whoever holds it
         else:
             engine.close()

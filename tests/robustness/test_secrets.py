@@ -22,7 +22,7 @@ from langchain_core.load import dumps
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
-from rerank_plugins import Cascade, RemoteModel, Reranker
+from rerank_plugins import Cascade, RemoteSpec, Reranker
 from rerank_plugins.cli.app import app as command
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import RemoteStatusError, RerankError
@@ -103,14 +103,14 @@ def server() -> Iterator[StandIn]:
     stand_in.stop()
 
 
-def remote(server: StandIn, **settings: Any) -> RemoteModel:
+def remote(server: StandIn, **settings: Any) -> RemoteSpec:
     given: dict[str, Any] = {
         "timeout_s": 5.0,
         "deadline_s": 5.0,
         "retries": 0,
         "token": CLIENTS,
     } | settings
-    return RemoteModel(server.url, api="tei", **given)
+    return RemoteSpec(server.url, api="tei", **given)
 
 
 @dataclasses.dataclass
@@ -234,7 +234,7 @@ def test_no_answer_log_or_span_of_our_server(
             assert ({401} if token != SERVERS else {200, 424}) <= statuses
             shown += [f"{answer.status_code} {answer.headers} {answer.text}" for answer in answers]
             http.headers.pop("Authorization", None)
-        model = RemoteModel(running.url, api="rerank-plugins", token=SERVERS)
+        model = RemoteSpec(running.url, api="rerank-plugins", token=SERVERS)
         with Reranker(model) as reranker:
             assert len(reranker.rank("faust", DOCUMENTS)) == 2
             with pytest.raises(RerankError) as caught:

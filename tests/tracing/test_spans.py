@@ -34,7 +34,7 @@ from tests.tracing.conftest import Spans, times, trace_of, values
 
 QUERY = "who wrote faust"
 TEXTS = ["it rains", "goethe wrote faust", "faust"]
-STEPS = ["rerank.queue", "rerank.score", "rerank.tokenise"]
+STEPS = ["rerank.queue", "rerank.score", "rerank.tokenize"]
 
 
 def test_the_names_are_openinferences_own() -> None:
@@ -87,7 +87,7 @@ def test_a_call_is_a_span_with_its_steps(spans: Spans, how: str) -> None:
     queue, score = spans.one("rerank.queue"), spans.one("rerank.score")
     waited = (times(queue)[1] - times(queue)[0]) / 1e9
     assert waited == pytest.approx(ranking.stats.queue_s, abs=1e-6)
-    assert times(spans.one("rerank.tokenise"))[1] <= times(queue)[1] <= times(score)[0]
+    assert times(spans.one("rerank.tokenize"))[1] <= times(queue)[1] <= times(score)[0]
     assert values(score)["rerank_plugins.tokens"] == ranking.stats.tokens
 
 

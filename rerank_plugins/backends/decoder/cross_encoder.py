@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from rerank_plugins.backends.decoder.forward import LastToken
 from rerank_plugins.backends.decoder.loading import LoadedDecoder, load_decoder
 from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
-from rerank_plugins.backends.model_specs import DecoderModel
+from rerank_plugins.backends.model_specs import DecoderSpec
 from rerank_plugins.config import ModelConfig
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import EngineClosedError
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
 
@@ -51,7 +51,7 @@ class DecoderCrossEncoder:
     """
 
     scale = ScoreScale.LOGIT
-    padded = True
+    is_padded = True
     resolve = staticmethod(resolve_decoder)
 
     def __init__(self, config: ModelConfig) -> None:
@@ -60,7 +60,7 @@ class DecoderCrossEncoder:
         Raises:
             ModelLoadError: If there is no such model, or nothing says how it reranks.
         """
-        settings = cast("DecoderModel | None", config.settings) or DecoderModel(config.model)
+        settings = cast("DecoderSpec | None", config.settings) or DecoderSpec(config.model)
         loaded = load_decoder(config, settings)
         self.device = torch.device(str(config.device))
         self._take(config, loaded)
@@ -68,21 +68,23 @@ class DecoderCrossEncoder:
         self._forward: Any = LastToken(base, head, self.device)
         self._forward.reuse = settings.prefix_reuse and self._prefixes_are_exact()
 
-    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
-        """Tokenise and cut text pairs; thread-safe."""
-        reach = self.identity.max_length
-        return self._pairs.prepare(items, min(max_length or reach, reach))
+    def prepare(
+        self, items: Sequence[TextPair], max_length: int | None = None
+    ) -> list[TokenizedItem]:
+        """Tokenize and cut text pairs; thread-safe."""
+        max_seq_length = self.identity.max_length
+        return self._pairs.prepare(items, min(max_length or max_seq_length, max_seq_length))
 
     def room(self, query: str, max_length: int | None = None) -> int:
         """Return how many tokens of a document fit beside a query, at least 1."""
-        reach = self.identity.max_length
-        return self._pairs.room(query, min(max_length or reach, reach))
+        max_seq_length = self.identity.max_length
+        return self._pairs.room(query, min(max_length or max_seq_length, max_seq_length))
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
         return self._pairs.spans(texts)
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
         if self._forward is None:
             message = f"the model {self.identity.model!r} was closed."
@@ -104,7 +106,7 @@ class DecoderCrossEncoder:
             config.revision,
             config.backend,
             config.dtype,
-            loaded.reach,
+            loaded.max_seq_length,
             loaded.fingerprint,
         )
         self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cpu"])

@@ -33,15 +33,15 @@ from rerank_plugins.backends.hub import (
     quiet_loading,
 )
 from rerank_plugins.backends.model_files import (
-    check_source,
     default_prompt,
-    least_reach,
     read_json,
     read_modules,
+    smallest_max_seq_length,
+    validate_source,
 )
-from rerank_plugins.backends.model_specs import DecoderModel
+from rerank_plugins.backends.model_specs import DecoderSpec
 from rerank_plugins.backends.tokenizer import private_tokenizer
-from rerank_plugins.backends.torch.loading import check_complete, check_head
+from rerank_plugins.backends.torch.loading import check_head, validate_complete
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
 
@@ -112,7 +112,7 @@ def max_length_of_config(settings: Any, tokenizer: Any) -> int:  # noqa: ANN401 
         ("model_max_length", tokenizer.model_max_length),
     ]
     limits += [("original_max_position_embeddings", one) for one in _switches(settings)]
-    return least_reach(limits, tokenizer.name_or_path, at_least=1)
+    return smallest_max_seq_length(limits, tokenizer.name_or_path, at_least=1)
 
 
 def _switches(settings: Any) -> Iterator[Any]:  # noqa: ANN401  (a model's own class)
@@ -136,14 +136,14 @@ class LoadedDecoder(NamedTuple):
         base: A transformers decoder without its output layer, in evaluation mode.
         head: What makes scores of the last token's state.
         pairs: Prepares text pairs.
-        reach: Most tokens it can read.
+        max_seq_length: Most tokens it can read.
         fingerprint: Of the files, and of the prompt.
     """
 
     base: Any
     head: Head
     pairs: PromptTokenizer
-    reach: int
+    max_seq_length: int
     fingerprint: str
 
 
@@ -179,13 +179,13 @@ def open_source(config: ModelConfig, mini: Callable[[], Path] = cross_encoder_fo
     """Find a model's files and load its tokenizer; ``mini`` finds those of the embedded model."""
     name = locate(config, mini)
     options = hub_options(config, name)
-    check_source(name, options)
+    validate_source(name, options)
     tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **options)
     return Source(name, options, tokenizer, private_tokenizer(tokenizer, config.model))
 
 
 def load_decoder(
-    config: ModelConfig, settings: DecoderModel, prompt: Prompt | None = None
+    config: ModelConfig, settings: DecoderSpec, prompt: Prompt | None = None
 ) -> LoadedDecoder:
     """Load the parts of a resolved configuration's model.
 
@@ -214,7 +214,7 @@ def load_decoder(
             output_loading_info=True,
             **source.options,
         )
-        check_complete(report, config.model)
+        validate_complete(report, config.model)
     return LoadedDecoder(
         model.base_model.eval(),
         _classifier_head(model) if classifier else _answer_head(model, answers),
@@ -233,7 +233,7 @@ def digest(source: str, config: ModelConfig, *others: object) -> str:
 
 
 def _prompt(
-    model: str, source: Source, settings: DecoderModel, prompt: Prompt | None, *, classifier: bool
+    model: str, source: Source, settings: DecoderSpec, prompt: Prompt | None, *, classifier: bool
 ) -> tuple[Template, list[int]]:
     """Return the prompt, and the tokens whose logits make the score: of yes, then of no."""
     if prompt is not None:
@@ -248,7 +248,7 @@ def _prompt(
     if settings.instruction is not None or not classifier:
         message = (
             f"{model!r} is a language model, and nothing in its files says how it reranks. Give "
-            'DecoderModel(..., family="qwen3") or another family whose prompt it was trained with.'
+            'DecoderSpec(..., family="qwen3") or another family whose prompt it was trained with.'
         )
         raise ModelLoadError(message)
     return plain_template(source.rust, model), answers
@@ -277,7 +277,7 @@ def _classifier_head(model: Any) -> Head:  # noqa: ANN401  (one of many model cl
     return Head(model.score.weight[-1:], None if bias is None else bias[-1:])
 
 
-def known_prompt(model: str, settings: DecoderModel) -> Prompt | None:
+def known_prompt(model: str, settings: DecoderSpec) -> Prompt | None:
     """Return the prompt that the settings name, or that the model's name stands for.
 
     Raises:

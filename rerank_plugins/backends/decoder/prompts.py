@@ -14,7 +14,7 @@ from tokenizers import Encoding, Tokenizer
 from rerank_plugins.backends.families import BOS, Prompt
 from rerank_plugins.backends.text import encodable
 from rerank_plugins.backends.torch.tokenization import PairTemplate
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError, InvalidInputError, ModelLoadError
 from rerank_plugins.types import TextPair
 
@@ -80,8 +80,8 @@ class PromptTokenizer:
         self._tokenizer = tokenizer
         self._model = model
 
-    def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[Prepared]:
-        """Tokenise, cut to ``max_length`` tokens and assemble; thread-safe.
+    def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[TokenizedItem]:
+        """Tokenize, cut to ``max_length`` tokens and assemble; thread-safe.
 
         Raises:
             ConfigurationError: If the prompt leaves no room for the texts.
@@ -90,7 +90,7 @@ class PromptTokenizer:
         rows: dict[str, list[int]] = {}
         for row, (query, _) in enumerate(pairs):
             rows.setdefault(query, []).append(row)
-        prepared: dict[int, Prepared] = {}
+        prepared: dict[int, TokenizedItem] = {}
         for query, own in rows.items():
             kept, _, shortened = self._query(query, max_length)
             documents = [encodable(pairs[row].document) for row in own]
@@ -105,7 +105,7 @@ class PromptTokenizer:
                 if not len(ids):
                     raise self._nothing()
                 pair = PromptedPair(ids, len(head), len(tail))
-                prepared[row] = Prepared(len(ids), shortened or cut, pair)
+                prepared[row] = TokenizedItem(len(ids), shortened or cut, pair)
         return [prepared[row] for row in range(len(pairs))]
 
     def room(self, query: str, max_length: int) -> int:
@@ -133,7 +133,7 @@ class PromptTokenizer:
             message = (
                 f"max_length is {max_length}, and the prompt of {self._model!r} alone has "
                 f"{self._template.overhead} tokens; give at least "
-                f"{self._template.overhead + _LEAST}, or None for the model's reach."
+                f"{self._template.overhead + _LEAST}, or None for the model's maximum length."
             )
             raise ConfigurationError(message)
         return self._template.cut_query(encodable(query), left // 2)
@@ -141,7 +141,7 @@ class PromptTokenizer:
 
 @dataclass(frozen=True)
 class TextTemplate:
-    """A prompt that is tokenised together with its texts, as chat templates are.
+    """A prompt that is tokenized together with its texts, as chat templates are.
 
     Attributes:
         tokenizer: The Rust tokenizer; never changed.
@@ -202,14 +202,14 @@ def _split(encoding: Encoding, shared: Ids, start: int, end: int) -> tuple[Ids, 
 
 @dataclass(frozen=True)
 class PartsTemplate:
-    """A prompt whose parts are tokenised one by one and then put together.
+    """A prompt whose parts are tokenized one by one and then put together.
 
     Attributes:
         tokenizer: The Rust tokenizer; never changed.
         before: Ids before the query.
-        query: Text put before the query, tokenised with it.
+        query: Text put before the query, tokenized with it.
         between: Ids between query and document.
-        document: Text put before the document, tokenised with it.
+        document: Text put before the document, tokenized with it.
         after: Ids after the document.
     """
 

@@ -37,8 +37,8 @@ from rerank_plugins.backends.hub import (
     quiet_loading,
 )
 from rerank_plugins.backends.model_files import read_json
-from rerank_plugins.backends.model_specs import DecoderModel, FlagModel
-from rerank_plugins.backends.torch.loading import check_complete, check_head, max_length_of_model
+from rerank_plugins.backends.model_specs import DecoderSpec, FlagSpec
+from rerank_plugins.backends.torch.loading import check_head, max_length_of_model, validate_complete
 from rerank_plugins.backends.torch.tokenization import PairTokenizer, TokenPair
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
@@ -118,7 +118,7 @@ class EncoderReference:
 
     Attributes:
         pairs: Prepares text pairs.
-        reach: Most tokens it can read.
+        max_seq_length: Most tokens it can read.
         fingerprint: Of its files.
     """
 
@@ -143,7 +143,7 @@ class EncoderReference:
         self._pad = int(source.tokenizer.pad_token_id or 0)
         self._typed = "token_type_ids" in source.tokenizer.model_input_names
         self.pairs = PairTokenizer(source.rust, config.model)
-        self.reach = max_length_of_model(self._model, source.tokenizer)
+        self.max_seq_length = max_length_of_model(self._model, source.tokenizer)
         self.fingerprint = digest(source.name, config)
 
     def __call__(self, batch: Sequence[TokenPair]) -> torch.Tensor:
@@ -173,7 +173,7 @@ _GEMMA: Final = (
 )
 
 
-def prompt_of(settings: FlagModel, prompt: Prompt) -> Prompt:
+def prompt_of(settings: FlagSpec, prompt: Prompt) -> Prompt:
     """Return a variant's prompt with what the settings put in its place."""
     after = prompt.after if settings.prompt is None else (prompt.after[0], settings.prompt)
     return prompt._replace(
@@ -183,7 +183,7 @@ def prompt_of(settings: FlagModel, prompt: Prompt) -> Prompt:
     )
 
 
-def load_layerwise(config: ModelConfig, settings: FlagModel) -> LoadedDecoder:
+def load_layerwise(config: ModelConfig, settings: FlagSpec) -> LoadedDecoder:
     """Load a MiniCPM whose every layer from the start layer on has a head of its own.
 
     Raises:
@@ -213,7 +213,7 @@ def load_layerwise(config: ModelConfig, settings: FlagModel) -> LoadedDecoder:
     return _loaded(config, settings, source, (base, head), GEMMA)
 
 
-def load_lightweight(config: ModelConfig, settings: FlagModel) -> LoadedDecoder:
+def load_lightweight(config: ModelConfig, settings: FlagSpec) -> LoadedDecoder:
     """Load a Gemma 2 with heads at its layers.
 
     FlagEmbedding reads the first head whatever the layer is; its published scores are those,
@@ -243,10 +243,14 @@ def load_lightweight(config: ModelConfig, settings: FlagModel) -> LoadedDecoder:
         head = _head(config, source, 0, own.get("final_logit_softcapping", 30.0))
     loaded = _loaded(config, settings, source, (base, head), LIGHTWEIGHT)
     # FlagEmbedding has no sliding window; within one both are the same.
-    return loaded._replace(reach=min(loaded.reach, int(shape.sliding_window or loaded.reach)))
+    return loaded._replace(
+        max_seq_length=min(
+            loaded.max_seq_length, int(shape.sliding_window or loaded.max_seq_length)
+        )
+    )
 
 
-def _cutoff(model: str, settings: FlagModel, start: int, layers: int, step: int = 1) -> int:
+def _cutoff(model: str, settings: FlagSpec, start: int, layers: int, step: int = 1) -> int:
     allowed = range(start, layers + 1, step)
     cutoff = settings.cutoff_layers or layers
     if cutoff not in allowed:
@@ -273,7 +277,7 @@ def _load_base(cls: Any, shape: Any, config: ModelConfig, source: Source) -> Any
         output_loading_info=True,
         **source.options,
     )
-    check_complete(report, config.model)
+    validate_complete(report, config.model)
     return base.eval()
 
 
@@ -292,7 +296,7 @@ def _head(config: ModelConfig, source: Source, number: int, softcap: float | Non
 
 def _loaded(
     config: ModelConfig,
-    settings: FlagModel,
+    settings: FlagSpec,
     source: Source,
     parts: tuple[Any, Head],
     prompt: Prompt,
@@ -335,7 +339,7 @@ class FlagCrossEncoder(DecoderCrossEncoder):
             MissingDependencyError: If the variant is ``"encoder-only"`` and the extra ``flag``
                 is not installed.
         """
-        settings = cast("FlagModel | None", config.settings) or FlagModel(config.model)
+        settings = cast("FlagSpec | None", config.settings) or FlagSpec(config.model)
         variant = settings.variant if settings.variant != "auto" else _variant(config)
         self.device = torch.device(str(config.device))
         if variant == "encoder-only":
@@ -346,7 +350,7 @@ class FlagCrossEncoder(DecoderCrossEncoder):
             return
         if variant == "decoder-only":
             settings.refuse(variant, *_EARLY_EXIT, *_COMPRESSION)
-            plain = DecoderModel(config.model, family="gemma")
+            plain = DecoderSpec(config.model, family="gemma")
             loaded = load_decoder(config, plain, prompt_of(settings, GEMMA))
         elif variant == "layerwise":
             settings.refuse(variant, *_COMPRESSION)
@@ -369,7 +373,7 @@ class FlagCrossEncoder(DecoderCrossEncoder):
         Raises:
             ConfigurationError: If the device is not on this machine.
         """
-        return resolve_decoder(replace(config, settings=config.settings or FlagModel(config.model)))
+        return resolve_decoder(replace(config, settings=config.settings or FlagSpec(config.model)))
 
 
 def _variant(config: ModelConfig) -> str:
@@ -392,6 +396,6 @@ def _variant(config: ModelConfig) -> str:
     message = (
         f"{config.model!r} is {architecture or 'of no known architecture'}, which is none of "
         "FlagEmbedding's rerankers. If it was trained from one, say which: "
-        'FlagModel(..., variant="decoder-only").'
+        'FlagSpec(..., variant="decoder-only").'
     )
     raise ModelLoadError(message)

@@ -24,7 +24,7 @@ from huggingface_hub import cached_assets_path
 from numpy.typing import NDArray
 
 from rerank_plugins._lazy import require
-from rerank_plugins.backends.model_specs import OpenVINOModel
+from rerank_plugins.backends.model_specs import OpenVINOSpec
 from rerank_plugins.backends.openvino.export import Exportable, to_openvino
 from rerank_plugins.backends.torch.loading import PROBES
 from rerank_plugins.config import ModelConfig
@@ -63,7 +63,7 @@ SETTINGS: Final = {
 ranges as wide as anything seen: NNCF's mean of each text's range cuts off what counts."""
 
 
-def quantise(
+def quantize(
     model: openvino.Model, batches: Sequence[Sequence[Any]], exact: Sequence[str]
 ) -> openvino.Model:
     """Return the model in int8.
@@ -76,7 +76,7 @@ def quantise(
     nncf = silent_import("nncf")
     estimators = require("nncf.quantization.range_estimator", "openvino")
     with _quiet():
-        quantised: openvino.Model = nncf.quantize(
+        quantized: openvino.Model = nncf.quantize(
             model,
             nncf.Dataset(batches),
             model_type=nncf.ModelType(SETTINGS["model_type"]),
@@ -88,7 +88,7 @@ def quantise(
                 activations_range_estimator_params=estimators.RangeEstimatorParametersSet.MINMAX
             ),
         )
-    return quantised
+    return quantized
 
 
 @contextmanager
@@ -113,7 +113,7 @@ _WEIGHTS: Final = "model.bin"
 _DIGESTS: Final = "digests.json"
 _STALE_S: Final = 86_400.0
 """Nobody writes a model for a day."""
-_CODE: Final = ("graphs.py", "embedding_graphs.py", "quantising.py")
+_CODE: Final = ("graphs.py", "embedding_graphs.py", "quantizing.py")
 
 
 def store_key(parts: Mapping[str, Any]) -> str:
@@ -256,7 +256,7 @@ def build(
         start = perf_counter()
         model = to_openvino(module)
         if config.dtype == "int8":
-            model = quantise(model, calibration, module.exact)
+            model = quantize(model, calibration, module.exact)
         took = perf_counter() - start
         _log.info("%r was converted to %s in %.0f s.", config.model, config.dtype, took)
         return model
@@ -299,7 +299,7 @@ def calibration_pairs(config: ModelConfig) -> tuple[TextPair, ...]:
 
     The user's only widen ranges: a few texts alone were measured to leave them far too narrow.
     """
-    given = config.settings.calibration if isinstance(config.settings, OpenVINOModel) else None
+    given = config.settings.calibration if isinstance(config.settings, OpenVINOSpec) else None
     return (*bundled_pairs(), *PROBES, *cast("tuple[TextPair, ...]", given or ()))
 
 

@@ -140,7 +140,7 @@ def _layer(
 
 
 class Embeddings(torch.nn.Module):
-    """A transformer and the mean of its tokens, or its first one; not normalised.
+    """A transformer and the mean of its tokens, or its first one; not normalized.
 
     Attributes:
         inputs: See :class:`~rerank_plugins.backends.openvino.export.Exportable`.

@@ -15,7 +15,7 @@ from openvino import AsyncInferQueue, InferRequest
 
 from rerank_plugins.backends.torch.loading import is_small
 from rerank_plugins.config import ModelConfig
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError, OutOfMemoryError
 from rerank_plugins.types import FloatArray
 
@@ -39,23 +39,25 @@ class Group(NamedTuple):
     width: int
 
 
-def groups(lengths: Sequence[int], reach: int, streams: int) -> list[Group]:
+def groups(lengths: Sequence[int], max_seq_length: int, streams: int) -> list[Group]:
     """Cut a batch into groups of nearly equal length, the longest first.
 
     Args:
         lengths: Tokens of each row.
-        reach: Most tokens the model can read.
+        max_seq_length: Most tokens the model can read.
         streams: How many groups are computed at once.
     """
     most = max(1, min(_MOST_ROWS, len(lengths) // streams))
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     found = []
-    for width, run in groupby(order, lambda row: min(-(-lengths[row] // _STEP) * _STEP, reach)):
+    for width, run in groupby(
+        order, lambda row: min(-(-lengths[row] // _STEP) * _STEP, max_seq_length)
+    ):
         found += [Group(rows, width) for rows in _powers(list(run), most)]
     return sorted(found, key=lambda group: -len(group.rows) * group.width)
 
 
-def padded(arrays: Sequence[NDArray[np.int32]], width: int, fill: int) -> NDArray[np.int64]:
+def pad_rows(arrays: Sequence[NDArray[np.int32]], width: int, fill: int) -> NDArray[np.int64]:
     """Return arrays of different lengths as rows, filled up on the right."""
     table = np.full((len(arrays), width), fill, dtype=np.int64)
     for row, array in zip(table, arrays, strict=True):
@@ -81,7 +83,7 @@ _PRECISIONS: Final = {"bfloat16": "bf16", "float16": "f16"}
 _MOST_STREAMS: Final = 8
 
 
-def check_precision(config: ModelConfig) -> None:
+def validate_precision(config: ModelConfig) -> None:
     """Check that this CPU computes what a resolved configuration asks for.
 
     Raises:
@@ -142,21 +144,21 @@ class Runtime:
 
     def rows(
         self,
-        batch: Sequence[Prepared],
-        reach: int,
+        batch: Sequence[TokenizedItem],
+        max_seq_length: int,
         inputs: Callable[[list[Any], int], list[NDArray[np.int64]]],
     ) -> FloatArray:
         """Return the first output for a batch, in its order.
 
         Args:
             batch: What to compute.
-            reach: Most tokens the model can read.
+            max_seq_length: Most tokens the model can read.
             inputs: Makes the model's inputs of payloads and the width to fill them up to.
 
         Raises:
             OutOfMemoryError: If there is no memory left.
         """
-        parts = groups([one.tokens for one in batch], reach, self.streams)
+        parts = groups([one.tokens for one in batch], max_seq_length, self.streams)
         outputs = np.concatenate(
             self._run(
                 [inputs([batch[row].payload for row in rows], width) for rows, width in parts]

@@ -77,7 +77,7 @@ APIS: Final[Mapping[str, Api]] = {
         named="may",
         scale=ScoreScale.LOGIT,
         max_documents=1_000,
-        # -1 is the model's reach; without it a long pair is refused.
+        # -1 is the model's maximum length; without it a long pair is refused.
         options={"use_activation": False, "truncate_prompt_tokens": -1},
     ),
     "infinity": Api(

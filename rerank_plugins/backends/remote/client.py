@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import tenacity
 
     from rerank_plugins._tracing import RemoteCall, Trace
-    from rerank_plugins.backends.model_specs import RemoteModel
+    from rerank_plugins.backends.model_specs import RemoteSpec
     from rerank_plugins.types import FloatArray
 
 AVOID_S: Final = 5.0
@@ -144,7 +144,7 @@ ANSWER_BYTES: Final = 2**20
 class RemoteClient:
     """Asks for scores; used from one event loop."""
 
-    def __init__(self, remote: RemoteModel) -> None:
+    def __init__(self, remote: RemoteSpec) -> None:
         """Prepare connections; none is opened yet.
 
         Raises:

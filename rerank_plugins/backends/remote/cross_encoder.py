@@ -16,12 +16,12 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 import numpy as np
 
 from rerank_plugins._tracing import Trace, current_trace
-from rerank_plugins.backends.model_specs import RemoteModel
+from rerank_plugins.backends.model_specs import RemoteSpec
 from rerank_plugins.backends.remote.apis import ApiName
 from rerank_plugins.backends.remote.client import RemoteClient
 from rerank_plugins.backends.text import encodable
 from rerank_plugins.config import ModelConfig
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import BatchError, ConfigurationError, EngineClosedError, RemoteError
 from rerank_plugins.types import FloatArray, ModelIdentity, TextPair
 
@@ -65,7 +65,7 @@ class Chunk:
     trace: Trace | None = None
 
 
-def chunks(batch: Sequence[Prepared], max_documents: int) -> list[list[Chunk]]:
+def chunks(batch: Sequence[TokenizedItem], max_documents: int) -> list[list[Chunk]]:
     """Return the requests of a batch, those of one caller and query in one list.
 
     They are of like length. The engine's budget keeps a batch well below the megabytes that
@@ -204,11 +204,11 @@ class RemoteCrossEncoder:
 
     Attributes:
         workers: Batches at once, so that one slow answer does not hold up the others.
-        prepare_items: Enough for a long request to be one batch: nothing is tokenised here.
+        prepare_items: Enough for a long request to be one batch: nothing is tokenized here.
         batch_tokens: About a hundred passages of 500 tokens.
     """
 
-    padded = False
+    is_padded = False
     prepare_items = 2_048
     batch_tokens = 65_536
 
@@ -219,7 +219,7 @@ class RemoteCrossEncoder:
             MissingDependencyError: If the extra ``remote`` is not installed.
             ConfigurationError: If the token cannot be had.
         """
-        remote = cast("RemoteModel", config.settings)
+        remote = cast("RemoteSpec", config.settings)
         self._remote = remote
         self.identity = ModelIdentity(str(remote), None, remote.api, "unknown", _REACH)
         self.scale = remote.protocol.scale
@@ -238,7 +238,7 @@ class RemoteCrossEncoder:
         Raises:
             ConfigurationError: If a setting is given that only a model in this process has.
         """
-        remote = config.settings or RemoteModel(config.model, api=cast("ApiName", config.backend))
+        remote = config.settings or RemoteSpec(config.model, api=cast("ApiName", config.backend))
         plain = ModelConfig()
         given = [name for name in _LOCAL if getattr(config, name) != getattr(plain, name)]
         if given:
@@ -249,7 +249,9 @@ class RemoteCrossEncoder:
             raise ConfigurationError(message)
         return replace(config, model=str(remote), settings=remote)
 
-    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
+    def prepare(
+        self, items: Sequence[TextPair], max_length: int | None = None
+    ) -> list[TokenizedItem]:
         """Cut texts to ``max_characters`` and estimate their tokens.
 
         Args:
@@ -263,10 +265,10 @@ class RemoteCrossEncoder:
             text = Text(call, encodable(query)[:limit], encodable(document)[:limit])
             tokens = (len(text.query) + len(text.document)) // _CHARACTERS_A_TOKEN + 8
             cut = limit is not None and max(len(query), len(document)) > limit
-            prepared.append(Prepared(min(tokens, _REACH), cut, text))
+            prepared.append(TokenizedItem(min(tokens, _REACH), cut, text))
         return prepared
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; shape ``(len(batch),)``.
 
         Raises:
@@ -317,7 +319,7 @@ class RemoteCrossEncoder:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _made(remote: RemoteModel) -> RemoteClient:
+async def _made(remote: RemoteSpec) -> RemoteClient:
     return RemoteClient(remote)
 
 

@@ -12,7 +12,7 @@ import torch
 from rerank_plugins.backends.devices import mapped_out_of_memory
 from rerank_plugins.backends.torch.attention import Packing, can_flash
 from rerank_plugins.backends.torch.tokenization import TokenPair
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.types import FloatArray
 
 _CPU_STEP: Final = 64
@@ -81,7 +81,7 @@ class Inputs(threading.local):
         self._step = _GRAPH_STEP if cuda_graphs else _CPU_STEP if half_on_cpu else 1
         self._host = torch.empty(0, dtype=torch.int32)
 
-    def filled(self, batch: Sequence[Prepared], longest: int) -> list[Prepared]:
+    def filled(self, batch: Sequence[TokenizedItem], longest: int) -> list[TokenizedItem]:
         """Return a batch and, where it helps, a sequence that nobody asked for.
 
         Args:
@@ -93,7 +93,7 @@ class Inputs(threading.local):
             return list(batch)
         return [*batch, self._nothing(short)]
 
-    def packed(self, batch: Sequence[Prepared]) -> PackedBatch:
+    def packed(self, batch: Sequence[TokenizedItem]) -> PackedBatch:
         """Pack a batch, longest first: ids, types, positions and bounds in one copy."""
         lengths = [one.tokens for one in batch]
         there = self._laid_out(batch, lengths).to(self._device, non_blocking=True)
@@ -101,12 +101,12 @@ class Inputs(threading.local):
         packing = Packing.of(lengths, bounds, flash=self.flash)
         return PackedBatch(ids, types, positions, packing)
 
-    def _nothing(self, tokens: int) -> Prepared:
+    def _nothing(self, tokens: int) -> TokenizedItem:
         """Return a sequence that nobody asked for."""
         pair = TokenPair(np.full(tokens, self._pad, np.int32), np.zeros(tokens, np.int32))
-        return Prepared(tokens=tokens, truncated=False, payload=pair)
+        return TokenizedItem(tokens=tokens, truncated=False, payload=pair)
 
-    def _laid_out(self, batch: Sequence[Prepared], lengths: list[int]) -> torch.Tensor:
+    def _laid_out(self, batch: Sequence[TokenizedItem], lengths: list[int]) -> torch.Tensor:
         """Write ids, types, positions and bounds one after another in the host's buffer."""
         total = sum(lengths)
         host = self._buffer(3 * total + len(lengths) + 1)
@@ -122,7 +122,7 @@ class Inputs(threading.local):
         rows[2] = np.arange(self._first, self._first + total) - np.repeat(bounds[:-1], lengths)
         return host
 
-    def padded(self, batch: Sequence[Prepared]) -> dict[str, torch.Tensor]:
+    def pad(self, batch: Sequence[TokenizedItem]) -> dict[str, torch.Tensor]:
         """Pad a batch to its longest sequence, as transformers' models want it."""
         shape = (3, len(batch), max(one.tokens for one in batch))
         host = self._buffer(int(np.prod(shape)))
@@ -146,7 +146,7 @@ class Inputs(threading.local):
 
 
 def longest_first(
-    batch: Sequence[Prepared], compute: Callable[[list[Prepared]], torch.Tensor]
+    batch: Sequence[TokenizedItem], compute: Callable[[list[TokenizedItem]], torch.Tensor]
 ) -> FloatArray:
     """Compute a batch in order of length, and return its results in its own order.
 

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from rerank_plugins.backends.torch.loading import is_small
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.types import FloatArray
 
-Compute: TypeAlias = Callable[[Sequence[Prepared]], FloatArray]
+Compute: TypeAlias = Callable[[Sequence[TokenizedItem]], FloatArray]
 _Jobs: TypeAlias = "SimpleQueue[Callable[[], None] | None]"
 
 _MOST: Final = 16
@@ -41,7 +41,7 @@ _UNEVEN: Final = 1.15
 """A longest part that is this many times the mean costs what lanes gain."""
 
 
-class Lanes:
+class CPUThreadPool:
     """Threads that compute parts of a batch; they end when this is closed or forgotten.
 
     Attributes:
@@ -74,7 +74,7 @@ class Lanes:
             thread.start()
         self.close = weakref.finalize(self, _end, self._jobs, self.threads)
 
-    def run(self, compute: Compute, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, compute: Compute, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Return what a function gives for a batch: of its parts, where they are of even size.
 
         Args:
@@ -110,7 +110,7 @@ class Lanes:
         return [list(range(len(lengths)))]
 
 
-def lanes_for(model: torch.nn.Module, name: str) -> Lanes | None:
+def lanes_for(model: torch.nn.Module, name: str) -> CPUThreadPool | None:
     """Return lanes for a model on the CPU, where several cores compute and can be told apart.
 
     Args:
@@ -120,7 +120,7 @@ def lanes_for(model: torch.nn.Module, name: str) -> Lanes | None:
     cores, limit = torch.get_num_threads(), thread_limit()
     if cores == 1 or limit is None:
         return None
-    return Lanes(cores, limit, small=is_small(model), name=repr(name))
+    return CPUThreadPool(cores, limit, small=is_small(model), name=repr(name))
 
 
 def thread_limit() -> Callable[[int], None] | None:
@@ -166,7 +166,7 @@ def _serve(jobs: _Jobs) -> None:
 def _fulfil(
     future: Future[FloatArray],
     compute: Compute,
-    part: list[Prepared],
+    part: list[TokenizedItem],
     begin: Callable[[], None],
 ) -> None:
     try:

@@ -14,7 +14,7 @@ import torch
 
 from rerank_plugins.backends.tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.batch import Inputs, PackedBatch, longest_first
-from rerank_plugins.backends.torch.cpu_parallel import Lanes, lanes_for
+from rerank_plugins.backends.torch.cpu_parallel import CPUThreadPool, lanes_for
 from rerank_plugins.backends.torch.loading import (
     PROBES,
     agrees,
@@ -29,12 +29,12 @@ from rerank_plugins.backends.torch.loading import (
 from rerank_plugins.backends.torch.packing import PackedModel, can_pack, has_bert_layers
 from rerank_plugins.backends.torch.tokenization import PairReader, PairTokenizer
 from rerank_plugins.config import ModelConfig
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError, EngineClosedError
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale
 
 
-def check_optimize(config: ModelConfig, model: Any) -> None:  # noqa: ANN401
+def validate_optimize(config: ModelConfig, model: Any) -> None:  # noqa: ANN401
     """Check that a model can be optimized as configured.
 
     Args:
@@ -97,7 +97,7 @@ class TorchCrossEncoder(PairReader):
 
     Attributes:
         prompts: What the model's own configuration wants put before queries and documents.
-        padded: Whether batches are padded, because the architecture is not one that can be
+        is_padded: Whether batches are padded, because the architecture is not one that can be
             packed, or because packing did not pass the check at load.
     """
 
@@ -117,7 +117,7 @@ class TorchCrossEncoder(PairReader):
         self._lock = threading.RLock()
         self._model: Any = None
         self._packed: PackedModel | None = None
-        self._lanes: Lanes | None = None
+        self._lanes: CPUThreadPool | None = None
         self._load()
 
     @property
@@ -125,7 +125,7 @@ class TorchCrossEncoder(PairReader):
         """What scores depend on, as the next batch is computed: the data type may change."""
         return replace(self._loaded, dtype=current_dtype(self._config))
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
         with self._lock:
             if self._closed:
@@ -160,9 +160,14 @@ class TorchCrossEncoder(PairReader):
         self._release()
         config = replace(self._config, dtype=current_dtype(self._config))
         model, tokenizer, digest, self.prompts = load_reranker(config)
-        self._reach = max_length_of_model(model, tokenizer)
+        self._max_seq_length = max_length_of_model(model, tokenizer)
         self._loaded = ModelIdentity(
-            config.model, config.revision, config.backend, config.dtype, self._reach, digest
+            config.model,
+            config.revision,
+            config.backend,
+            config.dtype,
+            self._max_seq_length,
+            digest,
         )
         self._pairs = PairTokenizer(private_tokenizer(tokenizer, config.model), config.model)
         typed = "token_type_ids" in tokenizer.model_input_names
@@ -176,7 +181,7 @@ class TorchCrossEncoder(PairReader):
             first=first_position(model),
             cuda_graphs=config.optimize == "reduce-overhead",
         )
-        check_optimize(config, model)
+        validate_optimize(config, model)
         head_in_float32(model)
         self._model = model.to(self.device)
         probes = self.prepare(PROBES, 128)
@@ -186,7 +191,7 @@ class TorchCrossEncoder(PairReader):
             self._load()
             return
         self._packed = self._checked_packing(probes, padded) if can_pack(model) else None
-        self.padded = self._packed is None
+        self.is_padded = self._packed is None
         if self._packed is not None and config.optimize == "none" and self.device.type == "cpu":
             self._lanes = lanes_for(model, config.model)
         if self._lanes is not None:
@@ -197,19 +202,19 @@ class TorchCrossEncoder(PairReader):
         ours = self._config.dtype == "auto" and self._loaded.dtype == "float16"
         return not ours or bool(np.isfinite(scores).all())
 
-    def _scores(self, batch: Sequence[Prepared]) -> FloatArray:
+    def _scores(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Return the scores of a batch, in lanes where there are some."""
         return self._lanes.run(self._part, batch) if self._lanes else self._part(batch)
 
-    def _part(self, batch: Sequence[Prepared]) -> FloatArray:
+    def _part(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         filled = batch
         if self._packed is not None:
             filled = self._inputs.filled(batch, self.identity.max_length)
         return longest_first(filled, self._logits)[: len(batch)]
 
-    def _logits(self, batch: Sequence[Prepared]) -> torch.Tensor:
+    def _logits(self, batch: Sequence[TokenizedItem]) -> torch.Tensor:
         if self._packed is None:
-            logits = self._model(**self._inputs.padded(batch)).logits
+            logits = self._model(**self._inputs.pad(batch)).logits
         elif self._config.optimize == "reduce-overhead":
             logits = on_graph_thread(self._packed, self._inputs.packed(batch))
         else:
@@ -219,7 +224,7 @@ class TorchCrossEncoder(PairReader):
         return relevant
 
     def _checked_packing(
-        self, probes: Sequence[Prepared], padded: FloatArray
+        self, probes: Sequence[TokenizedItem], padded: FloatArray
     ) -> PackedModel | None:
         """Return the packed model if it scores awkward pairs as the padded one does."""
         usual = self._model.config._attn_implementation  # noqa: SLF001  (no public reader)

@@ -20,7 +20,7 @@ from rerank_plugins.backends.hub import (
     locate,
     quiet_loading,
 )
-from rerank_plugins.backends.model_files import check_source, is_modular, least_reach
+from rerank_plugins.backends.model_files import is_modular, smallest_max_seq_length, validate_source
 from rerank_plugins.backends.torch.modular import load_modular
 from rerank_plugins.config import Dtype, ModelConfig
 from rerank_plugins.engine.backend import Role
@@ -65,7 +65,7 @@ def load_reranker(config: ModelConfig) -> Loaded:
     source = locate(config, cross_encoder_folder)
     options = hub_options(config, source)
     with quiet_loading(config.model):
-        check_source(source, options)
+        validate_source(source, options)
         tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **options)
         model: torch.nn.Module
         if is_modular(source, options):
@@ -94,12 +94,12 @@ def _load_classifier(config: ModelConfig, source: str, options: dict[str, Any]) 
         output_loading_info=True,
         **options,
     )
-    check_complete(report, config.model)
+    validate_complete(report, config.model)
     loaded: torch.nn.Module = model
     return loaded
 
 
-def check_complete(report: dict[str, Any], model: str) -> None:
+def validate_complete(report: dict[str, Any], model: str) -> None:
     """Check that every weight came from the model's files.
 
     Raises:
@@ -151,7 +151,7 @@ def max_length_of_model(model: Any, tokenizer: Any) -> int:  # noqa: ANN401  (on
         ("max_position_embeddings", positions(model) - first_position(model)),
         ("model_max_length", tokenizer.model_max_length),
     )
-    return least_reach(limits, tokenizer.name_or_path)
+    return smallest_max_seq_length(limits, tokenizer.name_or_path)
 
 
 def is_small(model: torch.nn.Module) -> bool:

@@ -11,7 +11,7 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from rerank_plugins.backends.model_files import check_modules
+from rerank_plugins.backends.model_files import validate_modules
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import ModelLoadError
 
@@ -110,7 +110,7 @@ def load_modules(
     Raises:
         ModelLoadError: If it does not end in one score, or in two labels.
     """
-    check_modules(source, options)
+    validate_modules(source, options)
     own = {name: value for name, value in options.items() if name != "cache_dir"}
     model: CrossEncoder = CrossEncoder(
         source,

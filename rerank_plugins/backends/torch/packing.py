@@ -16,12 +16,12 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from rerank_plugins.backends.torch.attention import PACKED, Packing
 from rerank_plugins.backends.torch.batch import Inputs, PackedBatch, longest_first
-from rerank_plugins.backends.torch.cpu_parallel import Lanes, lanes_for
+from rerank_plugins.backends.torch.cpu_parallel import CPUThreadPool, lanes_for
 from rerank_plugins.backends.torch.layers import BertLayers
 from rerank_plugins.backends.torch.loading import first_position
 from rerank_plugins.backends.torch.modular import ModularModel
 from rerank_plugins.config import Optimize
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.types import FloatArray
 
 _BERT_LIKE: Final = ("bert", "roberta", "xlm-roberta", "electra")
@@ -155,19 +155,19 @@ class PackedEncoder:
     """
 
     def __init__(
-        self, model: SentenceTransformer, dtype: torch.dtype, *, reach: int, name: str
+        self, model: SentenceTransformer, dtype: torch.dtype, *, max_seq_length: int, name: str
     ) -> None:
         """Use a model's weights.
 
         Args:
             model: The bi-encoder, on its device.
             dtype: Data type of its arithmetic.
-            reach: Most tokens that it reads.
+            max_seq_length: Most tokens that it reads.
             name: Its name, for thread names.
         """
         first: Any = model[0]
         self._base = first.auto_model
-        self._reach = reach
+        self._max_seq_length = max_seq_length
         self._inputs = Inputs(
             model.device,
             dtype,
@@ -178,9 +178,9 @@ class PackedEncoder:
         self._mean = pooling_of(model) == "mean"
         self._layers = BertLayers(self._base.encoder, whole=self._mean)
         on_cpu = model.device.type == "cpu"
-        self.lanes: Lanes | None = lanes_for(self._base, name) if on_cpu else None
+        self.lanes: CPUThreadPool | None = lanes_for(self._base, name) if on_cpu else None
 
-    def __call__(self, batch: Sequence[Prepared]) -> FloatArray:
+    def __call__(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Return vectors of shape ``(len(batch), width)``, float32, of any length.
 
         Args:
@@ -196,11 +196,11 @@ class PackedEncoder:
         if self.lanes is not None:
             self.lanes.close()
 
-    def _part(self, batch: Sequence[Prepared]) -> FloatArray:
-        filled = self._inputs.filled(batch, self._reach)
+    def _part(self, batch: Sequence[TokenizedItem]) -> FloatArray:
+        filled = self._inputs.filled(batch, self._max_seq_length)
         return longest_first(filled, self._vectors)[: len(batch)]
 
-    def _vectors(self, batch: Sequence[Prepared]) -> torch.Tensor:
+    def _vectors(self, batch: Sequence[TokenizedItem]) -> torch.Tensor:
         packed = self._inputs.packed(batch)
         states = self._layers(embedded(self._base, packed), packed.packing)
         return _means(states, packed.packing) if self._mean else states

@@ -13,7 +13,7 @@ from tokenizers import Encoding, Tokenizer
 
 from rerank_plugins.backends.text import encodable
 from rerank_plugins.backends.tokenizer import cutting
-from rerank_plugins.engine.backend import Prepared, Role, RoleText
+from rerank_plugins.engine.backend import Role, RoleText, TokenizedItem
 from rerank_plugins.errors import ModelLoadError
 from rerank_plugins.types import TextPair
 
@@ -124,8 +124,8 @@ class PairTokenizer:
         self._tokenizer = tokenizer
         self._template = PairTemplate.of(tokenizer, model)
 
-    def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[Prepared]:
-        """Tokenise, cut to ``max_length`` tokens and assemble; thread-safe."""
+    def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[TokenizedItem]:
+        """Tokenize, cut to ``max_length`` tokens and assemble; thread-safe."""
         queries = dict.fromkeys(query for query, _ in pairs)
         documents = dict.fromkeys(document for _, document in pairs)
         query_ids = self._encode(list(queries))
@@ -155,29 +155,35 @@ class PairTokenizer:
 
     def _prepared(
         self, query: NDArray[np.int32], document: NDArray[np.int32], max_length: int
-    ) -> Prepared:
+    ) -> TokenizedItem:
         room = max_length - self._template.special_tokens
         truncated = len(query) + len(document) > room
         if truncated:
             query = query[: max_length // 2]
             document = document[: room - len(query)]
         pair = self._template.join(query, document)
-        return Prepared(tokens=len(pair.ids), truncated=truncated, payload=pair)
+        return TokenizedItem(tokens=len(pair.ids), truncated=truncated, payload=pair)
 
 
 class PairReader:
     """What backends that read token pairs share: their tokenizer, and the most tokens of a pair."""
 
     _pairs: PairTokenizer
-    _reach: int
+    _max_seq_length: int
 
-    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
-        """Tokenise and cut text pairs; thread-safe."""
-        return self._pairs.prepare(items, min(max_length or self._reach, self._reach))
+    def prepare(
+        self, items: Sequence[TextPair], max_length: int | None = None
+    ) -> list[TokenizedItem]:
+        """Tokenize and cut text pairs; thread-safe."""
+        return self._pairs.prepare(
+            items, min(max_length or self._max_seq_length, self._max_seq_length)
+        )
 
     def room(self, query: str, max_length: int | None = None) -> int:
         """Return how many tokens of a document fit beside a query, at least 1."""
-        return self._pairs.room(query, min(max_length or self._reach, self._reach))
+        return self._pairs.room(
+            query, min(max_length or self._max_seq_length, self._max_seq_length)
+        )
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
@@ -191,34 +197,40 @@ def _int32(values: Sequence[int]) -> NDArray[np.int32]:
 class RoleTokenizer:
     """Prepares texts for a model that reads one at a time."""
 
-    def __init__(self, tokenizer: Tokenizer, prompts: Mapping[Role, str], reach: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, prompts: Mapping[Role, str], max_seq_length: int
+    ) -> None:
         """Use a private tokenizer (no truncation, no padding).
 
         Args:
             tokenizer: The Rust tokenizer; never changed.
             prompts: What stands before a text of each role.
-            reach: Most tokens that the model reads.
+            max_seq_length: Most tokens that the model reads.
         """
         self._prompts = prompts
-        self._reach = reach
+        self._max_seq_length = max_seq_length
         self._cutting = lru_cache(maxsize=16)(lambda most: cutting(tokenizer, most))
 
-    def prepare(self, items: Sequence[RoleText], max_length: int | None = None) -> list[Prepared]:
-        """Put the prompts before the texts, tokenise and cut; thread-safe.
+    def prepare(
+        self, items: Sequence[RoleText], max_length: int | None = None
+    ) -> list[TokenizedItem]:
+        """Put the prompts before the texts, tokenize and cut; thread-safe.
 
         Returns:
             Payloads are :class:`TokenPair`, all of one type.
         """
-        reach = min(max_length or self._reach, self._reach)
+        max_seq_length = min(max_length or self._max_seq_length, self._max_seq_length)
         prompts = [
             self._prompts[item.role] if item.prompt is None else encodable(item.prompt)
             for item in items
         ]
-        encoded = self._cutting(reach).encode_batch_fast(
+        encoded = self._cutting(max_seq_length).encode_batch_fast(
             [f"{prompt}{encodable(item.text)}" for prompt, item in zip(prompts, items, strict=True)]
         )
         return [
-            Prepared(tokens=len(one), truncated=bool(one.overflowing), payload=_of_one_type(one))
+            TokenizedItem(
+                tokens=len(one), truncated=bool(one.overflowing), payload=_of_one_type(one)
+            )
             for one in encoded
         ]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rerank_plugins import RemoteModel
+from rerank_plugins import RemoteSpec
 from tests.backends.remote.schemas import SCHEMAS
 from tests.helpers.fake_server import TOKEN, StandIn
 
@@ -38,9 +38,9 @@ def any_server(request: pytest.FixtureRequest, start: Start) -> StandIn:
     return start(request.param)
 
 
-def remote(*servers: StandIn, **settings: Any) -> RemoteModel:
+def remote(*servers: StandIn, **settings: Any) -> RemoteSpec:
     """Return a model on servers of one kind, which gives up fast."""
     api: Any = servers[0].api
     named: dict[str, Any] = {"model": "m"} if api in ("cohere", "jina") else {}
     defaults: dict[str, Any] = {"timeout_s": 10.0, "deadline_s": 30.0, "token": TOKEN, **named}
-    return RemoteModel([one.url for one in servers], api=api, **defaults | settings)
+    return RemoteSpec([one.url for one in servers], api=api, **defaults | settings)

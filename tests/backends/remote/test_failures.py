@@ -23,7 +23,7 @@ from rerank_plugins.errors import (
 from rerank_plugins.types import TextPair
 from tests.backends.remote.conftest import Start, remote
 from tests.backends.remote.schemas import Request
-from tests.helpers.fake_server import TOKEN, Answer, Misbehaviour, StandIn, cut, says, score, slow
+from tests.helpers.fake_server import TOKEN, Answer, Misbehavior, StandIn, cut, says, score, slow
 
 QUERY = "who wrote faust"
 DOCUMENTS = ["rain", "goethe wrote faust", "faust"]
@@ -36,7 +36,7 @@ def order(model: Any) -> list[int]:
 @pytest.mark.parametrize(
     "trouble", [says(429), says(502), says(503, "<h1>busy</h1>"), says(504), slow(1.5)]
 )
-def test_what_passes_is_tried_again(server: StandIn, trouble: Misbehaviour) -> None:
+def test_what_passes_is_tried_again(server: StandIn, trouble: Misbehavior) -> None:
     server.misbehave = [trouble, trouble]
     assert order(remote(server, timeout_s=0.8)) == [1, 2, 0]
     assert len(server.requests) == 3

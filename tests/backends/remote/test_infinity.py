@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.load.work import Work, make_work
 from benchmarks.serving.process import INFINITY, Server, infinity
-from rerank_plugins import Ranking, RemoteModel, Reranker
+from rerank_plugins import Ranking, RemoteSpec, Reranker
 from rerank_plugins.errors import RemoteStatusError
 
 pytestmark = [
@@ -34,7 +34,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def reranker(server: Server) -> Reranker:
-    remote = RemoteModel(server.url, api="infinity", timeout_s=120, deadline_s=300)
+    remote = RemoteSpec(server.url, api="infinity", timeout_s=120, deadline_s=300)
     return Reranker(remote)
 
 
@@ -62,12 +62,12 @@ async def test_scores_equal_local_ones_asked_at_once(reranker: Reranker) -> None
 
 def test_lists_are_cut_and_merged_on_one_scale(server: Server) -> None:
     (work,) = make_work(1, 50, "sentence", seed=3)
-    remote = RemoteModel(server.url, api="infinity", max_documents=7, timeout_s=120, deadline_s=300)
+    remote = RemoteSpec(server.url, api="infinity", max_documents=7, timeout_s=120, deadline_s=300)
     check(work, Reranker(remote).rank(work.query, work.documents))
 
 
 def test_what_the_server_refuses_is_said(server: Server) -> None:
-    remote = RemoteModel(server.url, api="infinity", max_characters=200_000)
+    remote = RemoteSpec(server.url, api="infinity", max_characters=200_000)
     with pytest.raises(RemoteStatusError, match=r"answered 422: .*122880") as caught:
         Reranker(remote).rank("Who wrote Faust?", ["It rains.", "x" * 150_000])
     assert caught.value.status == 422

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank_plugins import RemoteModel, Reranker
+from rerank_plugins import RemoteSpec, Reranker
 from rerank_plugins.backends.remote.cross_encoder import RemoteCrossEncoder
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import EngineClosedError, RemoteStatusError
@@ -123,14 +123,14 @@ def test_equal_settings_share_an_engine_and_its_cache(server: StandIn) -> None:
 def test_a_plain_address_is_the_same_model(start: Start) -> None:
     url = start("rerank-plugins").url
     plain = Reranker(url + "/", backend="rerank-plugins")
-    assert plain.engine is Reranker(RemoteModel(url, api="rerank-plugins")).engine
+    assert plain.engine is Reranker(RemoteSpec(url, api="rerank-plugins")).engine
     with pytest.raises(RemoteStatusError, match="401: invalid api token"):
         plain.rank("a", ["b"])
 
 
 def test_a_whole_address_is_used_as_it_is(start: Start) -> None:
     server = start("jina")
-    model = RemoteModel(server.url + "/v1/rerank", api="jina", model="m", token=TOKEN)
+    model = RemoteSpec(server.url + "/v1/rerank", api="jina", model="m", token=TOKEN)
     assert len(Reranker(model).rank(QUERY, DOCUMENTS[:3])) == 3
 
 
@@ -140,8 +140,8 @@ def test_a_thin_client_needs_no_model_library(server: StandIn) -> None:
         import sys
         for name in ("torch", "transformers", "sentence_transformers", "tokenizers"):
             sys.modules[name] = None
-        from rerank_plugins import RemoteModel, Reranker
-        model = RemoteModel({server.url!r}, api="tei", token_env="RERANK_TOKEN")
+        from rerank_plugins import RemoteSpec, Reranker
+        model = RemoteSpec({server.url!r}, api="tei", token_env="RERANK_TOKEN")
         ranking = Reranker(model).rank("who wrote faust", ["rain", "goethe wrote faust"])
         print([one.index for one in ranking], sys.modules["torch"])
     """

@@ -14,12 +14,12 @@ import pytest
 from langchain_core.documents import Document
 from llama_index.core.schema import NodeWithScore, TextNode
 
-from rerank_plugins import BiEncoder, RemoteModel, Reranker
+from rerank_plugins import BiEncoder, RemoteSpec, Reranker
 from rerank_plugins.errors import ConfigurationError, RemoteStatusError, RerankError
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 from tests.backends.remote.conftest import remote
-from tests.helpers.fake_server import TOKEN, Misbehaviour, StandIn, cut, says
+from tests.helpers.fake_server import TOKEN, Misbehavior, StandIn, cut, says
 
 URL = "http://127.0.0.1:9"
 
@@ -50,7 +50,7 @@ URL = "http://127.0.0.1:9"
 )
 def test_bad_settings_say_what_is_allowed(settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint) as caught:
-        RemoteModel(**{"url": URL, "api": "tei"} | settings)
+        RemoteSpec(**{"url": URL, "api": "tei"} | settings)
     assert "pa55" not in str(caught.value)
 
 
@@ -67,7 +67,7 @@ def test_bad_settings_say_what_is_allowed(settings: dict[str, Any], complaint: s
 )
 def test_settings_of_local_models_are_refused(settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
-        Reranker(RemoteModel(URL, api="tei"), **settings).warm_up()
+        Reranker(RemoteSpec(URL, api="tei"), **settings).warm_up()
 
 
 def test_an_address_alone_does_not_say_enough() -> None:
@@ -78,19 +78,19 @@ def test_an_address_alone_does_not_say_enough() -> None:
     with pytest.raises(ConfigurationError, match="url must be an address"):
         Reranker("mini", backend="tei").warm_up()
     with pytest.raises(ConfigurationError, match="backend is 'tei'; allowed are auto, sentence"):
-        BiEncoder(RemoteModel(URL, api="tei")).warm_up()  # type: ignore[arg-type]
+        BiEncoder(RemoteSpec(URL, api="tei")).warm_up()  # type: ignore[arg-type]
 
 
 def test_equal_however_written() -> None:
-    one = RemoteModel([URL + "/", URL], api="tei", token="a")  # noqa: S106
-    assert one == RemoteModel(URL, api="tei", token="a")  # noqa: S106
-    assert hash(one) == hash(RemoteModel(URL, api="tei", token="a"))  # noqa: S106
-    assert one != RemoteModel(URL, api="tei", token="b")  # noqa: S106
-    assert copy.copy(RemoteModel(URL, api="tei")) == RemoteModel(URL, api="tei")
+    one = RemoteSpec([URL + "/", URL], api="tei", token="a")  # noqa: S106
+    assert one == RemoteSpec(URL, api="tei", token="a")  # noqa: S106
+    assert hash(one) == hash(RemoteSpec(URL, api="tei", token="a"))  # noqa: S106
+    assert one != RemoteSpec(URL, api="tei", token="b")  # noqa: S106
+    assert copy.copy(RemoteSpec(URL, api="tei")) == RemoteSpec(URL, api="tei")
 
 
 def test_the_token_is_in_no_representation() -> None:
-    model = RemoteModel(URL, api="tei", token=TOKEN)
+    model = RemoteSpec(URL, api="tei", token=TOKEN)
     shown = f"{model!r} {model} {model.to_dict()} {vars(model)} {json.dumps(model.to_dict())}"
     assert TOKEN not in shown
     assert TOKEN.encode() not in pickle.dumps(model)
@@ -113,7 +113,7 @@ def test_a_copy_reads_its_token_again_or_says_that_it_has_none(
 @pytest.mark.parametrize("token", ["with\nnewline", "grün"])
 def test_a_token_that_no_header_can_carry(token: str) -> None:
     with pytest.raises(ConfigurationError, match="no HTTP header can carry") as caught:
-        Reranker(RemoteModel(URL, api="tei", token=token)).warm_up()
+        Reranker(RemoteSpec(URL, api="tei", token=token)).warm_up()
     assert token not in str(caught.value)
 
 
@@ -121,7 +121,7 @@ def test_a_token_that_no_header_can_carry(token: str) -> None:
     "trouble", [cut, says(401, f'{{"error": "bad token {TOKEN}"}}'), says(503)]
 )
 def test_the_token_is_in_no_error_and_no_log(
-    server: StandIn, caplog: pytest.LogCaptureFixture, trouble: Misbehaviour
+    server: StandIn, caplog: pytest.LogCaptureFixture, trouble: Misbehavior
 ) -> None:
     caplog.set_level(logging.DEBUG)
     server.always = trouble

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import InferenceError, InvalidScoresError
 from rerank_plugins.testing import FakeCrossEncoder
 from rerank_plugins.types import TextPair
@@ -30,7 +30,7 @@ class Answers(FakeCrossEncoder):
         super().__init__(batch_tokens=4_000)
         self.answer = answer
 
-    def run(self, batch: Sequence[Prepared]) -> Any:
+    def run(self, batch: Sequence[TokenizedItem]) -> Any:
         bad = any(one.payload.query == "bad" for one in batch)
         return self.answer if bad else super().run(batch)
 
@@ -51,7 +51,7 @@ def test_a_list_of_numbers_is_an_answer() -> None:
 class TwoColumns(FakeCrossEncoder):
     """Gives two columns for the last of a query's batches."""
 
-    def run(self, batch: Sequence[Prepared]) -> Any:
+    def run(self, batch: Sequence[TokenizedItem]) -> Any:
         scores = super().run(batch)
         last = any(one.payload.document.startswith("bad 2") for one in batch)
         return np.stack([scores, scores], axis=1) if last else scores
@@ -75,9 +75,11 @@ class Prepares(FakeCrossEncoder):
         super().__init__()
         self.spoil = spoil
 
-    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
+    def prepare(
+        self, items: Sequence[TextPair], max_length: int | None = None
+    ) -> list[TokenizedItem]:
         prepared = super().prepare(items, max_length)
-        spoilt: list[Prepared] = self.spoil(prepared) if items[0].query == "bad" else prepared
+        spoilt: list[TokenizedItem] = self.spoil(prepared) if items[0].query == "bad" else prepared
         return spoilt
 
 
@@ -87,7 +89,7 @@ class Prepares(FakeCrossEncoder):
         lambda prepared: prepared[:-1],
         lambda prepared: [*prepared, prepared[0]],
         lambda _: [],
-        lambda prepared: [Prepared(0, False, one.payload) for one in prepared],
+        lambda prepared: [TokenizedItem(0, False, one.payload) for one in prepared],
     ],
     ids=["one few", "one many", "none", "empty"],
 )

@@ -61,7 +61,7 @@ SCRIPT: Final = """
 import asyncio, ctypes, sys, threading, time
 sys.path.insert(0, {root!r})
 import numpy as np
-from rerank_plugins import RemoteModel, Reranker
+from rerank_plugins import RemoteSpec, Reranker
 from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.loading import get_loader, register_loader
 from tests.helpers.engines import GatedCrossEncoder, PinnedCrossEncoder, engine_of, expected, pairs
@@ -155,7 +155,7 @@ from rerank_plugins.backends.remote.cross_encoder import RemoteCrossEncoder
 from rerank_plugins.errors import BatchError
 
 server = StandIn("tei")
-model = RemoteModel(server.url, api="tei", token=TOKEN, deadline_s=5)
+model = RemoteSpec(server.url, api="tei", token=TOKEN, deadline_s=5)
 asking = RemoteCrossEncoder(RemoteCrossEncoder.resolve(ModelConfig(str(model), settings=model)))
 
 def busy(until):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.backends.hub import hub_options
-from rerank_plugins.backends.model_files import check_tokenizer
+from rerank_plugins.backends.model_files import validate_tokenizer
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
@@ -113,7 +113,7 @@ def test_a_compiled_table_of_letters_is_read(longest: str, *, allowed: bool) -> 
     ]
     settings = {"normalizer": {"type": "Sequence", "normalizers": rules}, "pre_tokenizer": None}
     with nullcontext() if allowed else pytest.raises(ModelLoadError, match="99 times longer"):
-        check_tokenizer(settings, "tokenizer.json")
+        validate_tokenizer(settings, "tokenizer.json")
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import pytest
 
 from rerank_plugins.backends.remote.cross_encoder import LoopThread
 from rerank_plugins.engine import scheduler as crew
-from rerank_plugins.engine.loading import InjectedModel
-from rerank_plugins.engine.request import Job
+from rerank_plugins.engine.loading import UserBackend
+from rerank_plugins.engine.request import Request
 from rerank_plugins.engine.request_queue import Desk, JobQueue, Line
-from rerank_plugins.engine.result_cache import ResultCache
+from rerank_plugins.engine.result_cache import TieredCache
 from rerank_plugins.errors import EngineClosedError, InferenceError
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.helpers.engines import (
@@ -109,26 +109,26 @@ def test_an_error_of_the_work_is_its_own() -> None:
 
 WHERE: tuple[tuple[Any, str], ...] = (
     (Desk, "next_to_prepare"),
-    (ResultCache, "find"),
+    (TieredCache, "find"),
     (Desk, "add_known"),
     (JobQueue, "add_known"),
     (crew, "prepare"),
     (Desk, "add_prepared"),
     (JobQueue, "add_prepared"),
-    (Job, "add_prepared"),
+    (Request, "add_prepared"),
     (JobQueue, "next_batch"),
-    (Job, "take"),
-    (InjectedModel, "backend"),
+    (Request, "take"),
+    (UserBackend, "backend"),
     (crew, "execute"),
     (Desk, "shrink"),
     (JobQueue, "put_back"),
-    (ResultCache, "add"),
+    (TieredCache, "add"),
     (crew, "note_batch"),
     (Desk, "done"),
     (JobQueue, "complete"),
-    (Job, "complete"),
-    (Job, "result"),
-    (Job, "finish"),
+    (Request, "complete"),
+    (Request, "result"),
+    (Request, "finish"),
     (Line, "admit"),
 )
 """What the threads of an engine do, in the order in which they do it."""

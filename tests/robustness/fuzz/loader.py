@@ -15,7 +15,7 @@ from typing import Any, Final, cast, get_args
 
 import numpy as np
 
-from rerank_plugins import BiEncoder, DecoderModel, Reranker
+from rerank_plugins import BiEncoder, DecoderSpec, Reranker
 from rerank_plugins.backends.model_specs import DecoderFamily
 from rerank_plugins.errors import RerankError
 
@@ -49,7 +49,7 @@ def load(kind: str, folder: str) -> dict[str, Any]:
     """
     try:
         family = cast("DecoderFamily", kind)
-        model = DecoderModel(folder, family=family) if kind in _FAMILIES else folder
+        model = DecoderSpec(folder, family=family) if kind in _FAMILIES else folder
         if kind == "bi-encoder":
             with BiEncoder(folder, device="cpu", dtype="float32") as encoder:
                 return {"values": encoder.encode_documents([one for _, one in PAIRS]).tolist()}

@@ -42,7 +42,7 @@ def sizes(settings: dict[str, Any], names: tuple[str, ...]) -> st.SearchStrategy
 
 
 def rules(tokenizer: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Return a tokenizer with odd rules of normalising, splitting, padding and cutting."""
+    """Return a tokenizer with odd rules of normalizing, splitting, padding and cutting."""
     return st.fixed_dictionaries(
         {},
         optional={

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import strategies as st
 
-from rerank_plugins import RemoteModel, Reranker
+from rerank_plugins import RemoteSpec, Reranker
 from rerank_plugins.errors import RemoteError, RemoteStatusError
 from tests.backends.remote.conftest import remote
 from tests.backends.remote.schemas import SCHEMAS
@@ -77,7 +77,7 @@ answers = st.sampled_from(sorted(SCHEMAS)).flatmap(
 def servers() -> Iterator[dict[str, tuple[StandIn, Reranker]]]:
     """A server and a reranker that asks it, of each API."""
     running = {api: StandIn(api) for api in SCHEMAS}
-    models: dict[str, RemoteModel] = {
+    models: dict[str, RemoteSpec] = {
         api: remote(server, retries=0, timeout_s=20.0) for api, server in running.items()
     }
     made = {api: (running[api], Reranker(models[api], activation="none")) for api in SCHEMAS}
