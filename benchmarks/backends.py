@@ -18,7 +18,7 @@ from typing import Any, Final
 from benchmarks.backend_tables import FIELDS
 from benchmarks.decoder import save_model
 from benchmarks.environment import ROOT, environment
-from rerank_plugins.backends._mini import cross_encoder_folder
+from rerank_plugins.backends.hub import cross_encoder_folder
 
 OUTPUT: Final = ROOT / "benchmarks" / "results" / "backends.json"
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 from benchmarks.batch_simulation import measure_simulated
 from benchmarks.environment import environment
 from rerank_plugins import Reranker
-from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
+from rerank_plugins.evaluation.datasets import RetrievalSet, read_beir
 
 RESULTS: Final = Path(__file__).parent / "results" / "batch.json"
 DOCUMENTS: Final = 100
@@ -42,7 +42,7 @@ def measure_real(data: RetrievalSet, pairs: int, actors: int) -> dict[str, Any]:
     """Rank pairs, check some against a model in this process, and count what came out."""
     import ray  # noqa: PLC0415  (the other measure needs none)
 
-    from rerank_plugins.serving.ray_data import rerank_dataset  # noqa: PLC0415
+    from rerank_plugins.ray.data import rerank_dataset  # noqa: PLC0415
 
     rows = _rows(data, pairs // DOCUMENTS)
     with tempfile.TemporaryDirectory() as name:

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from benchmarks.environment import environment
 from rerank_plugins import Reranker
-from rerank_plugins.batch.settings import BatchSettings
-from rerank_plugins.core.batching.budget import CostModel
+from rerank_plugins.batch.job import BatchSettings
+from rerank_plugins.engine.batch_planner import CostModel
 
 PAIRS: Final = 1_000_000
 ACTORS: Final = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -24,9 +24,9 @@ from benchmarks.environment import ROOT, environment
 from benchmarks.first_stage import Pool, pool_of
 from benchmarks.known_scores import KnownScores
 from rerank_plugins import BiEncoder, BiEncoderScorer, Cascade, Ranking, Reranker
-from rerank_plugins.core.config import MINI
-from rerank_plugins.core.scored import Scorer
-from rerank_plugins.evaluation.margins import LabelledQuery, fit_margin
+from rerank_plugins.config import MINI
+from rerank_plugins.types import Scorer
+from rerank_plugins.evaluation.tuning import LabelledQuery, fit_margin
 from rerank_plugins.evaluation.metrics import paired_bootstrap, per_query
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "cascade.json"

@@ -23,10 +23,10 @@ from sentence_transformers import CrossEncoder
 from benchmarks.environment import ROOT, environment
 from benchmarks.found import Found, first_stage
 from rerank_plugins import Reranker
-from rerank_plugins.backends._devices import fast_bfloat16_on_cpu
-from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.core.config import MINI
-from rerank_plugins.core.protocols import FloatArray
+from rerank_plugins.backends.devices import fast_bfloat16_on_cpu
+from rerank_plugins.backends.hub import cross_encoder_folder
+from rerank_plugins.config import MINI
+from rerank_plugins.types import FloatArray
 from rerank_plugins.evaluation.metrics import paired_bootstrap, per_query
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "cpu.json"

@@ -26,8 +26,8 @@ from sentence_transformers.cross_encoder.modules import LogitScore
 from benchmarks.environment import ROOT, environment
 from benchmarks.load.work import Size, make_work
 from rerank_plugins import DecoderModel, Reranker
-from rerank_plugins.backends._families import QWEN3
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.backends.families import QWEN3
+from rerank_plugins.types import TextPair
 
 _TOKENIZER: Final = Path(__file__).parents[1] / "rerank_plugins" / "models" / "mini"
 

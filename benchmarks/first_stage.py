@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins import BiEncoder
-from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
+from rerank_plugins.evaluation.datasets import RetrievalSet, read_beir
 
 FirstStage = Literal["bi-encoder", "bm25"]
 FIRST_STAGES: Final[tuple[FirstStage, ...]] = get_args(FirstStage)

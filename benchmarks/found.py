@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins import BiEncoder, Ranking
-from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
+from rerank_plugins.evaluation.datasets import RetrievalSet, read_beir
 
 DEPTH: Final = 50
 SEED: Final = 11

@@ -13,8 +13,8 @@ from benchmarks.environment import ROOT, environment
 from benchmarks.found import DEPTH, SEED
 from benchmarks.quality import SETS
 from rerank_plugins import Reranker
-from rerank_plugins.core.fusion import FusionMethod
-from rerank_plugins.evaluation.fusion import LabelledQuery, fit_fusion_weight, fused_quality
+from rerank_plugins.core.ranking import FusionMethod
+from rerank_plugins.evaluation.tuning import LabelledQuery, fit_fusion_weight, fused_quality
 from rerank_plugins.evaluation.metrics import Difference, paired_bootstrap
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "fusion.json"

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from benchmarks.environment import ROOT, environment
 from benchmarks.first_stage import sample, search
 from rerank_plugins import Ranking, Reranker
-from rerank_plugins.core.config import MINI
-from rerank_plugins.evaluation.beir import Passage, read_beir
+from rerank_plugins.config import MINI
+from rerank_plugins.evaluation.datasets import Passage, read_beir
 from rerank_plugins.evaluation.metrics import paired_bootstrap, per_query
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "long_documents.json"

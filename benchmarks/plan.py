@@ -17,9 +17,9 @@ import typer
 
 from benchmarks.environment import ROOT, environment
 from rerank_plugins import BiEncoder
-from rerank_plugins.core.config import MINI
+from rerank_plugins.config import MINI
 from rerank_plugins.evaluation import Plan, RetrievalSet, plan, read_beir
-from rerank_plugins.evaluation.pools import Pool
+from rerank_plugins.evaluation.candidates import Pool
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "plan.json"
 PICTURE: Final = ROOT / "docs" / "images" / "plan.svg"

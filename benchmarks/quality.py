@@ -23,10 +23,10 @@ from benchmarks.first_stage import sample
 from benchmarks.found import SEED
 from benchmarks.ways import BASELINE, MODELS, WAYS, Corpus, ordered, pair_scores
 from rerank_plugins import Reranker
-from rerank_plugins.core.config import MINI
-from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
+from rerank_plugins.config import MINI
+from rerank_plugins.evaluation.datasets import RetrievalSet, read_beir
 from rerank_plugins.evaluation.metrics import bootstrapped_mean, paired_bootstrap, per_query
-from rerank_plugins.evaluation.pools import digest, read_array, save_array
+from rerank_plugins.evaluation.candidates import digest, read_array, save_array
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "quality.json"
 KEPT: Final = ROOT / "build" / "quality"

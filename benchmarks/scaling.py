@@ -22,7 +22,7 @@ import typer
 
 from benchmarks.environment import ROOT, environment
 from rerank_plugins import Reranker
-from rerank_plugins.evaluation.beir import read_beir
+from rerank_plugins.evaluation.datasets import read_beir
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "scaling.json"
 SIZES: Final = (10, 100, 1_000, 10_000)

@@ -5,12 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from rerank_plugins.evaluation.capacity import Load, Replica, plan
-from rerank_plugins.evaluation.compute_floor import (
-    DEVICES,
-    SHAPES,
-    estimated_pairs_per_s,
-    floor_pairs_per_s,
-)
+from rerank_plugins.evaluation.capacity import DEVICES, SHAPES, estimated_pairs_per_s, floor_pairs_per_s
 
 TOKENS: Final = 256
 DOCUMENTS: Final = 50

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from benchmarks.first_stage import DenseIndex, FirstStage, SparseIndex
 from rerank_plugins import Reranker
-from rerank_plugins.core.config import MINI
-from rerank_plugins.core.fusion import fuse, fused_order
-from rerank_plugins.core.policy import Fusion
-from rerank_plugins.evaluation.pools import read_array, save_array
-from rerank_plugins.evaluation.searches import nearest
+from rerank_plugins.config import MINI
+from rerank_plugins.core.ranking import fuse, fused_order
+from rerank_plugins.config import Fusion
+from rerank_plugins.evaluation.candidates import read_array, save_array
+from rerank_plugins.evaluation.systems import nearest
 
 Searched = FirstStage | Literal["hybrid"]
 WEIGHT: Final = 0.5

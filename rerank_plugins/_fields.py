@@ -7,18 +7,88 @@ Names and defaults are those of :class:`~rerank_plugins.Reranker` and
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from pydantic import (BaseModel, Field, ValidationInfo, field_serializer, field_validator)
+from typing import Any, Final
 
-from pydantic import Field, ValidationInfo, field_validator
-
-from rerank_plugins._model_fields import ModelFields
-from rerank_plugins.core.batching.jobs import Priority
+from rerank_plugins.backends.model_specs import DecoderModel, FlagModel, OpenVINOModel, RemoteModel
+from rerank_plugins.config import (Activation, Dtype, Fusion, LongDocuments, MINI, ModelConfig, OnError, Optimize, Overload, Priority, check_count, check_deadline, check_number, check_top_n)
 from rerank_plugins.core.bi_encoder import BiEncoder
-from rerank_plugins.core.checks import check_count, check_deadline, check_number, check_top_n
-from rerank_plugins.core.config import MINI, Optimize
-from rerank_plugins.core.embedding_form import Precision
-from rerank_plugins.core.policy import Activation, Fusion, LongDocuments, OnError, Overload
+from rerank_plugins.core.quantization import Precision
 from rerank_plugins.core.reranker import Reranker
+
+_SETTINGS: Final[dict[str, Any]] = {
+    "url": RemoteModel,
+    "family": DecoderModel,
+    "variant": FlagModel,
+    "calibration": OpenVINOModel,
+}
+"""What a model can be described by, under the name of a field that only it has."""
+
+
+class ModelFields(BaseModel):
+    """Which model, and where and how it runs."""
+
+    model: Any = Field(
+        default=MINI,
+        description=(
+            '"mini" (embedded), a Hub name, a folder, a DecoderModel, FlagModel, OpenVINOModel '
+            "or RemoteModel, or a backend object."
+        ),
+    )
+    backend: str = Field(default="auto", description="What computes; auto chooses by the model.")
+    device: str | list[str] | None = Field(
+        default=None, description="A torch device such as cuda:0 or cpu, or several; None chooses."
+    )
+    dtype: Dtype = Field(
+        default="auto", description="Data type of the arithmetic; auto chooses by the device."
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
+    cache_folder: str | None = Field(default=None, description="Where downloads are kept.")
+    local_files_only: bool = Field(
+        default=False, description="Use only what is already on this machine."
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run Python code that comes with the model."
+    )
+    idle_unload_s: float | None = Field(
+        default=None, description="Seconds without work after which the memory is given back."
+    )
+    cache_mb: float = Field(
+        default=0, description="Megabytes for results computed before; 0 keeps none."
+    )
+    cache_entries: int | None = Field(
+        default=None, description="Most results in those megabytes; None sets no bound."
+    )
+    cache_dir: str | None = Field(
+        default=None, description="Folder for results that outlast the process."
+    )
+    cache_dir_mb: float = Field(default=1024, description="Megabytes of that folder.")
+
+    # These run before pydantic converts, which would read True as 1 and refuse a Path.
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _settings_again(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        kind = next((one for name, one in _SETTINGS.items() if name in value), RemoteModel)
+        return kind(**value)
+
+    @field_serializer("model")
+    def _settings_without_token(self, value: object) -> object:
+        named = isinstance(value, tuple(_SETTINGS.values()))
+        to_dict = getattr(value, "to_dict", None) if named else None
+        return value if to_dict is None else to_dict()
+
+    @field_validator("model", "cache_folder", "cache_dir", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("max_length", mode="before", check_fields=False)
+    @classmethod
+    def _checked_max_length(cls, value: Any) -> int | None:  # noqa: ANN401  (not yet checked)
+        return ModelConfig(max_length=value).max_length
 
 
 class RerankerFields(ModelFields):
@@ -26,7 +96,7 @@ class RerankerFields(ModelFields):
 
     optimize: Optimize = Field(
         default="none",
-        description="compile has torch compile the model; graphs records small CUDA batches.",
+        description="compile or reduce-overhead (with CUDA graphs) compiles the model.",
     )
     max_length: int | None = Field(
         default=512, description="Most tokens a pair may have; the document is cut to fit."

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder
 
-from rerank_plugins.backends.flag.settings import FlagModel
-from rerank_plugins.core.protocols import FloatArray
+from rerank_plugins.backends.model_specs import FlagModel
+from rerank_plugins.types import FloatArray
 from tests import tiny_decoders, tiny_flag
 from tests.decoder_reference import prompted_scores
 from tests.flag_reference import flag_llm_scores, layerwise_scores, lightweight_scores

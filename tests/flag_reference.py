@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer, Gemma2RotaryEmbedding
 
-from rerank_plugins.core.protocols import FloatArray
+from rerank_plugins.types import FloatArray
 
 Pairs = Sequence[tuple[str, str]]
 

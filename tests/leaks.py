@@ -17,10 +17,10 @@ from typing import Any, Final
 
 import pytest
 
-from rerank_plugins.core import registry
-from rerank_plugins.core.config import MINI
-from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.sources import InjectedModel, LoadedModel
+from rerank_plugins.engine import registry
+from rerank_plugins.config import MINI
+from rerank_plugins.engine.engine import Engine
+from rerank_plugins.engine.loading import InjectedModel, LoadedModel
 
 GRACE_S: Final = 5.0
 """How long what has been told to end may take."""

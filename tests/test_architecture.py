@@ -58,7 +58,7 @@ def test_the_core_knows_numpy_and_the_standard_library_only() -> None:
         "numpy",
         "rerank_plugins.core",
         "rerank_plugins.errors",
-        "rerank_plugins._optional",
+        "rerank_plugins._lazy",
         "rerank_plugins._progress",
         *sys.stdlib_module_names,
     )

@@ -8,15 +8,10 @@ from typing import Any
 import pytest
 
 from rerank_plugins.backends.bi_encoder import SentenceTransformerBiEncoder
-from rerank_plugins.backends.torch.model import TorchCrossEncoder
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.loading import Kind, get_loader
-from rerank_plugins.testing import (
-    BiEncoderContract,
-    CrossEncoderContract,
-    FakeBiEncoder,
-    FakeCrossEncoder,
-)
+from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.loading import Kind, get_loader
+from rerank_plugins.testing import (BiEncoderContract, CrossEncoderContract, FakeBiEncoder, FakeCrossEncoder)
 from tests.backends.test_bi_encoder import save_bi_encoder
 from tests.tiny_models import save_reranker
 

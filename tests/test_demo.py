@@ -10,12 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.cli._frameworks import check_agreement, through_langchain, through_llama_index
-from rerank_plugins.cli._report import examples
-from rerank_plugins.cli._stages import Answer, Hit, TwoStages
+from rerank_plugins.cli.demo import check_agreement, through_langchain, through_llama_index
+from rerank_plugins.cli.demo import examples
+from rerank_plugins.cli.demo import Answer, Hit, TwoStages
 from rerank_plugins.cli.app import app
 from rerank_plugins.errors import RerankError
-from rerank_plugins.evaluation.beir import Passage, read_beir
+from rerank_plugins.evaluation.datasets import Passage, read_beir
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 
 demo = import_module("rerank_plugins.cli.demo")

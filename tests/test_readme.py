@@ -59,8 +59,8 @@ def test_blocks_of_other_packages_stand_in_one_page_and_compile() -> None:
             compile(one.code, str(page), "exec")
 
 
-HEAVY = ("cpu", "scores")
-"""Pages that quantise a model, or score hundreds of passages."""
+HEAVY = ("performance", "scores")
+"""Pages that quantize a model or score hundreds of passages."""
 
 
 @pytest.mark.parametrize(

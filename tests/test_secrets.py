@@ -24,12 +24,12 @@ from typer.testing import CliRunner
 
 from rerank_plugins import Cascade, RemoteModel, Reranker
 from rerank_plugins.cli.app import app as command
-from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import RemoteStatusError, RerankError
 from rerank_plugins.langchain import CrossEncoderCompressor, CrossEncoderModel
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 from rerank_plugins.serving import ServerSettings, create_app
-from rerank_plugins.serving.ray_settings import RayServeSettings
+from rerank_plugins.ray.settings import RayServeSettings
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.remote.stand_in import TOKEN as CLIENTS
 from tests.remote.stand_in import Answer, StandIn, cut, says

@@ -32,7 +32,7 @@ from benchmarks.speed.systems import BASELINE, SYSTEMS, obstacle
 from benchmarks.speed.workloads import TEXT_SETS, Request, joined, token_counts
 from benchmarks.timing import milliseconds, ratio
 from rerank_plugins import Reranker
-from rerank_plugins.evaluation.beir import Passage
+from rerank_plugins.evaluation.datasets import Passage
 
 SYSTEM = "tests.speed_systems:SharedWords"
 LOAD: dict[str, Any] = {

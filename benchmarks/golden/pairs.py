@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from benchmarks.environment import BUNDLED, ROOT
-from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.core.protocols import FloatArray
-from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
+from rerank_plugins.backends.hub import cross_encoder_folder
+from rerank_plugins.types import FloatArray
+from rerank_plugins.evaluation.datasets import RetrievalSet, read_beir
 from tests.families import sentence_transformers_scores
 
 FILE: Final = ROOT / "tests" / "data" / "golden.json"

@@ -15,7 +15,7 @@ from scipy.stats import kendalltau
 from benchmarks.golden.pairs import Golden
 from benchmarks.serving.process import ours
 from rerank_plugins import RemoteModel, Reranker
-from rerank_plugins.core.protocols import FloatArray
+from rerank_plugins.types import FloatArray
 
 Score = Callable[[Sequence[tuple[str, str]]], FloatArray]
 

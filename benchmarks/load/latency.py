@@ -14,7 +14,7 @@ from benchmarks.load.callers import Call, mixed_calls
 from benchmarks.load.work import Size, make_work
 from benchmarks.timing import milliseconds
 from rerank_plugins import Reranker
-from rerank_plugins.core.config import Dtype
+from rerank_plugins.config import Dtype
 
 _EVERY_S: Final = 0.005
 _IDLE_S: Final = 2.0

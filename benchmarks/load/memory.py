@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.load.callers import Caller, LangChain, LlamaIndex
 from benchmarks.load.work import Work, make_work
-from rerank_plugins.backends.torch.model import TorchCrossEncoder
+from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
 
 _MIB: Final = 2**20
 _PAUSE_S: Final = 1.0

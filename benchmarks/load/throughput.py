@@ -13,8 +13,8 @@ from benchmarks.load.callers import Call, Scores, SentenceTransformers, mixed_ca
 from benchmarks.load.work import Size, Work, make_work, pair_count
 from benchmarks.timing import ratio
 from rerank_plugins import Reranker
-from rerank_plugins.core.batching.job_queue import AHEAD_BATCHES
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.engine.request_queue import AHEAD_BATCHES
+from rerank_plugins.types import TextPair
 
 TOLERANCE: Final = 1e-5
 

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Final, Literal
 
 from benchmarks.environment import BUNDLED
-from rerank_plugins.evaluation.beir import read_beir
+from rerank_plugins.evaluation.datasets import read_beir
 
 Size = Literal["sentence", "passage"]
 

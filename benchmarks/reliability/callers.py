@@ -13,9 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from rerank_plugins.core.batching.computed import Computed
-from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.engine.request import Computed
+from rerank_plugins.engine.engine import Engine
+from rerank_plugins.types import TextPair
 from rerank_plugins.errors import RerankError
 
 LOST_S: Final = 60.0

@@ -20,13 +20,13 @@ from typing import Any, Final
 from benchmarks.environment import BUNDLED, ROOT, environment
 from benchmarks.reliability.callers import Callers, Known
 from benchmarks.reliability.chaos import FAULTS, Chaos
-from rerank_plugins.backends.torch.model import TorchCrossEncoder
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.protocols import CrossEncoderBackend
-from rerank_plugins.core.sources import InjectedModel
-from rerank_plugins.core.types import TextPair
-from rerank_plugins.evaluation.beir import read_beir
+from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.engine import Engine
+from rerank_plugins.engine.backend import CrossEncoderBackend
+from rerank_plugins.engine.loading import InjectedModel
+from rerank_plugins.types import TextPair
+from rerank_plugins.evaluation.datasets import read_beir
 from rerank_plugins.testing import FakeCrossEncoder
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "reliability-faults.json"

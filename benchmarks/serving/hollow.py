@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rerank_plugins.backends.torch.model import TorchCrossEncoder
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.protocols import FloatArray, Prepared
+from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.types import FloatArray
 from rerank_plugins.serving import ServerSettings, create_app, serve
 
 

@@ -12,7 +12,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from benchmarks.load.work import Work
 from rerank_plugins import Ranking, RemoteModel, Reranker
-from rerank_plugins.core.protocols import CrossEncoderBackend
+from rerank_plugins.engine.backend import CrossEncoderBackend
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 

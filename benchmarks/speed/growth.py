@@ -16,7 +16,7 @@ import torch
 from benchmarks.speed.child import Child
 from benchmarks.speed.workloads import requests
 from rerank_plugins import Reranker
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.types import TextPair
 
 SIZES: Final = (10, 100, 1_000, 10_000)
 QUICK_SIZES: Final = (10, 30, 90)

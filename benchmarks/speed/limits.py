@@ -8,7 +8,7 @@ from time import monotonic, sleep
 from typing import Final
 
 from benchmarks.limit import matmul_limit
-from rerank_plugins.backends._devices import fast_bfloat16_on_cpu
+from rerank_plugins.backends.devices import fast_bfloat16_on_cpu
 
 _EVERY_S: Final = 25.0
 _SECONDS: Final = 0.6

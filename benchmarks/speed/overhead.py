@@ -12,7 +12,7 @@ import torch
 from benchmarks.speed.peers.ours import LangChain, LlamaIndex, Ours
 from benchmarks.speed.workloads import requests
 from benchmarks.timing import milliseconds, ratio
-from rerank_plugins.core.config import MINI
+from rerank_plugins.config import MINI
 
 PASSAGES: Final = 100
 ROUNDS: Final = 30

@@ -15,7 +15,7 @@ import torch
 from benchmarks.speed.workloads import requests
 from benchmarks.timing import milliseconds, ratio
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.core.protocols import FloatArray
+from rerank_plugins.types import FloatArray
 
 PASSAGES: Final = 100
 ROUNDS: Final = 15

@@ -15,9 +15,9 @@ from benchmarks.limit import matmul_limit, useful_flops
 from benchmarks.speed.shapes import SHAPES
 from benchmarks.speed.workloads import Request, requests
 from rerank_plugins import Reranker
-from rerank_plugins.core.protocols import Prepared
-from rerank_plugins.core.registry import close_engines
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.engine.registry import close_engines
+from rerank_plugins.types import TextPair
 
 COUNTS: Final = (10, 100)
 QUICK_COUNTS: Final = (4, 10)

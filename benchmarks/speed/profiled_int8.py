@@ -24,8 +24,8 @@ from benchmarks.speed.profiled import (
 )
 from benchmarks.speed.workloads import Request
 from rerank_plugins import Reranker
-from rerank_plugins.backends.openvino.groups import groups, padded
-from rerank_plugins.core.protocols import Prepared
+from rerank_plugins.backends.openvino.runtime import groups, padded
+from rerank_plugins.engine.backend import Prepared
 
 _KINDS: Final = {
     "FullyConnected": PRODUCTS,

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from benchmarks.candidates import nearest
-from rerank_plugins.evaluation.beir import Passage, read_beir
+from rerank_plugins.evaluation.datasets import Passage, read_beir
 
 SEED: Final = 17
 QUESTIONS: Final = 40

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
 import os
+import torch
 from collections.abc import Sequence
+from sentence_transformers import SentenceTransformer
 from typing import Final
 
-import numpy as np
-import torch
-from sentence_transformers import SentenceTransformer
-
-from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
-from rerank_plugins.backends._families import embedding_prompts
-from rerank_plugins.backends._fingerprint import fingerprint
-from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
-from rerank_plugins.backends._mini import bi_encoder_folder
-from rerank_plugins.backends._parts import check_modules, check_source
-from rerank_plugins.backends._role_tokens import RoleTokenizer
-from rerank_plugins.backends._sizes import least_reach
-from rerank_plugins.backends._texts import encodable
-from rerank_plugins.backends._tokenizer import private_tokenizer
-from rerank_plugins.backends.torch.encoder import PackedEncoder, can_pack_encoder
-from rerank_plugins.backends.torch.precision import agrees
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.embedding_form import unit_vectors
-from rerank_plugins.core.protocols import FloatArray, Prepared, Role, RoleText
-from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
+from rerank_plugins.backends.families import embedding_prompts
+from rerank_plugins.backends.hub import (bi_encoder_folder, fingerprint, hub_options, locate, quiet_loading)
+from rerank_plugins.backends.model_files import check_modules, check_source, least_reach
+from rerank_plugins.backends.text import encodable
+from rerank_plugins.backends.tokenizer import private_tokenizer
+from rerank_plugins.backends.torch.loading import agrees
+from rerank_plugins.backends.torch.packing import PackedEncoder, can_pack_encoder
+from rerank_plugins.backends.torch.tokenization import RoleTokenizer
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import Prepared, Role, RoleText, unit_vectors
 from rerank_plugins.errors import EngineClosedError, ModelLoadError
+from rerank_plugins.types import FloatArray, ModelIdentity
 
 _BATCH_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
 import typer
 from typer.core import TyperGroup
+from typing import Annotated, Any
 
 from rerank_plugins import __version__
-from rerank_plugins.cli._console import err, out
 from rerank_plugins.cli.batch import batch
 from rerank_plugins.cli.demo import demo
-from rerank_plugins.cli.evaluate import evaluate
-from rerank_plugins.cli.plan import plan
+from rerank_plugins.cli.evaluate import evaluate, plan
+from rerank_plugins.cli.options import err, out
 from rerank_plugins.cli.rerank import rerank
 from rerank_plugins.cli.serve import serve
 from rerank_plugins.errors import RerankError
-
 
 class _Commands(TyperGroup):
     """Shows an error of this package as one message, without a traceback."""
@@ -37,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(demo)
-app.command("eval")(evaluate)
+app.command()(evaluate)
 app.command()(plan)
 app.command()(rerank)
 app.command()(serve)

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
+import typer
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from rerank_plugins._optional import require
-from rerank_plugins.batch.folder import DEAD, RANKED
-from rerank_plugins.cli._console import err, out, progress
-from rerank_plugins.cli._options import (
-    Backend,
-    CacheFolder,
-    DataType,
-    Device,
-    LocalFilesOnly,
-    MaxLength,
-    Model,
-    Revision,
-    TrustRemoteCode,
-)
-from rerank_plugins.core.config import MINI
-from rerank_plugins.core.policy import Activation
-
+from rerank_plugins._lazy import require
+from rerank_plugins.batch.files import DEAD, RANKED
+from rerank_plugins.cli.options import (Backend, CacheFolder, DataType, Device, LocalFilesOnly, MaxLength, Model, Revision, TrustRemoteCode, err, out, progress)
+from rerank_plugins.config import Activation, MINI
 
 def batch(
     source: Annotated[
@@ -89,7 +75,7 @@ def batch(
             bars.update(bar, completed=done, total=total)
 
         if actors:
-            from rerank_plugins.serving.ray_data import rerank_dataset  # noqa: PLC0415
+            from rerank_plugins.ray.data import rerank_dataset# noqa: PLC0415
 
             summary = rerank_dataset(
                 source,
@@ -101,7 +87,7 @@ def batch(
                 **settings,
             )
         else:
-            from rerank_plugins.batch import BatchSettings, rerank_files  # noqa: PLC0415
+            from rerank_plugins.batch import BatchSettings, rerank_files# noqa: PLC0415
 
             summary = rerank_files(source, output, BatchSettings(**settings), progress=report)
     out.print(

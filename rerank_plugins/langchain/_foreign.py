@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import weakref
 from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final
 
-import numpy as np
-
-from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray, Prepared
-from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
+from rerank_plugins.engine.backend import CrossEncoderBackend, Prepared
 from rerank_plugins.errors import ConfigurationError, EngineClosedError
+from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
 
 _BATCH_TOKENS: Final = 32_768
 _CHARACTERS_A_TOKEN: Final = 4

@@ -5,19 +5,16 @@ Source: https://docs.cohere.com/reference/rerank and the ``cohere`` package.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
-
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
+from typing import Annotated, Any, Final
 
 from rerank_plugins import Ranking
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.serving.failures import JsonResponse
-from rerank_plugins.serving.record import record_of
-from rerank_plugins.serving.schemas import ERRORS
-from rerank_plugins.serving.service import STATUS_HEADER, rank
+from rerank_plugins.serving.errors import ERRORS, JsonResponse
+from rerank_plugins.serving.logging import record_of
+from rerank_plugins.serving.service import Body, DeadlineMs, STATUS_HEADER, Text, Texts, rank
 from rerank_plugins.serving.settings import ServerSettings
-from rerank_plugins.serving.texts import Body, DeadlineMs, Text, Texts
 
 router: Final = APIRouter(tags=["Cohere"])
 

@@ -5,17 +5,14 @@ Source: https://huggingface.github.io/text-embeddings-inference/
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
-
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
+from typing import Annotated, Any, Final, Literal
 
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.serving.failures import TEI, JsonResponse, Refusal
-from rerank_plugins.serving.record import record_of
-from rerank_plugins.serving.schemas import ERRORS
-from rerank_plugins.serving.service import STATUS_HEADER, rank
-from rerank_plugins.serving.texts import Body, DeadlineMs, Text, Texts
+from rerank_plugins.serving.errors import ERRORS, JsonResponse, Refusal, TEI
+from rerank_plugins.serving.logging import record_of
+from rerank_plugins.serving.service import Body, DeadlineMs, STATUS_HEADER, Text, Texts, rank
 
 router: Final = APIRouter(tags=["text-embeddings-inference"])
 

@@ -14,8 +14,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from rerank_plugins import BiEncoder
-from rerank_plugins.backends._mini import bi_encoder_folder
-from rerank_plugins.core.protocols import FloatArray, RoleText
+from rerank_plugins.backends.hub import bi_encoder_folder
+from rerank_plugins.engine.backend import RoleText
+from rerank_plugins.types import FloatArray
 from tests.tiny_models import TEXTS, WIDTHS, _wordpiece
 
 DOCUMENTS = [

@@ -12,8 +12,8 @@ import pytest
 import transformers
 
 from rerank_plugins import DecoderModel, FlagModel, Reranker
-from rerank_plugins.backends._choice import choose_cross_encoder
-from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.backends.detection import choose_cross_encoder
+from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
 from tests.backends.test_bi_encoder import save_bi_encoder
 from tests.decoder_reference import prompted_scores

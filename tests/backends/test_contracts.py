@@ -10,13 +10,13 @@ import pytest
 
 from rerank_plugins import FlagModel
 from rerank_plugins.backends.bi_encoder import SentenceTransformerBiEncoder
-from rerank_plugins.backends.decoder.model import DecoderCrossEncoder
+from rerank_plugins.backends.decoder.cross_encoder import DecoderCrossEncoder
 from rerank_plugins.backends.flag.bi_encoder import FlagBiEncoder
-from rerank_plugins.backends.flag.model import FlagCrossEncoder
-from rerank_plugins.backends.sbert.model import SentenceTransformerCrossEncoder
-from rerank_plugins.backends.torch.model import TorchCrossEncoder
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.protocols import BiEncoderBackend, CrossEncoderBackend
+from rerank_plugins.backends.flag.cross_encoder import FlagCrossEncoder
+from rerank_plugins.backends.sentence_transformers import SentenceTransformerCrossEncoder
+from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import BiEncoderBackend, CrossEncoderBackend
 from rerank_plugins.testing import BiEncoderContract, CrossEncoderContract
 from tests.tiny_bi_encoders import save_dense
 from tests.tiny_decoders import save_logit_score

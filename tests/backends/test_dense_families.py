@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from rerank_plugins import BiEncoder
-from rerank_plugins.core.protocols import FloatArray
+from rerank_plugins.types import FloatArray
 from tests.tiny_bi_encoders import save_dense
 from tests.tiny_models import TEXTS
 

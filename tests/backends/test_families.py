@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rerank_plugins import Reranker
-from rerank_plugins.core.protocols import FloatArray
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.types import FloatArray
+from rerank_plugins.types import TextPair
 from tests.families import CASES, Case
 from tests.tiny_models import TEXTS
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rerank_plugins import FlagModel, Reranker
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.types import TextPair
 from rerank_plugins.errors import InferenceError
 from tests.families import sentence_transformers_scores
 from tests.flag_reference import flag_scores

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from rerank_plugins import FlagModel, RemoteModel, Reranker
-from rerank_plugins.core.config import Dtype
-from rerank_plugins.core.protocols import FloatArray
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.config import Dtype
+from rerank_plugins.types import FloatArray
+from rerank_plugins.types import TextPair
 from rerank_plugins.errors import ConfigurationError
 from tests.remote.stand_in import TOKEN, StandIn
 from tests.tiny_decoders import save_logit_score

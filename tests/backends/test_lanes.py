@@ -17,12 +17,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.backends.torch import lanes as module
-from rerank_plugins.backends.torch.lanes import Lanes, lanes_for, thread_limit
-from rerank_plugins.backends.torch.model import TorchCrossEncoder
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.protocols import FloatArray, Prepared
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.backends.torch import cpu_parallel as module
+from rerank_plugins.backends.torch.cpu_parallel import Lanes, lanes_for, thread_limit
+from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.types import FloatArray
+from rerank_plugins.types import TextPair
 
 LIMIT = thread_limit()
 can_limit = pytest.mark.skipif(LIMIT is None, reason="this torch has not MKL's own function")
@@ -169,8 +170,8 @@ def test_one_core_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
 AT_EXIT = r"""
 import os, threading, time
 import numpy as np
-from rerank_plugins.backends.torch.lanes import Lanes
-from rerank_plugins.core.protocols import Prepared
+from rerank_plugins.backends.torch.cpu_parallel import Lanes
+from rerank_plugins.engine.backend import Prepared
 
 class Buffer:
     def __del__(self):

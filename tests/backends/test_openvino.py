@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from rerank_plugins import BiEncoder, OpenVINOModel, Reranker
-from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.core.protocols import RoleText
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.backends.hub import cross_encoder_folder
+from rerank_plugins.engine.backend import RoleText
+from rerank_plugins.types import TextPair
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
-from rerank_plugins.evaluation.beir import read_beir
+from rerank_plugins.evaluation.datasets import read_beir
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 from tests.backends.test_bi_encoder import DOCUMENTS, PROMPTS, save_bi_encoder
 from tests.backends.test_parity import PAIRS, reference
 from tests.tiny_models import ARCHITECTURES, TEXTS, save_reranker
 
-pytest.importorskip("rerank_plugins.backends.openvino.building", exc_type=ImportError)
+pytest.importorskip("rerank_plugins.backends.openvino.conversion", exc_type=ImportError)
 
 ROOT = Path(__file__).parents[2]
 SLOW = {"electra", "roberta", "xlm-roberta"}
@@ -153,7 +153,7 @@ def test_modules_that_are_not_known_are_refused(tmp_path: Path) -> None:
 
 
 def test_groups_hold_every_row_once_and_waste_little() -> None:
-    from rerank_plugins.backends.openvino.groups import groups  # noqa: PLC0415  (after the skip)
+    from rerank_plugins.backends.openvino.runtime import groups  # noqa: PLC0415  (after the skip)
 
     lengths = [int(one) for one in np.random.default_rng(3).integers(1, 513, 200)]
     parts = groups(lengths, 500, 2)

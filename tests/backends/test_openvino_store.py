@@ -18,8 +18,8 @@ from rerank_plugins.errors import MissingDependencyError
 from tests.backends.test_parity import PAIRS
 from tests.tiny_models import TEXTS, save_reranker
 
-store: Any = pytest.importorskip("rerank_plugins.backends.openvino.store", exc_type=ImportError)
-building: Any = pytest.importorskip("rerank_plugins.backends.openvino.building")
+store: Any = pytest.importorskip("rerank_plugins.backends.openvino.conversion", exc_type=ImportError)
+building: Any = pytest.importorskip("rerank_plugins.backends.openvino.conversion")
 openvino = store.openvino
 
 

@@ -18,9 +18,10 @@ from sentence_transformers.sentence_transformer.modules import Dense
 
 from rerank_plugins import BiEncoder
 from rerank_plugins.backends.bi_encoder import SentenceTransformerBiEncoder
-from rerank_plugins.backends.torch import encoder as packed_encoder
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.protocols import FloatArray, RoleText
+from rerank_plugins.backends.torch import packing as packed_encoder
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import RoleText
+from rerank_plugins.types import FloatArray
 from rerank_plugins.errors import EngineClosedError
 from tests.tiny_bi_encoders import save_dense
 from tests.tiny_models import TEXTS, WIDTHS

@@ -10,8 +10,8 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from rerank_plugins import Reranker
-from rerank_plugins.core.protocols import FloatArray
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.types import FloatArray
+from rerank_plugins.types import TextPair
 from tests.tiny_models import ARCHITECTURES, TEXTS, save_reranker
 
 # Pairs that fit: beyond the reach the peers cut the query, and we do not.

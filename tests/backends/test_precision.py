@@ -14,10 +14,10 @@ import torch
 import transformers
 
 from rerank_plugins import Reranker
-from rerank_plugins.backends import _devices
-from rerank_plugins.backends._devices import resolve_device
-from rerank_plugins.backends.torch import precision
-from rerank_plugins.core.config import Dtype
+from rerank_plugins.backends import devices as _devices
+from rerank_plugins.backends.devices import resolve_device
+from rerank_plugins.backends.torch import loading as precision
+from rerank_plugins.config import Dtype
 from rerank_plugins.errors import ModelLoadError
 from tests.tiny_models import TEXTS, save_reranker
 

@@ -12,7 +12,7 @@ import torch
 
 from rerank_plugins import DecoderModel, Reranker
 from rerank_plugins.backends.decoder import forward
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.types import TextPair
 from tests.tiny_decoders import CONFIGS, save_logit_score
 from tests.tiny_models import TEXTS
 

@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.backends import _devices
-from rerank_plugins.backends._replicas import CrossEncoderReplicas
-from rerank_plugins.backends.torch.model import TorchCrossEncoder
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray, Prepared
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.backends import devices as _devices
+from rerank_plugins.backends.replicas import CrossEncoderReplicas
+from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import CrossEncoderBackend, Prepared
+from rerank_plugins.types import FloatArray
+from rerank_plugins.types import TextPair
 from rerank_plugins.errors import ConfigurationError, InferenceError, ModelLoadError
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.testing import FakeCrossEncoder

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from rerank_plugins.backends.torch.attention import Packing, attend
-from rerank_plugins.backends.torch.unshifted import attend_unshifted
+from rerank_plugins.backends.torch.attention import attend_unshifted
 
 HEADS, WIDTH = 3, 8
 SCALING = 0.4

@@ -26,7 +26,7 @@ ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
 }
-BUILD = "rerank_plugins.serving.ray_serve:build"
+BUILD = "rerank_plugins.ray.serve:build"
 
 
 @contextmanager

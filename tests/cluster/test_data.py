@@ -23,7 +23,7 @@ DATASET = """
 import os, signal, sys
 from pathlib import Path
 import ray
-from rerank_plugins.serving.ray_data import rerank_dataset
+from rerank_plugins.ray.data import rerank_dataset
 
 source, output, kill = sys.argv[1:]
 ray.init(log_to_driver=False)

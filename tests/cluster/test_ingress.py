@@ -17,9 +17,9 @@ from ray.serve import exceptions as serve_errors
 from ray.serve._private.common import DeploymentID
 
 from rerank_plugins.serving import ServerSettings
-from rerank_plugins.serving.asgi_call import Answer, Call
-from rerank_plugins.serving.intake import Intake
-from rerank_plugins.serving.ray_ingress import Forward, guarded, lost
+from rerank_plugins.ray.asgi import Answer, Call
+from rerank_plugins.serving.middleware import Intake
+from rerank_plugins.ray.serve import Forward, guarded, lost
 
 FINE = Answer(200, [(b"content-type", b"application/json")], b"[]")
 

@@ -12,9 +12,9 @@ import pytest
 pytest.importorskip("ray.serve", reason="the extra ray is not installed")
 
 from rerank_plugins.errors import ConfigurationError, InferenceError, ModelLoadError
-from rerank_plugins.serving import ray_replica
-from rerank_plugins.serving.asgi_call import Answer, Call
-from rerank_plugins.serving.ray_replica import RerankReplica
+from rerank_plugins.ray import replica as ray_replica
+from rerank_plugins.ray.asgi import Answer, Call
+from rerank_plugins.ray.replica import RerankReplica
 from rerank_plugins.testing import FakeCrossEncoder
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.serving import ServerSettings
-from rerank_plugins.serving.ray_settings import RayServeSettings
+from rerank_plugins.ray.settings import RayServeSettings
 from tests.cluster.live import BUILD, ENVIRONMENT, ROOT
 
 pytest.importorskip("ray.serve", reason="the extra ray is not installed")
@@ -22,8 +22,8 @@ pytest.importorskip("ray.serve", reason="the extra ray is not installed")
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from rerank_plugins.serving import ray_serve
-from rerank_plugins.serving.ray_replica import RerankReplica
+from rerank_plugins.ray import serve as ray_serve
+from rerank_plugins.ray.replica import RerankReplica
 
 
 def test_the_server_s_settings_are_there_with_the_same_defaults() -> None:
@@ -87,7 +87,7 @@ def test_serve_build_writes_a_file(tmp_path: Path) -> None:
     program, file = shutil.which("serve", path=ENVIRONMENT["PATH"]), tmp_path / "serve.yaml"
     assert program is not None
     done = subprocess.run(  # noqa: S603
-        [program, "build", "rerank_plugins.serving.ray_serve:app", "-o", str(file)],
+        [program, "build", "rerank_plugins.ray.serve:app", "-o", str(file)],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,

@@ -11,10 +11,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.protocols import FloatArray, Prepared
-from rerank_plugins.core.sources import InjectedModel
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.engine.engine import Engine
+from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.types import FloatArray
+from rerank_plugins.engine.loading import InjectedModel
+from rerank_plugins.types import TextPair
 from rerank_plugins.errors import OutOfMemoryError, RerankError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.core.protocols import FloatArray, Prepared, RoleText
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.engine.backend import Prepared, RoleText
+from rerank_plugins.types import FloatArray
+from rerank_plugins.types import TextPair
 from rerank_plugins.errors import EngineClosedError, InferenceError, InvalidScoresError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rerank_plugins import BiEncoder, BiEncoderScorer, Reranker
-from rerank_plugins.core.scored import Task
+from rerank_plugins.types import Task
 from rerank_plugins.errors import ConfigurationError, InvalidInputError, InvalidScoresError
 from rerank_plugins.testing import FakeBiEncoder
 

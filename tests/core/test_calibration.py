@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank_plugins.core.calibration import Calibrator, Method
-from rerank_plugins.core.ordering import sigmoid
-from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.core.calibration import sigmoid
+from rerank_plugins.types import ModelIdentity
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 
 MINI = ModelIdentity("mini", None, "torch", "float32", 512)

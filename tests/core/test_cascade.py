@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rerank_plugins import BiEncoder, Cascade, Ranking, Reranker, Stage
 from rerank_plugins.core.calibration import Calibrator
-from rerank_plugins.core.scored import NOT_SCORED, Scored, Scorer, Task
+from rerank_plugins.types import NOT_SCORED, Scored, Scorer, Task
 from rerank_plugins.errors import ConfigurationError, InferenceError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 from tests.strategies import documents, queries

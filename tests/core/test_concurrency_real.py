@@ -9,7 +9,7 @@ from benchmarks.load.equality import measure_equality
 from benchmarks.load.memory import measure_adapters
 from benchmarks.load.work import make_work
 from rerank_plugins import Reranker
-from rerank_plugins.core.types import Ranking
+from rerank_plugins.types import Ranking
 
 
 def test_mixed_requests_get_the_scores_they_get_alone() -> None:

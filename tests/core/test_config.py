@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from rerank_plugins import BiEncoder, RemoteModel, Reranker
-from rerank_plugins.core.checks import check_top_n
-from rerank_plugins.core.config import UNSET, ModelConfig, Unset
-from rerank_plugins.core.policy import RerankConfig, ScoringConfig
+from rerank_plugins.config import check_top_n
+from rerank_plugins.config import ModelConfig, UNSET, Unset
+from rerank_plugins.config import RerankConfig, ScoringConfig
 from rerank_plugins.errors import ConfigurationError
 
 BAD_MODEL_SETTINGS: list[tuple[dict[str, Any], str]] = [

@@ -9,7 +9,7 @@ import pytest
 from sentence_transformers.util import quantize_embeddings
 
 from rerank_plugins import BiEncoder, BiEncoderScorer, Reranker
-from rerank_plugins.core.embedding_form import EmbeddingForm, value_ranges
+from rerank_plugins.core.quantization import EmbeddingForm, value_ranges
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.langchain import BiEncoderEmbeddings
 from rerank_plugins.llama_index import BiEncoderEmbedding

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.core.batching.computed import Computed
-from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.protocols import FloatArray, Prepared
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.engine.request import Computed
+from rerank_plugins.engine.engine import Engine
+from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.types import FloatArray
+from rerank_plugins.types import TextPair
 from rerank_plugins.errors import EngineClosedError, InferenceError
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.core import helpers

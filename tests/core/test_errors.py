@@ -11,16 +11,8 @@ from pathlib import Path
 import pytest
 
 from rerank_plugins import errors
-from rerank_plugins._optional import require
-from rerank_plugins.errors import (
-    ConfigurationError,
-    InferenceError,
-    InvalidInputError,
-    InvalidScoresError,
-    MissingDependencyError,
-    ModelLoadError,
-    RerankError,
-)
+from rerank_plugins._lazy import require
+from rerank_plugins.errors import (ConfigurationError, InferenceError, InvalidInputError, InvalidScoresError, MissingDependencyError, ModelLoadError, RerankError)
 
 CLASSES = [
     value

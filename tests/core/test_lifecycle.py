@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from rerank_plugins import Reranker
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.loading import get_loader, register_loader
-from rerank_plugins.core.sources import LoadedModel
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.engine import Engine
+from rerank_plugins.engine.loading import get_loader, register_loader
+from rerank_plugins.engine.loading import LoadedModel
+from rerank_plugins.types import TextPair
 from rerank_plugins.errors import ModelLoadError
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.core.helpers import pairs
@@ -122,7 +122,7 @@ def test_the_interpreter_exits_while_requests_wait() -> None:
         """
         import threading, time
         from rerank_plugins import Reranker
-        from rerank_plugins.core.types import TextPair
+        from rerank_plugins.types import TextPair
         from rerank_plugins.testing import FakeCrossEncoder
 
         class Slow(FakeCrossEncoder):
@@ -149,8 +149,8 @@ def test_a_backend_that_outlives_the_engines_dies_in_silence(tmp_path: Path) -> 
             """
             import numpy as np
             from rerank_plugins import Reranker
-            from rerank_plugins.core.protocols import Prepared
-            from rerank_plugins.core.types import ModelIdentity, ScoreScale
+            from rerank_plugins.engine.backend import Prepared
+            from rerank_plugins.types import ModelIdentity, ScoreScale
 
             class Own:
                 identity = ModelIdentity("own", None, "own", "float32", 512)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rerank_plugins import Reranker
-from rerank_plugins.core.cutting import Cutter
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.core.windows import Cutter
+from rerank_plugins.types import TextPair
 from rerank_plugins.core.windows import estimated_spans, split
 from tests.tiny_decoders import save_logit_score
 from tests.tiny_models import save_reranker

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.core.ordering import activate, check_scores, order
-from rerank_plugins.core.policy import Activation
-from rerank_plugins.core.types import ScoreScale
+from rerank_plugins.core.ranking import activate, check_scores, order
+from rerank_plugins.config import Activation
+from rerank_plugins.types import ScoreScale
 from rerank_plugins.errors import InvalidScoresError
 
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)

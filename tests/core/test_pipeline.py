@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from rerank_plugins import BiEncoder, RankedDocument, Ranking, Reranker
 from rerank_plugins.core.calibration import Calibrator
-from rerank_plugins.core.protocols import FloatArray, Prepared
-from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.types import FloatArray
+from rerank_plugins.types import ModelIdentity
 from rerank_plugins.errors import ConfigurationError, InferenceError, InvalidInputError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 from tests.core.helpers import FaultyCrossEncoder, GatedCrossEncoder, raise_for

@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.loading import get_loader, register_loader
-from rerank_plugins.core.registry import aget_engine, get_engine
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.loading import get_loader, register_loader
+from rerank_plugins.engine.registry import aget_engine, get_engine
 from rerank_plugins.errors import ModelLoadError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 

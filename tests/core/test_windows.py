@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rerank_plugins import RankedDocument, Ranking, Reranker
-from rerank_plugins.core.types import Window
+from rerank_plugins.types import Window
 from rerank_plugins.core.windows import Spans, estimated_spans, split, thin_out
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.strategies import any_text, documents, queries, words

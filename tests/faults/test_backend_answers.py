@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank_plugins.core.protocols import Prepared
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.types import TextPair
 from rerank_plugins.errors import InferenceError, InvalidScoresError
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.core.helpers import (

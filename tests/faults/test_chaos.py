@@ -9,8 +9,8 @@ import pytest
 from benchmarks.reliability import faults
 from benchmarks.reliability.chaos import FAULTS
 from benchmarks.tables import committed
-from rerank_plugins.backends.torch.model import TorchCrossEncoder
-from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
+from rerank_plugins.config import ModelConfig
 from rerank_plugins.testing import FakeCrossEncoder
 
 

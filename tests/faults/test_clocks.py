@@ -62,8 +62,8 @@ import asyncio, ctypes, sys, threading, time
 sys.path.insert(0, {root!r})
 import numpy as np
 from rerank_plugins import RemoteModel, Reranker
-from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.loading import get_loader, register_loader
+from rerank_plugins.engine.engine import Engine
+from rerank_plugins.engine.loading import get_loader, register_loader
 from tests.core.helpers import GatedCrossEncoder, PinnedCrossEncoder, engine_of, expected, pairs
 from tests.remote.stand_in import TOKEN, Answer, StandIn
 
@@ -150,8 +150,8 @@ took(unloaded)
 idle.close()
 
 # A server that asks to wait, in seconds or by a date of a clock that is not ours.
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.backends.remote.model import RemoteCrossEncoder
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.backends.remote.cross_encoder import RemoteCrossEncoder
 from rerank_plugins.errors import BatchError
 
 server = StandIn("tei")
@@ -223,7 +223,7 @@ def test_a_conversion_that_looks_old_is_at_worst_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another process, for which a year has passed, tidies up in the middle of a write."""
-    store: Any = pytest.importorskip("rerank_plugins.backends.openvino.store", exc_type=ImportError)
+    store: Any = pytest.importorskip("rerank_plugins.backends.openvino.conversion", exc_type=ImportError)
     save, now = store.openvino.save_model, store.time.time
 
     def save_and_sweep(*values: Any, **named: Any) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rerank_plugins import Reranker
-from rerank_plugins.core.protocols import FloatArray
+from rerank_plugins.types import FloatArray
 from rerank_plugins.errors import ModelLoadError
 from tests.faults.hub import COMMIT, MODEL, WEIGHTS, Hub
 from tests.tiny_models import save_reranker

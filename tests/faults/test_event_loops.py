@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.engine.engine import Engine
+from rerank_plugins.types import TextPair
 from tests.core.helpers import (
     FaultyCrossEncoder,
     GatedCrossEncoder,

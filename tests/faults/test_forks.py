@@ -14,7 +14,7 @@ HEAD = """
 import asyncio, concurrent.futures, os, threading, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads
 from rerank_plugins import Reranker
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.types import TextPair
 from rerank_plugins.errors import EngineClosedError
 from rerank_plugins.testing import FakeCrossEncoder
 

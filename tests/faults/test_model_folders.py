@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.backends._growth import check_tokenizer
-from rerank_plugins.backends._loading import hub_options
+from rerank_plugins.backends.model_files import check_tokenizer
+from rerank_plugins.backends.hub import hub_options
 from rerank_plugins.core.calibration import Calibrator
-from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
 from tests.tiny_models import change_config, save_reranker
 

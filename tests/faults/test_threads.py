@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank_plugins.backends.remote.loop import LoopThread
-from rerank_plugins.core.batching import crew
-from rerank_plugins.core.batching.desk import Desk
-from rerank_plugins.core.batching.job_queue import JobQueue
-from rerank_plugins.core.batching.jobs import Job
-from rerank_plugins.core.batching.line import Line
-from rerank_plugins.core.batching.results import ResultCache
-from rerank_plugins.core.sources import InjectedModel
+from rerank_plugins.backends.remote.cross_encoder import LoopThread
+from rerank_plugins.engine import scheduler as crew
+from rerank_plugins.engine.request_queue import Desk
+from rerank_plugins.engine.request_queue import JobQueue
+from rerank_plugins.engine.request import Job
+from rerank_plugins.engine.request_queue import Line
+from rerank_plugins.engine.result_cache import ResultCache
+from rerank_plugins.engine.loading import InjectedModel
 from rerank_plugins.errors import EngineClosedError, InferenceError
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.core.helpers import (
@@ -56,7 +56,7 @@ def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch, started: int)
 
 
 def test_a_loop_whose_thread_ended_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank_plugins.backends.remote.loop._LOOK_S", 0.05)
+    monkeypatch.setattr("rerank_plugins.backends.remote.cross_encoder._LOOK_S", 0.05)
     loop = LoopThread("the loop")
 
     async def work() -> None:
@@ -81,7 +81,7 @@ async def _cancelled(loop: Any) -> None:
 def test_closing_a_loop_is_bounded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("rerank_plugins.backends.remote.loop._CLOSE_S", 0.2)
+    monkeypatch.setattr("rerank_plugins.backends.remote.cross_encoder._CLOSE_S", 0.2)
     loop = LoopThread("the loop")
 
     async def never() -> None:

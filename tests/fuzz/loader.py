@@ -16,7 +16,7 @@ from typing import Any, Final, cast, get_args
 import numpy as np
 
 from rerank_plugins import BiEncoder, DecoderModel, Reranker
-from rerank_plugins.backends.decoder.settings import DecoderFamily
+from rerank_plugins.backends.model_specs import DecoderFamily
 from rerank_plugins.errors import RerankError
 
 ROOM: Final = 2**30

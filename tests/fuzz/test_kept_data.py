@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from rerank_plugins import Reranker
 from rerank_plugins.core.calibration import Calibrator
-from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.types import ModelIdentity
 from rerank_plugins.errors import ConfigurationError
 from tests.core.helpers import PinnedCrossEncoder
 from tests.fuzz.effort import fuzz
@@ -164,7 +164,7 @@ def test_any_calibrator_is_refused_or_monotone(content: bytes) -> None:
 @pytest.fixture(scope="module")
 def store() -> Any:
     """The module of converted models; it needs OpenVINO."""
-    return pytest.importorskip("rerank_plugins.backends.openvino.store", exc_type=ImportError)
+    return pytest.importorskip("rerank_plugins.backends.openvino.conversion", exc_type=ImportError)
 
 
 @fuzz(few=4, many=100, number=st.integers(0, 2), data=st.data())

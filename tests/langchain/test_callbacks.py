@@ -18,7 +18,8 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.runnables import RunnableLambda
 
-from rerank_plugins.core.protocols import FloatArray, Prepared
+from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.types import FloatArray
 from rerank_plugins.errors import InvalidScoresError
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.testing import FakeCrossEncoder

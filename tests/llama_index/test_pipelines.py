@@ -19,7 +19,8 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import RetrieverTool
 
-from rerank_plugins.core.protocols import FloatArray, Prepared
+from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.types import FloatArray
 from rerank_plugins.llama_index import BiEncoderEmbedding, CrossEncoderPostprocessor
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 

@@ -13,10 +13,10 @@ from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
 from llama_index.core.schema import MetadataMode, NodeWithScore
 from pydantic import ValidationError
 
-from rerank_plugins.core import loading
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.model_scorer import ModelScorer
-from rerank_plugins.core.protocols import Backend
+from rerank_plugins.engine import loading
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.core.cross_encoder import ModelScorer
+from rerank_plugins.engine.backend import Backend
 from rerank_plugins.llama_index import BiEncoderEmbedding, CrossEncoderPostprocessor
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 

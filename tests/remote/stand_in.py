@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
-from rerank_plugins.testing.fakes import overlap
+from rerank_plugins.testing import overlap
 from tests.loopback import Loopback, Quiet
 from tests.remote.schemas import PROBABILITIES, SCHEMAS, Request
 

@@ -13,14 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins import Reranker
-from rerank_plugins.backends.remote.answers import excerpt, retry_after, scores_of
-from rerank_plugins.core.types import TextPair
-from rerank_plugins.errors import (
-    RemoteConnectionError,
-    RemoteError,
-    RemoteStatusError,
-    RemoteTimeoutError,
-)
+from rerank_plugins.backends.remote.apis import excerpt, retry_after, scores_of
+from rerank_plugins.types import TextPair
+from rerank_plugins.errors import (RemoteConnectionError, RemoteError, RemoteStatusError, RemoteTimeoutError)
 from tests.remote.conftest import Start, remote
 from tests.remote.schemas import Request
 from tests.remote.stand_in import TOKEN, Answer, Misbehaviour, StandIn, cut, says, score, slow

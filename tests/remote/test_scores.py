@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from rerank_plugins import RemoteModel, Reranker
-from rerank_plugins.backends.remote.model import RemoteCrossEncoder
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.types import ScoreScale
+from rerank_plugins.backends.remote.cross_encoder import RemoteCrossEncoder
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.types import ScoreScale
 from rerank_plugins.errors import EngineClosedError, RemoteStatusError
 from rerank_plugins.testing import CrossEncoderContract
 from tests.remote.conftest import Start, remote

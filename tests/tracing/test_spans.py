@@ -27,8 +27,8 @@ from rerank_plugins.errors import InferenceError
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
-from rerank_plugins.tracing import attributes as names
-from rerank_plugins.tracing.spans import MOST_STEPS
+from rerank_plugins import tracing as names
+from rerank_plugins.tracing import MOST_STEPS
 from tests.core.helpers import FaultyCrossEncoder, GatedCrossEncoder, out_of_memory_beyond
 from tests.tracing.conftest import Spans, times, trace_of, values
 

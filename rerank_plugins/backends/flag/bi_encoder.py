@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
-
 import torch
+from collections.abc import Sequence
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel
+from typing import Any, Final
 
-from rerank_plugins._optional import require
-from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
-from rerank_plugins.backends._loading import adapter_options, quiet_loading
-from rerank_plugins.backends._mini import bi_encoder_folder
-from rerank_plugins.backends._texts import encodable
+from rerank_plugins._lazy import require
 from rerank_plugins.backends.decoder.loading import digest, open_source
-from rerank_plugins.backends.torch.loading import reach_of
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.embedding_form import unit_vectors
-from rerank_plugins.core.protocols import FloatArray, Prepared, RoleText
-from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
+from rerank_plugins.backends.hub import adapter_options, bi_encoder_folder, quiet_loading
+from rerank_plugins.backends.text import encodable
+from rerank_plugins.backends.torch.loading import max_length_of_model
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import Prepared, RoleText, unit_vectors
 from rerank_plugins.errors import EngineClosedError
+from rerank_plugins.types import FloatArray, ModelIdentity
 
 _BATCH_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
 
@@ -59,7 +56,7 @@ class FlagBiEncoder:
             unused = torch.nn.Linear(1, 1)
             parts = {"model": encoder, "colbert_linear": unused, "sparse_linear": unused}
             model = Inference(parts, tokenizer=source.tokenizer)
-        reach = reach_of(encoder, source.tokenizer)
+        reach = max_length_of_model(encoder, source.tokenizer)
         self.dimension = int(encoder.config.hidden_size)
         self.identity = ModelIdentity(
             config.model,

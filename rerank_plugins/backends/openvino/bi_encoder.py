@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 from collections.abc import Sequence
 from dataclasses import replace
-
-import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.backends._loading import quiet_loading
-from rerank_plugins.backends._role_tokens import RoleTokenizer
-from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.bi_encoder import PROBES, SentenceTransformerBiEncoder
-from rerank_plugins.backends.openvino.building import build, check_agreement
-from rerank_plugins.backends.openvino.calibration import calibration_pairs
+from rerank_plugins.backends.hub import quiet_loading
+from rerank_plugins.backends.openvino.conversion import build, calibration_pairs, check_agreement
 from rerank_plugins.backends.openvino.cross_encoder import resolve_openvino
-from rerank_plugins.backends.openvino.embedding_graphs import Embeddings
-from rerank_plugins.backends.openvino.groups import padded
-from rerank_plugins.backends.openvino.runtime import Runtime, batch_tokens
-from rerank_plugins.backends.torch.pairs import TokenPair
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.embedding_form import unit_vectors
-from rerank_plugins.core.protocols import FloatArray, Prepared, RoleText
+from rerank_plugins.backends.openvino.export import Embeddings
+from rerank_plugins.backends.openvino.runtime import Runtime, batch_tokens, padded
+from rerank_plugins.backends.tokenizer import private_tokenizer
+from rerank_plugins.backends.torch.tokenization import RoleTokenizer, TokenPair
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import Prepared, RoleText, unit_vectors
 from rerank_plugins.errors import EngineClosedError
-
+from rerank_plugins.types import FloatArray
 
 class OpenVINOBiEncoder:
     """A sentence-transformers bi-encoder whose modules OpenVINO can compute.

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import json
+import numpy as np
+import torch
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
+from numpy.typing import NDArray
 from typing import Final
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from rerank_plugins.backends._devices import resolve_local
-from rerank_plugins.backends._loading import quiet_loading
-from rerank_plugins.backends._tokenizer import private_tokenizer
-from rerank_plugins.backends.openvino.building import build, check_agreement
-from rerank_plugins.backends.openvino.calibration import calibration_pairs
-from rerank_plugins.backends.openvino.graphs import scoring_module
-from rerank_plugins.backends.openvino.groups import padded
-from rerank_plugins.backends.openvino.runtime import Runtime, batch_tokens, check_precision
-from rerank_plugins.backends.torch.loading import PROBES, load_reranker, reach_of
-from rerank_plugins.backends.torch.pairs import PairReader, PairTokenizer, TokenPair
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.protocols import FloatArray, Prepared
-from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
+from rerank_plugins.backends.devices import resolve_local
+from rerank_plugins.backends.hub import quiet_loading
+from rerank_plugins.backends.openvino.conversion import build, calibration_pairs, check_agreement
+from rerank_plugins.backends.openvino.export import scoring_module
+from rerank_plugins.backends.openvino.runtime import Runtime, batch_tokens, check_precision, padded
+from rerank_plugins.backends.tokenizer import private_tokenizer
+from rerank_plugins.backends.torch.loading import PROBES, load_reranker, max_length_of_model
+from rerank_plugins.backends.torch.tokenization import PairReader, PairTokenizer, TokenPair
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import Prepared
 from rerank_plugins.errors import EngineClosedError
+from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
 
 _CALIBRATION_LENGTH: Final = 256
 """Tokens of a calibration pair: longer ones widen no range that was seen, and take longer."""
@@ -80,7 +77,7 @@ class OpenVINOCrossEncoder(PairReader):
         self._typed = "token_type_ids" in tokenizer.model_input_names
         module = scoring_module(network, typed=self._typed)
         self._inputs = module.inputs
-        self._reach = reach_of(network, tokenizer)
+        self._reach = max_length_of_model(network, tokenizer)
         calibration = calibration_pairs(config) if config.dtype == "int8" else ()
         self.identity = ModelIdentity(
             config.model,

@@ -1,1 +1,7 @@
 """Encoder cross-encoders (BERT, RoBERTa, ELECTRA, DeBERTa, ModernBERT families) in torch."""
+
+from __future__ import annotations
+
+
+
+

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any, Final
-
 import torch
+from collections.abc import Sequence
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from types import SimpleNamespace
+from typing import Any, Final
 
-from rerank_plugins.backends._parts import check_modules
-from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.backends.model_files import check_modules
+from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import ModelLoadError
 
 _BEFORE_HEAD: Final = 2
@@ -84,7 +83,7 @@ def load_modular(config: ModelConfig, source: str, options: dict[str, Any]) -> M
     Args:
         config: The configuration that names it.
         source: Folder or Hub name.
-        options: See :func:`~rerank_plugins.backends._loading.hub_options`.
+        options: See :func:`~rerank_plugins.backends.hub.hub_options`.
 
     Raises:
         ModelLoadError: If its modules are not an encoder, a pooling and a head.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.core.batching.budget import CostModel
+from rerank_plugins.engine.batch_planner import CostModel
 
 batches = st.lists(st.tuples(st.integers(1, 100_000), st.floats(0, 1_000)), min_size=1, max_size=60)
 

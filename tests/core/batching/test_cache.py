@@ -8,9 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.core.batching.cache import Entry, MemoryCache
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.engine.cache import Entry, MemoryCache
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.types import TextPair
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 from tests.core.helpers import FaultyCrossEncoder, engine_of, expected, pairs

@@ -24,9 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank_plugins import BiEncoder, Ranking, Reranker
-from rerank_plugins.core.batching import disk_cache
-from rerank_plugins.core.batching.disk_store import Store, is_busy
-from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.engine import disk_cache
+from rerank_plugins.types import ModelIdentity
 from rerank_plugins.errors import ConfigurationError, MissingDependencyError
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.core.helpers import PinnedBiEncoder, PinnedCrossEncoder
@@ -265,13 +264,13 @@ def test_nothing_is_unpickled_written_as_a_file_or_removed(tmp_path: Path) -> No
     assert not marker.exists()
 
 
-def test_the_store_takes_bytes_only(tmp_path: Path) -> None:
-    store = Store(tmp_path, 2**20)
+def test_the_database_takes_bytes_only(tmp_path: Path) -> None:
     wrong: list[Any] = [(b"key", "text"), ("key", b"bytes"), (b"key", {}), ((), b"")]
-    for one in wrong:
-        with pytest.raises(OSError, match="keeps bytes, not"):
-            store.set([one], 2**20)
-    assert store.get([b"key"]) == [None]
+    with closing(disk_cache._open_database(tmp_path, 2**20)) as opened:
+        for key, value in wrong:
+            with pytest.raises(OSError, match="keeps bytes, not"):
+                opened.set(key, value)
+        assert opened.get(b"key") is None
 
 
 def damage_random_values(folder: Path) -> None:
@@ -327,7 +326,7 @@ def test_a_damaged_database_is_closed(tmp_path: Path) -> None:
     file = database(tmp_path)
     file.write_bytes(b"not a database" * 1_000)
     with pytest.raises(sqlite3.DatabaseError) as kept:  # which keeps what is not closed open
-        Store(tmp_path, 2**20)
+        disk_cache._open_database(tmp_path, 2**20)
     opened = [os.readlink(one.path) for one in os.scandir("/proc/self/fd") if one.is_symlink()]
     assert kept.tb is not None
     assert str(file) not in opened
@@ -337,7 +336,7 @@ def test_a_damaged_database_is_closed(tmp_path: Path) -> None:
 def test_damage_while_in_use_costs_no_score(
     tmp_path: Path, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk_cache, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(disk_cache, "_RETRY_AFTER_S", 0.0)
     with Reranker(PinnedCrossEncoder(), cache_dir=tmp_path) as reranker:
         reranker.rank(QUERY, TEXTS)
         reranker.engine.cache.flush()
@@ -349,7 +348,7 @@ def test_damage_while_in_use_costs_no_score(
 def test_a_folder_deleted_in_use_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings_of: Callable[[], list[str]]
 ) -> None:
-    monkeypatch.setattr(disk_cache, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(disk_cache, "_RETRY_AFTER_S", 0.0)
     folder = tmp_path / "scores"
     with Reranker(PinnedCrossEncoder(), cache_dir=folder) as reranker:
         for _ in range(2):
@@ -392,15 +391,15 @@ def test_a_locked_database_holds_nobody_up(tmp_path: Path, *, in_use: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("error", "busy"),
+    ("error", "locked"),
     [
         (sqlite3.OperationalError("database is locked"), True),
         (sqlite3.OperationalError("disk I/O error"), False),
         (OSError("locked"), False),
     ],
 )
-def test_a_locked_database_is_busy_and_not_broken(error: Exception, busy: bool) -> None:
-    assert is_busy(error) is busy
+def test_a_locked_database_is_busy_and_not_broken(error: Exception, locked: bool) -> None:
+    assert disk_cache._is_locked(error) is locked
 
 
 def test_the_first_failure_is_a_warning_and_the_next_ones_are_not(
@@ -425,7 +424,7 @@ async def test_the_event_loop_never_waits_for_the_folder(
     def open_slowly(*_: object) -> None:
         slow.wait(30)
 
-    monkeypatch.setattr(disk_cache, "Store", open_slowly)
+    monkeypatch.setattr(disk_cache, "_open_database", open_slowly)
     reranker = Reranker(PinnedCrossEncoder(), cache_dir=tmp_path)
     lags = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -25,7 +26,7 @@ import logging, os, random, sys, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads
 from pathlib import Path
 from rerank_plugins import Reranker
-from rerank_plugins.testing.fakes import overlap
+from rerank_plugins.testing import overlap
 from tests.core.helpers import PinnedCrossEncoder
 
 folder = Path(sys.argv[1])
@@ -92,6 +93,37 @@ def test_a_process_killed_in_the_middle_of_a_write_leaves_no_damage(tmp_path: Pa
         assert process.returncode < 0
     assert check_intact(tmp_path) > 0
     assert end(start(tmp_path, "hits, failures = work(1, 60); print(hits > 0)")) == ("True\n")
+
+
+@posix
+def test_processes_share_the_folder_with_one_killed_inside_a_transaction(tmp_path: Path) -> None:
+    """Two processes check every score while others kill themselves before they commit."""
+    rank = """
+    query = "killed in the middle"
+    texts = [f"text {number} on {query}" for number in range(50)]
+    reranker = Reranker(PinnedCrossEncoder(), cache_dir=folder)
+    ranking = reranker.rank(query, texts)
+    assert all(abs(doc.raw_score - overlap(query, doc.text)) < 1e-6 for doc in ranking)
+    print(ranking.stats.disk_hits, flush=True)
+    reranker.engine.cache.flush()
+    """
+    kill = """
+    import diskcache, signal
+    store = diskcache.Cache.set
+    def store_and_die(self, *arguments):
+        store(self, *arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+    diskcache.Cache.set = store_and_die
+    """
+    check = "hits, failures = work(os.getpid(), 150); print(hits > 0)"
+    processes = [start(tmp_path, check) for _ in range(2)]
+    for _ in range(2):
+        killed = start(tmp_path, kill + rank)
+        _, errors = killed.communicate(timeout=60)
+        assert killed.returncode == -signal.SIGKILL, errors
+    assert [end(process) for process in processes] == ["True\n"] * 2
+    assert [end(start(tmp_path, rank)) for _ in range(2)] == ["0\n", "50\n"]
+    assert check_intact(tmp_path) > 1_000
 
 
 @posix

@@ -6,11 +6,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.core.batching.job_queue import AHEAD_BATCHES, PREPARE_ITEMS, JobQueue
-from rerank_plugins.core.batching.jobs import Job, Priority
-from rerank_plugins.core.batching.planner import Slot
-from rerank_plugins.core.batching.urgent_job import UrgentJob
-from rerank_plugins.core.protocols import Prepared
+from rerank_plugins.engine.request_queue import AHEAD_BATCHES, JobQueue, PREPARE_ITEMS
+from rerank_plugins.config import Priority
+from rerank_plugins.engine.request import Job
+from rerank_plugins.engine.batch_planner import Slot
+from rerank_plugins.engine.request import UrgentJob
+from rerank_plugins.engine.backend import Prepared
 
 BUDGET = 1_000
 

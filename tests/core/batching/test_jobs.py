@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rerank_plugins.core.batching.urgent_job import UrgentJob
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.engine.request import UrgentJob
+from rerank_plugins.types import TextPair
 from rerank_plugins.testing import FakeCrossEncoder
 
 

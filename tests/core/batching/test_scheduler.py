@@ -13,17 +13,11 @@ import numpy as np
 import pytest
 
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.core.batching.computed import Computed
-from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.registry import get_engine
-from rerank_plugins.core.types import TextPair
-from rerank_plugins.errors import (
-    EngineClosedError,
-    EngineOverloadedError,
-    InferenceError,
-    InvalidScoresError,
-    OutOfMemoryError,
-)
+from rerank_plugins.engine.request import Computed
+from rerank_plugins.engine.engine import Engine
+from rerank_plugins.engine.registry import get_engine
+from rerank_plugins.types import TextPair
+from rerank_plugins.errors import (EngineClosedError, EngineOverloadedError, InferenceError, InvalidScoresError, OutOfMemoryError)
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 from tests.core.helpers import (
     FaultyCrossEncoder,

@@ -10,13 +10,8 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from rerank_plugins.core.types import TextPair
-from rerank_plugins.errors import (
-    EngineOverloadedError,
-    InferenceError,
-    InvalidScoresError,
-    OutOfMemoryError,
-)
+from rerank_plugins.types import TextPair
+from rerank_plugins.errors import (EngineOverloadedError, InferenceError, InvalidScoresError, OutOfMemoryError)
 from tests.core.helpers import FaultyCrossEncoder, engine_of, expected, pairs
 
 REQUESTS = 120

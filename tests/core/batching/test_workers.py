@@ -12,20 +12,14 @@ import numpy as np
 import pytest
 
 from rerank_plugins import Reranker
-from rerank_plugins.core.batching.computed import Computed
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.protocols import FloatArray, Prepared
-from rerank_plugins.core.sources import LoadedModel
-from rerank_plugins.core.types import TextPair
-from rerank_plugins.errors import (
-    BatchError,
-    ConfigurationError,
-    EngineClosedError,
-    InferenceError,
-    InvalidInputError,
-    OutOfMemoryError,
-)
+from rerank_plugins.engine.request import Computed
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.engine import Engine
+from rerank_plugins.engine.backend import Prepared
+from rerank_plugins.types import FloatArray
+from rerank_plugins.engine.loading import LoadedModel
+from rerank_plugins.types import TextPair
+from rerank_plugins.errors import (BatchError, ConfigurationError, EngineClosedError, InferenceError, InvalidInputError, OutOfMemoryError)
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.core.helpers import engine_of, expected, pairs
 
