@@ -17,10 +17,13 @@ from benchmarks.candidates import Candidates, candidates
 from benchmarks.environment import ROOT, environment
 from benchmarks.found import DEPTH, SEED
 from rerank_plugins import Reranker
-from rerank_plugins.core.calibration import Method
-from rerank_plugins.core.calibration import sigmoid
+from rerank_plugins.core.calibration import Method, sigmoid
+from rerank_plugins.evaluation.calibration import (
+    brier_score,
+    cross_validated,
+    expected_calibration_error,
+)
 from rerank_plugins.types import ModelIdentity
-from rerank_plugins.evaluation.calibration import brier_score, cross_validated, expected_calibration_error
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "calibration.json"
 SETS: Final = ("stackfaq", "nq-gold")

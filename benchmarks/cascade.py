@@ -25,9 +25,9 @@ from benchmarks.first_stage import Pool, pool_of
 from benchmarks.known_scores import KnownScores
 from rerank_plugins import BiEncoder, BiEncoderScorer, Cascade, Ranking, Reranker
 from rerank_plugins.config import MINI
-from rerank_plugins.types import Scorer
-from rerank_plugins.evaluation.tuning import LabelledQuery, fit_margin
 from rerank_plugins.evaluation.metrics import paired_bootstrap, per_query
+from rerank_plugins.evaluation.tuning import LabelledQuery, fit_margin
+from rerank_plugins.types import Scorer
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "cascade.json"
 SETS: Final = ("squad-dev", "nq-gold")

@@ -26,8 +26,8 @@ from rerank_plugins import Reranker
 from rerank_plugins.backends.devices import fast_bfloat16_on_cpu
 from rerank_plugins.backends.hub import cross_encoder_folder
 from rerank_plugins.config import MINI
-from rerank_plugins.types import FloatArray
 from rerank_plugins.evaluation.metrics import paired_bootstrap, per_query
+from rerank_plugins.types import FloatArray
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "cpu.json"
 SETS: Final = ["nq-gold", "squad-dev", "stackfaq", "vaswani"]

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from benchmarks.environment import ROOT, environment
 from benchmarks.first_stage import FirstStage, Pool, pool_of
 from rerank_plugins import Reranker
-from rerank_plugins.config import MINI
-from rerank_plugins.config import Fusion
+from rerank_plugins.config import MINI, Fusion
 from rerank_plugins.evaluation.metrics import paired_bootstrap, per_query
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "deadline.json"

@@ -14,8 +14,8 @@ from benchmarks.found import DEPTH, SEED
 from benchmarks.quality import SETS
 from rerank_plugins import Reranker
 from rerank_plugins.core.ranking import FusionMethod
-from rerank_plugins.evaluation.tuning import LabelledQuery, fit_fusion_weight, fused_quality
 from rerank_plugins.evaluation.metrics import Difference, paired_bootstrap
+from rerank_plugins.evaluation.tuning import LabelledQuery, fit_fusion_weight, fused_quality
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "fusion.json"
 MEASURE: Final = "nDCG@10"

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rerank_plugins import Reranker
-from rerank_plugins.types import Scored, Task
-from rerank_plugins.types import ModelIdentity, RankingStats, ScoreScale, TextPair
+from rerank_plugins.types import ModelIdentity, RankingStats, Scored, ScoreScale, Task, TextPair
 
 
 class KnownScores:

@@ -24,9 +24,9 @@ from benchmarks.found import SEED
 from benchmarks.ways import BASELINE, MODELS, WAYS, Corpus, ordered, pair_scores
 from rerank_plugins import Reranker
 from rerank_plugins.config import MINI
+from rerank_plugins.evaluation.candidates import digest, read_array, save_array
 from rerank_plugins.evaluation.datasets import RetrievalSet, read_beir
 from rerank_plugins.evaluation.metrics import bootstrapped_mean, paired_bootstrap, per_query
-from rerank_plugins.evaluation.candidates import digest, read_array, save_array
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "quality.json"
 KEPT: Final = ROOT / "build" / "quality"

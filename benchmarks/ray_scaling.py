@@ -22,8 +22,8 @@ from typing import Any, Final
 
 from benchmarks.environment import environment
 from benchmarks.load.work import texts
-from tests.cluster.live import configuration, free_port, replicas, serve_run, two_nodes, wait_until
-from tests.cluster.load import Load
+from tests.ray.live import configuration, free_port, replicas, serve_run, two_nodes, wait_until
+from tests.ray.load import Load
 
 RESULTS: Final = Path(__file__).parent / "results" / "ray.json"
 CLIENTS: Final = 8

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from rerank_plugins.evaluation.capacity import Load, Replica, plan
-from rerank_plugins.evaluation.capacity import DEVICES, SHAPES, estimated_pairs_per_s, floor_pairs_per_s
+from rerank_plugins.evaluation.capacity import (
+    DEVICES,
+    SHAPES,
+    Load,
+    Replica,
+    estimated_pairs_per_s,
+    floor_pairs_per_s,
+    plan,
+)
 
 TOKENS: Final = 256
 DOCUMENTS: Final = 50

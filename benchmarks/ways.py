@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from benchmarks.first_stage import DenseIndex, FirstStage, SparseIndex
 from rerank_plugins import Reranker
-from rerank_plugins.config import MINI
+from rerank_plugins.config import MINI, Fusion
 from rerank_plugins.core.ranking import fuse, fused_order
-from rerank_plugins.config import Fusion
 from rerank_plugins.evaluation.candidates import read_array, save_array
 from rerank_plugins.evaluation.systems import nearest
 

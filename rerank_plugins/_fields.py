@@ -7,11 +7,27 @@ Names and defaults are those of :class:`~rerank_plugins.Reranker` and
 from __future__ import annotations
 
 from pathlib import Path
-from pydantic import (BaseModel, Field, ValidationInfo, field_serializer, field_validator)
 from typing import Any, Final
 
+from pydantic import BaseModel, Field, ValidationInfo, field_serializer, field_validator
+
 from rerank_plugins.backends.model_specs import DecoderModel, FlagModel, OpenVINOModel, RemoteModel
-from rerank_plugins.config import (Activation, Dtype, Fusion, LongDocuments, MINI, ModelConfig, OnError, Optimize, Overload, Priority, check_count, check_deadline, check_number, check_top_n)
+from rerank_plugins.config import (
+    MINI,
+    Activation,
+    Dtype,
+    Fusion,
+    LongDocuments,
+    ModelConfig,
+    OnError,
+    Optimize,
+    Overload,
+    Priority,
+    check_count,
+    check_deadline,
+    check_number,
+    check_top_n,
+)
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.quantization import Precision
 from rerank_plugins.core.reranker import Reranker

@@ -10,6 +10,7 @@ from typing import Any
 
 from rerank_plugins.errors import MissingDependencyError
 
+
 def require(module: str, extra: str | None) -> ModuleType:
     """Import an optional dependency or say which extra brings it.
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Final, TypeVar
 
-
 T = TypeVar("T")
 
 LONG: Final = 2_000

@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
+from typing import TYPE_CHECKING, Literal, Protocol
+
 from rerank_plugins._lazy import require
 from rerank_plugins.errors import MissingDependencyError
-from typing import Literal, Protocol, TYPE_CHECKING
-
 
 if TYPE_CHECKING:
     from rerank_plugins.config import RerankConfig

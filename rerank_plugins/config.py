@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import math
-import numpy as np
-import threading
-import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
-from numpy.typing import NDArray
 from pathlib import Path
-from typing import (Any, Final, Generic, Literal, Protocol, TYPE_CHECKING, TypeVar, get_args, runtime_checkable)
+from typing import (
+    TYPE_CHECKING,
+    Final,
+    Literal,
+    Protocol,
+    get_args,
+    runtime_checkable,
+)
 
-from rerank_plugins._tracing import current_trace
-from rerank_plugins.engine.backend import Prepared
-from rerank_plugins.engine.cache import Entry
-from rerank_plugins.engine.request import Computed
 from rerank_plugins.errors import ConfigurationError
-from rerank_plugins.types import FloatArray
 
 if TYPE_CHECKING:
     from rerank_plugins.core.calibration import Calibrator
-    from rerank_plugins.engine.backend import Backend
 
 Priority = Literal["interactive", "bulk"]
 

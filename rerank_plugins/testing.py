@@ -8,12 +8,13 @@ everything the core relies on.
 
 from __future__ import annotations
 
-import numpy as np
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from numpy.typing import NDArray
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rerank_plugins.engine.backend import BiEncoderBackend, CrossEncoderBackend, Prepared, RoleText
 from rerank_plugins.errors import EngineClosedError

@@ -6,15 +6,19 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from opentelemetry import trace as api
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from typing import Final, NamedTuple, TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from opentelemetry import trace as api
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
 from rerank_plugins import __version__
-from rerank_plugins._lazy import require
-from rerank_plugins._tracing import (NoTracer, RemoteCall, ServerCall, Step, Tracer, register_tracer, within)
-from rerank_plugins.errors import MissingDependencyError
+from rerank_plugins._tracing import (
+    RemoteCall,
+    ServerCall,
+    Step,
+    within,
+)
 
 if TYPE_CHECKING:
     from rerank_plugins.config import RerankConfig

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import numpy as np
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    Protocol,
+    overload,
+    runtime_checkable,
+)
+
+import numpy as np
 from numpy.typing import NDArray
-from typing import (Any, Final, Literal, NamedTuple, Protocol, TYPE_CHECKING, TypeVar, overload, runtime_checkable)
 
 from rerank_plugins._lazy import require
-from rerank_plugins.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from rerank_plugins.config import ScoringConfig

@@ -30,11 +30,10 @@ from benchmarks.quality_tables import quality_table
 from benchmarks.serving.load import bodies, load
 from benchmarks.ways import WAYS, ordered
 from rerank_plugins import Reranker
-from rerank_plugins.types import ModelIdentity
 from rerank_plugins.evaluation.datasets import read_beir
 from rerank_plugins.serving import ServerSettings
-from rerank_plugins.testing import FakeCrossEncoder
-from rerank_plugins.testing import overlap
+from rerank_plugins.testing import FakeCrossEncoder, overlap
+from rerank_plugins.types import ModelIdentity
 from tests.serving.live import live
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.limit import matmul_limit, useful_flops
-from tests.tiny_models import _bert
+from tests.helpers.tiny_models import _bert
 
 SHAPE = {"num_hidden_layers": 3, "hidden_size": 32, "intermediate_size": 64}
 

@@ -24,11 +24,11 @@ from benchmarks.ways import Way as System
 from benchmarks.ways import ordered as rank_from_scores
 from benchmarks.ways import pair_scores
 from rerank_plugins import Reranker
+from rerank_plugins.evaluation.candidates import digest, read_array, save_array
 from rerank_plugins.evaluation.datasets import RetrievalSet, read_beir
 from rerank_plugins.evaluation.metrics import Scores, bootstrapped_mean, paired_bootstrap, per_query
-from rerank_plugins.evaluation.candidates import digest, read_array, save_array
-from rerank_plugins.evaluation.systems import nearest
 from rerank_plugins.evaluation.significance import holm, permutation_p
+from rerank_plugins.evaluation.systems import nearest
 
 MEASURES: Final = ("nDCG@10", "RR@10")
 _BM25, _DENSE, _DENSE_OVER_BM25 = "BM25", "bi-encoder", "bi-encoder over BM25's best 100"

@@ -19,8 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, gelu, linear, 
 from transformers import AutoModelForSequenceClassification
 
 from rerank_plugins.backends.devices import fast_bfloat16_on_cpu
-from rerank_plugins.backends.hub import quiet_loading
-from rerank_plugins.backends.hub import cross_encoder_folder
+from rerank_plugins.backends.hub import cross_encoder_folder, quiet_loading
 from rerank_plugins.backends.torch.tokenization import TokenPair
 from training.settings import TrainSettings
 

@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from rerank_plugins.evaluation.evaluate import write_bytes
 from tqdm.auto import tqdm
 
 from benchmarks.environment import environment
-from rerank_plugins.evaluation.evaluate import write_bytes
 from training.checkpoint import TrainState
 from training.dataset import FILE_NAME, Dataset
 from training.gradient_workers import GradientWorkers

@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.environment import BUNDLED, ROOT
 from rerank_plugins.backends.hub import cross_encoder_folder
-from rerank_plugins.types import FloatArray
 from rerank_plugins.evaluation.datasets import RetrievalSet, read_beir
-from tests.families import sentence_transformers_scores
+from rerank_plugins.types import FloatArray
+from tests.helpers.families import sentence_transformers_scores
 
 FILE: Final = ROOT / "tests" / "data" / "golden.json"
 COMMAND: Final = "python -m benchmarks.golden"

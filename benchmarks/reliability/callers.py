@@ -13,10 +13,10 @@ from typing import Final
 
 import numpy as np
 
-from rerank_plugins.engine.request import Computed
 from rerank_plugins.engine.engine import Engine
-from rerank_plugins.types import TextPair
+from rerank_plugins.engine.request import Computed
 from rerank_plugins.errors import RerankError
+from rerank_plugins.types import TextPair
 
 LOST_S: Final = 60.0
 """A request that has no answer after so long is lost."""

@@ -13,8 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from rerank_plugins.engine.backend import CrossEncoderBackend, Prepared
-from rerank_plugins.types import FloatArray
-from rerank_plugins.types import TextPair
+from rerank_plugins.types import FloatArray, TextPair
 
 _SLOW_S: Final = 0.01
 

@@ -22,12 +22,12 @@ from benchmarks.reliability.callers import Callers, Known
 from benchmarks.reliability.chaos import FAULTS, Chaos
 from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
 from rerank_plugins.config import ModelConfig
-from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.backend import CrossEncoderBackend
+from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.loading import InjectedModel
-from rerank_plugins.types import TextPair
 from rerank_plugins.evaluation.datasets import read_beir
 from rerank_plugins.testing import FakeCrossEncoder
+from rerank_plugins.types import TextPair
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "reliability-faults.json"
 COMMAND: Final = "python -m benchmarks.reliability.faults"

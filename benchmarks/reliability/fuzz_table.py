@@ -15,7 +15,7 @@ def fuzz_table(results: dict[str, Any]) -> str:
         promise = name.removeprefix("test_").replace("_", " ")
         held = "yes" if one["sound"] else "**no**"
         lines.append(
-            f"| {promise} | `tests/fuzz/{one['file']}.py` | {one['examples']:,} "
+            f"| {promise} | `tests/robustness/fuzz/{one['file']}.py` | {one['examples']:,} "
             f"| {one['seconds'] / 60:.1f} | {held} |"
         )
     inputs = sum(one["examples"] for one in targets.values())

@@ -13,8 +13,8 @@ import numpy as np
 from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Prepared
-from rerank_plugins.types import FloatArray
 from rerank_plugins.serving import ServerSettings, create_app, serve
+from rerank_plugins.types import FloatArray
 
 
 class Hollow(TorchCrossEncoder):

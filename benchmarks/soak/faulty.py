@@ -14,8 +14,7 @@ import numpy as np
 from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Prepared
-from rerank_plugins.types import FloatArray
-from rerank_plugins.types import TextPair
+from rerank_plugins.types import FloatArray, TextPair
 
 LARGE_TOKENS: Final = 512
 """A batch of several pairs runs out of memory only from this size on, as on a real device."""

@@ -6,7 +6,7 @@ Importing it imports no backend; it registers the loaders that the core calls.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final, NamedTuple, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rerank_plugins._lazy import require
 from rerank_plugins.engine.loading import register_loader
@@ -14,8 +14,10 @@ from rerank_plugins.errors import ConfigurationError, ModelLoadError, RerankErro
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
     from rerank_plugins.config import ModelConfig
     from rerank_plugins.engine.backend import Backend
+
 
 class Entry(NamedTuple):
     """Where a backend lives. Its class is called with a resolved configuration."""
@@ -28,7 +30,9 @@ class Entry(NamedTuple):
 CROSS_ENCODERS: Final[Mapping[str, Entry]] = {
     "torch": Entry("rerank_plugins.backends.torch.cross_encoder", "TorchCrossEncoder", None),
     "decoder": Entry("rerank_plugins.backends.decoder.cross_encoder", "DecoderCrossEncoder", None),
-    "sbert": Entry("rerank_plugins.backends.sentence_transformers", "SentenceTransformerCrossEncoder", None),
+    "sbert": Entry(
+        "rerank_plugins.backends.sentence_transformers", "SentenceTransformerCrossEncoder", None
+    ),
     "flag": Entry("rerank_plugins.backends.flag.cross_encoder", "FlagCrossEncoder", None),
     "openvino": Entry(
         "rerank_plugins.backends.openvino.cross_encoder", "OpenVINOCrossEncoder", "openvino"
@@ -57,7 +61,7 @@ def _best_bi_encoder(config: ModelConfig) -> str:
 
 def _best_cross_encoder(config: ModelConfig) -> str:
     # Imported late: it reads files through huggingface_hub.
-    from rerank_plugins.backends.detection import choose_cross_encoder# noqa: PLC0415
+    from rerank_plugins.backends.detection import choose_cross_encoder  # noqa: PLC0415
 
     return choose_cross_encoder(config)
 
@@ -151,7 +155,7 @@ class TableLoader:
 
 def _checked(backend: Backend[Any]) -> None:
     # Imported late: it reads numpy.
-    from rerank_plugins.backends.self_check import check_backend# noqa: PLC0415
+    from rerank_plugins.backends.self_check import check_backend  # noqa: PLC0415
 
     try:
         check_backend(backend)

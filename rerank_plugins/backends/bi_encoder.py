@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
 import os
-import torch
 from collections.abc import Sequence
-from sentence_transformers import SentenceTransformer
 from typing import Final
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
 
 from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
 from rerank_plugins.backends.families import embedding_prompts
-from rerank_plugins.backends.hub import (bi_encoder_folder, fingerprint, hub_options, locate, quiet_loading)
+from rerank_plugins.backends.hub import (
+    bi_encoder_folder,
+    fingerprint,
+    hub_options,
+    locate,
+    quiet_loading,
+)
 from rerank_plugins.backends.model_files import check_modules, check_source, least_reach
 from rerank_plugins.backends.text import encodable
 from rerank_plugins.backends.tokenizer import private_tokenizer

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from huggingface_hub import try_to_load_from_cache
 from pathlib import Path
-from transformers.utils.hub import cached_file
 from typing import Any, Final
+
+from huggingface_hub import try_to_load_from_cache
+from transformers.utils.hub import cached_file
 
 from rerank_plugins.backends.families import family
 from rerank_plugins.backends.hub import cross_encoder_folder, hub_options, locate, quiet_loading

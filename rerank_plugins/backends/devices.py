@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import torch
+
 from rerank_plugins.backends.hub import find_folder
-from rerank_plugins.config import Dtype, MINI, ModelConfig
+from rerank_plugins.config import MINI, Dtype, ModelConfig
 from rerank_plugins.errors import ConfigurationError, OutOfMemoryError
+
 
 def resolve_device(device: str | None) -> str:
     """Return the canonical name of a device that is there, the best one for None.

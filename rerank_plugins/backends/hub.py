@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import huggingface_hub.constants
 import json
 import logging
 import os
 import re
 import threading
-import torch
-import transformers.utils.logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
-from huggingface_hub import try_to_load_from_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+import huggingface_hub.constants
+import torch
+import transformers.utils.logging
+from huggingface_hub import try_to_load_from_cache
+
 from rerank_plugins.backends.model_files import check_folder
 from rerank_plugins.backends.tokenizer import mapped_panics
 from rerank_plugins.config import MINI, ModelConfig
-from rerank_plugins.errors import (ConfigurationError, MissingDependencyError, ModelLoadError, RerankError)
+from rerank_plugins.errors import (
+    ConfigurationError,
+    MissingDependencyError,
+    ModelLoadError,
+    RerankError,
+)
 
 # transformers' loading context (default data type, device) is process-wide state.
 _LOADING = threading.Lock()

@@ -7,8 +7,9 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from transformers.utils.hub import cached_file
 from typing import Any, Final, NamedTuple
+
+from transformers.utils.hub import cached_file
 
 from rerank_plugins.config import MIN_MAX_LENGTH
 from rerank_plugins.errors import ModelLoadError

@@ -6,14 +6,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from pathlib import Path
-from pydantic import SecretStr
 from typing import Any, Final, Literal, cast, get_args
 from urllib.parse import urlsplit
+
+from pydantic import SecretStr
 
 from rerank_plugins.backends.remote.apis import APIS, Api, ApiName
 from rerank_plugins.config import check_choice, check_count
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.types import TextPair
+
 
 @dataclass(frozen=True)
 class OpenVINOModel:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-import numpy as np
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from numpy.typing import NDArray
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Prepared, Role

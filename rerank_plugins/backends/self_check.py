@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 from typing import Any, Final
+
+import numpy as np
 
 from rerank_plugins.engine.backend import Backend, BiEncoderBackend, RoleText
 from rerank_plugins.errors import ModelLoadError

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
 import numpy as np
 import torch
-from collections.abc import Sequence
 from numpy.typing import NDArray
-from typing import Any, Final, Protocol
 
 from rerank_plugins.backends.decoder.prompts import PromptTokenizer, chat_template
 from rerank_plugins.backends.detection import own_prompts
 from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
-from rerank_plugins.backends.hub import (cross_encoder_folder, fingerprint, hub_options, locate, quiet_loading)
+from rerank_plugins.backends.hub import (
+    cross_encoder_folder,
+    fingerprint,
+    hub_options,
+    locate,
+    quiet_loading,
+)
 from rerank_plugins.backends.model_files import check_source, default_prompt, least_reach
 from rerank_plugins.backends.tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.modular import load_modules

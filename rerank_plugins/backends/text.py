@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 
-
 def encodable(text: str) -> str:
     r"""Return the text, with lone surrogates replaced by U+FFFD.
 

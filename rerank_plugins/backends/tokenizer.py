@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, cast
+
 from tokenizers import Encoding, Tokenizer
-from typing import Any, Final, TYPE_CHECKING, cast
 
 from rerank_plugins.errors import ModelLoadError
 

@@ -14,9 +14,27 @@ from typing import Final
 
 from rerank_plugins import Ranking, Reranker
 from rerank_plugins._lazy import require
-from rerank_plugins.batch.files import (BadRowError, Folder, Record, Row, Task, Unreadable, count_documents, find_sources, iterate_rows, read_row, read_rows)
-from rerank_plugins.config import Activation, Dtype, MINI
-from rerank_plugins.errors import (ConfigurationError, InferenceError, InvalidInputError, InvalidScoresError, OutOfMemoryError)
+from rerank_plugins.batch.files import (
+    BadRowError,
+    Folder,
+    Record,
+    Row,
+    Task,
+    Unreadable,
+    count_documents,
+    find_sources,
+    iterate_rows,
+    read_row,
+    read_rows,
+)
+from rerank_plugins.config import MINI, Activation, Dtype
+from rerank_plugins.errors import (
+    ConfigurationError,
+    InferenceError,
+    InvalidInputError,
+    InvalidScoresError,
+    OutOfMemoryError,
+)
 
 MAX_ROWS: Final = 1_000
 """Most rows in a unit, whatever they hold."""

@@ -7,6 +7,7 @@ import sys
 from rerank_plugins._lazy import require
 from rerank_plugins.errors import MissingDependencyError
 
+
 def main() -> None:
     """Run the command line, or say what is missing to run it."""
     try:
@@ -15,6 +16,6 @@ def main() -> None:
     except MissingDependencyError as error:
         sys.stderr.write(f"rerank-plugins: {error}\n")
         raise SystemExit(2) from None
-    from rerank_plugins.cli.app import app# noqa: PLC0415  (needs what was just checked)
+    from rerank_plugins.cli.app import app  # noqa: PLC0415  (needs what was just checked)
 
     app()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import typer
 from typer.core import TyperGroup
-from typing import Annotated, Any
 
 from rerank_plugins import __version__
 from rerank_plugins.cli.batch import batch
@@ -14,6 +15,7 @@ from rerank_plugins.cli.options import err, out
 from rerank_plugins.cli.rerank import rerank
 from rerank_plugins.cli.serve import serve
 from rerank_plugins.errors import RerankError
+
 
 class _Commands(TyperGroup):
     """Shows an error of this package as one message, without a traceback."""

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-import typer
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
 from rerank_plugins._lazy import require
 from rerank_plugins.batch.files import DEAD, RANKED
-from rerank_plugins.cli.options import (Backend, CacheFolder, DataType, Device, LocalFilesOnly, MaxLength, Model, Revision, TrustRemoteCode, err, out, progress)
-from rerank_plugins.config import Activation, MINI
+from rerank_plugins.cli.options import (
+    Backend,
+    CacheFolder,
+    DataType,
+    Device,
+    LocalFilesOnly,
+    MaxLength,
+    Model,
+    Revision,
+    TrustRemoteCode,
+    err,
+    out,
+    progress,
+)
+from rerank_plugins.config import MINI, Activation
+
 
 def batch(
     source: Annotated[
@@ -75,7 +90,7 @@ def batch(
             bars.update(bar, completed=done, total=total)
 
         if actors:
-            from rerank_plugins.ray.data import rerank_dataset# noqa: PLC0415
+            from rerank_plugins.ray.data import rerank_dataset  # noqa: PLC0415
 
             summary = rerank_dataset(
                 source,
@@ -87,7 +102,7 @@ def batch(
                 **settings,
             )
         else:
-            from rerank_plugins.batch import BatchSettings, rerank_files# noqa: PLC0415
+            from rerank_plugins.batch import BatchSettings, rerank_files  # noqa: PLC0415
 
             summary = rerank_files(source, output, BatchSettings(**settings), progress=report)
     out.print(

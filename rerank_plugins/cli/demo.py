@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-import numpy as np
 import random
-import typer
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from rich.markup import escape
-from rich.table import Table
 from statistics import median
 from textwrap import shorten
 from time import perf_counter
 from typing import Annotated, Any, Final, NamedTuple
+
+import numpy as np
+import typer
+from rich.markup import escape
+from rich.table import Table
 
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins._lazy import require
@@ -125,7 +126,7 @@ def through_langchain(
     """Rerank the candidates of an answer through LangChain's compressor."""
     from langchain_core.documents import Document  # noqa: PLC0415  (an optional dependency)
 
-    from rerank_plugins.langchain import CrossEncoderCompressor# noqa: PLC0415
+    from rerank_plugins.langchain import CrossEncoderCompressor  # noqa: PLC0415
 
     documents = [
         Document(page_content=passages[hit.position].content, metadata={"position": hit.position})
@@ -141,7 +142,7 @@ def through_llama_index(
     """Rerank the candidates of an answer through LlamaIndex's postprocessor."""
     from llama_index.core.schema import NodeWithScore, TextNode  # noqa: PLC0415
 
-    from rerank_plugins.llama_index import CrossEncoderPostprocessor# noqa: PLC0415
+    from rerank_plugins.llama_index import CrossEncoderPostprocessor  # noqa: PLC0415
 
     nodes = [
         NodeWithScore(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import typer
 from pathlib import Path
 from typing import Annotated, Any
+
+import typer
 
 from rerank_plugins._lazy import require
 from rerank_plugins.cli.options import err, out
@@ -44,7 +45,7 @@ def evaluate(
 ) -> None:
     """Measure models, options and depths on your labeled questions."""
     _require_extra()
-    from rerank_plugins.evaluation import sweep# noqa: PLC0415  (keeps --help fast)
+    from rerank_plugins.evaluation import sweep  # noqa: PLC0415  (keeps --help fast)
 
     result = sweep(
         data,
@@ -87,7 +88,7 @@ def plan(
     _require_extra()
     if plot is not None:
         require("matplotlib", "plot")  # fails before the work starts
-    from rerank_plugins.evaluation import plan as make_plan# noqa: PLC0415  (keeps --help fast)
+    from rerank_plugins.evaluation import plan as make_plan  # noqa: PLC0415  (keeps --help fast)
 
     result = make_plan(
         data,

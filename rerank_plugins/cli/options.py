@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import typer
 from collections.abc import Iterator
 from contextlib import contextmanager
-from rich.console import Console
-from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn)
 from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rerank_plugins.config import Activation, Dtype, Fusion, LongDocuments, Optimize
 

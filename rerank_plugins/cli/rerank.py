@@ -4,14 +4,44 @@ from __future__ import annotations
 
 import json
 import sys
-import typer
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
+import typer
+
 from rerank_plugins import RankedDocument, Ranking, Reranker
-from rerank_plugins.cli.options import (ActivationOption, Backend, BestWindows, CacheDir, CacheDirMb, CacheFolder, CalibratorFile, DataType, Device, DocumentPrompt, DropSimilar, FusionOption, FusionWeight, LocalFilesOnly, LongDocumentsOption, MaxLength, MaxWindows, Model, Optimizing, QueryPrompt, Revision, ScoreThreshold, SimilarityModel, TrustRemoteCode, WindowOverlap, err, out, printable)
-from rerank_plugins.config import LongDocuments, MINI, OnError
+from rerank_plugins.cli.options import (
+    ActivationOption,
+    Backend,
+    BestWindows,
+    CacheDir,
+    CacheDirMb,
+    CacheFolder,
+    CalibratorFile,
+    DataType,
+    Device,
+    DocumentPrompt,
+    DropSimilar,
+    FusionOption,
+    FusionWeight,
+    LocalFilesOnly,
+    LongDocumentsOption,
+    MaxLength,
+    MaxWindows,
+    Model,
+    Optimizing,
+    QueryPrompt,
+    Revision,
+    ScoreThreshold,
+    SimilarityModel,
+    TrustRemoteCode,
+    WindowOverlap,
+    err,
+    out,
+    printable,
+)
+from rerank_plugins.config import MINI, LongDocuments, OnError
 from rerank_plugins.core.inputs import WINDOW, known_scores, notes, shown, with_metadata
 from rerank_plugins.errors import InvalidInputError
 

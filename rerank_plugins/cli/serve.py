@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 import os
-import typer
 from typing import Annotated, Literal
 
+import typer
+
 from rerank_plugins._lazy import require
-from rerank_plugins.cli.options import (ActivationOption, Backend, BestWindows, CacheDir, CacheDirMb, CacheFolder, CalibratorFile, DataType, Device, DocumentPrompt, DropSimilar, FusionOption, FusionWeight, LocalFilesOnly, LongDocumentsOption, MaxLength, MaxWindows, Model, Optimizing, QueryPrompt, Revision, ScoreThreshold, SimilarityModel, TrustRemoteCode, WindowOverlap)
+from rerank_plugins.cli.options import (
+    ActivationOption,
+    Backend,
+    BestWindows,
+    CacheDir,
+    CacheDirMb,
+    CacheFolder,
+    CalibratorFile,
+    DataType,
+    Device,
+    DocumentPrompt,
+    DropSimilar,
+    FusionOption,
+    FusionWeight,
+    LocalFilesOnly,
+    LongDocumentsOption,
+    MaxLength,
+    MaxWindows,
+    Model,
+    Optimizing,
+    QueryPrompt,
+    Revision,
+    ScoreThreshold,
+    SimilarityModel,
+    TrustRemoteCode,
+    WindowOverlap,
+)
 from rerank_plugins.config import MINI
 from rerank_plugins.engine.engine import MAX_QUEUE_TOKENS
 
@@ -86,8 +113,8 @@ def serve(
         require(module, "serve")
     # torch's allocator reads it once: huge pages, with which a CPU computes 3% faster.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    from rerank_plugins.serving import ServerSettings, create_app# noqa: PLC0415  (just checked)
-    from rerank_plugins.serving import serve as run# noqa: PLC0415
+    from rerank_plugins.serving import ServerSettings, create_app  # noqa: PLC0415  (just checked)
+    from rerank_plugins.serving import serve as run  # noqa: PLC0415
 
     settings = ServerSettings(
         model=model,

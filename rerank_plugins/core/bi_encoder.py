@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import numpy as np
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
-from numpy.typing import ArrayLike, NDArray
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from rerank_plugins._progress import chunks
-from rerank_plugins.config import Dtype, MINI, check_prompt
+from rerank_plugins.config import MINI, Dtype, check_prompt
 from rerank_plugins.core.inputs import check_documents
 from rerank_plugins.core.quantization import EmbeddingForm, Precision, Ranges, value_ranges
 from rerank_plugins.core.ranking import check_scores
@@ -20,7 +21,15 @@ from rerank_plugins.engine.engine import Closing
 from rerank_plugins.engine.registry import SharedModel
 from rerank_plugins.engine.request import Computed
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
-from rerank_plugins.types import (FloatArray, ModelIdentity, NOT_SCORED, RankingStats, ScoreScale, Scored, Task)
+from rerank_plugins.types import (
+    NOT_SCORED,
+    FloatArray,
+    ModelIdentity,
+    RankingStats,
+    Scored,
+    ScoreScale,
+    Task,
+)
 
 CHUNK: Final = 512
 """Texts handed to the engine at once: enough for full batches of like lengths."""

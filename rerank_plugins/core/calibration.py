@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import numpy as np
 from collections.abc import Callable
 from dataclasses import dataclass
-from numpy.typing import ArrayLike, NDArray
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, cast
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from rerank_plugins._lazy import require
-from rerank_plugins.config import Activation
 from rerank_plugins.core import calibration as calibration_file
-from rerank_plugins.errors import ConfigurationError, InvalidInputError, InvalidScoresError
-from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale
+from rerank_plugins.errors import ConfigurationError, InvalidInputError
+from rerank_plugins.types import FloatArray, ModelIdentity
 
 Probabilities = NDArray[np.float64]
 

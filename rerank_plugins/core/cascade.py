@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import numpy as np
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+import numpy as np
 
 from rerank_plugins.config import RerankConfig, check_count, check_number
 from rerank_plugins.core.bi_encoder import BiEncoder, BiEncoderScorer
@@ -15,7 +16,17 @@ from rerank_plugins.core.ranking import order
 from rerank_plugins.core.reranker import Reranker
 from rerank_plugins.engine.engine import Closing
 from rerank_plugins.errors import ConfigurationError
-from rerank_plugins.types import (FloatArray, NOT_SCORED, Ranking, RankingStats, Scored, Scorer, Task, Window)
+from rerank_plugins.types import (
+    NOT_SCORED,
+    FloatArray,
+    Ranking,
+    RankingStats,
+    Scored,
+    Scorer,
+    Task,
+    Window,
+)
+
 
 @dataclass(frozen=True)
 class Stage:

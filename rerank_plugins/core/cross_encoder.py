@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import numpy as np
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
 
 from rerank_plugins.config import ModelConfig, ModelSettings, Priority, ScoringConfig
 from rerank_plugins.core.ranking import check_scores
@@ -17,14 +18,14 @@ from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.registry import SharedModel
 from rerank_plugins.engine.request import Computed
 from rerank_plugins.errors import ConfigurationError
-from rerank_plugins.types import (NOT_SCORED, RankingStats, Scored, Scorer, Task, TextPair, Window)
+from rerank_plugins.types import NOT_SCORED, RankingStats, Scored, Scorer, Task, TextPair, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rerank_plugins.engine.request import Computed
     from rerank_plugins.config import ScoringConfig
     from rerank_plugins.engine.backend import Role
+    from rerank_plugins.engine.request import Computed
     from rerank_plugins.types import ModelIdentity, ScoreScale
 
     Cut = Callable[[str, list[str]], list[list[Window]]]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
+
+import numpy as np
 
 from rerank_plugins.config import check_number
 from rerank_plugins.core.bi_encoder import BiEncoder

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-import numpy as np
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, Final
 
+import numpy as np
+
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.types import RankedDocument, Ranking, Task, TextPair
+
 
 def check_query(query: object) -> str:
     """Return the query if it is text with something in it.

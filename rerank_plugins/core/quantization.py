@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numpy.typing import ArrayLike, NDArray
 from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from rerank_plugins.config import check_choice, check_count
 from rerank_plugins.engine.backend import unit_vectors

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Final, Literal, get_args
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from typing import Any, Final, Literal, get_args
 
 from rerank_plugins.config import Activation, RerankConfig, check_choice
 from rerank_plugins.core.calibration import sigmoid
 from rerank_plugins.errors import ConfigurationError, InvalidInputError, InvalidScoresError
-from rerank_plugins.types import (FloatArray, NOT_SCORED, RankedDocument, Ranking, ScoreScale, Scored, Scorer, Task)
+from rerank_plugins.types import (
+    NOT_SCORED,
+    FloatArray,
+    RankedDocument,
+    Ranking,
+    Scored,
+    Scorer,
+    ScoreScale,
+    Task,
+)
+
 
 def check_scores(scores: FloatArray, expected: int) -> FloatArray:
     """Return the scores if there is one finite score for each pair.

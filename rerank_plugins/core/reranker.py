@@ -11,7 +11,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rerank_plugins._tracing import Trace, current_trace, get_tracer
-from rerank_plugins.config import (Activation, Dtype, Fusion, LongDocuments, MINI, ModelSettings, OnError, Optimize, Overload, Priority, RerankConfig, ScoringConfig, UNSET, Unset)
+from rerank_plugins.config import (
+    MINI,
+    UNSET,
+    Activation,
+    Dtype,
+    Fusion,
+    LongDocuments,
+    ModelSettings,
+    OnError,
+    Optimize,
+    Overload,
+    Priority,
+    RerankConfig,
+    ScoringConfig,
+    Unset,
+)
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.core.cross_encoder import ModelScorer, scorer_of

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numpy.typing import NDArray
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rerank_plugins.engine.backend import Backend, Tokenising
 from rerank_plugins.types import Window

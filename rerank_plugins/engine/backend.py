@@ -9,15 +9,14 @@ has an attribute ``workers``: the number of batches that it can run at once.
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from numpy.typing import ArrayLike, NDArray
-from typing import (Any, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable)
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from rerank_plugins.config import check_choice, check_count
-from rerank_plugins.engine.request import Computed
-from rerank_plugins.errors import ConfigurationError, InvalidInputError
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
 
 Role = Literal["query", "document"]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from numpy.typing import NDArray
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 
 Key: TypeAlias = tuple[tuple[Any, ...], "int | None"]
 """An item (a text pair, or a text with role and prompt) and the length it was cut to."""

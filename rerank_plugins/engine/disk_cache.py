@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import numpy as np
 import os
 import sqlite3
 import struct
@@ -22,6 +21,8 @@ from hashlib import blake2b
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
+
+import numpy as np
 
 from rerank_plugins._lazy import require
 from rerank_plugins.engine.cache import Entry, Key

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import numpy as np
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from numpy.typing import NDArray
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rerank_plugins._tracing import within
 from rerank_plugins.engine.backend import Backend, Prepared
 from rerank_plugins.engine.batch_planner import Slot
 from rerank_plugins.engine.cache import Entry, Key
 from rerank_plugins.engine.request import Job
-from rerank_plugins.errors import (BatchError, InferenceError, InvalidScoresError, OutOfMemoryError, RerankError)
+from rerank_plugins.errors import (
+    BatchError,
+    InferenceError,
+    InvalidScoresError,
+    OutOfMemoryError,
+    RerankError,
+)
 from rerank_plugins.types import FloatArray
+
 
 @dataclass
 class Outcome:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TYPE_CHECKING, runtime_checkable
+from typing import Any, Literal, Protocol
 
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Backend
 from rerank_plugins.errors import EngineClosedError
 
 Kind = Literal["cross-encoder", "bi-encoder"]
-
-
 
 
 class Loader(Protocol):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-import numpy as np
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
 from numpy.typing import NDArray
-from typing import Any, Generic, Literal, TypeVar
 
 from rerank_plugins._tracing import current_trace
 from rerank_plugins.config import Priority
 from rerank_plugins.engine.backend import Prepared
 from rerank_plugins.engine.cache import Entry
 from rerank_plugins.types import FloatArray
+
 
 @dataclass(frozen=True)
 class Computed:
@@ -62,7 +64,6 @@ class Computed:
 
 
 ItemT = TypeVar("ItemT")
-
 
 
 class Job(Generic[ItemT]):

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import numpy as np
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from numpy.typing import NDArray
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rerank_plugins.engine.backend import Prepared
-from rerank_plugins.engine.batch_planner import (Clockwork, CostModel, LEVEL_BATCHES, Slot, Step, level, next_step, plan_batch, plan_in_order, serving_order)
+from rerank_plugins.engine.batch_planner import (
+    LEVEL_BATCHES,
+    Clockwork,
+    CostModel,
+    Slot,
+    Step,
+    level,
+    next_step,
+    plan_batch,
+    plan_in_order,
+    serving_order,
+)
 from rerank_plugins.engine.cache import Entry
 from rerank_plugins.engine.execution import Outcome
 from rerank_plugins.engine.request import EngineStats, Job, UrgentJob

@@ -13,6 +13,7 @@ from rerank_plugins.engine.disk_cache import DiskCache, Keys
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.types import ModelIdentity
 
+
 class ResultCache:
     """Results of one engine, off until somebody asks for memory or a folder.
 

@@ -24,9 +24,15 @@ from rerank_plugins.engine.batch_planner import Slot
 from rerank_plugins.engine.execution import Outcome, execute, note_batch, prepare
 from rerank_plugins.engine.loading import Source
 from rerank_plugins.engine.request import Computed, EngineStats, Job, UrgentJob
-from rerank_plugins.engine.request_queue import Desk, PREPARE_ITEMS
+from rerank_plugins.engine.request_queue import PREPARE_ITEMS, Desk
 from rerank_plugins.engine.result_cache import ResultCache
-from rerank_plugins.errors import (EngineClosedError, InferenceError, InvalidInputError, OutOfMemoryError, RerankError)
+from rerank_plugins.errors import (
+    EngineClosedError,
+    InferenceError,
+    InvalidInputError,
+    OutOfMemoryError,
+    RerankError,
+)
 
 _JOIN_S: Final = 10.0
 

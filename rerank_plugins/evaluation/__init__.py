@@ -11,14 +11,23 @@ from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
     from rerank_plugins.evaluation.calibration import cross_validated, reliability_curve
-    from rerank_plugins.evaluation.datasets import RetrievalSet, from_documents, from_frames, read_beir
+    from rerank_plugins.evaluation.datasets import (
+        RetrievalSet,
+        from_documents,
+        from_frames,
+        read_beir,
+    )
     from rerank_plugins.evaluation.evaluator import Evaluation, evaluate
     from rerank_plugins.evaluation.metrics import bootstrapped_mean, paired_bootstrap
     from rerank_plugins.evaluation.plan_setups import Setup
     from rerank_plugins.evaluation.planner import Plan, plan
     from rerank_plugins.evaluation.significance import Comparison, compare
     from rerank_plugins.evaluation.sweeper import sweep
-    from rerank_plugins.evaluation.tuning import LabeledQuery, fit_early_exit_margin, fit_fusion_weight
+    from rerank_plugins.evaluation.tuning import (
+        LabeledQuery,
+        fit_early_exit_margin,
+        fit_fusion_weight,
+    )
 
 __all__ = [
     "Comparison",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Hashable, Sequence
-from numpy.typing import ArrayLike, NDArray
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from rerank_plugins.core.calibration import Calibrator, Method, labelled_pairs
 from rerank_plugins.errors import ConfigurationError, InvalidInputError

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins.core.bi_encoder import BiEncoder
-from rerank_plugins.types import FloatArray
 from rerank_plugins.core.reranker import Reranker
 from rerank_plugins.evaluation.datasets import RetrievalSet
 from rerank_plugins.evaluation.evaluator import write_bytes
 from rerank_plugins.evaluation.systems import nearest
+from rerank_plugins.types import FloatArray
 
 _SAVE_EVERY_S: Final = 10.0
 

@@ -19,8 +19,8 @@ import numpy as np
 from rerank_plugins import __version__
 from rerank_plugins._lazy import require
 from rerank_plugins._progress import chunks
-from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.config import check_count
+from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set
 from rerank_plugins.evaluation.metrics import per_query

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Mapping, Sequence
-from numpy.typing import NDArray
 from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rerank_plugins._lazy import require
 from rerank_plugins.errors import ConfigurationError, InvalidInputError

@@ -14,19 +14,38 @@ import numpy as np
 
 from rerank_plugins._lazy import require
 from rerank_plugins._progress import chunks
+from rerank_plugins.config import MINI, check_count, check_number
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.cascade import Cascade
-from rerank_plugins.config import check_count, check_number
-from rerank_plugins.config import MINI
 from rerank_plugins.core.reranker import Reranker
 from rerank_plugins.errors import ConfigurationError, RerankError
 from rerank_plugins.evaluation.candidates import CandidatePool, PairScores, by_score
 from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set
-from rerank_plugins.evaluation.decision import Decision, MIN_QUESTIONS, RELEVANT_GAIN, decide, frontier
+from rerank_plugins.evaluation.decision import (
+    MIN_QUESTIONS,
+    RELEVANT_GAIN,
+    Decision,
+    decide,
+    frontier,
+)
 from rerank_plugins.evaluation.evaluator import environment, write_text
 from rerank_plugins.evaluation.metrics import Difference
-from rerank_plugins.evaluation.plan_setups import (RerankStep, Setup, default_setups, langchain_code, llama_index_code)
-from rerank_plugins.evaluation.sweeper import (Cell, MEASURED_DEPTH, Sweep, Trial, bi_encoder_trial, measure_cells, setup_trial)
+from rerank_plugins.evaluation.plan_setups import (
+    RerankStep,
+    Setup,
+    default_setups,
+    langchain_code,
+    llama_index_code,
+)
+from rerank_plugins.evaluation.sweeper import (
+    MEASURED_DEPTH,
+    Cell,
+    Sweep,
+    Trial,
+    bi_encoder_trial,
+    measure_cells,
+    setup_trial,
+)
 
 DEPTHS: Final = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)
 """Depths that a plan considers, up to the deepest pool of candidates."""

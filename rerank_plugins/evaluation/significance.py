@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from numpy.typing import ArrayLike
 from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from rerank_plugins._lazy import require
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
-from rerank_plugins.evaluation.metrics import Difference, Scores, bootstrapped_mean, paired_bootstrap
+from rerank_plugins.evaluation.metrics import (
+    Difference,
+    Scores,
+    bootstrapped_mean,
+    paired_bootstrap,
+)
 
 PERMUTATIONS: Final = 9_999
 _BLOCK: Final = 2_000_000

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from rerank_plugins._lazy import require
 from rerank_plugins._progress import chunks
+from rerank_plugins.config import MINI, check_count
 from rerank_plugins.core.bi_encoder import BiEncoder
-from rerank_plugins.config import check_count
-from rerank_plugins.config import MINI
 from rerank_plugins.core.ranking import fuse, fused_order
-from rerank_plugins.engine.backend import CrossEncoderBackend
 from rerank_plugins.core.reranker import Reranker
+from rerank_plugins.engine.backend import CrossEncoderBackend
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.candidates import CandidatePool, PairScores, by_score, digest
 from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set

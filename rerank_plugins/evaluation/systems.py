@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import numpy as np
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from numpy.typing import NDArray
 from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rerank_plugins._lazy import require
 from rerank_plugins.core.bi_encoder import BiEncoder
@@ -15,6 +16,7 @@ from rerank_plugins.core.reranker import Reranker
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.datasets import RetrievalSet, ids_of, text_of
 from rerank_plugins.types import Scorer
+
 
 class Hits(NamedTuple):
     """Passage ids, best first, and their scores if the system returns scores."""

@@ -10,16 +10,19 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rerank_plugins.core.cascade import Cascade
-from rerank_plugins.core.cascade import lead
-from rerank_plugins.config import check_count, check_number
-from rerank_plugins.core.ranking import FusionMethod, fuse, fused_order
+from rerank_plugins.config import RerankConfig, check_count, check_number
+from rerank_plugins.core.cascade import Cascade, lead
 from rerank_plugins.core.inputs import check_tasks
-from rerank_plugins.config import RerankConfig
-from rerank_plugins.core.ranking import make_ranking
-from rerank_plugins.types import Scored, Task
+from rerank_plugins.core.ranking import FusionMethod, fuse, fused_order, make_ranking
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
-from rerank_plugins.evaluation.metrics import Difference, Scores, folds_of, paired_bootstrap, per_query
+from rerank_plugins.evaluation.metrics import (
+    Difference,
+    Scores,
+    folds_of,
+    paired_bootstrap,
+    per_query,
+)
+from rerank_plugins.types import Scored, Task
 
 WEIGHTS: Final = tuple(step / 20 for step in range(21))
 """Fusion weights to try."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-
 from rerank_plugins.explain.explain import explain
 from rerank_plugins.types import ExplainedDocument, Explanation, Highlight
 

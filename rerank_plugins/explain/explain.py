@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 from dataclasses import dataclass
+
+import numpy as np
 
 from rerank_plugins.config import ScoringConfig, check_count
 from rerank_plugins.core.cross_encoder import prompts_of
@@ -13,7 +14,16 @@ from rerank_plugins.engine.backend import CrossEncoderBackend, Tokenising
 from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.registry import find_engine
 from rerank_plugins.errors import ConfigurationError
-from rerank_plugins.types import (ExplainedDocument, Explanation, Highlight, RankedDocument, Ranking, TextPair, Window)
+from rerank_plugins.types import (
+    ExplainedDocument,
+    Explanation,
+    Highlight,
+    RankedDocument,
+    Ranking,
+    TextPair,
+    Window,
+)
+
 
 @dataclass(frozen=True)
 class Reading:

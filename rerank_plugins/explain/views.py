@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from html import escape
 from textwrap import shorten
-from typing import Final, TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rerank_plugins._lazy import require
 
 if TYPE_CHECKING:
     from rich.table import Table
+
     from rerank_plugins.types import ExplainedDocument, Explanation
 
 # Colours are the surroundings' own, or let them through, so that dark pages need nothing else.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import weakref
 from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final
+
+import numpy as np
 
 from rerank_plugins.engine.backend import CrossEncoderBackend, Prepared
 from rerank_plugins.errors import ConfigurationError, EngineClosedError

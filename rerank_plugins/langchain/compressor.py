@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Final
+
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, ensure_config
 from pydantic import ConfigDict, Field
-from typing import Any, Final
 
 from rerank_plugins._fields import RerankerFields
 from rerank_plugins.config import UNSET
@@ -15,6 +16,7 @@ from rerank_plugins.core.inputs import OURS, known_scores, notes, shown, with_me
 from rerank_plugins.core.reranker import Reranker
 from rerank_plugins.langchain._foreign import as_backend
 from rerank_plugins.types import Ranking
+
 
 def texts_of(documents: Sequence[str | Document], keys: Sequence[str]) -> Sequence[str]:
     """Return the text of each document, with some of its metadata."""

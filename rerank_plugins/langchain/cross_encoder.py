@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from langchain_core.cross_encoders import BaseCrossEncoder
 from pydantic import ConfigDict, Field
-from typing import Any
 
 from rerank_plugins._fields import ModelFields
 from rerank_plugins.config import Activation
 from rerank_plugins.core.reranker import Reranker
+
 
 class CrossEncoderModel(ModelFields, BaseCrossEncoder):
     """Scores text pairs wherever LangChain takes a ``BaseCrossEncoder``.

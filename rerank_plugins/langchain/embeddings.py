@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 from pydantic import AliasChoices, ConfigDict, Field
-from typing import Any
 
 from rerank_plugins._fields import BiEncoderFields
 from rerank_plugins.config import MINI
+
 
 class BiEncoderEmbeddings(BiEncoderFields, Embeddings):
     """Embeds queries and documents, each with the model's own prompt, as unit vectors.

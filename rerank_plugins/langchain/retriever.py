@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from langchain_core.callbacks import (AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun)
+from typing import Any
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManagerForRetrieverRun,
+)
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from pydantic import ConfigDict, Field
-from typing import Any
 
 from rerank_plugins.config import UNSET, Unset, check_count, check_top_n
 from rerank_plugins.langchain.compressor import CrossEncoderCompressor, LangChainRerankerFields
+
 
 class RerankRetriever(LangChainRerankerFields, BaseRetriever):
     """Fetches ``k`` documents from a base retriever and returns the best ``top_n``.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from llama_index.core.schema import BaseComponent
 from pathlib import Path
 from typing import Any
+
+from llama_index.core.schema import BaseComponent
 
 
 class ConfigComponent(BaseComponent):

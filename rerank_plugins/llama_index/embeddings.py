@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, model_validator
 from numpy.typing import NDArray
-from typing import Any
 from typing_extensions import Self
 
 from rerank_plugins._fields import BiEncoderFields
 from rerank_plugins.config import MINI
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.llama_index._component import ConfigComponent, model_name
+
 
 class BiEncoderEmbedding(BiEncoderFields, ConfigComponent, BaseEmbedding):
     """Embeds queries and nodes as unit vectors, each with the model's own prompt.

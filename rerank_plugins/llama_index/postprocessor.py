@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Final
+
 from llama_index.core.bridge.pydantic import ConfigDict, Field, model_validator
 from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
-from typing import Any, Final
 from typing_extensions import Self
 
 from rerank_plugins._fields import RerankerFields

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from starlette.types import ASGIApp, Message, Scope
 
+from starlette.types import ASGIApp, Message, Scope
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -10,15 +10,24 @@ Example:
 from __future__ import annotations
 
 import hashlib
-import numpy as np
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from rerank_plugins._lazy import require
 from rerank_plugins.batch.files import Folder, atomically
-from rerank_plugins.batch.job import (BatchSettings, BatchSummary, MAX_ROWS, Progress, Unit, do_unit, rerank_files)
+from rerank_plugins.batch.job import (
+    MAX_ROWS,
+    BatchSettings,
+    BatchSummary,
+    Progress,
+    Unit,
+    do_unit,
+    rerank_files,
+)
 from rerank_plugins.errors import ConfigurationError, InferenceError, RerankError
 
 try:

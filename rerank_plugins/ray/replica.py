@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from typing import Any, Final
+
 from fastapi import FastAPI
 from ray.util.metrics import Counter, Gauge
-from typing import Any, Final
 
 from rerank_plugins.engine.engine import Engine
 from rerank_plugins.errors import ConfigurationError, EngineOverloadedError, InferenceError
@@ -15,7 +16,8 @@ from rerank_plugins.ray.asgi import Answer, Call, call_app
 from rerank_plugins.serving.app import create_app
 from rerank_plugins.serving.metrics import COUNTERS, GAUGES, metric_name
 from rerank_plugins.serving.service import Models
-from rerank_plugins.serving.settings import ServerSettings, TOKEN_VARIABLE
+from rerank_plugins.serving.settings import TOKEN_VARIABLE, ServerSettings
+
 
 class EngineMetrics:
     """Reports to the metrics endpoint of the node; Ray adds application, deployment, replica."""

@@ -11,12 +11,15 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
-from ray import exceptions as ray_errors, serve
-from ray.serve import Application, exceptions as serve_errors
+from typing import Any, Final
+
+from ray import exceptions as ray_errors
+from ray import serve
+from ray.serve import Application
+from ray.serve import exceptions as serve_errors
 from ray.serve.handle import DeploymentHandle
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
-from typing import Any, Final
 
 from rerank_plugins.ray.asgi import Answer, Call
 from rerank_plugins.ray.replica import RerankReplica
@@ -142,8 +145,6 @@ def guarded(app: Forward, guard: Callable[[ASGIApp], ASGIApp]) -> ASGIApp:
 
 
 # No `from __future__ import annotations`: Serve reads the builder's annotation as a class.
-
-
 
 
 SCORERS: Final = "Reranker"

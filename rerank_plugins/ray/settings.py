@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing import Annotated, Any, Final, TypeVar
 
-from rerank_plugins.config import Activation, Dtype, Fusion, LongDocuments, MINI, Optimize
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rerank_plugins.config import MINI, Activation, Dtype, Fusion, LongDocuments, Optimize
 from rerank_plugins.engine.engine import MAX_QUEUE_TOKENS
 
 SelfT = TypeVar("SelfT", bound="RayServeSettings")

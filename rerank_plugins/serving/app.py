@@ -6,21 +6,23 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from html import escape
+from typing import Any, Final
+
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
-from html import escape
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, SecretStr
 from starlette.middleware import Middleware
-from typing import Any, Final
 
 from rerank_plugins import __version__
-from rerank_plugins.serving import app as operations, cohere, openai, tei
+from rerank_plugins.serving import app as operations
+from rerank_plugins.serving import cohere, openai, tei
 from rerank_plugins.serving.errors import JsonResponse, install_handlers
 from rerank_plugins.serving.metrics import Metrics
 from rerank_plugins.serving.middleware import BearerAuth, Intake, Observe
 from rerank_plugins.serving.service import Models
-from rerank_plugins.serving.settings import ServerSettings, TOKEN_VARIABLE, check_token
+from rerank_plugins.serving.settings import TOKEN_VARIABLE, ServerSettings, check_token
 
 _ABOUT: Final = (
     "Reranking in the shapes of Cohere and text-embeddings-inference, embeddings in OpenAI's. "

@@ -5,15 +5,16 @@ Source: https://docs.cohere.com/reference/rerank and the ``cohere`` package.
 
 from __future__ import annotations
 
+from typing import Annotated, Any, Final
+
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
-from typing import Annotated, Any, Final
 
 from rerank_plugins import Ranking
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.serving.errors import ERRORS, JsonResponse
 from rerank_plugins.serving.logging import record_of
-from rerank_plugins.serving.service import Body, DeadlineMs, STATUS_HEADER, Text, Texts, rank
+from rerank_plugins.serving.service import STATUS_HEADER, Body, DeadlineMs, Text, Texts, rank
 from rerank_plugins.serving.settings import ServerSettings
 
 router: Final = APIRouter(tags=["Cohere"])

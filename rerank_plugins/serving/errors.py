@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any, Final
+
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
-from typing import Any, Final
 
-from rerank_plugins.errors import (EngineClosedError, EngineOverloadedError, InvalidInputError, ModelLoadError, RerankError)
+from rerank_plugins.errors import (
+    EngineClosedError,
+    EngineOverloadedError,
+    InvalidInputError,
+    ModelLoadError,
+    RerankError,
+)
 from rerank_plugins.serving.logging import record_of
 
 TEI: Final = "/rerank"

@@ -11,11 +11,11 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from time import perf_counter
-from typing import Any, Final, TYPE_CHECKING
-
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from starlette.types import Scope
+
 
 def fault(error: BaseException) -> dict[str, Any]:
     """Return what an error is and where it came from, without its message.

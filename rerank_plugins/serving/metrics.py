@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from prometheus_client import (CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector)
+from typing import TYPE_CHECKING, Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
-from typing import Any, Final, TYPE_CHECKING
-
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
+
     from rerank_plugins.engine.engine import Engine
     from rerank_plugins.serving.logging import Record
 

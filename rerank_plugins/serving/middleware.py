@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from pydantic import SecretStr
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing import Final
 
+from pydantic import SecretStr
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from rerank_plugins._tracing import get_tracer
-from rerank_plugins.serving.errors import OPENAI, Refusal, TEI, failure
+from rerank_plugins.serving.errors import OPENAI, TEI, Refusal, failure
 from rerank_plugins.serving.logging import CLIENT_GONE, Record, fault, new_record
 from rerank_plugins.serving.metrics import Metrics
 from rerank_plugins.serving.settings import ServerSettings

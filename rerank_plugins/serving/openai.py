@@ -6,12 +6,13 @@ Source: https://platform.openai.com/docs/api-reference/embeddings
 from __future__ import annotations
 
 import base64
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 from typing import Annotated, Any, Final, Literal
 
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
+
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.serving.errors import ERRORS, JsonResponse, OPENAI
+from rerank_plugins.serving.errors import ERRORS, OPENAI, JsonResponse
 from rerank_plugins.serving.service import Body, DeadlineMs, Text, check_texts, embed
 
 router: Final = APIRouter(tags=["OpenAI"])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import uvicorn
-from fastapi import FastAPI
 from ipaddress import ip_address
 from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rerank_plugins.serving.logging import log_to_stderr

@@ -6,9 +6,10 @@ import asyncio
 import math
 from collections.abc import Coroutine, Sequence
 from dataclasses import fields
+from typing import Annotated, Any, Final, Literal, TypeVar
+
 from fastapi import Header, Request
 from pydantic import BaseModel, ConfigDict, PlainValidator, WithJsonSchema
-from typing import Annotated, Any, Final, Literal, TypeVar
 
 from rerank_plugins import BiEncoder, Ranking, Reranker
 from rerank_plugins._fields import RerankerFields

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rerank_plugins.config import Activation, Dtype, Fusion, LongDocuments, MINI, Optimize
+from rerank_plugins.config import MINI, Activation, Dtype, Fusion, LongDocuments, Optimize
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.engine.backend import BiEncoderBackend, CrossEncoderBackend

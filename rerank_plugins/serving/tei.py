@@ -5,14 +5,15 @@ Source: https://huggingface.github.io/text-embeddings-inference/
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
 from typing import Annotated, Any, Final, Literal
 
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.serving.errors import ERRORS, JsonResponse, Refusal, TEI
+from rerank_plugins.serving.errors import ERRORS, TEI, JsonResponse, Refusal
 from rerank_plugins.serving.logging import record_of
-from rerank_plugins.serving.service import Body, DeadlineMs, STATUS_HEADER, Text, Texts, rank
+from rerank_plugins.serving.service import STATUS_HEADER, Body, DeadlineMs, Text, Texts, rank
 
 router: Final = APIRouter(tags=["text-embeddings-inference"])
 

@@ -17,7 +17,7 @@ from rerank_plugins import BiEncoder
 from rerank_plugins.backends.hub import bi_encoder_folder
 from rerank_plugins.engine.backend import RoleText
 from rerank_plugins.types import FloatArray
-from tests.tiny_models import TEXTS, WIDTHS, _wordpiece
+from tests.helpers.tiny_models import TEXTS, WIDTHS, _wordpiece
 
 DOCUMENTS = [
     *TEXTS,

@@ -20,7 +20,7 @@ from rerank_plugins.backends.torch import cross_encoder as torch_model
 from rerank_plugins.backends.torch.packing import PackedModel
 from rerank_plugins.config import Dtype, Optimize
 from rerank_plugins.errors import ConfigurationError
-from tests.tiny_models import TEXTS, save_reranker
+from tests.helpers.tiny_models import TEXTS, save_reranker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in torch's compiler
 

@@ -18,11 +18,11 @@ from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import BiEncoderBackend, CrossEncoderBackend
 from rerank_plugins.testing import BiEncoderContract, CrossEncoderContract
-from tests.tiny_bi_encoders import save_dense
-from tests.tiny_decoders import save_logit_score
-from tests.tiny_flag import save_layerwise, save_lightweight
-from tests.tiny_models import save_reranker
-from tests.tiny_modular import save_modular
+from tests.helpers.tiny_bi_encoders import save_dense
+from tests.helpers.tiny_decoders import save_logit_score
+from tests.helpers.tiny_flag import save_layerwise, save_lightweight
+from tests.helpers.tiny_models import save_reranker
+from tests.helpers.tiny_modular import save_modular
 
 has_flag = pytest.mark.skipif(
     find_spec("FlagEmbedding") is None, reason="the extra flag is not installed"

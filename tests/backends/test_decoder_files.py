@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from rerank_plugins import DecoderModel, Reranker
 from rerank_plugins.errors import ModelLoadError
-from tests.tiny_decoders import (
+from tests.helpers.tiny_decoders import (
     CHAT_TEMPLATE,
     decoder_tokenizer,
     save_classifier,

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from rerank_plugins import Reranker
-from rerank_plugins.types import FloatArray
-from rerank_plugins.types import TextPair
-from tests.families import CASES, Case
-from tests.tiny_models import TEXTS
+from rerank_plugins.types import FloatArray, TextPair
+from tests.helpers.families import CASES, Case
+from tests.helpers.tiny_models import TEXTS
 
 # Pairs that fit: beyond the reach the peers cut the query, and we do not.
 PAIRS = [

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from rerank_plugins import FlagModel, Reranker
-from rerank_plugins.types import TextPair
 from rerank_plugins.errors import InferenceError
-from tests.families import sentence_transformers_scores
-from tests.flag_reference import flag_scores
-from tests.tiny_flag import save_layerwise, save_lightweight
-from tests.tiny_models import TEXTS, save_reranker
+from rerank_plugins.types import TextPair
+from tests.helpers.families import sentence_transformers_scores
+from tests.helpers.flag_reference import flag_scores
+from tests.helpers.tiny_flag import save_layerwise, save_lightweight
+from tests.helpers.tiny_models import TEXTS, save_reranker
 
 LONG = " ".join(TEXTS * 20)
 

@@ -13,14 +13,13 @@ import pytest
 
 from rerank_plugins import FlagModel, RemoteModel, Reranker
 from rerank_plugins.config import Dtype
-from rerank_plugins.types import FloatArray
-from rerank_plugins.types import TextPair
 from rerank_plugins.errors import ConfigurationError
-from tests.remote.stand_in import TOKEN, StandIn
-from tests.tiny_decoders import save_logit_score
-from tests.tiny_flag import save_layerwise
-from tests.tiny_models import TEXTS, save_reranker
-from tests.tiny_modular import save_modular
+from rerank_plugins.types import FloatArray, TextPair
+from tests.helpers.fake_server import TOKEN, StandIn
+from tests.helpers.tiny_decoders import save_logit_score
+from tests.helpers.tiny_flag import save_layerwise
+from tests.helpers.tiny_models import TEXTS, save_reranker
+from tests.helpers.tiny_modular import save_modular
 
 pytestmark = pytest.mark.slow
 

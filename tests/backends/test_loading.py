@@ -25,7 +25,7 @@ from rerank_plugins.backends.hub import hub_answers
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.registry import close_engines
 from rerank_plugins.errors import ConfigurationError, MissingDependencyError, ModelLoadError
-from tests.tiny_models import TEXTS, WIDTHS, _unigram, change_config, save_reranker
+from tests.helpers.tiny_models import TEXTS, WIDTHS, _unigram, change_config, save_reranker
 
 SIZES: dict[str, Any] = {**WIDTHS}
 T5_SIZES: dict[str, Any] = {

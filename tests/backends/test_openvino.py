@@ -15,13 +15,13 @@ import pytest
 from rerank_plugins import BiEncoder, OpenVINOModel, Reranker
 from rerank_plugins.backends.hub import cross_encoder_folder
 from rerank_plugins.engine.backend import RoleText
-from rerank_plugins.types import TextPair
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
 from rerank_plugins.evaluation.datasets import read_beir
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
+from rerank_plugins.types import TextPair
 from tests.backends.test_bi_encoder import DOCUMENTS, PROMPTS, save_bi_encoder
 from tests.backends.test_parity import PAIRS, reference
-from tests.tiny_models import ARCHITECTURES, TEXTS, save_reranker
+from tests.helpers.tiny_models import ARCHITECTURES, TEXTS, save_reranker
 
 pytest.importorskip("rerank_plugins.backends.openvino.conversion", exc_type=ImportError)
 

@@ -16,9 +16,11 @@ import pytest
 from rerank_plugins import OpenVINOModel, Reranker
 from rerank_plugins.errors import MissingDependencyError
 from tests.backends.test_parity import PAIRS
-from tests.tiny_models import TEXTS, save_reranker
+from tests.helpers.tiny_models import TEXTS, save_reranker
 
-store: Any = pytest.importorskip("rerank_plugins.backends.openvino.conversion", exc_type=ImportError)
+store: Any = pytest.importorskip(
+    "rerank_plugins.backends.openvino.conversion", exc_type=ImportError
+)
 building: Any = pytest.importorskip("rerank_plugins.backends.openvino.conversion")
 openvino = store.openvino
 

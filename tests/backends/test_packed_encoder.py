@@ -21,10 +21,10 @@ from rerank_plugins.backends.bi_encoder import SentenceTransformerBiEncoder
 from rerank_plugins.backends.torch import packing as packed_encoder
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import RoleText
-from rerank_plugins.types import FloatArray
 from rerank_plugins.errors import EngineClosedError
-from tests.tiny_bi_encoders import save_dense
-from tests.tiny_models import TEXTS, WIDTHS
+from rerank_plugins.types import FloatArray
+from tests.helpers.tiny_bi_encoders import save_dense
+from tests.helpers.tiny_models import TEXTS, WIDTHS
 
 LENGTHS = [*TEXTS, "", "rain " * 70, "who wrote faust " * 30, "a"] * 8
 

@@ -16,13 +16,12 @@ from hypothesis import strategies as st
 
 from rerank_plugins.backends.torch import cross_encoder as torch_model
 from rerank_plugins.backends.torch.attention import Packing, attend
-from rerank_plugins.backends.torch.layers import seen_by_first
 from rerank_plugins.backends.torch.batch import Inputs, PackedBatch
-from rerank_plugins.backends.torch.layers import Linear
 from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
+from rerank_plugins.backends.torch.layers import Linear, seen_by_first
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.types import TextPair
-from tests.tiny_models import ARCHITECTURES, TEXTS, save_reranker
+from tests.helpers.tiny_models import ARCHITECTURES, TEXTS, save_reranker
 
 PACKED = ("bert", "electra", "roberta", "xlm-roberta", "modernbert")
 

@@ -10,9 +10,8 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from rerank_plugins import Reranker
-from rerank_plugins.types import FloatArray
-from rerank_plugins.types import TextPair
-from tests.tiny_models import ARCHITECTURES, TEXTS, save_reranker
+from rerank_plugins.types import FloatArray, TextPair
+from tests.helpers.tiny_models import ARCHITECTURES, TEXTS, save_reranker
 
 # Pairs that fit: beyond the reach the peers cut the query, and we do not.
 PAIRS = [

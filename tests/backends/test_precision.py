@@ -19,7 +19,7 @@ from rerank_plugins.backends.devices import resolve_device
 from rerank_plugins.backends.torch import loading as precision
 from rerank_plugins.config import Dtype
 from rerank_plugins.errors import ModelLoadError
-from tests.tiny_models import TEXTS, save_reranker
+from tests.helpers.tiny_models import TEXTS, save_reranker
 
 
 @pytest.fixture(autouse=True)

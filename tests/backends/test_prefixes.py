@@ -13,8 +13,8 @@ import torch
 from rerank_plugins import DecoderModel, Reranker
 from rerank_plugins.backends.decoder import forward
 from rerank_plugins.types import TextPair
-from tests.tiny_decoders import CONFIGS, save_logit_score
-from tests.tiny_models import TEXTS
+from tests.helpers.tiny_decoders import CONFIGS, save_logit_score
+from tests.helpers.tiny_models import TEXTS
 
 
 def backend_of(folder: Path, *, reuse: bool) -> Any:

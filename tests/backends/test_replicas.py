@@ -19,12 +19,11 @@ from rerank_plugins.backends.replicas import CrossEncoderReplicas
 from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import CrossEncoderBackend, Prepared
-from rerank_plugins.types import FloatArray
-from rerank_plugins.types import TextPair
 from rerank_plugins.errors import ConfigurationError, InferenceError, ModelLoadError
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.testing import FakeCrossEncoder
-from tests.tiny_models import TEXTS, save_reranker
+from rerank_plugins.types import FloatArray, TextPair
+from tests.helpers.tiny_models import TEXTS, save_reranker
 
 PAIRS = [(TEXTS[0], " ".join(TEXTS[:n])) for n in range(7)] * 40
 BATCH = [TextPair("red apple", "red apple"), TextPair("red apple", "blue sky")]

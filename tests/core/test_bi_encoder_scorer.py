@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from rerank_plugins import BiEncoder, BiEncoderScorer, Reranker
-from rerank_plugins.types import Task
 from rerank_plugins.errors import ConfigurationError, InvalidInputError, InvalidScoresError
 from rerank_plugins.testing import FakeBiEncoder
+from rerank_plugins.types import Task
 
 TEXTS = ["rain and sun", "sun", "hail", "sun", ""]
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from rerank_plugins import BiEncoder, Cascade, Ranking, Reranker, Stage
 from rerank_plugins.core.calibration import Calibrator
-from rerank_plugins.types import NOT_SCORED, Scored, Scorer, Task
 from rerank_plugins.errors import ConfigurationError, InferenceError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
-from tests.strategies import documents, queries
+from rerank_plugins.types import NOT_SCORED, Scored, Scorer, Task
+from tests.helpers.strategies import documents, queries
 
 
 def by_length(query: str, document: str) -> float:

@@ -9,7 +9,7 @@ from hypothesis import given
 
 from rerank_plugins.core.inputs import check_documents, check_query, check_two
 from rerank_plugins.errors import InvalidInputError
-from tests.strategies import documents, queries
+from tests.helpers.strategies import documents, queries
 
 
 @pytest.mark.parametrize("query", ["", " ", "\n\t ", "\u2003"])

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from rerank_plugins import Reranker
-from rerank_plugins.core.windows import Cutter
+from rerank_plugins.core.windows import Cutter, estimated_spans, split
 from rerank_plugins.types import TextPair
-from rerank_plugins.core.windows import estimated_spans, split
-from tests.tiny_decoders import save_logit_score
-from tests.tiny_models import save_reranker
+from tests.helpers.tiny_decoders import save_logit_score
+from tests.helpers.tiny_models import save_reranker
 
 CHINESE = "北京是中华人民共和国的首都。长城位于北京以北。故宫建于明朝。"
 THAI = "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทยและมีแม่น้ำเจ้าพระยาไหลผ่าน"

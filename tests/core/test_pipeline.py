@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 from rerank_plugins import BiEncoder, RankedDocument, Ranking, Reranker
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.engine.backend import Prepared
-from rerank_plugins.types import FloatArray
-from rerank_plugins.types import ModelIdentity
 from rerank_plugins.errors import ConfigurationError, InferenceError, InvalidInputError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
-from tests.core.helpers import FaultyCrossEncoder, GatedCrossEncoder, raise_for
-from tests.strategies import documents, queries, words
+from rerank_plugins.types import FloatArray, ModelIdentity
+from tests.helpers.engines import FaultyCrossEncoder, GatedCrossEncoder, raise_for
+from tests.helpers.strategies import documents, queries, words
 
 TEXTS = ["sun", "rain", "snow and rain", "wind", ""]
 some_queries = words.filter(bool) | queries

@@ -12,10 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rerank_plugins import RankedDocument, Ranking, Reranker
-from rerank_plugins.types import Window
 from rerank_plugins.core.windows import Spans, estimated_spans, split, thin_out
 from rerank_plugins.testing import FakeCrossEncoder
-from tests.strategies import any_text, documents, queries, words
+from rerank_plugins.types import Window
+from tests.helpers.strategies import any_text, documents, queries, words
 
 SENTENCES = "One two three. Four five six seven. Eight nine ten. Eleven twelve."
 long_words = st.lists(

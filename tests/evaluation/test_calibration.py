@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 
 from rerank_plugins.core.calibration import sigmoid
-from rerank_plugins.types import ModelIdentity
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
-from rerank_plugins.evaluation.calibration import (Bin, brier_score, cross_validated, expected_calibration_error, reliability_curve)
+from rerank_plugins.evaluation.calibration import (
+    Bin,
+    brier_score,
+    cross_validated,
+    expected_calibration_error,
+    reliability_curve,
+)
+from rerank_plugins.types import ModelIdentity
 
 MODEL = ModelIdentity("mini", None, "torch", "float32", 512)
 

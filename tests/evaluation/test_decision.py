@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.evaluation.decision import Floats, MIN_QUESTIONS, cheapest_good, decide, frontier
+from rerank_plugins.evaluation.decision import (
+    MIN_QUESTIONS,
+    Floats,
+    cheapest_good,
+    decide,
+    frontier,
+)
 
 COST = np.array([0.01, 0.05, 0.1, 0.2])
 BUDGET = 0.15

@@ -20,12 +20,18 @@ from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.backends.hub import cross_encoder_folder
 from rerank_plugins.cli.app import app
 from rerank_plugins.engine.backend import Prepared
-from rerank_plugins.types import FloatArray
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.evaluation import Plan, RetrievalSet, Setup, evaluate, from_documents, plan
 from rerank_plugins.evaluation.candidates import CandidatePool
-from rerank_plugins.evaluation.plan_setups import (ON_CPU, RerankStep, default_setups, langchain_code, llama_index_code)
+from rerank_plugins.evaluation.plan_setups import (
+    ON_CPU,
+    RerankStep,
+    default_setups,
+    langchain_code,
+    llama_index_code,
+)
 from rerank_plugins.testing import FakeCrossEncoder
+from rerank_plugins.types import FloatArray
 
 MINI = Setup("mini", backend="torch", dtype="float32", max_length=64)
 TEXTS = ["It rains.", "Goethe wrote Faust.", "Gounod composed the opera Faust.", "Tea is hot."]

@@ -22,8 +22,8 @@ from rerank_plugins.cli.app import app
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation import evaluate, from_documents, sweep
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
-from tests.core.helpers import PinnedBiEncoder, PinnedCrossEncoder
 from tests.evaluation.sets import QRELS, QUERIES, TEXTS, small_set
+from tests.helpers.engines import PinnedBiEncoder, PinnedCrossEncoder
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,7 +110,7 @@ SLOW = """
     from pathlib import Path
     from rerank_plugins import BiEncoder
     from rerank_plugins.evaluation import sweep
-    from tests.core.helpers import PinnedBiEncoder, PinnedCrossEncoder
+    from tests.helpers.engines import PinnedBiEncoder, PinnedCrossEncoder
     from tests.evaluation.sets import small_set
 
     class Slow(PinnedCrossEncoder):

@@ -19,10 +19,10 @@ from langchain_core.documents import Document
 from langchain_core.runnables import RunnableLambda
 
 from rerank_plugins.engine.backend import Prepared
-from rerank_plugins.types import FloatArray
 from rerank_plugins.errors import InvalidScoresError
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.testing import FakeCrossEncoder
+from rerank_plugins.types import FloatArray
 
 if TYPE_CHECKING:
     from tests.langchain.conftest import AsyncRecorder, Log, Recorder

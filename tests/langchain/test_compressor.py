@@ -15,10 +15,15 @@ from pydantic import ValidationError
 
 from rerank_plugins import Reranker
 from rerank_plugins.engine.backend import Prepared
-from rerank_plugins.types import FloatArray
-from rerank_plugins.errors import (ConfigurationError, InferenceError, InvalidInputError, InvalidScoresError)
+from rerank_plugins.errors import (
+    ConfigurationError,
+    InferenceError,
+    InvalidInputError,
+    InvalidScoresError,
+)
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.testing import FakeCrossEncoder
+from rerank_plugins.types import FloatArray
 
 QUERY = "red blue"
 

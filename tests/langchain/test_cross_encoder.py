@@ -16,12 +16,17 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import BaseModel, ValidationError
 
 from rerank_plugins import Reranker
-from rerank_plugins.types import ScoreScale
-from rerank_plugins.errors import (ConfigurationError, EngineClosedError, InferenceError, InvalidInputError, InvalidScoresError)
+from rerank_plugins.errors import (
+    ConfigurationError,
+    EngineClosedError,
+    InferenceError,
+    InvalidInputError,
+    InvalidScoresError,
+)
 from rerank_plugins.langchain import CrossEncoderCompressor, CrossEncoderModel, RerankRetriever
 from rerank_plugins.langchain._foreign import _WRAPPED, as_backend
-from rerank_plugins.testing import FakeCrossEncoder
-from rerank_plugins.testing import overlap
+from rerank_plugins.testing import FakeCrossEncoder, overlap
+from rerank_plugins.types import ScoreScale
 
 QUERY = "red blue"
 PAIRS = [(QUERY, "red sky"), (QUERY, "red blue"), ("green", "green"), (QUERY, "red sky")]

@@ -7,7 +7,12 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from rerank_plugins import Reranker
-from rerank_plugins.langchain import (BiEncoderEmbeddings, CrossEncoderCompressor, CrossEncoderModel, RerankRetriever)
+from rerank_plugins.langchain import (
+    BiEncoderEmbeddings,
+    CrossEncoderCompressor,
+    CrossEncoderModel,
+    RerankRetriever,
+)
 
 QUERY = "Which planet has the most moons?"
 TEXTS = [

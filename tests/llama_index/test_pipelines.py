@@ -20,9 +20,9 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import RetrieverTool
 
 from rerank_plugins.engine.backend import Prepared
-from rerank_plugins.types import FloatArray
 from rerank_plugins.llama_index import BiEncoderEmbedding, CrossEncoderPostprocessor
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
+from rerank_plugins.types import FloatArray
 
 Reported = Any  # the recorders of conftest.py
 

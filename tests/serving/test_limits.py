@@ -14,12 +14,11 @@ import httpx
 import pytest
 
 from rerank_plugins.engine.backend import Prepared
-from rerank_plugins.types import FloatArray
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.serving import ServerSettings, create_app
-from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
-from rerank_plugins.testing import overlap
-from tests.core.helpers import GatedCrossEncoder
+from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder, overlap
+from rerank_plugins.types import FloatArray
+from tests.helpers.engines import GatedCrossEncoder
 from tests.serving.live import QUESTION, TEXTS, TOKEN, Live, live
 from tests.serving.test_api import APIS, message
 

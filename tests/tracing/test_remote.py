@@ -13,11 +13,11 @@ from opentelemetry.trace import SpanKind, StatusCode
 from rerank_plugins import RemoteModel, Reranker
 from rerank_plugins.errors import RemoteError, RemoteStatusError
 from rerank_plugins.serving import ServerSettings
-from tests.cluster.live import wait_until
-from tests.remote.conftest import remote
-from tests.remote.schemas import Request
-from tests.remote.stand_in import TOKEN as OTHER_TOKEN
-from tests.remote.stand_in import Handler, StandIn, says
+from tests.backends.remote.conftest import remote
+from tests.backends.remote.schemas import Request
+from tests.helpers.fake_server import TOKEN as OTHER_TOKEN
+from tests.helpers.fake_server import Handler, StandIn, says
+from tests.ray.live import wait_until
 from tests.serving.live import QUESTION, TEXTS, TOKEN, Live, live
 from tests.tracing.conftest import Spans, identity, times, trace_of, values
 

@@ -23,13 +23,13 @@ from opentelemetry import trace
 from opentelemetry.trace import StatusCode
 
 from rerank_plugins import BiEncoder, Cascade, Reranker
+from rerank_plugins import tracing as names
 from rerank_plugins.errors import InferenceError
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
-from rerank_plugins import tracing as names
 from rerank_plugins.tracing import MOST_STEPS
-from tests.core.helpers import FaultyCrossEncoder, GatedCrossEncoder, out_of_memory_beyond
+from tests.helpers.engines import FaultyCrossEncoder, GatedCrossEncoder, out_of_memory_beyond
 from tests.tracing.conftest import Spans, times, trace_of, values
 
 QUERY = "who wrote faust"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-import numpy as np
-import torch
 from collections.abc import Sequence
 from dataclasses import replace
-from numpy.typing import NDArray
 from typing import Any, Final, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from rerank_plugins.backends.decoder.forward import LastToken
 from rerank_plugins.backends.decoder.loading import LoadedDecoder, load_decoder

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
 import numpy as np
 import torch
-from collections.abc import Callable, Sequence
 from numpy.typing import NDArray
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
-from typing import Any, Final, TypeAlias
 
 from rerank_plugins.backends.decoder.prompts import Ids, PromptedPair
 

@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
-import torch
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
-from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer)
 from typing import Any, Final, NamedTuple
 
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
 from rerank_plugins.backends.decoder.forward import Head
-from rerank_plugins.backends.decoder.prompts import (PromptTokenizer, Template, chat_template, family_template, plain_template)
+from rerank_plugins.backends.decoder.prompts import (
+    PromptTokenizer,
+    Template,
+    chat_template,
+    family_template,
+    plain_template,
+)
 from rerank_plugins.backends.families import PROMPTS, Prompt, family
-from rerank_plugins.backends.hub import (adapter_options, cross_encoder_folder, fingerprint, hub_options, locate, quiet_loading)
-from rerank_plugins.backends.model_files import (check_source, default_prompt, least_reach, read_json, read_modules)
+from rerank_plugins.backends.hub import (
+    adapter_options,
+    cross_encoder_folder,
+    fingerprint,
+    hub_options,
+    locate,
+    quiet_loading,
+)
+from rerank_plugins.backends.model_files import (
+    check_source,
+    default_prompt,
+    least_reach,
+    read_json,
+    read_modules,
+)
 from rerank_plugins.backends.model_specs import DecoderModel
 from rerank_plugins.backends.tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.loading import check_complete, check_head
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
+
 
 def answer_tokens(source: str, options: dict[str, Any]) -> list[int]:
     """Return the tokens that sentence-transformers' module LogitScore reads, if there is one.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Final, Protocol
+
+import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
-from typing import Any, Final, Protocol
 
 from rerank_plugins.backends.families import BOS, Prompt
 from rerank_plugins.backends.text import encodable

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel
-from typing import Any, Final
 
 from rerank_plugins._lazy import require
 from rerank_plugins.backends.decoder.loading import digest, open_source

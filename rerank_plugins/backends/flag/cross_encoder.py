@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import math
-import numpy as np
-import torch
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+import torch
 from safetensors import safe_open
 from torch.nn.utils.rnn import pad_sequence
-from transformers import (AutoConfig, Gemma2Config, Gemma2Model, GraniteConfig, GraniteModel)
+from transformers import AutoConfig, Gemma2Config, Gemma2Model, GraniteConfig, GraniteModel
 from transformers.masking_utils import create_causal_mask
 from transformers.utils.hub import cached_file
-from typing import Any, Final, cast
 
 from rerank_plugins._lazy import require
 from rerank_plugins.backends.decoder.cross_encoder import DecoderCrossEncoder, resolve_decoder
 from rerank_plugins.backends.decoder.forward import Head, LastToken, cache_argument
-from rerank_plugins.backends.decoder.loading import (LoadedDecoder, Source, digest, load_decoder, max_length_of_config, open_source)
-from rerank_plugins.backends.decoder.prompts import PromptTokenizer, PromptedPair, family_template
+from rerank_plugins.backends.decoder.loading import (
+    LoadedDecoder,
+    Source,
+    digest,
+    load_decoder,
+    max_length_of_config,
+    open_source,
+)
+from rerank_plugins.backends.decoder.prompts import PromptedPair, PromptTokenizer, family_template
 from rerank_plugins.backends.families import GEMMA, LIGHTWEIGHT, Prompt, family
-from rerank_plugins.backends.hub import (adapter_options, cross_encoder_folder, hub_options, locate, quiet_loading)
+from rerank_plugins.backends.hub import (
+    adapter_options,
+    cross_encoder_folder,
+    hub_options,
+    locate,
+    quiet_loading,
+)
 from rerank_plugins.backends.model_files import read_json
 from rerank_plugins.backends.model_specs import DecoderModel, FlagModel
 from rerank_plugins.backends.torch.loading import check_complete, check_head, max_length_of_model
 from rerank_plugins.backends.torch.tokenization import PairTokenizer, TokenPair
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
+
 
 class Compressed:
     """Scores batches of prompted pairs; some tokens of a document become one on the way.

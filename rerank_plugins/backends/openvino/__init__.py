@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from rerank_plugins.backends.openvino.conversion import silent_import
 
 # First of all, before anything else imports it: its telemetry starts when it is imported.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins.backends.bi_encoder import PROBES, SentenceTransformerBiEncoder
@@ -19,6 +20,7 @@ from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Prepared, RoleText, unit_vectors
 from rerank_plugins.errors import EngineClosedError
 from rerank_plugins.types import FloatArray
+
 
 class OpenVINOBiEncoder:
     """A sentence-transformers bi-encoder whose modules OpenVINO can compute.

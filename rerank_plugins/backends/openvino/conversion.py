@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import numpy as np
-import openvino
 import os
 import shutil
 import tempfile
@@ -14,13 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
-from huggingface_hub import cached_assets_path
 from importlib.metadata import version
-from numpy.typing import NDArray
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
 from typing import Any, Final, cast
+
+import numpy as np
+import openvino
+from huggingface_hub import cached_assets_path
+from numpy.typing import NDArray
 
 from rerank_plugins._lazy import require
 from rerank_plugins.backends.model_specs import OpenVINOModel

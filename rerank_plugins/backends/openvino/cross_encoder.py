@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import numpy as np
-import torch
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from numpy.typing import NDArray
 from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from rerank_plugins.backends.devices import resolve_local
 from rerank_plugins.backends.hub import quiet_loading

@@ -6,13 +6,14 @@ its use to a server.
 
 from __future__ import annotations
 
+import warnings
+from typing import Any, Protocol
+
 import openvino
 import torch
-import warnings
 from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from sentence_transformers import SentenceTransformer
-from typing import Any, Protocol
 
 from rerank_plugins.backends.torch.loading import first_position
 from rerank_plugins.backends.torch.modular import ModularModel

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-import openvino
 import threading
-import torch
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import openvino
+import torch
 from numpy.typing import NDArray
 from openvino import AsyncInferQueue, InferRequest
-from typing import Any, Final, NamedTuple
 
 from rerank_plugins.backends.torch.loading import is_small
 from rerank_plugins.config import ModelConfig

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import numpy as np
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from time import time
 from typing import Any, Final, Literal
+
+import numpy as np
 
 from rerank_plugins.errors import RemoteError
 from rerank_plugins.types import FloatArray, ScoreScale

@@ -8,17 +8,23 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final, TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rerank_plugins import __version__
 from rerank_plugins._lazy import require
 from rerank_plugins._tracing import remote_call
 from rerank_plugins.backends.remote.apis import excerpt, retry_after, scores_of
-from rerank_plugins.errors import (RemoteConnectionError, RemoteError, RemoteStatusError, RemoteTimeoutError)
+from rerank_plugins.errors import (
+    RemoteConnectionError,
+    RemoteError,
+    RemoteStatusError,
+    RemoteTimeoutError,
+)
 
 if TYPE_CHECKING:
     import httpx
     import tenacity
+
     from rerank_plugins._tracing import RemoteCall, Trace
     from rerank_plugins.backends.model_specs import RemoteModel
     from rerank_plugins.types import FloatArray

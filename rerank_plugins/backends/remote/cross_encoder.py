@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import numpy as np
 import threading
 import time
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import CancelledError, Future, TimeoutError as FutureTimeout
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, TypeVar, cast
+
+import numpy as np
 
 from rerank_plugins._tracing import Trace, current_trace
 from rerank_plugins.backends.model_specs import RemoteModel
@@ -20,8 +22,9 @@ from rerank_plugins.backends.remote.client import RemoteClient
 from rerank_plugins.backends.text import encodable
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Prepared
-from rerank_plugins.errors import (BatchError, ConfigurationError, EngineClosedError, RemoteError)
+from rerank_plugins.errors import BatchError, ConfigurationError, EngineClosedError, RemoteError
 from rerank_plugins.types import FloatArray, ModelIdentity, TextPair
+
 
 @dataclass(frozen=True, eq=False)
 class Call:

@@ -8,14 +8,14 @@ for each group of sequences of equal length, or plain products for each sequence
 
 from __future__ import annotations
 
-import torch
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 from typing import Final, TypeAlias, cast
 
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
 
 _LONGEST: Final = 512
 """Tokens of a sequence whose logits, which are held at once, take some megabytes."""

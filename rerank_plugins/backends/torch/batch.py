@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import threading
-import torch
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
+
+import numpy as np
+import torch
 
 from rerank_plugins.backends.devices import mapped_out_of_memory
 from rerank_plugins.backends.torch.attention import Packing, can_flash

@@ -8,9 +8,7 @@ threads MKL and OpenMP take is set for the threads of lanes alone, never for the
 from __future__ import annotations
 
 import ctypes
-import numpy as np
 import threading
-import torch
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
@@ -19,6 +17,9 @@ from heapq import heapify, heapreplace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, TypeAlias
+
+import numpy as np
+import torch
 
 from rerank_plugins.backends.torch.loading import is_small
 from rerank_plugins.engine.backend import Prepared

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import numpy as np
 import threading
-import torch
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from typing import Any, Final
 
+import numpy as np
+import torch
+
 from rerank_plugins.backends.tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.batch import Inputs, PackedBatch, longest_first
 from rerank_plugins.backends.torch.cpu_parallel import Lanes, lanes_for
-from rerank_plugins.backends.torch.loading import (PROBES, agrees, current_dtype, first_position, give_up_float16, head_in_float32, load_reranker, max_length_of_model, resolve_torch)
+from rerank_plugins.backends.torch.loading import (
+    PROBES,
+    agrees,
+    current_dtype,
+    first_position,
+    give_up_float16,
+    head_in_float32,
+    load_reranker,
+    max_length_of_model,
+    resolve_torch,
+)
 from rerank_plugins.backends.torch.packing import PackedModel, can_pack, has_bert_layers
 from rerank_plugins.backends.torch.tokenization import PairReader, PairTokenizer
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Prepared
 from rerank_plugins.errors import ConfigurationError, EngineClosedError
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale
+
 
 def check_optimize(config: ModelConfig, model: Any) -> None:  # noqa: ANN401
     """Check that a model can be optimized as configured.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-import torch
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
-from torch.nn.functional import layer_norm, scaled_dot_product_attention
 from typing import Any, Final, NamedTuple, TypeAlias
+
+import torch
+from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 from rerank_plugins.backends.torch.attention import Packing, attend
 from rerank_plugins.config import Optimize

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
 import numpy as np
 import torch
-from dataclasses import replace
-from transformers import (AutoConfig, AutoModelForSequenceClassification, AutoTokenizer)
-from typing import Any, Final, NamedTuple
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from rerank_plugins.backends.detection import own_prompts
 from rerank_plugins.backends.devices import resolve_local
-from rerank_plugins.backends.hub import (adapter_options, cross_encoder_folder, fingerprint, hub_options, locate, quiet_loading)
+from rerank_plugins.backends.hub import (
+    adapter_options,
+    cross_encoder_folder,
+    fingerprint,
+    hub_options,
+    locate,
+    quiet_loading,
+)
 from rerank_plugins.backends.model_files import check_source, is_modular, least_reach
 from rerank_plugins.backends.torch.modular import load_modular
 from rerank_plugins.config import Dtype, ModelConfig

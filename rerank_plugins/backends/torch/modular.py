@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, Final
+
+import torch
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from types import SimpleNamespace
-from typing import Any, Final
 
 from rerank_plugins.backends.model_files import check_modules
 from rerank_plugins.config import ModelConfig

@@ -7,11 +7,12 @@ model of 6 layers. Where keys and values are not needed either (``first_token.py
 
 from __future__ import annotations
 
-import torch
 from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from typing import Any, Final
 
 from rerank_plugins.backends.torch.attention import PACKED, Packing
 from rerank_plugins.backends.torch.batch import Inputs, PackedBatch, longest_first

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
+
+import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
