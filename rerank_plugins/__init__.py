@@ -13,12 +13,7 @@ from rerank_plugins import backends as _backends  # noqa: F401  (registers the l
 from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rerank_plugins.backends.model_specs import (
-        DecoderSpec,
-        FlagSpec,
-        OpenVINOSpec,
-        RemoteSpec,
-    )
+    from rerank_plugins.backends.model_specs import DecoderSpec, FlagSpec, OpenVINOSpec, RemoteSpec
     from rerank_plugins.core.bi_encoder import BiEncoder, BiEncoderScorer
     from rerank_plugins.core.cascade import Cascade, Stage
     from rerank_plugins.core.reranker import Reranker

@@ -13,12 +13,7 @@ from opentelemetry import trace as api
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from rerank_plugins import __version__
-from rerank_plugins._tracing import (
-    RemoteCall,
-    ServerCall,
-    Step,
-    within,
-)
+from rerank_plugins._tracing import RemoteCall, ServerCall, Step, within
 
 if TYPE_CHECKING:
     from rerank_plugins.config import RerankConfig
