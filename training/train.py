@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rerank_plugins.evaluation.evaluate import write_bytes
+from rerank_plugins.evaluation.evaluator import write_bytes
 from tqdm.auto import tqdm
 
 from benchmarks.environment import environment
