@@ -18,13 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins.backends.torch import cpu_parallel as module
-from rerank_plugins.backends.torch.cpu_parallel import CPUThreadPool, lanes_for, thread_limit
+from rerank_plugins.backends.torch.cpu_parallel import CPUThreadPool, create_thread_pool, thread_limiter
 from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.types import FloatArray, TextPair
 
-LIMIT = thread_limit()
+LIMIT = thread_limiter()
 can_limit = pytest.mark.skipif(LIMIT is None, reason="this torch has not MKL's own function")
 
 
@@ -151,7 +151,7 @@ def test_scores_are_those_of_one_thread(dtype: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     config = ModelConfig("mini", backend="torch", dtype=dtype, device="cpu")
     laned = TorchCrossEncoder(TorchCrossEncoder.resolve(config))
-    monkeypatch.setattr(module, "thread_limit", lambda: None)
+    monkeypatch.setattr(module, "thread_limiter", lambda: None)
     plain = TorchCrossEncoder(TorchCrossEncoder.resolve(config))
     pairs = [TextPair("who wrote it", "a book of Goethe " * (1 + n % 17)) for n in range(50)]
     batch = plain.prepare(pairs)
@@ -165,7 +165,7 @@ def test_scores_are_those_of_one_thread(dtype: Any, monkeypatch: pytest.MonkeyPa
 
 def test_one_core_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert lanes_for(torch.nn.Linear(2, 2), "small") is None
+    assert create_thread_pool(torch.nn.Linear(2, 2), "small") is None
 
 
 AT_EXIT = r"""

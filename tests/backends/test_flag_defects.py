@@ -33,13 +33,13 @@ def reranker(tmp_path: Path) -> Reranker:
 
 def test_no_batch_is_computed_twice(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
     backend: Any = reranker.engine.backend
-    usual, seen = backend._forward, []
+    usual, seen = backend._compute, []
 
     def counted(batch: Any) -> Any:
         seen.append(len(batch))
         return usual(batch)
 
-    monkeypatch.setattr(backend, "_forward", counted)
+    monkeypatch.setattr(backend, "_compute", counted)
     reranker.rank("rain", TEXTS)
     assert sum(seen) == len(TEXTS)
 
@@ -53,7 +53,7 @@ def test_an_error_is_told_at_once(reranker: Reranker, monkeypatch: pytest.Monkey
         message = "the driver is gone"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(reranker.engine.backend, "_forward", broken)
+    monkeypatch.setattr(reranker.engine.backend, "_compute", broken)
     with pytest.raises(InferenceError, match="the driver is gone"):
         reranker.rank("rain", ["a"])
     assert len(calls) <= 2

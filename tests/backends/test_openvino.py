@@ -122,7 +122,7 @@ def test_what_cannot_be_computed_is_refused(
 def test_what_the_cpu_cannot_compute_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime: Any = pytest.importorskip("rerank_plugins.backends.openvino.runtime")
     monkeypatch.setitem(runtime._CAPABILITIES, "float16", "none")  # as on most CPUs
-    with pytest.raises(ConfigurationError, match="does not compute that"):
+    with pytest.raises(ConfigurationError, match="does not compute on this CPU"):
         Reranker(backend="openvino", dtype="float16").warm_up()
 
 
@@ -153,16 +153,16 @@ def test_modules_that_are_not_known_are_refused(tmp_path: Path) -> None:
 
 
 def test_groups_hold_every_row_once_and_waste_little() -> None:
-    from rerank_plugins.backends.openvino.runtime import groups  # noqa: PLC0415  (after the skip)
+    from rerank_plugins.backends.openvino.batching import group_rows  # noqa: PLC0415  (after the skip)
 
     lengths = [int(one) for one in np.random.default_rng(3).integers(1, 513, 200)]
-    parts = groups(lengths, 500, 2)
+    parts = group_rows(lengths, 500, 2)
     assert sorted(row for part in parts for row in part.rows) == list(range(200))
     for part in parts:
         assert len(part.rows) in (1, 2, 4)
         longest = max(min(lengths[row], 500) for row in part.rows)
         assert part.width == 500 or longest <= part.width < longest + 16
-    assert len(groups([100] * 4, 512, 4)) == 4, "every stream gets something"
+    assert len(group_rows([100] * 4, 512, 4)) == 4, "every stream gets something"
 
 
 def test_threads_share_an_engine_that_unloads_when_idle(tmp_path: Path) -> None:

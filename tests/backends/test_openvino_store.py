@@ -18,11 +18,11 @@ from rerank_plugins.errors import MissingDependencyError
 from tests.backends.test_parity import PAIRS
 from tests.helpers.tiny_models import TEXTS, save_reranker
 
-store: Any = pytest.importorskip(
-    "rerank_plugins.backends.openvino.conversion", exc_type=ImportError
+model_cache: Any = pytest.importorskip(
+    "rerank_plugins.backends.openvino.model_cache", exc_type=ImportError
 )
-building: Any = pytest.importorskip("rerank_plugins.backends.openvino.conversion")
-openvino = store.openvino
+conversion: Any = pytest.importorskip("rerank_plugins.backends.openvino.conversion")
+openvino = model_cache.openvino
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_model_is_converted_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = score(folder, tmp_path)
-    monkeypatch.setattr(building, "to_openvino", lambda _: never())
+    monkeypatch.setattr(conversion, "to_openvino", lambda _: never())
     np.testing.assert_array_equal(score(folder, tmp_path), first)
     assert len(kept(tmp_path)) == 1
 
@@ -81,11 +81,11 @@ def test_what_a_model_depends_on_is_in_its_key(tmp_path: Path) -> None:
 
 
 def test_the_maker_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = store.store_key({"versions": {"openvino": "1"}})
-    assert before == store.store_key({"versions": {"openvino": "1"}})
-    assert before != store.store_key({"versions": {"openvino": "2"}})
-    monkeypatch.setattr(store, "_CODE", store._CODE[:1])
-    assert before != store.store_key({"versions": {"openvino": "1"}}), "the code counts"
+    before = model_cache.cache_key({"versions": {"openvino": "1"}})
+    assert before == model_cache.cache_key({"versions": {"openvino": "1"}})
+    assert before != model_cache.cache_key({"versions": {"openvino": "2"}})
+    monkeypatch.setattr(model_cache, "_CODE", model_cache._CODE[:1])
+    assert before != model_cache.cache_key({"versions": {"openvino": "1"}}), "the code counts"
 
 
 def flip(home: Path) -> None:
@@ -116,7 +116,7 @@ def test_damage_is_seen_and_mended(
     wanted = score(folder, tmp_path)
     damage(kept(tmp_path)[0])
     np.testing.assert_array_equal(score(folder, tmp_path), wanted)
-    assert "is built anew" in caplog.text
+    assert "is rebuilt" in caplog.text
     caplog.clear()
     np.testing.assert_array_equal(score(folder, tmp_path), wanted)
     assert caplog.text == ""
@@ -129,11 +129,11 @@ def test_a_model_stands_there_whole_or_not_at_all(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_to_disk", full)
-        assert adds(store.stored_model(tmp_path, "key", lambda: add(1))) == 1, "used all the same"
+        patch.setattr(model_cache, "_sync", full)
+        assert adds(model_cache.load_or_build(tmp_path, "key", lambda: add(1))) == 1, "used all the same"
         assert list(tmp_path.iterdir()) == []
-    store.stored_model(tmp_path, "key", lambda: add(2))
-    assert adds(store.stored_model(tmp_path, "key", never)) == 2
+    model_cache.load_or_build(tmp_path, "key", lambda: add(2))
+    assert adds(model_cache.load_or_build(tmp_path, "key", never)) == 2
 
 
 def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path) -> No
         path.mkdir()
         (path / "model.bin").write_bytes(b"half")
     os.utime(left, (0, 0))
-    store.stored_model(tmp_path, "key", lambda: add(1))
+    model_cache.load_or_build(tmp_path, "key", lambda: add(1))
     assert sorted(path.name for path in tmp_path.iterdir()) == [".written", "key"]
 
 
@@ -151,12 +151,12 @@ def test_a_folder_that_cannot_be_made_keeps_nothing_and_costs_no_score(
 ) -> None:
     (tmp_path / "rerank_plugins").write_text("a file where a folder should be")
     np.testing.assert_allclose(score(folder, tmp_path), score(folder, tmp_path / "other"))
-    assert "is not kept" in caplog.text
+    assert "is not cached" in caplog.text
 
 
 def test_many_may_build_the_same_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        calls = [pool.submit(store.stored_model, tmp_path, "key", lambda: add(3)) for _ in range(4)]
+        calls = [pool.submit(model_cache.load_or_build, tmp_path, "key", lambda: add(3)) for _ in range(4)]
         assert [adds(call.result()) for call in calls] == [3] * 4
     assert [one.name for one in tmp_path.iterdir()] == ["key"]
 

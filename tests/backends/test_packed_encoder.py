@@ -107,8 +107,8 @@ def test_a_vector_does_not_depend_on_its_batch(tmp_path: Path, dtype: str, off: 
 def test_a_closed_model_has_no_threads_and_says_so(tmp_path: Path) -> None:
     backend = load(save_dense("bert", tmp_path))
     embed(backend, LENGTHS)
-    lanes = backend._packed.lanes if backend._packed else None
-    threads = lanes.threads if lanes else ()
+    pool = backend._packed.thread_pool if backend._packed else None
+    threads = pool.threads if pool else ()
     assert all(thread.is_alive() for thread in threads)
     backend.close()
     for thread in threads:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from rerank_plugins.backends.torch import cross_encoder as torch_model
 from rerank_plugins.backends.torch.attention import Packing, attend
-from rerank_plugins.backends.torch.batch import Inputs, PackedBatch
+from rerank_plugins.backends.torch.batch import BatchBuilder, PackedBatch
 from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
-from rerank_plugins.backends.torch.layers import Linear, seen_by_first
+from rerank_plugins.backends.torch.layers import Linear, attend_cls_only
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.types import TextPair
 from tests.helpers.tiny_models import ARCHITECTURES, TEXTS, save_reranker
@@ -117,13 +117,13 @@ def test_a_wrong_packing_is_found_at_load_and_not_used(
     folder = save_reranker("xlm-roberta", tmp_path)
     right = load(folder)
     pairs = [TextPair(TEXTS[0], document) for document in TEXTS]
-    usual = Inputs
+    usual = BatchBuilder
 
-    def from_zero(*args: Any, first: int, **kwargs: Any) -> Inputs:
-        assert first == 2
-        return usual(*args, first=0, **kwargs)
+    def from_zero(*args: Any, first_position: int, **kwargs: Any) -> BatchBuilder:
+        assert first_position == 2
+        return usual(*args, first_position=0, **kwargs)
 
-    monkeypatch.setattr(torch_model, "Inputs", from_zero)
+    monkeypatch.setattr(torch_model, "BatchBuilder", from_zero)
     with caplog.at_level(logging.WARNING, "rerank_plugins"):
         fallen_back = load(folder)
     assert fallen_back.is_padded
@@ -145,7 +145,7 @@ def test_attention_stays_within_each_sequence(lengths: list[int], window: int | 
     query, key, value = (torch.randn(sum(lengths), 2, 4, generator=generator) for _ in range(3))
     seen = attend(query, key, value, packing, sliding_window=window)
     rows = []
-    for start, length in zip(packing.firsts.tolist(), lengths, strict=True):
+    for start, length in zip(packing.starts.tolist(), lengths, strict=True):
         part = slice(start, start + length)
         dots = torch.einsum("qhd,khd->hqk", query[part], key[part]) / 2
         if window is not None:
@@ -165,11 +165,11 @@ def test_first_tokens_see_what_keys_and_values_of_all_tokens_would_show(lengths:
     mixing = Linear(
         torch.randn(12, 36, generator=generator) / 3, torch.randn(36, generator=generator)
     )
-    seen = seen_by_first(mixing, hidden, packing, heads=(3, 4), scaling=0.5)
+    seen = attend_cls_only(mixing, hidden, packing, heads=(3, 4), scaling=0.5)
     query, key, value = (
         part.view(-1, 3, 4) for part in (hidden @ mixing.weight + mixing.bias).chunk(3, 1)
     )
-    wanted = attend(query, key, value, packing, scaling=0.5)[packing.firsts]
+    wanted = attend(query, key, value, packing, scaling=0.5)[packing.starts]
     torch.testing.assert_close(seen, wanted.flatten(1), rtol=0, atol=1e-5)
 
 

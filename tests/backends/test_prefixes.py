@@ -25,13 +25,13 @@ def backend_of(folder: Path, *, reuse: bool) -> Any:
 def watch(backend: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return how many tokens each call of the model reads, padding included."""
     seen: list[int] = []
-    base = backend._forward._base
+    base = backend._compute._base
 
     def counted(input_ids: torch.Tensor, **kwargs: Any) -> Any:
         seen.append(input_ids.numel())
         return base(input_ids=input_ids, **kwargs)
 
-    monkeypatch.setattr(backend._forward, "_base", counted)
+    monkeypatch.setattr(backend._compute, "_base", counted)
     return seen
 
 
@@ -39,7 +39,7 @@ def watch(backend: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_batch_of_many_queries(architecture: str, tmp_path: Path) -> None:
     folder = save_logit_score(architecture, tmp_path)
     kept, whole = backend_of(folder, reuse=True), backend_of(folder, reuse=False)
-    assert kept._forward.reuse
+    assert kept._compute.reuse
     pairs = [TextPair(query, text) for query in TEXTS[:3] for text in (*TEXTS, "", " \n a")]
     pairs += [TextPair("asked once", "rain")]
     prepared = kept.prepare(pairs)
@@ -64,9 +64,9 @@ def test_the_prefix_is_computed_once_a_request(
 
 def test_few_prefixes_are_kept(tmp_path: Path) -> None:
     backend = backend_of(save_logit_score("qwen3", tmp_path), reuse=True)
-    for number in range(3 * forward._KEPT_PREFIXES):
+    for number in range(3 * forward._MAX_PREFIXES):
         backend.run(backend.prepare([TextPair(f"query {number}", text) for text in ("a", "b")]))
-    assert len(backend._forward._prefixes) == forward._KEPT_PREFIXES
+    assert len(backend._compute._prefixes) == forward._MAX_PREFIXES
 
 
 def test_a_wrong_prefix_is_found_at_load_and_none_is_kept(
@@ -74,15 +74,15 @@ def test_a_wrong_prefix_is_found_at_load_and_none_is_kept(
 ) -> None:
     folder = save_logit_score("qwen3", tmp_path)
     right = backend_of(folder, reuse=False)
-    usual = forward.LastToken._prefix
+    usual = forward.LastTokenScorer._prefix
 
     def wrong(self: Any, key: bytes) -> Any:
         return [(keys * 2, values) for keys, values in usual(self, key)]
 
-    monkeypatch.setattr(forward.LastToken, "_prefix", wrong)
+    monkeypatch.setattr(forward.LastTokenScorer, "_prefix", wrong)
     with caplog.at_level(logging.WARNING, "rerank_plugins"):
         backend = backend_of(folder, reuse=True)
-    assert not backend._forward.reuse
-    assert "none is kept" in caplog.text
+    assert not backend._compute.reuse
+    assert "no prefix is cached" in caplog.text
     prepared = backend.prepare([TextPair("rain", text) for text in TEXTS])
     np.testing.assert_allclose(backend.run(prepared), right.run(prepared), rtol=0, atol=1e-5)

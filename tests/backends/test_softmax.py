@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from rerank_plugins.backends.torch.attention import Packing, attend, attend_unshifted
+from rerank_plugins.backends.torch.attention import Packing, attend, attend_without_max_subtraction
 
 HEADS, WIDTH = 3, 8
 SCALING = 0.4
@@ -55,7 +55,7 @@ def test_short_ones_of_one_length_and_very_long_ones_are_left() -> None:
     lengths = [600, 130, 130, 50, 40, 40, 40]
     query, key, value = parts(sum(lengths))
     out = torch.zeros_like(query)
-    left = attend_unshifted(query, key, value, packing(lengths).groups, scaling=SCALING, out=out)
+    left = attend_without_max_subtraction(query, key, value, packing(lengths).groups, scaling=SCALING, out=out)
     assert [(count, length) for _, count, length in left] == [(1, 600), (3, 40)]
     assert (out.abs().sum((1, 2)) > 0).tolist() == [False] * 600 + [True] * 310 + [False] * 120
 
@@ -68,7 +68,7 @@ def test_extreme_logits_are_computed_with_a_shift(spread: float, sign: int) -> N
     query, key = query.abs() * sign, key.abs()
     groups = packing([120]).groups
     out = torch.empty_like(query)
-    assert attend_unshifted(query, key, value, groups, scaling=SCALING, out=out) == groups
+    assert attend_without_max_subtraction(query, key, value, groups, scaling=SCALING, out=out) == groups
     seen = attend(query, key, value, packing([120]), scaling=SCALING)
     assert np.isfinite(seen.numpy()).all()
     torch.testing.assert_close(seen, wanted([120], query, key, value), rtol=1e-4, atol=1e-4)
@@ -81,11 +81,11 @@ def test_what_is_not_finite_is_not_hidden(value: float) -> None:
     query[7] = value
     groups = packing([120]).groups
     out = torch.empty_like(query)
-    assert attend_unshifted(query, key, values, groups, scaling=SCALING, out=out) == groups
+    assert attend_without_max_subtraction(query, key, values, groups, scaling=SCALING, out=out) == groups
 
 
 def test_half_precision_is_left_to_the_fused_kernel() -> None:
     query, key, value = (part.bfloat16() for part in parts(120))
     groups = packing([120]).groups
     out = torch.empty_like(query)
-    assert attend_unshifted(query, key, value, groups, scaling=SCALING, out=out) == groups
+    assert attend_without_max_subtraction(query, key, value, groups, scaling=SCALING, out=out) == groups
