@@ -1,4 +1,4 @@
-"""Prompts that a model's own configuration asks for."""
+"""Prompts of a model's own configuration."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_prompts_of_the_models_configuration_are_used(tmp_path: Path) -> None:
         ({"prompts": {"query": "", "document": "d: "}}, {"document": "d: "}),
     ],
 )
-def test_what_is_read(settings: object, expected: dict[str, str], tmp_path: Path) -> None:
+def test_prompts_are_read(settings: object, expected: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings))
     assert own_prompts(str(tmp_path), {}) == expected
 
 
 @pytest.mark.parametrize("text", ["[]", '{"prompts": 3}', "{", '{"prompts": ["a"]}'])
-def test_an_odd_file_is_refused(text: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "config_sentence_transformers.json").write_text(text)
     with pytest.raises(ModelLoadError, match="cannot be read"):
         own_prompts(str(tmp_path), {})

@@ -214,8 +214,8 @@ def fold_biases(layers: list[Layer]) -> list[Layer]:
     """Return equivalent layers in which each norm adds the bias of the next residual sum.
 
     If the residual stream already contains the bias of the product that is added to it next,
-    adding that product takes one pass less over all states. The norm before adds the bias, and the
-    projection that reads the norm's output subtracts it in its own bias. The input of the first
+    adding that product takes one pass less over all states. The preceding norm adds the bias, and
+    the projection that reads its output subtracts it in its own bias. The input of the first
     layer must have ``attention_output.bias`` added.
     """
     folded = [

@@ -168,7 +168,9 @@ def model_cache() -> Any:
 
 
 @fuzz(few=4, many=100, number=st.integers(0, 2), data=st.data())
-def test_damaged_conversions_are_built_anew(model_cache: Any, number: int, data: st.DataObject) -> None:
+def test_damaged_conversions_are_built_anew(
+    model_cache: Any, number: int, data: st.DataObject
+) -> None:
     openvino = model_cache.openvino
     built = []
 
