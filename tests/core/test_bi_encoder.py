@@ -40,14 +40,14 @@ def test_every_text_is_encoded_across_chunks(count: int) -> None:
 
 def test_each_role_has_its_prompt() -> None:
     backend = FakeBiEncoder()
-    encoder = BiEncoder(backend, query_prompt="ask: ", document_prompt="read: ")
+    encoder = BiEncoder(backend, prompts={"query": "ask: ", "document": "read: "})
     encoder.encode_query(["rain"])
     encoder.encode_document(["rain"])
     assert backend.batches == [["ask: rain"], ["read: rain"]]
 
 
 async def test_async_equals_sync() -> None:
-    encoder = BiEncoder(FakeBiEncoder(), query_prompt="ask: ")
+    encoder = BiEncoder(FakeBiEncoder(), prompts={"query": "ask: "})
     texts = ["rain", "", "snow and wind"]
     np.testing.assert_array_equal(await encoder.aencode_query(texts), encoder.encode_query(texts))
     np.testing.assert_array_equal(

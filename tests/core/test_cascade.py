@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins import BiEncoder, Cascade, Ranking, Reranker, Stage
+from rerank_plugins import BiEncoder, Cascade, Ranking, Reranker, Stage, Windows
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.errors import ConfigurationError, InferenceError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
@@ -132,7 +132,7 @@ def test_truncated_and_scale_are_those_of_the_last_stage() -> None:
 
 
 def test_windows_of_the_last_stage() -> None:
-    long = Reranker(FakeCrossEncoder(max_length=12), long_documents="windows", window_overlap=0)
+    long = Reranker(FakeCrossEncoder(max_length=12), long_documents=Windows(overlap=0))
     cascade = Cascade([(Reranker(CHEAP), 1), long])
     text = "hail " * 10 + "rain"
     ranking = cascade.rank("rain", [text, "rain"])
@@ -286,7 +286,7 @@ def test_a_stage_out_of_time_is_never_sure() -> None:
         ({"deadline_ms": 10}, "deadline_ms"),
         ({"fusion": "rrf"}, "fusion"),
         ({"on_error": "passthrough"}, "on_error"),
-        ({"drop_similar": 0.9}, "drop_similar"),
+        ({"dedup": 0.9}, "dedup"),
     ],
 )
 def test_a_rerankers_policy_is_refused(settings: dict[str, Any], named: str) -> None:
@@ -296,7 +296,7 @@ def test_a_rerankers_policy_is_refused(settings: dict[str, Any], named: str) -> 
 
 def test_a_calibrator_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="sets calibrator"):
-        Stage(Reranker(DEAR, calibrator=CALIBRATOR))
+        Stage(Reranker(DEAR, activation=CALIBRATOR))
 
 
 @pytest.mark.parametrize("policy", [{"score_threshold": 0.5}, {"calibrator": CALIBRATOR}])
