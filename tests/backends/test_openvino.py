@@ -81,7 +81,7 @@ def test_float32_embeddings_equal_the_reference(prompts: str, tmp_path: Path) ->
     folder = save_bi_encoder(tmp_path, PROMPTS[prompts])
     reference_encoder = BiEncoder(folder, dtype="float32", backend="sentence-transformers")
     encoder = BiEncoder(folder, dtype="float32", backend="openvino")
-    for role in ("encode_queries", "encode_documents"):
+    for role in ("encode_query", "encode_document"):
         vectors, expected = (
             getattr(model, role)(DOCUMENTS) for model in (encoder, reference_encoder)
         )

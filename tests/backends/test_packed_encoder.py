@@ -135,6 +135,6 @@ def test_gpu_embeddings_equal_cpu_embeddings(tmp_path: Path, pooling: str) -> No
 
 def test_the_engine_plans_without_padding() -> None:
     with BiEncoder() as encoder:
-        encoder.encode_documents(["rain", "rain " * 200] * 4)
+        encoder.encode_document(["rain", "rain " * 200] * 4)
         stats = encoder.engine.stats()
     assert stats.padding_share == 0

@@ -176,8 +176,8 @@ def test_bi_encoder_replicas_embed_the_same() -> None:
     single, double = (
         BiEncoder(device=device, dtype="float32") for device in ("cpu", ["cpu", "cpu"])
     )
-    vectors = double.encode_documents(texts)
-    np.testing.assert_allclose(vectors, single.encode_documents(texts), rtol=0, atol=1e-5)
+    vectors = double.encode_document(texts)
+    np.testing.assert_allclose(vectors, single.encode_document(texts), rtol=0, atol=1e-5)
     double.close()
 
 

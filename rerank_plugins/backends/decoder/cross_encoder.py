@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final, cast
 
 import numpy as np
@@ -38,7 +37,7 @@ def resolve_decoder(config: ModelConfig) -> ModelConfig:
     """
     resolved = resolve_local(config)
     if config.dtype == "auto" and str(resolved.device).startswith("cuda"):
-        return replace(resolved, dtype="bfloat16")
+        return resolved.replace(dtype="bfloat16")
     return resolved
 
 
@@ -62,10 +61,10 @@ class DecoderCrossEncoder(PairTokenizerMixin):
         Raises:
             ModelLoadError: If there is no such model, or its files do not describe a reranker.
         """
-        settings = cast("DecoderSpec | None", config.settings) or DecoderSpec(config.model)
-        loaded = load_decoder(config, settings)
+        spec = cast("DecoderSpec | None", config.spec) or DecoderSpec(config.model)
+        loaded = load_decoder(config, spec)
         self._set_up(config, loaded.pairs, loaded.max_seq_length, loaded.fingerprint)
-        self._use_last_token(loaded, reuse=settings.prefix_reuse)
+        self._use_last_token(loaded, reuse=spec.prefix_reuse)
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""

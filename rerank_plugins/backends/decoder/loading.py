@@ -109,13 +109,13 @@ def open_source(
 
 
 def load_decoder(
-    config: ModelConfig, settings: DecoderSpec, prompt: Prompt | None = None
+    config: ModelConfig, spec: DecoderSpec, prompt: Prompt | None = None
 ) -> LoadedDecoder:
     """Load the model of a resolved configuration.
 
     Args:
         config: The configuration.
-        settings: Further settings of the model.
+        spec: Further settings of the model.
         prompt: Replaces the prompt of the model's files or family.
 
     Raises:
@@ -128,8 +128,8 @@ def load_decoder(
         classifier = any(name.endswith(_CLASSIFIER) for name in architectures)
         if classifier:
             validate_head(model_config, config.model)
-        prompt = prompt or _family_prompt(config.model, settings)
-        template, answers = _template(config.model, source, settings, prompt, classifier=classifier)
+        prompt = prompt or _family_prompt(config.model, spec)
+        template, answers = _template(config.model, source, spec, prompt, classifier=classifier)
         cls = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
         model = load_weights(cls, source.name, config, source.options)
     return LoadedDecoder(
@@ -137,7 +137,7 @@ def load_decoder(
         _classifier_head(model) if classifier else _answer_head(model, answers),
         PromptTokenizer(template, source.rust, config.model),
         config_max_seq_length(model.config, source.tokenizer),
-        digest(source.name, config, settings.instruction, prompt),
+        digest(source.name, config, spec.instruction, prompt),
     )
 
 
@@ -149,29 +149,29 @@ def digest(source: str, config: ModelConfig, *others: object) -> str:
     return blake2b(f"{files}{others}".encode(), digest_size=32).hexdigest()
 
 
-def _family_prompt(model: str, settings: DecoderSpec) -> Prompt | None:
-    """Return the prompt of the family that the settings or the model's name determine.
+def _family_prompt(model: str, spec: DecoderSpec) -> Prompt | None:
+    """Return the prompt of the family that the spec or the model's name determine.
 
     Raises:
         ConfigurationError: If there is an instruction, and the prompt does not take one.
     """
     known = family(model)
-    prompt = known.prompt if settings.family == "auto" and known else PROMPTS.get(settings.family)
+    prompt = known.prompt if spec.family == "auto" and known else PROMPTS.get(spec.family)
     if prompt is None:
         return None
-    if settings.instruction is not None and not prompt.takes_instructions:
+    if spec.instruction is not None and not prompt.takes_instructions:
         message = (
-            f"instruction is {settings.instruction!r}, and the prompt of {model!r} takes no "
+            f"instruction is {spec.instruction!r}, and the prompt of {model!r} takes no "
             "instruction. Set instruction to None."
         )
         raise ConfigurationError(message)
-    return prompt.with_instruction(settings.instruction)
+    return prompt.with_instruction(spec.instruction)
 
 
 def _template(
     model: str,
     source: ModelSource,
-    settings: DecoderSpec,
+    spec: DecoderSpec,
     prompt: Prompt | None,
     *,
     classifier: bool,
@@ -182,11 +182,11 @@ def _template(
         return family_template(source.tokenizer, source.rust, prompt), ids
     answers = read_answer_tokens(source.name, source.options)
     if answers or (classifier and source.tokenizer.chat_template):
-        instruction = settings.instruction or default_prompt(source.name, source.options)
+        instruction = spec.instruction or default_prompt(source.name, source.options)
         arguments = read_template_arguments(source.name, source.options)
         template = chat_template(source.tokenizer, source.rust, model, instruction, arguments)
         return template, answers
-    if settings.instruction is not None or not classifier:
+    if spec.instruction is not None or not classifier:
         message = (
             f"{model!r} is a language model whose files do not describe how it reranks. Give "
             'DecoderSpec(..., family="qwen3"), or another family whose prompt it was trained with.'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -57,39 +56,39 @@ class FlagCrossEncoder(DecoderCrossEncoder):
             MissingDependencyError: If the variant is ``"encoder-only"`` and the extra ``flag``
                 is not installed.
         """
-        settings = cast("FlagSpec | None", config.settings) or FlagSpec(config.model)
-        variant = settings.variant if settings.variant != "auto" else _detect_variant(config)
+        spec = cast("FlagSpec | None", config.spec) or FlagSpec(config.model)
+        variant = spec.variant if spec.variant != "auto" else _detect_variant(config)
         if variant == "encoder-only":
-            settings.refuse(variant, *_EARLY_EXIT, *_COMPRESSION, *_PROMPT)
+            spec.refuse(variant, *_EARLY_EXIT, *_COMPRESSION, *_PROMPT)
             encoder = FlagEncoder(config)
             self._set_up(config, encoder.pairs, encoder.max_seq_length, encoder.fingerprint)
             self._compute = encoder
             return
         if variant == "decoder-only":
-            settings.refuse(variant, *_EARLY_EXIT, *_COMPRESSION)
-            spec = DecoderSpec(config.model, family="gemma")
-            loaded = load_decoder(config, spec, customize_prompt(GEMMA, settings))
+            spec.refuse(variant, *_EARLY_EXIT, *_COMPRESSION)
+            gemma = DecoderSpec(config.model, family="gemma")
+            loaded = load_decoder(config, gemma, customize_prompt(GEMMA, spec))
         elif variant == "layerwise":
-            settings.refuse(variant, *_COMPRESSION)
-            loaded = load_layerwise(config, settings)
+            spec.refuse(variant, *_COMPRESSION)
+            loaded = load_layerwise(config, spec)
         else:
-            loaded = load_lightweight(config, settings)
+            loaded = load_lightweight(config, spec)
         self._set_up(config, loaded.pairs, loaded.max_seq_length, loaded.fingerprint)
         if variant == "lightweight":
             base, head = loaded.base.to(self.device), loaded.head.to(self.device)
-            layers, ratio = settings.compress_layers, settings.compress_ratio
+            layers, ratio = spec.compress_layers, spec.compress_ratio
             self._compute = CompressingScorer(base, head, self.device, layers, ratio)
         else:
             self._use_last_token(loaded, reuse=True)
 
     @staticmethod
     def resolve(config: ModelConfig) -> ModelConfig:
-        """Choose device and data type, and add default settings; see ``resolve_decoder``.
+        """Choose device and data type, and add a default spec; see ``resolve_decoder``.
 
         Raises:
             ConfigurationError: If the device is not on this machine.
         """
-        return resolve_decoder(replace(config, settings=config.settings or FlagSpec(config.model)))
+        return resolve_decoder(config.replace(spec=config.spec or FlagSpec(config.model)))
 
 
 class FlagEncoder:
@@ -144,8 +143,8 @@ def _detect_variant(config: ModelConfig) -> str:
     """
     source = locate(config, cross_encoder_folder)
     with quiet_loading(config.model):
-        settings = read_json(source, "config.json", hub_options(config, source)) or {}
-    architecture = str((settings.get("architectures") or [""])[0])
+        fields = read_json(source, "config.json", hub_options(config, source)) or {}
+    architecture = str((fields.get("architectures") or [""])[0])
     if architecture in _ARCHITECTURES:
         return _ARCHITECTURES[architecture]
     known = family(config.model)

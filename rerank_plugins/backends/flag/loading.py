@@ -39,7 +39,7 @@ _GEMMA_FIELDS: Final = (
 )
 
 
-def load_layerwise(config: ModelConfig, settings: FlagSpec) -> LoadedDecoder:
+def load_layerwise(config: ModelConfig, spec: FlagSpec) -> LoadedDecoder:
     """Load a MiniCPM with a head for every layer from a start layer on.
 
     Raises:
@@ -57,7 +57,7 @@ def load_layerwise(config: ModelConfig, settings: FlagSpec) -> LoadedDecoder:
             raise ModelLoadError(message)
         layers = fields["num_hidden_layers"]
         start = fields.get("start_layer", 8)
-        cutoff = _cutoff(config.model, settings, start, layers)
+        cutoff = _cutoff(config.model, spec, start, layers)
         width = fields["hidden_size"] // fields["num_attention_heads"]
         model_config = GraniteConfig(
             **_select(fields, _SHARED_FIELDS),
@@ -72,10 +72,10 @@ def load_layerwise(config: ModelConfig, settings: FlagSpec) -> LoadedDecoder:
         )
         # The head after layer n is number n - start_layer.
         head = _load_head(config, source, cutoff - start)
-    return _assemble(config, settings, source, (base, head), GEMMA)
+    return _assemble(config, spec, source, (base, head), GEMMA)
 
 
-def load_lightweight(config: ModelConfig, settings: FlagSpec) -> LoadedDecoder:
+def load_lightweight(config: ModelConfig, spec: FlagSpec) -> LoadedDecoder:
     """Load a Gemma 2 with heads at some of its layers.
 
     FlagEmbedding uses the first head at every layer, and the published scores are computed that
@@ -95,7 +95,7 @@ def load_lightweight(config: ModelConfig, settings: FlagSpec) -> LoadedDecoder:
             )
             raise ModelLoadError(message)
         start, step = fields.get("start_layer", 28), fields.get("layer_sep", 28)
-        cutoff = _cutoff(config.model, settings, start, fields["num_hidden_layers"], step)
+        cutoff = _cutoff(config.model, spec, start, fields["num_hidden_layers"], step)
         model_config = Gemma2Config(
             **_select(fields, _GEMMA_FIELDS),
             num_hidden_layers=cutoff,
@@ -107,18 +107,18 @@ def load_lightweight(config: ModelConfig, settings: FlagSpec) -> LoadedDecoder:
             Gemma2Model, source.name, config, source.options, model_config=model_config
         )
         head = _load_head(config, source, 0, fields.get("final_logit_softcapping", 30.0))
-    loaded = _assemble(config, settings, source, (base, head), LIGHTWEIGHT)
+    loaded = _assemble(config, spec, source, (base, head), LIGHTWEIGHT)
     # FlagEmbedding ignores the sliding window; for texts within it, the scores are the same.
     window = int(model_config.sliding_window or loaded.max_seq_length)
     return loaded._replace(max_seq_length=min(loaded.max_seq_length, window))
 
 
-def customize_prompt(prompt: Prompt, settings: FlagSpec) -> Prompt:
-    """Return a variant's prompt with the texts of the settings."""
-    after = prompt.after if settings.prompt is None else (prompt.after[0], settings.prompt)
+def customize_prompt(prompt: Prompt, spec: FlagSpec) -> Prompt:
+    """Return a variant's prompt with the texts of the spec."""
+    after = prompt.after if spec.prompt is None else (prompt.after[0], spec.prompt)
     return prompt._replace(
-        before=(*prompt.before[:-1], settings.query_instruction),
-        between=(*prompt.between[:-1], settings.passage_instruction),
+        before=(*prompt.before[:-1], spec.query_instruction),
+        between=(*prompt.between[:-1], spec.passage_instruction),
         after=after,
     )
 
@@ -128,9 +128,9 @@ def download_options(source: ModelSource) -> dict[str, Any]:
     return {name: value for name, value in source.options.items() if name != "trust_remote_code"}
 
 
-def _cutoff(model: str, settings: FlagSpec, start: int, layers: int, step: int = 1) -> int:
+def _cutoff(model: str, spec: FlagSpec, start: int, layers: int, step: int = 1) -> int:
     """Return the number of layers to compute."""
-    cutoff = settings.cutoff_layers or layers
+    cutoff = spec.cutoff_layers or layers
     if cutoff not in range(start, layers + 1, step):
         every = "" if step == 1 else f", every {step}th"
         message = (
@@ -161,13 +161,13 @@ def _load_head(
 
 def _assemble(
     config: ModelConfig,
-    settings: FlagSpec,
+    spec: FlagSpec,
     source: ModelSource,
     parts: tuple[Any, Head],
     prompt: Prompt,
 ) -> LoadedDecoder:
-    template = family_template(source.tokenizer, source.rust, customize_prompt(prompt, settings))
-    others = {**settings.to_dict(), "model": None, "variant": None}
+    template = family_template(source.tokenizer, source.rust, customize_prompt(prompt, spec))
+    others = {**spec.to_dict(), "model": None, "variant": None}
     base, head = parts
     return LoadedDecoder(
         base.eval(),

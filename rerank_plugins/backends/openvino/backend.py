@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
@@ -20,23 +19,22 @@ from rerank_plugins.types import FloatArray, ModelIdentity
 
 
 def resolve_openvino(config: ModelConfig) -> ModelConfig:
-    """Choose device and data type, and replace the settings by the name of their model.
+    """Choose device and data type, and replace the spec by the name of its model.
 
     Raises:
         ConfigurationError: If OpenVINO does not compute on the device or in the data type here.
     """
-    model = config.model if config.settings is None else str(config.settings)
+    model = config.model if config.spec is None else str(config.spec)
     # "auto" means the same as for torch, which has no int8: that is used only if it is set.
     resolved = resolve_local(
-        replace(
-            config,
+        config.replace(
             model=model,
             device=config.device or "cpu",
             dtype="float32" if config.dtype == "int8" else config.dtype,
         )
     )
     if config.dtype == "int8":
-        resolved = replace(resolved, dtype="int8")
+        resolved = resolved.replace(dtype="int8")
     validate_precision(resolved)
     return resolved
 

@@ -34,7 +34,7 @@ class OpenVINOBiEncoder(OpenVINOBackend):
             MissingDependencyError: If the data type is int8 and NNCF is not installed, or if the
                 embedded model's package is not installed.
         """
-        reference = SentenceTransformerBiEncoder(replace(config, dtype="float32"))
+        reference = SentenceTransformerBiEncoder(config.replace(dtype="float32"))
         model = reference.model
         module = PooledEncoder(model, config.model)
         self.dimension = reference.dimension

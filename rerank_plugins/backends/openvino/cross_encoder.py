@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from hashlib import blake2b
 from typing import Final
 
@@ -44,7 +43,7 @@ class OpenVINOCrossEncoder(PairTokenizerMixin, OpenVINOBackend):
                 differ from torch's.
             MissingDependencyError: If the data type is int8 and NNCF is not installed.
         """
-        loaded = load_reranker(replace(config, dtype="float32"))
+        loaded = load_reranker(config.replace(dtype="float32"))
         tokenizer, network = loaded.tokenizer, loaded.model
         typed = "token_type_ids" in tokenizer.model_input_names
         module = classifier_module(network, typed=typed)

@@ -48,7 +48,7 @@ def cache_key(parts: Mapping[str, Any]) -> str:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
 
 
-def models_folder(cache_folder: str | None) -> Path:
+def models_folder(cache_folder: str | Path | None) -> Path:
     """Return the folder of converted models; it is created if it does not exist.
 
     Args:

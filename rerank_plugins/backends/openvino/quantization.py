@@ -66,7 +66,7 @@ def calibration_pairs(config: ModelConfig) -> tuple[TextPair, ...]:
     The user's pairs are added to the bundled ones: measured on a few texts alone, ranges were far
     too narrow.
     """
-    pairs = config.settings.calibration if isinstance(config.settings, OpenVINOSpec) else None
+    pairs = config.spec.calibration if isinstance(config.spec, OpenVINOSpec) else None
     return (*_bundled_pairs(), *PROBES, *cast("tuple[TextPair, ...]", pairs or ()))
 
 

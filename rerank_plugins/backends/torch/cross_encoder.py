@@ -111,7 +111,7 @@ class TorchCrossEncoder(PairTokenizerMixin):
     def _load(self) -> None:
         """Load the model in its current data type; if it overflows, in bfloat16."""
         self._release()
-        config = replace(self._config, dtype=current_dtype(self._config))
+        config = self._config.replace(dtype=current_dtype(self._config))
         model, tokenizer, fingerprint, self.prompts = load_reranker(config)
         self._max_seq_length = model_max_seq_length(model, tokenizer)
         self._loaded = ModelIdentity(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -26,7 +25,7 @@ def resolve_torch(config: ModelConfig) -> ModelConfig:
     """
     resolved = resolve_local(config)
     may_fall_back = config.dtype == "auto" and resolved.dtype == "float16"
-    return replace(resolved, dtype="auto") if may_fall_back else resolved
+    return resolved.replace(dtype="auto") if may_fall_back else resolved
 
 
 def current_dtype(config: ModelConfig) -> Dtype:
