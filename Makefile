@@ -62,7 +62,7 @@ mutants: $(STAMP) ## the core's tests on a random sample of small mistakes
 	$(BIN)/python -m supply.mutants
 
 # Its dependencies exclude ours, so it has an environment of its own.
-$(INFINITY): benchmarks/serving/infinity.txt
+$(INFINITY): benchmarks/speed/requirements/infinity.txt
 	$(PYTHON) -m venv .peers/infinity
 	.peers/infinity/bin/python -m pip install -qq --requirement $<
 	@touch $@

@@ -47,9 +47,7 @@ class Application:
         wait_until(lambda: len(replicas("Reranker")) == count, 120)
 
 
-def measure_ray(
-    folder: Path = BUNDLED, *, seconds: float = 20.0, rounds: int = 3
-) -> list[Row]:
+def measure_ray(folder: Path = BUNDLED, *, seconds: float = 20.0, rounds: int = 3) -> list[Row]:
     """Measure throughput with one and two replicas, and failed calls when one is killed."""
     with two_nodes() as address, tempfile.TemporaryDirectory() as work:
         application = Application(address, Path(work))
@@ -76,9 +74,7 @@ def _scaling_rows(
     one, two = (median(measured) for measured in speeds.values())
     dataset = f"{CLIENTS} clients, {PASSAGES} passages per call"
     rows = make_rows("ray", "1 replica", dataset, {"pairs_per_s": one})
-    return rows + make_rows(
-        "ray", "2 replicas", dataset, {"pairs_per_s": two, "ratio": two / one}
-    )
+    return rows + make_rows("ray", "2 replicas", dataset, {"pairs_per_s": two, "ratio": two / one})
 
 
 def _kill_rows(application: Application, seconds: float, rounds: int) -> list[Row]:
@@ -99,9 +95,7 @@ def _kill_rows(application: Application, seconds: float, rounds: int) -> list[Ro
     return rows
 
 
-def measure_batch(
-    folder: Path = BUNDLED, *, pairs: int = 100_000, actors: int = 2
-) -> list[Row]:
+def measure_batch(folder: Path = BUNDLED, *, pairs: int = 100_000, actors: int = 2) -> list[Row]:
     """Rank pairs by a pool of Ray actors, check some of them, and resume the finished batch."""
     import ray  # noqa: PLC0415  (an extra)
 

@@ -119,9 +119,7 @@ def save_results(rows: Iterable[Row], environment: dict[str, Any], folder: Path 
         _write(suite, [*kept, *new], {**stored.environments, key: environment}, folder)
 
 
-def _write(
-    suite: str, rows: Sequence[Row], environments: Mapping[str, Any], folder: Path
-) -> None:
+def _write(suite: str, rows: Sequence[Row], environments: Mapping[str, Any], folder: Path) -> None:
     used = {row.environment: environments[row.environment] for row in rows}
     lines = ",\n".join(f"  {json.dumps(asdict(row), ensure_ascii=False)}" for row in rows)
     head = json.dumps({"environments": used}, indent=1, ensure_ascii=False).removesuffix("\n}")

@@ -113,9 +113,7 @@ class FaultyBackend:
             raise ValueError(fault)
         prepared = [
             replace(encoded, payload=(query, encoded))
-            for query, encoded in zip(
-                queries, self._inner.prepare(items, max_length), strict=True
-            )
+            for query, encoded in zip(queries, self._inner.prepare(items, max_length), strict=True)
         ]
         if fault == "an item is not prepared":
             return prepared[:-1]

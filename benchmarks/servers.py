@@ -209,7 +209,9 @@ def compare_servers(
         "largest_difference": float(np.abs(differences).max()),
     }
     return [
-        row for name, values in metrics.items() for row in make_rows("servers", name, dataset, values)
+        row
+        for name, values in metrics.items()
+        for row in make_rows("servers", name, dataset, values)
     ]
 
 

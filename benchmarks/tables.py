@@ -110,9 +110,7 @@ class Table:
     def render(self, results: Results) -> str:
         """Return the table as Markdown, with the note and the environment below it."""
         cells = _by_system(results.rows)
-        used = {
-            key: cell for key, cell in cells.items() if key[1] and self.lines(key[0], key[1])
-        }
+        used = {key: cell for key, cell in cells.items() if key[1] and self.lines(key[0], key[1])}
         rows = self._pivoted(used) if len(self.names) == 1 else self._listed(used)
         titles = [*self.names, *(column.title for column in self.columns)]
         lines = [_line(titles), _line(["---"] * len(titles)), *map(_line, rows)]
@@ -135,9 +133,13 @@ class Table:
         if self.sort:
             metric, dataset = self.sort
             nothing = Figure(0.0, None, None)
-            systems.sort(key=lambda name: -cells.get((dataset, name), {}).get(metric, nothing).value)
+            systems.sort(
+                key=lambda name: -cells.get((dataset, name), {}).get(metric, nothing).value
+            )
         for system in systems:
-            values = [column.render(cells.get((column.dataset, system), {})) for column in self.columns]
+            values = [
+                column.render(cells.get((column.dataset, system), {})) for column in self.columns
+            ]
             if any(values):
                 yield [system, *values]
 
@@ -200,9 +202,7 @@ def _describe(environments: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"Measured on {where}.", f"Command: {commands}."]
 
 
-def _per_dataset(
-    datasets: Mapping[str, str], *columns: tuple[str, str]
-) -> tuple[Column, ...]:
+def _per_dataset(datasets: Mapping[str, str], *columns: tuple[str, str]) -> tuple[Column, ...]:
     """Return the same columns for each dataset, whose title fills the ``{}`` of theirs."""
     return tuple(
         Column(title.format(shown), template, dataset)
@@ -297,9 +297,7 @@ TABLES: Final[dict[str, Table | MetricsTable]] = {
     ),
     "quality": Table(
         "quality",
-        tuple(
-            Column(name, "{nDCG@10:interval} {gain:mark}", name) for name in _QUALITY_SETS
-        )
+        tuple(Column(name, "{nDCG@10:interval} {gain:mark}", name) for name in _QUALITY_SETS)
         + (Column("ms per query", "{p50_ms:ms}", "nq-gold"),),
         names=("nDCG@10 (95% interval)",),
         note="▲ better, ▼ worse than the bi-encoder alone (all-MiniLM-L6-v2), paired bootstrap "

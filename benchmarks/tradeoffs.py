@@ -288,9 +288,7 @@ def long_document_rows(pool: Pool, kind: str, model: str = MINI) -> list[Row]:
     rankings: dict[str, Sequence[Ranking]] = {"`truncate`": truncated}
     for count in TOP_WINDOWS:
         name = "`windows`, best window" if count == 1 else f"`windows`, mean of the best {count}"
-        reranker = Reranker(
-            model, cache_mb=CACHE_MB, long_documents="windows", best_windows=count
-        )
+        reranker = Reranker(model, cache_mb=CACHE_MB, long_documents="windows", best_windows=count)
         rankings[name] = reranker.rank_many(pool.requests)
     for name, ranked in rankings.items():
         values = pool.evaluate(ranked, MEASURE)

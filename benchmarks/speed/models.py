@@ -1,7 +1,7 @@
-"""The models that are timed: the embedded one, and random ones of the usual sizes.
+"""The timed models: the embedded one, and random ones of the usual sizes.
 
-Every system gets the same folder, float32, so that all compute with the same weights. Speed does
-not depend on what the weights are, so nothing is downloaded.
+Every system loads the same folder, in float32. Speed does not depend on the weights, so nothing is
+downloaded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rerank_plugins.backends._mini import cross_encoder_folder
 
 SEED: Final = 7
 SPREAD: Final = 0.05
-"""Standard deviation of random weights: enough for scores that differ from text to text."""
+"""Standard deviation of random weights: enough for scores that differ between texts."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Shape:
     """Size of an encoder.
 
     Attributes:
-        title: Its usual name.
+        title: Its name.
         layers: Layers.
         width: Hidden size.
         ffn: Width of the feed-forward layers.
         heads: Attention heads.
         vocabulary: Token embeddings; None for the embedded model's weights and vocabulary.
-        family: Which architecture.
+        family: The architecture.
     """
 
     title: str
@@ -61,7 +61,7 @@ SHAPES: Final = {
 
 
 def model_folder(shape: Shape, folder: Path) -> Path:
-    """Return a folder with a model of this shape and a tokenizer; it is made if need be."""
+    """Return a folder with a model of this shape and a tokenizer; create it if it is missing."""
     if (folder / "config.json").is_file():
         return folder
     unfinished = folder.with_name(f"{folder.name}.unfinished")
@@ -81,8 +81,8 @@ def model_folder(shape: Shape, folder: Path) -> Path:
     return folder
 
 
-def _without_types(tokenizer: Any) -> Any:  # noqa: ANN401  (a model's own class)
-    """Return the tokenizer as this family has it: without token types."""
+def _without_types(tokenizer: Any) -> Any:  # noqa: ANN401  (a class of the model)
+    """Return the tokenizer without token types, as in this family."""
     names = ("unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.backend_tokenizer,
@@ -92,7 +92,7 @@ def _without_types(tokenizer: Any) -> Any:  # noqa: ANN401  (a model's own class
     )
 
 
-def _random(shape: Shape, tokenizer: Any) -> Any:  # noqa: ANN401  (a model's own class)
+def _random(shape: Shape, tokenizer: Any) -> Any:  # noqa: ANN401  (a class of the model)
     sizes: dict[str, Any] = {
         "num_hidden_layers": shape.layers,
         "hidden_size": shape.width,

@@ -1,4 +1,4 @@
-"""What is scored: questions of real sets with the bi-encoder's best texts for them."""
+"""Requests: queries of real sets with the bi-encoder's best texts for them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from benchmarks.candidates import nearest
+from benchmarks.retrieval import search
 from rerank_plugins.evaluation.beir import Passage, read_beir
 
 SEED: Final = 17
-QUESTIONS: Final = 40
+QUERIES: Final = 40
 _LONG_WORDS: Final = 380
 """About 512 tokens of English."""
 
 
 @dataclass(frozen=True)
 class TextSet:
-    """Where texts come from.
+    """A source of texts.
 
     Attributes:
-        about: What they are.
+        about: A description.
         folder: Name of a retrieval set in BEIR layout.
-        joined: Whether neighbours under one title are joined to long documents.
+        joined: Whether neighbors with the same title are joined to long documents.
     """
 
     about: str
@@ -42,44 +42,45 @@ TEXT_SETS: Final = {
 
 
 class Request(NamedTuple):
-    """A question and its candidates, best first."""
+    """A query and its candidates, best first."""
 
     query: str
     texts: list[str]
 
 
 def requests(
-    name: str, data: Path, cache: Path | None = None, *, most: int | None = None
+    name: str, sets: Path, cache: Path | None = None, *, max_texts: int | None = None
 ) -> list[Request]:
-    """Return questions with all candidates that a set has for them, at most 1000.
+    """Return queries with their best 1000 texts of a set.
 
     Args:
         name: One of :data:`TEXT_SETS`.
-        data: Folder of the sets.
-        cache: Folder that keeps the bi-encoder's rankings, or None.
-        most: Use only so many texts of the set, to be quick; None is all.
+        sets: Folder of the sets.
+        cache: Folder that stores the bi-encoder's rankings, or None.
+        max_texts: Use only the first texts of the set, to be quick; None is all.
     """
     chosen = TEXT_SETS[name]
-    found = read_beir(data / chosen.folder)
-    passages = found.passages[:most]
-    texts = joined(passages) if chosen.joined else [passage.content for passage in passages]
-    texts = list(dict.fromkeys(texts))  # every system is to score every text
+    data = read_beir(sets / chosen.folder)
+    passages = data.passages[:max_texts]
+    texts = join_passages(passages) if chosen.joined else [passage.content for passage in passages]
+    texts = list(dict.fromkeys(texts))  # every system must score every text
     rng = random.Random(SEED)  # noqa: S311  (no secret)
-    asked = rng.sample(sorted(found.queries.values()), min(QUESTIONS, len(found.queries)))
+    queries = rng.sample(sorted(data.queries.values()), min(QUERIES, len(data.queries)))
     stored = cache and cache / f"{name}-{len(texts)}.npy"
     if stored and stored.is_file():
         best = np.load(stored)
     else:
-        best = nearest(asked, texts, 1_000)[1]
+        best = search("bi-encoder", texts, queries, 1_000)[0]
         if stored:
             np.save(stored, best)
     return [
-        Request(query, [texts[at] for at in row]) for query, row in zip(asked, best, strict=True)
+        Request(query, [texts[position] for position in row])
+        for query, row in zip(queries, best, strict=True)
     ]
 
 
-def joined(passages: Sequence[Passage]) -> list[str]:
-    """Join neighbours under one title until each text has about 512 tokens."""
+def join_passages(passages: Sequence[Passage]) -> list[str]:
+    """Join neighbors with the same title until each text has about 512 tokens."""
     texts: list[str] = []
     title, words = "", _LONG_WORDS
     for passage in passages:
@@ -93,7 +94,7 @@ def joined(passages: Sequence[Passage]) -> list[str]:
 
 
 def token_counts(tokenizer: Any, request: Request, max_length: int = 512) -> list[int]:  # noqa: ANN401
-    """Return how many tokens each pair has, cut and without padding."""
+    """Return the tokens of each pair, truncated and without padding."""
     pairs = tokenizer(
         [request.query] * len(request.texts),
         request.texts,

@@ -1,11 +1,11 @@
-"""One system in a process of its own: ``python -m benchmarks.speed.child``.
+"""A system in a process of its own: ``python -m benchmarks.speed.worker``.
 
-Reads requests from stdin and writes answers to stdout, JSON, one a line. Nothing but the
-standard library is imported before the system, because this also runs in environments that
-have neither this package nor what it needs.
+Reads requests from stdin and writes responses to stdout, one JSON object per line. Nothing but
+the standard library is imported before the system, because this also runs in environments
+without this package.
 
 ===========  ================================================  ===============================
-``op``       fields                                            answer
+``op``       fields                                            response
 ===========  ================================================  ===============================
 ``load``     ``system`` (``module:class``), ``model``,         ``seconds``, ``versions``
              ``device``, ``dtype``, ``settings``,
@@ -15,7 +15,7 @@ have neither this package nor what it needs.
 ``memory``   ``reset``: begin a new peak                       ``peak_mib``
 ===========  ================================================  ===============================
 
-A request that fails is answered by ``error``, and the next one is read.
+The response to a request that fails has ``error``; the worker continues.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _MIB: Final = 2**20
 _TOKEN_DIMENSIONS: Final = 3
 
 
-class Child:
-    """Answers requests for one system."""
+class Worker:
+    """Handles the requests to one system."""
 
     def __init__(self) -> None:
-        """Begin without a system."""
+        """Start without a system."""
         self._system: Any = None
 
-    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Do what a request asks for."""
+    def handle(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the response to a request."""
         operations: dict[str, Callable[..., dict[str, Any]]] = {
             "load": self.load,
             "score": self.score,
@@ -55,7 +55,7 @@ class Child:
         fields = dict(request)
         try:
             return operations[fields.pop("op")](**fields)
-        except Exception as error:  # noqa: BLE001  (every peer fails in its own way)
+        except Exception as error:  # noqa: BLE001  (any peer, any error)
             traceback.print_exc()
             return {"error": f"{type(error).__name__}: {error}"}
 
@@ -80,38 +80,38 @@ class Child:
         }
 
     def score(self, *, query: str, texts: list[str], trace: bool = False) -> dict[str, Any]:
-        """Score each text, as a user of the library would."""
+        """Score each text, as a user of the library does."""
         inputs = self._system.inputs(query, texts)
-        gc.collect()  # not while the clock runs
+        gc.collect()  # not while it is timed
         with _counted_tokens() if trace else contextlib.nullcontext() as counted:
             start = perf_counter()
             output = self._system.call(inputs)
             seconds = perf_counter() - start
         scores = [float(score) for score in self._system.scores(output)]
-        found: dict[str, Any] = {"seconds": seconds, "scores": scores}
+        response: dict[str, Any] = {"seconds": seconds, "scores": scores}
         if trace:
-            found["tokens"] = sum(counted) if counted else None
-        return found
+            response["tokens"] = sum(counted) if counted else None
+        return response
 
     def memory(self, *, reset: bool = False) -> dict[str, Any]:
         """Return the highest resident memory since the last reset, and on CUDA the device's."""
-        found: dict[str, Any] = {"peak_mib": _peak_mib()}
+        response: dict[str, Any] = {"peak_mib": _peak_mib()}
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-            found["device_mib"] = torch.cuda.max_memory_allocated() / _MIB
+            response["device_mib"] = torch.cuda.max_memory_allocated() / _MIB
             if reset:
                 torch.cuda.reset_peak_memory_stats()
         if reset:
-            with contextlib.suppress(OSError):  # without it the peak is that of the whole life
+            with contextlib.suppress(OSError):  # otherwise the peak of the whole process
                 Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        return found
+        return response
 
 
 @contextlib.contextmanager
 def _counted_tokens() -> Iterator[list[int]]:
-    """Count the tokens that torch models are given, padding included.
+    """Count the tokens that torch models compute, padding included.
 
-    They are what comes out of the embedding layers of transformers' models.
+    They are counted at the output of the embedding layers of transformers' models.
     """
     counts: list[int] = []
     torch: Any = sys.modules.get("torch")
@@ -119,11 +119,11 @@ def _counted_tokens() -> Iterator[list[int]]:
         yield counts
         return
 
-    def seen(module: Any, _: Any, output: Any) -> None:  # noqa: ANN401  (torch's own types)
+    def count_tokens(module: Any, _: Any, output: Any) -> None:  # noqa: ANN401  (torch's own types)
         if type(module).__name__.endswith("Embeddings") and output.dim() == _TOKEN_DIMENSIONS:
             counts.append(output.shape[0] * output.shape[1])
 
-    handle = torch.nn.modules.module.register_module_forward_hook(seen)
+    handle = torch.nn.modules.module.register_module_forward_hook(count_tokens)
     try:
         yield counts
     finally:
@@ -139,19 +139,19 @@ def _peak_mib() -> float:
     return peak / (_MIB if sys.platform == "darwin" else 1024)
 
 
-def serve(requests: Iterable[str], answers: TextIO) -> None:
-    """Answer requests until there are no more."""
-    child = Child()
+def serve(requests: Iterable[str], responses: TextIO) -> None:
+    """Handle requests until the input ends."""
+    worker = Worker()
     for line in requests:
-        answers.write(json.dumps(child.answer(json.loads(line))) + "\n")
-        answers.flush()
+        responses.write(json.dumps(worker.handle(json.loads(line))) + "\n")
+        responses.flush()
 
 
 def main() -> None:
-    """Answer on stdout; whatever libraries print goes to stderr."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """Respond on stdout; the output of libraries goes to stderr."""
+    responses = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    serve(sys.stdin, answers)
+    serve(sys.stdin, responses)
 
 
 if __name__ == "__main__":
