@@ -91,7 +91,7 @@ def run_load(options: argparse.Namespace) -> int:
     """Measure concurrent load."""
     from benchmarks import cluster, load, servers  # noqa: PLC0415  (imports torch)
 
-    measures = {
+    measures: dict[str, Callable[..., list[Row]]] = {
         **load.MEASURES,
         "servers": servers.measure_servers,
         "ray": cluster.measure_ray,

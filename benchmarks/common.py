@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from statistics import median
 from time import sleep
@@ -86,8 +86,9 @@ def make_rows(
     for metric, value in metrics.items():
         if value is None:
             continue
-        values = [value] if isinstance(value, (int, float)) else list(value)[:3]
-        rows.append(Row(suite, system, dataset, metric, *map(float, values)))
+        number, low, high = (value, None, None) if isinstance(value, (int, float)) else value[:3]
+        bounds = (None, None) if low is None or high is None else (float(low), float(high))
+        rows.append(Row(suite, system, dataset, metric, float(number), *bounds))
     return rows
 
 
@@ -153,13 +154,8 @@ def _without_folder(argument: str) -> str:
 
 
 def _versions(packages: Iterable[str]) -> dict[str, str]:
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
+    installed = {distribution.name for distribution in distributions()}
+    return {package: version(package) for package in packages if package in installed}
 
 
 def commit() -> str:

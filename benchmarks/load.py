@@ -36,6 +36,7 @@ from benchmarks.servers import Body, request_bodies
 from rerank_plugins import Reranker
 from rerank_plugins.backends.torch.model import TorchCrossEncoder
 
+PEER: Final = "sentence-transformers"
 MAX_LENGTHS: Final = (64, 128, 256)
 SHARES: Final = (0.2, 0.4, 0.6, 0.8, 0.95)
 """Load of one process, as shares of its maximum."""
@@ -96,9 +97,6 @@ def measure_throughput(
         load = f"{callers} callers, {pairs} pairs ({size}s)"
         rows += make_rows("concurrency", name, load, metrics)
     return rows
-
-
-PEER: Final = "sentence-transformers"
 
 
 def rank_in_one_call(reranker: Reranker, requests: Sequence[Request]) -> list[Scores]:

@@ -30,8 +30,9 @@ class Figure:
     """A value and its interval, formatted by the specification of a column.
 
     ``interval`` shows the value with its bounds, ``mark`` adds an arrow to the value if the
-    interval excludes 0, ``change`` shows a difference with its bounds, ``verdict`` in words;
-    everything else is Python's own format specification.
+    interval excludes 0, ``change`` (``change4`` with four decimals) shows a difference with its
+    bounds, ``verdict`` also in words, ``yes`` a truth value, ``ms`` milliseconds; everything else
+    is a format specification of Python.
     """
 
     value: float
@@ -46,8 +47,9 @@ class Figure:
             return f"{self.value:.3f} ({low:.2f} to {high:.2f})"
         if specification == "mark":
             return "▲" if better else "▼" if worse else ""
-        if specification in ("change", "verdict"):
-            shown = f"{self.value:+.3f} ({low:+.3f} to {high:+.3f})"
+        if specification in ("change", "change4", "verdict"):
+            digits = 4 if specification == "change4" else 3
+            shown = f"{self.value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
             words = "better" if better else "worse" if worse else "no clear difference"
             return f"{shown}, {words}" if specification == "verdict" else shown
         if specification == "yes":
@@ -118,7 +120,7 @@ class Table:
             row.environment for row in results.rows if (row.dataset, row.system) in used
         )
         notes = [self.note] if self.note else []
-        notes += _describe([results.environments[key] for key in environments])
+        notes += _describe(self.suite, [results.environments[key] for key in environments])
         return "\n".join([*lines, "", *notes])
 
     def _listed(self, cells: Mapping[tuple[str, str], Cell]) -> Iterator[list[str]]:
@@ -132,14 +134,11 @@ class Table:
         systems = list(dict.fromkeys(system for _, system in cells))
         if self.sort:
             metric, dataset = self.sort
-            nothing = Figure(0.0, None, None)
-            systems.sort(
-                key=lambda name: -cells.get((dataset, name), {}).get(metric, nothing).value
-            )
+            systems = [name for name in systems if (dataset, name) in cells]
+            systems.sort(key=lambda name: -cells[dataset, name][metric].value)
         for system in systems:
-            values = [
-                column.render(cells.get((column.dataset, system), {})) for column in self.columns
-            ]
+            of_dataset = {dataset: cells.get((dataset, system), {}) for dataset, _ in cells}
+            values = [column.render(of_dataset[column.dataset]) for column in self.columns]
             if any(values):
                 yield [system, *values]
 
@@ -167,7 +166,9 @@ class MetricsTable:
             if row.system
         ]
         notes = [self.note] if self.note else []
-        return "\n".join([*lines, "", *notes, *_describe(list(results.environments.values()))])
+        return "\n".join(
+            [*lines, "", *notes, *_describe(self.suite, list(results.environments.values()))]
+        )
 
     def _value(self, row: Row) -> str:
         figure = Figure(row.value, row.low, row.high)
@@ -188,8 +189,34 @@ def _line(values: Iterable[str]) -> str:
     return f"| {' | '.join(values)} |"
 
 
-def _describe(environments: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return sentences on where and how something was measured, one per line."""
+COMMANDS: Final = {
+    "speed": "speed DATA --cells all --environments FOLDER",
+    **{
+        suite: f"speed DATA --suites {suite}"
+        for suite in ("adapters", "growth", "pair-cost", "backends", "decoder")
+    },
+    **{
+        suite: f"quality DATA --suites {suite}"
+        for suite in (
+            *("quality", "calibration", "fusion", "precision"),
+            *("cascade", "deadline", "long-documents", "plan"),
+        )
+    },
+    "precision-speed": "quality DATA --suites precision",
+    "early-exit": "quality DATA --suites cascade",
+    "concurrency": "load DATA",
+    **{
+        suite: f"load DATA --suites {suite}" for suite in ("one-process", "servers", "ray", "batch")
+    },
+    **{
+        suite: f"robustness DATA --suites {suite}" for suite in ("golden", "faults", "fuzz", "soak")
+    },
+}
+"""The command that measures a suite; other suites show the command that made their rows."""
+
+
+def _describe(suite: str, environments: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return sentences on where and how a suite was measured, one per line."""
     machines = dict.fromkeys(
         f"{about['cores']} cores of {about['cpu']}" for about in environments if about["cpu"]
     )
@@ -198,8 +225,11 @@ def _describe(environments: Sequence[Mapping[str, Any]]) -> list[str]:
     )
     commits = ", ".join(dict.fromkeys(about["commit"] for about in environments))
     where = "; ".join([*machines, *torch, f"commit {commits}"])
-    commands = ", ".join(dict.fromkeys(f"`{about['command']}`" for about in environments))
-    return [f"Measured on {where}.", f"Command: {commands}."]
+    commands = dict.fromkeys(about["command"] for about in environments)
+    if suite in COMMANDS:
+        commands = {f"python -m benchmarks {COMMANDS[suite]}": None}
+    shown = ", ".join(f"`{command}`" for command in commands)
+    return [f"Measured on {where}.", f"Reproduce with {shown}."]
 
 
 def _per_dataset(datasets: Mapping[str, str], *columns: tuple[str, str]) -> tuple[Column, ...]:
@@ -297,8 +327,10 @@ TABLES: Final[dict[str, Table | MetricsTable]] = {
     ),
     "quality": Table(
         "quality",
-        tuple(Column(name, "{nDCG@10:interval} {gain:mark}", name) for name in _QUALITY_SETS)
-        + (Column("ms per query", "{p50_ms:ms}", "nq-gold"),),
+        (
+            *(Column(name, "{nDCG@10:interval} {gain:mark}", name) for name in _QUALITY_SETS),
+            Column("ms per query", "{p50_ms:ms}", "nq-gold"),
+        ),
         names=("nDCG@10 (95% interval)",),
         note="▲ better, ▼ worse than the bi-encoder alone (all-MiniLM-L6-v2), paired bootstrap "
         "over queries; the time is the median on nq-gold.",
@@ -389,7 +421,7 @@ TABLES: Final[dict[str, Table | MetricsTable]] = {
         "precision",
         (
             Column("nDCG@10", "{nDCG@10:.4f}"),
-            Column("difference to float32", "{change:change}"),
+            Column("difference to float32", "{change:change4}"),
             Column("correlation", "{correlation:.4f}"),
         ),
     ),
@@ -514,8 +546,8 @@ def read_models() -> dict[str, Any]:
 def models_table() -> str:
     """Return the table of supported models, with the sources below it."""
     data = read_models()
-    titles = ("family (example)", "parameters", "license", "languages", "max length")
-    titles += ("`auto` backend", "published quality", "published pairs/s", "tested architectures")
+    titles = ["family (example)", "parameters", "license", "languages", "max length"]
+    titles += ["`auto` backend", "published quality", "published pairs/s", "tested architectures"]
     lines = [_line(titles), _line(["---"] * len(titles))]
     lines += [
         _line(

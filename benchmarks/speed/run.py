@@ -120,7 +120,7 @@ def choose_systems(
 
 
 def measure_cell(
-    pool: ProcessPool, cell: Cell, names: Sequence[str], sets: Path, work: Path, seconds: float
+    pool: ProcessPool, cell: Cell, names: Sequence[str], *, sets: Path, work: Path, seconds: float
 ) -> list[Row]:
     """Measure a cell.
 
@@ -191,19 +191,16 @@ def measure_speed(
                     sys.stderr.write(f"{cell.name}: not measured, the time is up\n")
                     continue
                 seconds = min(cell.seconds, max(0.0, end - monotonic()))
-                rows = measure_cell(pool, cell, names, sets, folder, seconds)
+                rows = measure_cell(pool, cell, names, sets=sets, work=folder, seconds=seconds)
                 _warn_if_busy(rows)
                 failed = {name: why for (_, name), why in pool.failed.items()}
-                packages = {
-                    key: value for one in pool.versions.values() for key, value in one.items()
-                }
                 settings = {
                     "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
                     "threads": threads,
                     "baseline": SYSTEMS[BASELINE].title,
                     "quick": cell in QUICK,
                     "skipped": {**skipped, **failed},
-                    "versions": packages,
+                    "versions": dict(pool.versions),
                 }
                 yield rows, settings
 
