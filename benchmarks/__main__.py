@@ -21,7 +21,7 @@ LOAD_SET: Final = "squad-dev"
 SPEED_SUITES: Final = ("peers", "adapters", "growth", "pair-cost", "backends", "decoder")
 QUALITY_SUITES: Final = (
     *("quality", "calibration", "fusion", "precision", "cascade"),
-    *("deadline", "long-documents", "plan"),
+    *("deadline", "long-documents"),
 )
 LOAD_SUITES: Final = (
     *("throughput", "latency", "loop-lag", "equality", "adapters"),
@@ -76,7 +76,6 @@ def run_quality(options: argparse.Namespace) -> int:
         "cascade": tradeoffs.measure_cascade,
         "deadline": tradeoffs.measure_deadline,
         "long-documents": tradeoffs.measure_long_documents,
-        "plan": quality.measure_plan,
     }
     sample = {} if options.queries is None else {"queries": options.queries}
     for suite in options.suites:

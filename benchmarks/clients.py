@@ -20,7 +20,7 @@ from sentence_transformers import CrossEncoder
 
 from benchmarks.common import BUNDLED
 from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
+from rerank_plugins.evaluation import RetrievalSet, read_beir
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from benchmarks.clients import texts
 from benchmarks.common import BUNDLED, Row, make_rows
 from rerank_plugins import Reranker
-from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
+from rerank_plugins.evaluation import RetrievalSet, read_beir
 from tests.cluster.live import configuration, free_port, replicas, serve_run, two_nodes, wait_until
 from tests.cluster.load import Load
 

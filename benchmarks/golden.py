@@ -27,7 +27,7 @@ from rerank_plugins import RemoteModel, Reranker
 from rerank_plugins.backends._mini import cross_encoder_folder
 from rerank_plugins.core.protocols import FloatArray
 from rerank_plugins.errors import ConfigurationError
-from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
+from rerank_plugins.evaluation import RetrievalSet, read_beir
 
 FILE: Final = ROOT / "tests" / "data" / "golden.json"
 COMMAND: Final = "python -m benchmarks robustness DATA --suites golden"

@@ -1,4 +1,4 @@
-"""Retrieval quality and latency of eight systems, and what a plan predicts.
+"""Retrieval quality and latency of eight systems.
 
 Every pair is scored once and serves all depths and fusions; latency is measured separately, on
 whole searches, with the systems interleaved. An interrupted run continues: pair scores and times
@@ -7,7 +7,6 @@ are stored in the work folder.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
@@ -24,21 +23,19 @@ from benchmarks.retrieval import (
     SETS,
     SYSTEMS,
     Corpus,
+    digest,
     pair_scores,
     rank_from_scores,
+    read_array,
     sample_queries,
+    save_array,
 )
-from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins import Reranker
 from rerank_plugins.core.config import MINI
-from rerank_plugins.evaluation import Plan, RetrievalSet, plan, read_beir
+from rerank_plugins.evaluation import RetrievalSet, read_beir
 from rerank_plugins.evaluation.metrics import bootstrapped_mean, paired_bootstrap, per_query
-from rerank_plugins.evaluation.pools import Pool, digest, read_array, save_array
 
 MEASURES: Final = {"nDCG@10": "nDCG@10", "RR@10": "MRR@10", "R@50": "recall@50"}
-PLAN_SET: Final = "squad-dev"
-PLAN_DOCUMENTS: Final = 1_000
-PLAN_BUDGET_MS: Final = 500.0
-PLAN_DEPTHS: Final = (5, 10, 20, 50, 100)
 
 
 class Trial:
@@ -145,66 +142,3 @@ def measure_quality(
         times = trial.time(timed, work)
         raw = {model: trial.score(model, one, work) for model, one in rerankers.items()}
         yield list(trial.rows(dataset, raw, times))
-
-
-def subset(data: RetrievalSet, documents: int, queries: int) -> RetrievalSet:
-    """Return random queries, their judged passages, and other passages up to a number."""
-    rng = random.Random(SEED)  # noqa: S311  (no secret)
-    chosen = sorted(rng.sample(sorted(data.qrels), min(queries, len(data.qrels))))
-    judged = {document for query in chosen for document in data.qrels[query]}
-    others = [passage.id for passage in data.passages if passage.id not in judged]
-    more = min(len(others), max(0, documents - len(judged)))
-    kept = judged | set(rng.sample(others, more))
-    return RetrievalSet(
-        tuple(passage for passage in data.passages if passage.id in kept),
-        {query: data.queries[query] for query in chosen},
-        {query: data.qrels[query] for query in chosen},
-    )
-
-
-def predicted_and_measured(
-    data: RetrievalSet, made: Plan, depths: tuple[int, ...], queries: int
-) -> dict[str, dict[str, float]]:
-    """Compare the latencies that a plan predicts with measured ones.
-
-    The options are interleaved, query by query, so that noise affects all of them alike.
-
-    Returns:
-        The metrics by option.
-    """
-    options = [
-        option
-        for option in made.options
-        if len(option.recipe.steps) == 1 and option.recipe.depth in depths
-    ]
-    pool = Pool(data, BiEncoder(made.options[0].recipe.encoder), 1)
-    rankers = [option.recipe.steps[0].setup.reranker().warm_up() for option in options]
-    seconds: list[list[float]] = [[] for _ in options]
-    order = np.random.default_rng(SEED).permutation(len(pool.questions))[:queries].tolist()
-    for row in order:
-        for option, ranker, times in zip(options, rankers, seconds, strict=True):
-            times.append(pool.answer(row, ranker, option.recipe.depth))
-    metrics = {}
-    for option, times in zip(options, seconds, strict=True):
-        measured = float(np.median(times)) * 1_000
-        metrics[str(option.recipe)] = {
-            "predicted_p50_ms": option.p50_ms,
-            "measured_p50_ms": measured,
-            "ratio": option.p50_ms / measured,
-            "under_predicted_p95": float(np.mean(np.array(times) * 1_000 <= option.p95_ms)),
-        }
-    return metrics
-
-
-def measure_plan(sets: Path, *, queries: int = 100, model: str = MINI) -> Iterator[list[Row]]:
-    """Yield how long a plan takes, and how well it predicts latencies."""
-    data = subset(read_beir(sets / PLAN_SET), PLAN_DOCUMENTS, queries)
-    start = perf_counter()
-    made = plan(data, PLAN_BUDGET_MS, models=[model], time_limit_s=150.0)
-    seconds = perf_counter() - start
-    options = predicted_and_measured(data, made, PLAN_DEPTHS, min(queries, 50))
-    worst = max((abs(metrics["ratio"] - 1) for metrics in options.values()), default=0.0)
-    rows = make_rows("plan", "", PLAN_SET, {"planning_s": seconds, "worst_error": worst})
-    for name, metrics in options.items():
-        rows += make_rows("plan", name, PLAN_SET, metrics)
-    yield rows

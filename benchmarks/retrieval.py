@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,8 @@ from rerank_plugins import BiEncoder, Ranking, Reranker
 from rerank_plugins.core.config import MINI
 from rerank_plugins.core.fusion import fuse, fused_order
 from rerank_plugins.core.policy import Fusion
-from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
+from rerank_plugins.evaluation import RetrievalSet, read_beir
 from rerank_plugins.evaluation.metrics import per_query
-from rerank_plugins.evaluation.pools import read_array, save_array
-from rerank_plugins.evaluation.searches import nearest
 
 FirstStage = Literal["bi-encoder", "bm25"]
 FIRST_STAGES: Final[tuple[FirstStage, ...]] = get_args(FirstStage)
@@ -39,6 +38,24 @@ def sample_queries(data: RetrievalSet, count: int, seed: int) -> list[str]:
     identifiers = sorted(data.qrels)
     random.Random(seed).shuffle(identifiers)  # noqa: S311  (no secret)
     return identifiers[:count]
+
+
+def digest(*parts: str) -> str:
+    """Return 16 hexadecimal digits of a hash of some texts."""
+    return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def read_array(file: Path) -> NDArray[Any] | None:
+    """Return a stored array, or None."""
+    return np.load(file) if file.is_file() else None
+
+
+def save_array(file: Path, values: NDArray[Any]) -> None:
+    """Store an array, so that an interrupted run leaves the old or the new one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.unfinished.npy")
+    np.save(unfinished, values)
+    unfinished.replace(file)
 
 
 class Index(Protocol):
@@ -285,7 +302,7 @@ class Corpus:
     def rank(self, system: System, query: str) -> list[int]:
         """Return positions of passages, best first, as an application would compute them."""
         scores = self.search(system.first_stage, [query])[0]
-        best: list[int] = nearest(scores, system.depth).tolist()
+        best: list[int] = np.argsort(-scores, kind="stable")[: system.depth].tolist()
         reranker = system.reranker()
         if reranker is None:
             return best
@@ -304,7 +321,7 @@ def rank_from_scores(
         scores: Those of its first stage for all passages, shape ``(passages,)``.
         raw: For each cross-encoder its scores, same shape; NaN where none was computed.
     """
-    best = nearest(scores, system.depth)
+    best = np.argsort(-scores, kind="stable")[: system.depth]
     if system.model is not None:
         raw_scores, retrieval_scores = raw[system.model][best], scores[best]
         weight = FUSION_WEIGHT if system.fused else 1

@@ -22,7 +22,7 @@ from rerank_plugins.core.engine import Engine
 from rerank_plugins.core.protocols import CrossEncoderBackend
 from rerank_plugins.core.sources import InjectedModel
 from rerank_plugins.core.types import TextPair
-from rerank_plugins.evaluation.beir import read_beir
+from rerank_plugins.evaluation import read_beir
 from rerank_plugins.testing import FakeCrossEncoder
 
 _QUERIES: Final = 40

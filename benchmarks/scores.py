@@ -96,11 +96,12 @@ def fusion_rows(candidates: Candidates, dataset: str) -> list[Row]:
         )
     )
     with_scores = [
-        LabelledQuery(raw, grades.tolist(), retrieval, missed)
+        LabelledQuery(raw, grades=grades.tolist(), first_stage=retrieval, missed=missed)
         for raw, retrieval, grades, missed in queries
     ]
     with_ranks = [
-        LabelledQuery(raw, grades.tolist(), None, missed) for raw, _, grades, missed in queries
+        LabelledQuery(raw, grades=grades.tolist(), missed=missed)
+        for raw, _, grades, missed in queries
     ]
     first = fused_quality(with_scores, "weighted", 0, MEASURE)
     second = fused_quality(with_scores, "weighted", 1, MEASURE)

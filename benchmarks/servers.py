@@ -25,7 +25,7 @@ import numpy as np
 
 import rerank_plugins
 from benchmarks.common import ROOT, Row, make_rows, median_ratio, process_status
-from rerank_plugins.evaluation.beir import read_beir
+from rerank_plugins.evaluation import read_beir
 
 MINI: Final = Path(rerank_plugins.__file__).parent / "models" / "mini"
 INFINITY: Final = ROOT / ".peers" / "infinity" / "bin" / "infinity_emb"

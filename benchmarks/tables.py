@@ -199,7 +199,7 @@ COMMANDS: Final = {
         suite: f"quality DATA --suites {suite}"
         for suite in (
             *("quality", "calibration", "fusion", "precision"),
-            *("cascade", "deadline", "long-documents", "plan"),
+            *("cascade", "deadline", "long-documents"),
         )
     },
     "precision-speed": "quality DATA --suites precision",

@@ -17,7 +17,8 @@ from benchmarks.retrieval import FirstStage, Pool, make_pool, sample_queries, se
 from rerank_plugins import BiEncoder, BiEncoderScorer, Cascade, Ranking, Reranker
 from rerank_plugins.core.config import MINI
 from rerank_plugins.core.policy import Fusion
-from rerank_plugins.evaluation.beir import Passage, read_beir
+from rerank_plugins.evaluation import read_beir
+from rerank_plugins.evaluation.beir import Passage
 from rerank_plugins.evaluation.margins import LabelledQuery, fit_margin
 from rerank_plugins.evaluation.metrics import paired_bootstrap
 

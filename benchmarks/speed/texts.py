@@ -11,7 +11,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from benchmarks.retrieval import search
-from rerank_plugins.evaluation.beir import Passage, read_beir
+from rerank_plugins.evaluation import read_beir
+from rerank_plugins.evaluation.beir import Passage
 
 SEED: Final = 17
 QUERIES: Final = 40
