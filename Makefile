@@ -114,7 +114,7 @@ test-latest: ## the quick tests with the newest versions that there are
 $(addprefix test-,$(ENVIRONMENTS)): test-%: .%/installed
 	.$*/bin/python -m pytest -m "not slow and not gpu" --junitxml=.$*/report.xml
 	.$*/bin/python -m supply.versions $* .$*/report.xml
-	.$*/bin/python -m benchmarks.tables
+	.$*/bin/python -m benchmarks tables
 
 # The banner of the theme's makers is no warning of ours.
 docs: export NO_MKDOCS_2_WARNING = 1

@@ -71,10 +71,12 @@ def _scaling_rows(
                 measured.append(pairs / (time.perf_counter() - start))
             if load.failures:
                 raise RuntimeError(load.failures[0])
-    one, two = (median(measured) for measured in speeds.values())
+    single, double = (median(measured) for measured in speeds.values())
     dataset = f"{CLIENTS} clients, {PASSAGES} passages per call"
-    rows = make_rows("ray", "1 replica", dataset, {"pairs_per_s": one})
-    return rows + make_rows("ray", "2 replicas", dataset, {"pairs_per_s": two, "ratio": two / one})
+    rows = make_rows("ray", "1 replica", dataset, {"pairs_per_s": single})
+    return rows + make_rows(
+        "ray", "2 replicas", dataset, {"pairs_per_s": double, "ratio": double / single}
+    )
 
 
 def _kill_rows(application: Application, seconds: float, rounds: int) -> list[Row]:

@@ -311,16 +311,16 @@ def _adapter_memory(count: int) -> dict[str, float]:
     kept: list[Client] = [LangChainClient()]
     for _ in range(20):  # until the allocator has its pools
         kept[0].score(request)
-    one = _resident_mib()
+    single = _resident_mib()
     for number in range(1, count):
         kept.append(LangChainClient() if number % 2 == 0 else LlamaIndexClient())
         kept[-1].score(request)
     many = _resident_mib()
     return {
         "models": sum(type(thing) is TorchCrossEncoder for thing in gc.get_objects()),
-        "first_adapter_mib": one - before,
-        "other_adapters_mib": many - one,
-        "ratio": (many - before) / (one - before),
+        "first_adapter_mib": single - before,
+        "other_adapters_mib": many - single,
+        "ratio": (many - before) / (single - before),
     }
 
 

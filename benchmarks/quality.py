@@ -140,5 +140,5 @@ def measure_quality(
         trial = Trial(read_beir(sets / dataset), queries)
         # Latency first, before a long load heats the machine.
         times = trial.time(timed, work)
-        raw = {model: trial.score(model, one, work) for model, one in rerankers.items()}
+        raw = {model: trial.score(model, reranker, work) for model, reranker in rerankers.items()}
         yield list(trial.rows(dataset, raw, times))

@@ -235,7 +235,7 @@ def measure_precision(sets: Path, *, queries: int = 250, rounds: int = 20) -> It
     rankers = {PEER: sentence_transformers_ranker(cross_encoder_folder())}
     rankers |= {name: reranker.rank for name, reranker in rerankers.items()}
     yield speed_rows(rankers, make_pool(sets / "nq-gold", queries), rounds)
-    reduced = {name: one for name, one in rerankers.items() if "float32" not in name}
+    reduced = {name: rerankers[name] for name in rerankers if "float32" not in name}
     for dataset in SETS:
         pool = make_pool(sets / dataset, queries)
         yield precision_rows(pool, rerankers[EXACT], reduced, dataset)

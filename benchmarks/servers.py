@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import IO, Any, Final, NamedTuple
 
 import httpx
@@ -192,7 +193,7 @@ def compare_servers(
         latencies = np.concatenate([load.latencies for load in rounds_of])
         p50, p95 = np.percentile(latencies, (50, 95))
         metrics[name] = {
-            "requests_per_s": len(requests) / float(np.median([one.seconds for one in rounds_of])),
+            "requests_per_s": len(requests) / median(load.seconds for load in rounds_of),
             "p50_s": float(p50),
             "p95_s": float(p95),
             "peak_mib": servers[name].peak_mib,

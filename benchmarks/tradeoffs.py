@@ -273,14 +273,14 @@ def long_document_rows(pool: Pool, kind: str, model: str = MINI) -> list[Row]:
     before = pool.evaluate(None, MEASURE)
     truncated = Reranker(model, cache_mb=CACHE_MB).rank_many(pool.requests)
     baseline = pool.evaluate(truncated, MEASURE)
-    found = [max(grades, default=0) > 0 for grades in pool.grades]
+    has_relevant = [max(grades, default=0) > 0 for grades in pool.grades]
     counts = {
         "documents": pool.corpus_size,
         "questions": len(pool.queries),
         "depth": len(pool.documents[0]),
-        "found": float(np.mean(found)),
+        "found": float(np.mean(has_relevant)),
         "truncated": float(
-            np.mean([one.stats.truncated / one.stats.documents for one in truncated])
+            np.mean([ranked.stats.truncated / ranked.stats.documents for ranked in truncated])
         ),
     }
     rows = make_rows("long-documents", "", kind, counts)

@@ -7,8 +7,6 @@ only part that is timed; ``scores(output)`` returns a score per text, in the ord
 Each class imports its own library, because each runs in an environment that has no other.
 """
 
-# ruff: noqa: PLC0415, ANN401
-
 from __future__ import annotations
 
 import shutil

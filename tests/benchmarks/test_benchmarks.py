@@ -40,6 +40,7 @@ from benchmarks.speed.texts import TEXT_SETS, Request
 from benchmarks.speed.worker import Worker
 from rerank_plugins import Reranker
 from rerank_plugins.evaluation import read_beir
+from rerank_plugins.evaluation.metrics import per_query
 from rerank_plugins.serving import ServerSettings
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.serving.live import live
@@ -230,7 +231,7 @@ def test_quality_of_every_system(weather: Path, monkeypatch: pytest.MonkeyPatch)
             ]
             for query, text in zip(trial.query_ids, trial.queries, strict=True)
         }
-        expected = quality.per_query(trial.data.qrels, run, ("nDCG@10",))["nDCG@10"].mean()
+        expected = per_query(trial.data.qrels, run, ("nDCG@10",))["nDCG@10"].mean()
         assert values_of(rows, name, "nDCG@10") == [pytest.approx(expected)]
     again = trial.score("mini", Reranker(FakeCrossEncoder()), work)
     assert not np.array_equal(again, raw["mini"], equal_nan=True)
