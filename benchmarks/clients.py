@@ -19,7 +19,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from sentence_transformers import CrossEncoder
 
 from benchmarks.common import BUNDLED
-from rerank_plugins.backends._mini import cross_encoder_folder
+from rerank_plugins.backends.hub import cross_encoder_folder
 from rerank_plugins.evaluation import RetrievalSet, read_beir
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.llama_index import CrossEncoderPostprocessor

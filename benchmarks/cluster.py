@@ -16,8 +16,8 @@ from benchmarks.clients import texts
 from benchmarks.common import BUNDLED, Row, make_rows
 from rerank_plugins import Reranker
 from rerank_plugins.evaluation import RetrievalSet, read_beir
-from tests.cluster.live import configuration, free_port, replicas, serve_run, two_nodes, wait_until
-from tests.cluster.load import Load
+from tests.ray.live import configuration, free_port, replicas, serve_run, two_nodes, wait_until
+from tests.ray.load import Load
 
 CLIENTS: Final = 8
 PASSAGES: Final = 16
@@ -101,7 +101,7 @@ def measure_batch(folder: Path = BUNDLED, *, pairs: int = 100_000, actors: int =
     """Rank pairs by a pool of Ray actors, check some of them, and resume the finished batch."""
     import ray  # noqa: PLC0415  (an extra)
 
-    from rerank_plugins.serving.ray_data import rerank_dataset  # noqa: PLC0415
+    from rerank_plugins.ray.data import rerank_dataset  # noqa: PLC0415
 
     requests = _batch_rows(read_beir(folder), pairs // BATCH_DOCUMENTS)
     with tempfile.TemporaryDirectory() as work:

@@ -19,11 +19,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from rerank_plugins.core.batching.computed import Computed
-from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray, Prepared
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.engine.backend import CrossEncoderBackend, TokenizedItem
+from rerank_plugins.engine.engine import Engine
+from rerank_plugins.engine.request import RequestOutput
 from rerank_plugins.errors import RerankError
+from rerank_plugins.types import FloatArray, TextPair
 
 LOST_S: Final = 60.0
 """A request without a response after this time is lost."""
@@ -105,7 +105,9 @@ class FaultyBackend:
         self._calls: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
+    def prepare(
+        self, items: Sequence[TextPair], max_length: int | None = None
+    ) -> list[TokenizedItem]:
         """Prepare items, or not all of them."""
         queries = [item.query for item in items]
         fault = self._next("prepare", PREPARED, queries)
@@ -121,7 +123,7 @@ class FaultyBackend:
             return [*prepared[:-1], replace(prepared[-1], tokens=0)]
         return prepared
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score a batch, or fail."""
         fault = self._next("run", (*RAISED, *CHANGED), [item.payload[0] for item in batch])
         if fault in RAISED:
@@ -182,7 +184,7 @@ class CheckingClients:
                     self.outcomes[outcome] += 1
                     self.scores_compared += compared
 
-    def check(self, items: list[TextPair], computed: Computed) -> tuple[str, int]:
+    def check(self, items: list[TextPair], computed: RequestOutput) -> tuple[str, int]:
         """Return the outcome of a response, and how many scores were compared."""
         done = computed.done
         wanted = np.array([self._known[pair] for pair in items])[done]
@@ -206,7 +208,7 @@ class CheckingClients:
             except Exception:  # noqa: BLE001  (counted as what must not happen)
                 yield "foreign", 0
 
-    def _blocking(self, items: list[TextPair], rng: random.Random) -> Computed:
+    def _blocking(self, items: list[TextPair], rng: random.Random) -> RequestOutput:
         kind = rng.choice(("future", "blocking", "deadline", "cancelled"))
         if kind == "blocking":
             return self._engine.compute(items, timeout=LOST_S)

@@ -23,11 +23,11 @@ from scipy.stats import kendalltau
 
 from benchmarks.common import BUNDLED, ROOT, Row, make_rows
 from benchmarks.servers import ours
-from rerank_plugins import RemoteModel, Reranker
-from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.core.protocols import FloatArray
+from rerank_plugins import RemoteSpec, Reranker
+from rerank_plugins.backends.hub import cross_encoder_folder
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.evaluation import RetrievalSet, read_beir
+from rerank_plugins.types import FloatArray
 
 FILE: Final = ROOT / "tests" / "data" / "golden.json"
 COMMAND: Final = "python -m benchmarks robustness DATA --suites golden"
@@ -56,7 +56,7 @@ class Golden(NamedTuple):
 
 def write_golden() -> None:
     """Score the pairs with sentence-transformers in float32, and write the file."""
-    from tests.families import sentence_transformers_scores  # noqa: PLC0415  (needs pytest)
+    from tests.helpers.families import sentence_transformers_scores  # noqa: PLC0415  (needs pytest)
 
     data = read_beir(BUNDLED)
     chosen = _choose_passages(data)
@@ -176,7 +176,7 @@ def _remote() -> Iterator[Score]:
     """Score through a remote model."""
     with (
         ours("--dtype", "float32") as server,
-        Reranker(RemoteModel(server.url, api="rerank-plugins")) as reranker,
+        Reranker(RemoteSpec(server.url, api="rerank-plugins")) as reranker,
     ):
         yield reranker.score
 
@@ -194,7 +194,7 @@ CONFIGURATIONS: Final = {
     "openvino, bfloat16": _configuration("openvino", "bfloat16", 0.15, 0.97),
     "openvino, int8": _configuration("openvino", "int8", 1.0, 0.9),
     "server over HTTP, float32": Configuration(_over_http, 5e-5, 0.999),
-    "RemoteModel, float32": Configuration(_remote, 5e-5, 0.999),
+    "RemoteSpec, float32": Configuration(_remote, 5e-5, 0.999),
 }
 
 

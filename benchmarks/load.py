@@ -34,7 +34,7 @@ from benchmarks.clients import (
 from benchmarks.common import BUNDLED, Row, make_rows, median_ratio, milliseconds, process_status
 from benchmarks.servers import Body, request_bodies
 from rerank_plugins import Reranker
-from rerank_plugins.backends.torch.model import TorchCrossEncoder
+from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
 
 PEER: Final = "sentence-transformers"
 MAX_LENGTHS: Final = (64, 128, 256)

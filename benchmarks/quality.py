@@ -31,7 +31,7 @@ from benchmarks.retrieval import (
     save_array,
 )
 from rerank_plugins import Reranker
-from rerank_plugins.core.config import MINI
+from rerank_plugins.config import MINI
 from rerank_plugins.evaluation import RetrievalSet, read_beir
 from rerank_plugins.evaluation.metrics import bootstrapped_mean, paired_bootstrap, per_query
 

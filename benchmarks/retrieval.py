@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins import BiEncoder, Ranking, Reranker
-from rerank_plugins.core.config import MINI
-from rerank_plugins.core.fusion import fuse, fused_order
-from rerank_plugins.core.policy import Fusion
+from rerank_plugins.config import MINI, Fusion
+from rerank_plugins.core.ranking import fuse, fused_order
 from rerank_plugins.evaluation import RetrievalSet, read_beir
 from rerank_plugins.evaluation.metrics import per_query
 

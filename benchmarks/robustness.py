@@ -16,14 +16,14 @@ from typing import Any, Final
 
 from benchmarks.common import BUNDLED, ROOT, Row, make_rows
 from benchmarks.fault_injection import FAULTS, CheckingClients, FaultyBackend
-from rerank_plugins.backends.torch.model import TorchCrossEncoder
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.engine import Engine
-from rerank_plugins.core.protocols import CrossEncoderBackend
-from rerank_plugins.core.sources import InjectedModel
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import CrossEncoderBackend
+from rerank_plugins.engine.engine import Engine
+from rerank_plugins.engine.loading import UserBackend
 from rerank_plugins.evaluation import read_beir
 from rerank_plugins.testing import FakeCrossEncoder
+from rerank_plugins.types import TextPair
 
 _QUERIES: Final = 40
 _TEXTS: Final = 10
@@ -82,7 +82,7 @@ def inject_faults(
     compared = queued = right_after = 0
     for number in range(engines):
         faulty = FaultyBackend(backend, seed + number, rate)
-        with Engine[TextPair](InjectedModel(faulty)) as engine:
+        with Engine[TextPair](UserBackend(faulty)) as engine:
             engine.cache.grow(_CACHE_BYTES if number % 2 else 0)
             clients = CheckingClients(engine, known, tolerance)
             clients.send(requests, threads, seed + number)
@@ -132,7 +132,7 @@ def measure_faults(folder: Path = BUNDLED) -> Iterator[list[Row]]:
     mini.close()
 
 
-def fuzz(minutes: float, tests: str = "tests/fuzz") -> tuple[list[Row], int]:
+def fuzz(minutes: float, tests: str = "tests/robustness/fuzz") -> tuple[list[Row], int]:
     """Run the fuzz targets with random examples, each for the same share of the time.
 
     Args:
@@ -151,7 +151,7 @@ def fuzz(minutes: float, tests: str = "tests/fuzz") -> tuple[list[Row], int]:
     metrics: dict[tuple[str, str], dict[str, float]] = {}
     for target in map(json.loads, lines):
         name = target["target"].removeprefix("test_").replace("_", " ")
-        key = name, f"tests/fuzz/{target['file']}.py"
+        key = name, f"tests/robustness/fuzz/{target['file']}.py"
         total = metrics.setdefault(key, {"inputs": 0, "minutes": 0.0, "held": True})
         total["inputs"] += target["examples"]
         total["minutes"] += target["seconds"] / 60

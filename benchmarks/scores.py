@@ -22,21 +22,19 @@ from benchmarks.retrieval import (
     score_candidates,
 )
 from rerank_plugins import Reranker
-from rerank_plugins.backends._devices import fast_bfloat16_on_cpu
-from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.core.calibration import Method
-from rerank_plugins.core.config import MINI
-from rerank_plugins.core.fusion import FusionMethod
-from rerank_plugins.core.ordering import sigmoid
-from rerank_plugins.core.protocols import FloatArray
-from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.backends.devices import fast_bfloat16_on_cpu
+from rerank_plugins.backends.hub import cross_encoder_folder
+from rerank_plugins.config import MINI
+from rerank_plugins.core.calibration import Method, sigmoid
+from rerank_plugins.core.ranking import FusionMethod
 from rerank_plugins.evaluation.calibration import (
     brier_score,
     cross_validated,
     expected_calibration_error,
 )
-from rerank_plugins.evaluation.fusion import LabelledQuery, fit_fusion_weight, fused_quality
 from rerank_plugins.evaluation.metrics import paired_bootstrap
+from rerank_plugins.evaluation.tuning import LabeledQuery, fit_fusion_weight, fused_quality
+from rerank_plugins.types import FloatArray, ModelIdentity
 
 MEASURE: Final = "nDCG@10"
 CALIBRATION_SETS: Final = ("stackfaq", "nq-gold")
@@ -96,11 +94,13 @@ def fusion_rows(candidates: Candidates, dataset: str) -> list[Row]:
         )
     )
     with_scores = [
-        LabelledQuery(raw, grades=grades.tolist(), first_stage=retrieval, missed=missed)
+        LabeledQuery(
+            raw_scores=raw, retrieval_scores=retrieval, grades=grades.tolist(), missed=missed
+        )
         for raw, retrieval, grades, missed in queries
     ]
     with_ranks = [
-        LabelledQuery(raw, grades=grades.tolist(), missed=missed)
+        LabeledQuery(raw_scores=raw, grades=grades.tolist(), missed=missed)
         for raw, _, grades, missed in queries
     ]
     first = fused_quality(with_scores, "weighted", 0, MEASURE)
@@ -112,7 +112,7 @@ def fusion_rows(candidates: Candidates, dataset: str) -> list[Row]:
         "over_bi_encoder": paired_bootstrap(first, second),
     }
     rows += make_rows("fusion", "cross-encoder alone", dataset, metrics)
-    fusions: dict[str, tuple[list[LabelledQuery], FusionMethod]] = {
+    fusions: dict[str, tuple[list[LabeledQuery], FusionMethod]] = {
         "`rrf`, weight 0.5": (with_ranks, "rrf"),
         "`weighted`, weight 0.5, ranks only": (with_ranks, "weighted"),
         "`weighted`, weight 0.5": (with_scores, "weighted"),
@@ -130,7 +130,7 @@ def fusion_rows(candidates: Candidates, dataset: str) -> list[Row]:
     metrics = {
         "weight": fitted.weight,
         MEASURE: fitted.held_out,
-        "over_bi_encoder": fitted.over_first_stage,
+        "over_bi_encoder": fitted.over_retrieval,
         "over_cross_encoder": fitted.over_cross_encoder,
     }
     return rows + make_rows("fusion", "`weighted`, fitted weight", dataset, metrics)

@@ -30,10 +30,10 @@ from benchmarks.clients import (
 from benchmarks.common import Row, make_rows, process_status
 from benchmarks.fault_injection import FaultyBackend
 from benchmarks.servers import Server, ours
-from rerank_plugins import Ranking, RemoteModel, Reranker
-from rerank_plugins.backends.torch.model import TorchCrossEncoder
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.protocols import CrossEncoderBackend
+from rerank_plugins import Ranking, RemoteSpec, Reranker
+from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import CrossEncoderBackend
 from rerank_plugins.errors import InferenceError
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
@@ -114,7 +114,7 @@ def local_clients(backend: CrossEncoderBackend) -> dict[str, Send]:
 
 def server_clients(url: str, http: httpx.AsyncClient) -> dict[str, Send]:
     """Return the clients of a server: HTTP, and a remote model."""
-    remote = Reranker(RemoteModel(url, api="rerank-plugins"))
+    remote = Reranker(RemoteSpec(url, api="rerank-plugins"))
 
     async def over_http(request: Request, deadline: float | None) -> Response:
         body = {"query": request.query, "documents": request.documents}

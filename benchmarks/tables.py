@@ -1,13 +1,12 @@
-"""Generated tables: ``python -m benchmarks tables`` renders the stored results into the docs.
+"""Generated tables: ``python -m benchmarks tables`` renders the stored results.
 
-A table stands between markers, ``<!-- fusion -->`` and ``<!-- /fusion -->``, in README.md or on
-any page of ``docs``; moving the markers moves the table.
+A table stands between markers, ``<!-- fusion -->`` and ``<!-- /fusion -->``, in
+``benchmarks/results/README.md``, README.md or any page of ``docs``; moving the markers moves the
+table.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,7 @@ from typing import Any, Final
 from benchmarks.common import RESULTS, ROOT, Results, Row, read_results
 
 MARKED: Final = re.compile(r"(<!-- (?P<name>[\w-]+) -->\n).*?(<!-- /(?P=name) -->)", re.DOTALL)
-MODELS: Final = ROOT / "docs" / "models.json"
-PLOT_CELLS: Final = ("mini/nq/10", "mini/nq/100")
-_PLOT_COLORS: Final = {
-    "light": {"text": "#1f2328", "grid": "#d1d9e0", "ours": "#0969da", "peers": "#818b98"},
-    "dark": {"text": "#f0f6fc", "grid": "#3d444d", "ours": "#4493f8", "peers": "#9198a1"},
-}
+MAIN_CELLS: Final = {"mini/nq/10": "10 passages", "mini/nq/100": "100 passages"}
 
 
 @dataclass(frozen=True)
@@ -255,7 +249,7 @@ TABLES: Final[dict[str, Table | MetricsTable]] = {
         "speed",
         (
             *_per_dataset(
-                {"mini/nq/10": "10 passages", "mini/nq/100": "100 passages"},
+                MAIN_CELLS,
                 ("times as fast, {}", "{speedup:.2f}"),
                 ("pairs/s", "{pairs_per_s:.1f}"),
                 ("p50 / p95, ms", "{p50_ms:.0f} / {p95_ms:.0f}"),
@@ -264,7 +258,7 @@ TABLES: Final[dict[str, Table | MetricsTable]] = {
             Column("peak memory, MiB", "{peak_mib:.0f}", "mini/nq/100"),
         ),
         names=("system",),
-        lines=lambda dataset, _: dataset in PLOT_CELLS,
+        lines=lambda dataset, _: dataset in MAIN_CELLS,
         sort=("speedup", "mini/nq/100"),
         note="Times as fast as sentence-transformers: median of the ratios of the rounds.",
     ),
@@ -273,7 +267,7 @@ TABLES: Final[dict[str, Table | MetricsTable]] = {
         _SPEED_COLUMNS,
         names=("model", "texts", "passages", "system"),
         split_dataset=True,
-        lines=lambda dataset, _: dataset not in PLOT_CELLS,
+        lines=lambda dataset, _: dataset not in MAIN_CELLS,
     ),
     "speed-scores": Table(
         "speed",
@@ -283,11 +277,11 @@ TABLES: Final[dict[str, Table | MetricsTable]] = {
             Column("same top 10", "{same_top:.0%}", "mini/nq/100"),
         ),
         names=("system",),
-        lines=lambda dataset, _: dataset in PLOT_CELLS,
+        lines=lambda dataset, _: dataset in MAIN_CELLS,
         note="Compared with the scores of sentence-transformers in float32, for 100 passages; "
         "equal allows 1e-5, relative for scores above 1.",
     ),
-    "speed-claims": Table(
+    "adapters": Table(
         "adapters",
         (
             Column("p50, ms", "{p50_ms:.0f}"),
@@ -398,7 +392,7 @@ TABLES: Final[dict[str, Table | MetricsTable]] = {
         names=("dataset, first stage, fusion", "deadline"),
         note="Late is the time of the response beyond the deadline; negative is before it.",
     ),
-    "long_documents": Table(
+    "long-documents": Table(
         "long-documents",
         (
             Column("nDCG@10", "{nDCG@10:.3f}"),
@@ -408,7 +402,7 @@ TABLES: Final[dict[str, Table | MetricsTable]] = {
         ),
         names=("documents", "reranking"),
     ),
-    "cpu": Table(
+    "precision-speed": Table(
         "precision-speed",
         _per_dataset(
             {"10 passages": "10 passages", "100 passages": "100 passages"},
@@ -456,7 +450,7 @@ TABLES: Final[dict[str, Table | MetricsTable]] = {
         ),
         note="The weights of `mini`; the servers are loaded in interleaved rounds.",
     ),
-    "one_process": Table(
+    "one-process": Table(
         "one-process",
         (
             Column("requests/s", "{requests_per_s:.1f}"),
@@ -467,7 +461,7 @@ TABLES: Final[dict[str, Table | MetricsTable]] = {
     ),
     "ray": MetricsTable("ray", {"pairs_per_s": ".0f", "ratio": ".2f"}),
     "batch": MetricsTable("batch", {"largest_difference": ".0e"}),
-    "reliability-faults": Table(
+    "faults": Table(
         "faults",
         (
             Column("faults", "{faults:,.0f}"),
@@ -515,10 +509,6 @@ def render_table(name: str, folder: Path = RESULTS) -> str:
     Raises:
         KeyError: If there is no table of that name.
     """
-    if name == "models":
-        return models_table()
-    if name == "versions":
-        return versions_table(read_results("versions", folder))
     table = TABLES[name]
     return table.render(read_results(table.suite, folder))
 
@@ -533,105 +523,14 @@ def render_page(page: str, folder: Path = RESULTS) -> str:
 
 
 def pages() -> list[Path]:
-    """Return README.md and the pages of the documentation."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-
-def read_models() -> dict[str, Any]:
-    """Return the supported models, and the sources of their published figures."""
-    models: dict[str, Any] = json.loads(MODELS.read_text("utf-8"))
-    return models
-
-
-def models_table() -> str:
-    """Return the table of supported models, with the sources below it."""
-    data = read_models()
-    titles = ["family (example)", "parameters", "license", "languages", "max length"]
-    titles += ["`auto` backend", "published quality", "published pairs/s", "tested architectures"]
-    lines = [_line(titles), _line(["---"] * len(titles))]
-    lines += [
-        _line(
-            [
-                f"{model['family']} (`{model['example']}`)",
-                *(str(model[name]) for name in ("parameters", "licence", "languages", "reach")),
-                f"`{model['backend']}`",
-                *(str(model[name]) for name in ("quality", "speed")),
-                "; ".join(model["architectures"]),
-            ]
-        )
-        for model in data["models"]
-    ]
-    sources = [f"[{number}] {text}." for number, text in data["sources"].items()]
-    return "\n".join([*lines, "", *sources])
-
-
-def versions_table(results: Results) -> str:
-    """Return the tested versions, one column per environment."""
-    tested = {row.dataset: results.environments[row.environment] for row in results.rows}
-    names = dict.fromkeys(name for about in tested.values() for name in about["packages"])
-    lines = [_line(["", *tested]), _line(["---"] * (len(tested) + 1))]
-    lines.append(_line(["Python", *(about["python"] for about in tested.values())]))
-    lines += [
-        _line([name, *(about["packages"].get(name, "") for about in tested.values())])
-        for name in names
-    ]
-    cells = _by_system(results.rows)
-    for metric in dict.fromkeys(row.metric for row in results.rows):
-        counts = (f"{cells[name, 'tests'][metric]:.0f}" for name in tested)
-        lines.append(_line([f"tests {metric}", *counts]))
-    return "\n".join(lines)
-
-
-def speed_plot(results: Results, theme: str) -> str:
-    """Return the plot of speed as SVG, the same for the same results."""
-    import matplotlib as mpl  # noqa: PLC0415  (the tables need none)
-    from matplotlib.figure import Figure as Canvas  # noqa: PLC0415
-
-    colors, cells = _PLOT_COLORS[theme], _by_system(results.rows)
-    systems = [system for dataset, system in cells if dataset == PLOT_CELLS[-1] and system]
-    systems.sort(key=lambda system: cells[PLOT_CELLS[-1], system]["speedup"].value)
-    canvas = Canvas(figsize=(8.4, 0.9 + 0.44 * len(systems)), layout="constrained")
-    axes = canvas.add_subplot()
-    for number, dataset in enumerate(PLOT_CELLS):
-        shown = [system for system in systems if (dataset, system) in cells]
-        bars = axes.barh(
-            [systems.index(system) + 0.18 - 0.36 * number for system in shown],
-            [cells[dataset, system]["speedup"].value for system in shown],
-            height=0.36,
-            color=[colors["ours" if "rerank_plugins" in system else "peers"] for system in shown],
-            alpha=(0.5, 1.0)[number],
-            label=f"{dataset.rpartition('/')[2]} passages",
-        )
-        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8, color=colors["text"])
-    axes.set_yticks(range(len(systems)), systems)
-    axes.axvline(1, color=colors["text"], linewidth=1, zorder=0)
-    axes.margins(x=0.08, y=0.01)
-    axes.set_facecolor("none")
-    axes.legend(loc="lower right", frameon=False, labelcolor=colors["text"])
-    axes.set_xlabel("times as fast as sentence-transformers", color=colors["text"])
-    axes.tick_params(colors=colors["text"], length=0)
-    axes.xaxis.grid(visible=True, color=colors["grid"], linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[:].set_visible(False)
-    target = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "speed", "font.size": 10}):
-        canvas.savefig(
-            target, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
-    return "\n".join(line.rstrip() for line in target.getvalue().splitlines()) + "\n"
+    """Return the pages that may hold tables."""
+    return [RESULTS / "README.md", ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def main() -> None:
-    """Render the tables of all pages, and the plots that a page shows."""
-    texts = ""
+    """Render the tables of all pages."""
     for path in pages():
         page = path.read_text("utf-8")
         rendered = render_page(page)
         if rendered != page:
             path.write_text(rendered, "utf-8")
-        texts += rendered
-    for theme in _PLOT_COLORS:
-        name = f"speed-{theme}.svg"
-        if name in texts:
-            plot = speed_plot(read_results("speed"), theme)
-            (ROOT / "docs" / name).write_text(plot, "utf-8")

@@ -15,12 +15,11 @@ import numpy as np
 from benchmarks.common import Row, make_rows, milliseconds
 from benchmarks.retrieval import FirstStage, Pool, make_pool, sample_queries, search
 from rerank_plugins import BiEncoder, BiEncoderScorer, Cascade, Ranking, Reranker
-from rerank_plugins.core.config import MINI
-from rerank_plugins.core.policy import Fusion
+from rerank_plugins.config import MINI, Fusion
 from rerank_plugins.evaluation import read_beir
-from rerank_plugins.evaluation.beir import Passage
-from rerank_plugins.evaluation.margins import LabelledQuery, fit_margin
+from rerank_plugins.evaluation.datasets import Passage
 from rerank_plugins.evaluation.metrics import paired_bootstrap
+from rerank_plugins.evaluation.tuning import LabeledQuery, fit_early_exit_margin
 
 MEASURE: Final = "nDCG@10"
 CACHE_MB: Final = 256
@@ -99,10 +98,10 @@ def early_exit_rows(
     """
     cascade = Cascade([(_stored_bi_encoder(pool), FITTED_KEEP), reranker])
     labeled = [
-        LabelledQuery(query, documents, grades)
+        LabeledQuery(query=query, documents=documents, grades=grades)
         for (query, documents), grades in zip(pool.requests, pool.grades, strict=True)
     ]
-    fitted = fit_margin(cascade, labeled, loss=LOSS)
+    fitted = fit_early_exit_margin(cascade, labeled, loss=LOSS)
     rankings = [fitted.cascade.rank(query.query, query.documents) for query in labeled]
     tokens = float(np.mean([ranking.stats.tokens for ranking in rankings]))
     metrics = {

@@ -10,20 +10,14 @@ import logging
 from typing import TYPE_CHECKING
 
 from rerank_plugins import backends as _backends  # noqa: F401  (registers the loaders)
-from rerank_plugins import tracing as _tracing  # noqa: F401  (registers the tracer)
 from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rerank_plugins.backends._openvino_model import OpenVINOModel
-    from rerank_plugins.backends.decoder.settings import DecoderModel
-    from rerank_plugins.backends.flag.settings import FlagModel
-    from rerank_plugins.backends.remote.settings import RemoteModel
-    from rerank_plugins.core.bi_encoder import BiEncoder
-    from rerank_plugins.core.bi_encoder_scorer import BiEncoderScorer
-    from rerank_plugins.core.cascade import Cascade
+    from rerank_plugins.backends.model_specs import DecoderSpec, FlagSpec, OpenVINOSpec, RemoteSpec
+    from rerank_plugins.core.bi_encoder import BiEncoder, BiEncoderScorer
+    from rerank_plugins.core.cascade import Cascade, Stage
     from rerank_plugins.core.reranker import Reranker
-    from rerank_plugins.core.stage import Stage
-    from rerank_plugins.core.types import RankedDocument, Ranking
+    from rerank_plugins.types import RankedDocument, Ranking
 
 __version__ = "0.1.0"
 
@@ -31,12 +25,12 @@ __all__ = [
     "BiEncoder",
     "BiEncoderScorer",
     "Cascade",
-    "DecoderModel",
-    "FlagModel",
-    "OpenVINOModel",
+    "DecoderSpec",
+    "FlagSpec",
+    "OpenVINOSpec",
     "RankedDocument",
     "Ranking",
-    "RemoteModel",
+    "RemoteSpec",
     "Reranker",
     "Stage",
     "__version__",
@@ -44,16 +38,16 @@ __all__ = [
 
 _HOMES = {
     "BiEncoder": "rerank_plugins.core.bi_encoder",
-    "BiEncoderScorer": "rerank_plugins.core.bi_encoder_scorer",
+    "BiEncoderScorer": "rerank_plugins.core.bi_encoder",
     "Cascade": "rerank_plugins.core.cascade",
-    "DecoderModel": "rerank_plugins.backends.decoder.settings",
-    "FlagModel": "rerank_plugins.backends.flag.settings",
-    "OpenVINOModel": "rerank_plugins.backends._openvino_model",
-    "RankedDocument": "rerank_plugins.core.types",
-    "Ranking": "rerank_plugins.core.types",
-    "RemoteModel": "rerank_plugins.backends.remote.settings",
+    "DecoderSpec": "rerank_plugins.backends.model_specs",
+    "FlagSpec": "rerank_plugins.backends.model_specs",
+    "OpenVINOSpec": "rerank_plugins.backends.model_specs",
+    "RankedDocument": "rerank_plugins.types",
+    "Ranking": "rerank_plugins.types",
+    "RemoteSpec": "rerank_plugins.backends.model_specs",
     "Reranker": "rerank_plugins.core.reranker",
-    "Stage": "rerank_plugins.core.stage",
+    "Stage": "rerank_plugins.core.cascade",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

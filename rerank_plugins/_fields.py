@@ -7,18 +7,104 @@ Names and defaults are those of :class:`~rerank_plugins.Reranker` and
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_serializer, field_validator
 
-from rerank_plugins._model_fields import ModelFields
-from rerank_plugins.core.batching.jobs import Priority
+from rerank_plugins.backends.model_specs import DecoderSpec, FlagSpec, OpenVINOSpec, RemoteSpec
+from rerank_plugins.config import (
+    MINI,
+    Activation,
+    Dtype,
+    Fusion,
+    LongDocuments,
+    ModelConfig,
+    OnError,
+    Optimize,
+    Overload,
+    Priority,
+    validate_count,
+    validate_deadline,
+    validate_number,
+    validate_top_n,
+)
 from rerank_plugins.core.bi_encoder import BiEncoder
-from rerank_plugins.core.checks import check_count, check_deadline, check_number, check_top_n
-from rerank_plugins.core.config import MINI, Optimize
-from rerank_plugins.core.embedding_form import Precision
-from rerank_plugins.core.policy import Activation, Fusion, LongDocuments, OnError, Overload
+from rerank_plugins.core.quantization import Precision
 from rerank_plugins.core.reranker import Reranker
+
+_SETTINGS: Final[dict[str, Any]] = {
+    "url": RemoteSpec,
+    "family": DecoderSpec,
+    "variant": FlagSpec,
+    "calibration": OpenVINOSpec,
+}
+"""What a model can be described by, under the name of a field that only it has."""
+
+
+class ModelFields(BaseModel):
+    """Which model, and where and how it runs."""
+
+    model: Any = Field(
+        default=MINI,
+        description=(
+            '"mini" (embedded), a Hub name, a folder, a DecoderSpec, FlagSpec, OpenVINOSpec '
+            "or RemoteSpec, or a backend object."
+        ),
+    )
+    backend: str = Field(default="auto", description="What computes; auto chooses by the model.")
+    device: str | list[str] | None = Field(
+        default=None, description="A torch device such as cuda:0 or cpu, or several; None chooses."
+    )
+    dtype: Dtype = Field(
+        default="auto", description="Data type of the arithmetic; auto chooses by the device."
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
+    cache_folder: str | None = Field(default=None, description="Where downloads are kept.")
+    local_files_only: bool = Field(
+        default=False, description="Use only what is already on this machine."
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run Python code that comes with the model."
+    )
+    idle_unload_s: float | None = Field(
+        default=None, description="Seconds without work after which the memory is given back."
+    )
+    cache_mb: float = Field(
+        default=0, description="Megabytes for results computed before; 0 keeps none."
+    )
+    cache_entries: int | None = Field(
+        default=None, description="Most results in those megabytes; None sets no bound."
+    )
+    cache_dir: str | None = Field(
+        default=None, description="Folder for results that outlast the process."
+    )
+    cache_dir_mb: float = Field(default=1024, description="Megabytes of that folder.")
+
+    # These run before pydantic converts, which would read True as 1 and refuse a Path.
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _settings_again(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        kind = next((one for name, one in _SETTINGS.items() if name in value), RemoteSpec)
+        return kind(**value)
+
+    @field_serializer("model")
+    def _settings_without_token(self, value: object) -> object:
+        named = isinstance(value, tuple(_SETTINGS.values()))
+        to_dict = getattr(value, "to_dict", None) if named else None
+        return value if to_dict is None else to_dict()
+
+    @field_validator("model", "cache_folder", "cache_dir", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("max_length", mode="before", check_fields=False)
+    @classmethod
+    def _checked_max_length(cls, value: Any) -> int | None:  # noqa: ANN401  (not yet checked)
+        return ModelConfig(max_length=value).max_length
 
 
 class RerankerFields(ModelFields):
@@ -26,7 +112,7 @@ class RerankerFields(ModelFields):
 
     optimize: Optimize = Field(
         default="none",
-        description="compile has torch compile the model; graphs records small CUDA batches.",
+        description="compile or reduce-overhead (with CUDA graphs) compiles the model.",
     )
     max_length: int | None = Field(
         default=512, description="Most tokens a pair may have; the document is cut to fit."
@@ -91,22 +177,22 @@ class RerankerFields(ModelFields):
     @field_validator("top_n", mode="before")
     @classmethod
     def _checked_top_n(cls, value: Any) -> int | None:  # noqa: ANN401  (not yet checked)
-        return check_top_n(value)
+        return validate_top_n(value)
 
     @field_validator("window_overlap", "max_windows", "best_windows", mode="before")
     @classmethod
     def _checked_count(cls, value: Any, info: ValidationInfo) -> int | None:  # noqa: ANN401
-        return check_count(str(info.field_name), value, "for all", least=0)
+        return validate_count(str(info.field_name), value, "for all", least=0)
 
     @field_validator("deadline_ms", mode="before")
     @classmethod
     def _checked_deadline(cls, value: Any) -> float | None:  # noqa: ANN401
-        return check_deadline(value)
+        return validate_deadline(value)
 
     @field_validator("score_threshold", "fusion_weight", "drop_similar", mode="before")
     @classmethod
     def _checked_number(cls, value: Any, info: ValidationInfo) -> float | None:  # noqa: ANN401
-        return check_number(str(info.field_name), value, "for none")
+        return validate_number(str(info.field_name), value, "for none")
 
     @field_validator("calibrator", "similarity_model", mode="before")
     @classmethod
@@ -126,7 +212,8 @@ class BiEncoderFields(ModelFields):
     """Everything a :class:`~rerank_plugins.BiEncoder` can be told."""
 
     max_length: int | None = Field(
-        default=None, description="Most tokens a text may have; None is the model's own reach."
+        default=None,
+        description="Most tokens a text may have; None is the model's own maximum length.",
     )
     query_prompt: str | None = Field(
         default=None, description="Put before every query; None is the model's own prompt."
@@ -150,7 +237,7 @@ class BiEncoderFields(ModelFields):
     @field_validator("truncate_dim", mode="before")
     @classmethod
     def _checked_dimensions(cls, value: Any) -> int | None:  # noqa: ANN401  (not yet checked)
-        return check_count("truncate_dim", value, "for all dimensions")
+        return validate_count("truncate_dim", value, "for all dimensions")
 
     @field_validator("ranges", mode="before")
     @classmethod

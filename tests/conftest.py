@@ -9,7 +9,7 @@ import tempfile
 
 from hypothesis import settings
 
-from tests.leaks import (
+from tests.helpers.resource_leaks import (
     no_tasks_left,
     nothing_left,
     pytest_collection_finish,

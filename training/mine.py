@@ -1,183 +1,225 @@
-"""Second step: find candidates for every query, and the bi-encoder's cosines as soft targets."""
+"""Step ``mine``: candidates for every query, and the bi-encoder's cosines as soft targets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.core.protocols import FloatArray
-from training.answers import answering
-from training.asking import Asked, ask_again, ask_of_passages, ask_sentences, ask_windows, sampled
-from training.candidates import drawn
-from training.packed import KINDS, Packed
-from training.prepared import Parts, Prepared, Question
-from training.searching import Space
+from rerank_plugins.config import MINI
+from training.answer_windows import answer_windows
+from training.augmentation import Rng, without_punctuation
+from training.candidates import CandidatePool, draw_candidates
+from training.corpus import Chunks, Corpus, Question
+from training.dataset import KINDS, Dataset, DatasetWriter
+from training.query_generation import (
+    ListQuery,
+    passage_queries,
+    question_queries,
+    sample_questions,
+    sentence_queries,
+    window_queries,
+)
 from training.settings import Kind, Settings
-from training.wording import Rng, without_marks
-from training.writing import Writer
 
-_LABELLED: Final = frozenset[Kind]({"window", "passage", "paragraph"})
-_CUT_OUT: Final = 0.7
-"""Share of paragraphs that lose the sentence that asks for them."""
+_LABELED: Final = frozenset[Kind]({"window", "passage", "paragraph"})
+_SENTENCE_REMOVED: Final = 0.7
+"""Fraction of ``paragraph`` positives from which the query's sentence is removed."""
 
-Shown = Callable[[Asked, int], tuple[str, list[int]]]
-"""A candidate's text, and the texts of the space whose best cosine is its own."""
+Render = Callable[[ListQuery, int], tuple[str, list[int]]]
+"""From a query and a candidate to the candidate's text and the texts of the pool whose highest
+cosine is its soft target."""
 
 
-class _Made(NamedTuple):
-    space: Space
-    asked: list[Asked]
-    shown: Shown
+class _Lists(NamedTuple):
+    """Lists of a kind before candidates are drawn."""
+
+    pool: CandidatePool
+    queries: list[ListQuery]
+    render: Render
+
+
+def bi_encoder(vectors: Path | None = None) -> BiEncoder:
+    """Return all-MiniLM-L6-v2; ``vectors`` is a folder that caches its vectors."""
+    return BiEncoder(MINI, **_fastest_backend(), cache_dir=vectors)
+
+
+def cross_encoder() -> Reranker:
+    """Return the embedded cross-encoder."""
+    return Reranker(MINI, **_fastest_backend())
+
+
+def _fastest_backend() -> dict[str, Any]:
+    """Return the settings of a backend: int8 on a CPU if OpenVINO is installed."""
+    if torch.cuda.is_available() or find_spec("openvino") is None or find_spec("nncf") is None:
+        return {}
+    return {"backend": "openvino", "dtype": "int8"}
 
 
 class Miner:
     """Makes the lists of all kinds."""
 
     def __init__(
-        self, prepared: Prepared, settings: Settings, encoder: BiEncoder, reader: Reranker
+        self, corpus: Corpus, settings: Settings, encoder: BiEncoder, reader: Reranker
     ) -> None:
         """Embed the windows.
 
         Args:
-            prepared: The texts.
+            corpus: The corpus.
             settings: The configuration.
-            encoder: The bi-encoder whose cosines are the soft targets.
-            reader: Finds the window that answers.
+            encoder: Bi-encoder whose cosines are the soft targets.
+            reader: Cross-encoder that finds the window that answers a question.
         """
-        self._prepared = prepared
+        self._corpus = corpus
         self._settings = settings
         self._encoder = encoder
         self._reader = reader
-        self._windows = self._parts(prepared.windows)
+        self._windows = self._chunk_pool(corpus.windows)
 
-    def packed(self) -> Packed:
+    def dataset(self) -> Dataset:
         """Make all lists."""
-        writer = Writer(list(self._settings.sources), self._settings.train.max_length)
+        writer = DatasetWriter(list(self._settings.sources), self._settings.train.max_length)
         for number, kind in enumerate(KINDS):
             rng = np.random.default_rng([self._settings.seed, len(KINDS), number])
-            made = self._made(kind, rng)
-            if made.asked:
-                self._write(kind, made, rng, writer)
-        return writer.packed()
+            lists = self._lists(kind, rng)
+            if lists.queries:
+                self._write(kind, lists, rng, writer)
+        return writer.dataset()
 
-    def _made(self, kind: Kind, rng: Rng) -> _Made:
-        prepared, settings = self._prepared, self._settings
+    def _lists(self, kind: Kind, rng: Rng) -> _Lists:
+        corpus, settings = self._corpus, self._settings
         if kind in ("paragraph", "phrase"):
-            shown = self._without_query(rng) if kind == "paragraph" else self._plain(rng)
-            return _Made(self._windows, ask_of_passages(prepared, settings, kind, rng), shown)
-        questions = sampled(prepared, settings, kind, rng)
+            render = (
+                self._render_without_sentence(rng)
+                if kind == "paragraph"
+                else self._render_without_punctuation(rng)
+            )
+            return _Lists(self._windows, passage_queries(corpus, settings, kind, rng), render)
+        questions = sample_questions(corpus, settings, kind, rng)
         if kind == "sentence" and questions:
-            sentences = prepared.sentences.among(at for one in questions for at in one.positives)
-            space = self._parts(sentences)
-            return _Made(space, ask_sentences(sentences, questions, rng), _as_it_is(space))
-        held_out = prepared.validation if kind in ("window", "faq") else []
-        cut = len(questions)
+            passages = (passage for question in questions for passage in question.positives)
+            sentences = corpus.sentences.select(passages)
+            pool = self._chunk_pool(sentences)
+            return _Lists(pool, sentence_queries(sentences, questions, rng), _render_as_is(pool))
+        held_out = corpus.validation if kind in ("window", "faq") else []
         if kind in ("faq", "question"):
-            space = self._asked_before([*questions, *held_out], kind, cut, rng)
-            asked = ask_again(questions, rng, 0, unseen=settings.mine.unseen, held_out=False)
-            asked += ask_again(held_out, rng, cut, unseen=0, held_out=True)
-            return _Made(space, asked, _as_it_is(space))
+            return self._question_lists(questions, held_out, kind, rng)
         answers = self._answers([*questions, *held_out])
-        asked = ask_windows(prepared, questions, answers[:cut], settings.mine, rng=rng)
-        asked += ask_windows(
-            prepared, held_out, answers[cut:], settings.mine, rng=rng, held_out=True
+        training = len(questions)
+        queries = window_queries(corpus, questions, answers[:training], settings.mine, rng=rng)
+        queries += window_queries(
+            corpus, held_out, answers[training:], settings.mine, rng=rng, held_out=True
         )
-        shown = self._whole if kind == "passage" else _as_it_is(self._windows)
-        return _Made(self._windows, asked, shown)
+        render = self._render_passage if kind == "passage" else _render_as_is(self._windows)
+        return _Lists(self._windows, queries, render)
 
-    def _write(self, kind: Kind, made: _Made, rng: Rng, writer: Writer) -> None:
-        mine = self._settings.mine
+    def _question_lists(
+        self, questions: Sequence[Question], held_out: Sequence[Question], kind: Kind, rng: Rng
+    ) -> _Lists:
+        """Return lists whose candidates are questions, with their answers for ``faq``."""
+        training = len(questions)
+        pool = self._question_pool([*questions, *held_out], kind, training, rng)
+        fraction = self._settings.mine.without_self_fraction
+        queries = question_queries(
+            questions, rng, 0, without_self_fraction=fraction, held_out=False
+        )
+        queries += question_queries(held_out, rng, training, without_self_fraction=0, held_out=True)
+        return _Lists(pool, queries, _render_as_is(pool))
+
+    def _write(self, kind: Kind, lists: _Lists, rng: Rng, writer: DatasetWriter) -> None:
+        settings = self._settings.mine
         for held_out in (False, True):
-            asked = [one for one in made.asked if one.held_out is held_out]
-            if not asked:
+            queries = [query for query in lists.queries if query.held_out is held_out]
+            if not queries:
                 continue
-            space = made.space
+            pool = lists.pool
             if held_out:
-                space = replace(space, usable=np.ones_like(space.usable))
-            vectors = self._encoder.encode_queries([one.clean for one in asked])
-            nearest = space.nearest(vectors, mine.depth)
-            lexical = space.lexical([one.text for one in asked], mine.lexical_depth)
-            for row, one in enumerate(tqdm(asked, desc=kind, unit="list", disable=None)):
-                found = drawn(one, space, nearest[row], lexical[row], settings=mine, rng=rng)
-                if len(found) < mine.size:
+                pool = replace(pool, allowed=np.ones_like(pool.allowed))
+            vectors = self._encoder.encode_queries([query.clean_text for query in queries])
+            dense = pool.dense_search(vectors, settings.dense_depth)
+            lexical = pool.lexical_search([query.text for query in queries], settings.lexical_depth)
+            for row, query in enumerate(tqdm(queries, desc=kind, unit="list", disable=None)):
+                candidates = draw_candidates(
+                    query, pool, dense[row], lexical[row], settings=settings, rng=rng
+                )
+                if len(candidates) < settings.list_size:
                     continue
-                shown = [made.shown(one, at) for at in found]
-                cosines = [(space.vectors[parts] @ vectors[row]).max() for _, parts in shown]
+                rendered = [lists.render(query, candidate) for candidate in candidates]
+                cosines = [(pool.vectors[texts] @ vectors[row]).max() for _, texts in rendered]
                 writer.add(
                     kind,
-                    one.source,
-                    one.text,
-                    [text for text, _ in shown],
+                    query.source,
+                    query.text,
+                    [text for text, _ in rendered],
                     np.array(cosines, dtype=np.float32),
-                    relevant=1 if kind in _LABELLED else 0,
+                    relevant=1 if kind in _LABELED else 0,
                     held_out=held_out,
                 )
 
     def _answers(self, questions: Sequence[Question], *, read: bool = True) -> list[int]:
-        return answering(
-            questions,
-            self._prepared.windows,
-            self._windows.vectors,
-            self._encoder,
-            self._reader if read else None,
-        )
+        reader = self._reader if read else None
+        windows, vectors = self._corpus.windows, self._windows.vectors
+        return answer_windows(questions, windows, vectors, self._encoder, reader)
 
-    def _parts(self, parts: Parts) -> Space:
-        vectors = self._vectors(parts.texts)
-        return Space(parts.texts, parts.passages, vectors, ~self._prepared.held_out[parts.passages])
+    def _chunk_pool(self, chunks: Chunks) -> CandidatePool:
+        vectors = self._encoder.encode_documents(chunks.texts)
+        allowed = ~self._corpus.held_out[chunks.passages]
+        return CandidatePool(chunks.texts, chunks.passages, vectors, allowed)
 
-    def _vectors(self, texts: list[str]) -> FloatArray:
-        return self._encoder.encode_documents(texts)
-
-    def _asked_before(
-        self, questions: Sequence[Question], kind: Kind, free: int, rng: Rng
-    ) -> Space:
-        """Return the space of earlier questions, with their answers for the kind ``faq``."""
-        texts = [one.text for one in questions]
+    def _question_pool(
+        self, questions: Sequence[Question], kind: Kind, allowed: int, rng: Rng
+    ) -> CandidatePool:
+        texts = [question.text for question in questions]
         if kind == "faq":
-            windows = self._prepared.windows.texts
-            least, most = self._settings.mine.answer_words
-            for at, answer in enumerate(self._answers(questions, read=False)):
-                words = windows[answer].split()[: rng.integers(least, most + 1)]
-                texts[at] += "\n" + " ".join(words)
-        owners = np.arange(len(texts), dtype=np.int64)  # several questions of a passage may meet
-        return Space(texts, owners, self._vectors(texts), owners < free)
+            windows = self._corpus.windows.texts
+            shortest, longest = self._settings.mine.answer_words
+            for row, answer in enumerate(self._answers(questions, read=False)):
+                words = windows[answer].split()[: rng.integers(shortest, longest + 1)]
+                texts[row] += "\n" + " ".join(words)
+        # Each question counts as a passage: several questions of a passage may be in a list.
+        numbers = np.arange(len(texts), dtype=np.int64)
+        vectors = self._encoder.encode_documents(texts)
+        return CandidatePool(texts, numbers, vectors, numbers < allowed)
 
-    def _whole(self, _: Asked, window: int) -> tuple[str, list[int]]:
-        """Show the whole passage of a window, if it is not too long."""
-        passage = int(self._windows.owners[window])
-        text = self._prepared.passages[passage]
-        if len(text.split()) > self._settings.prepare.passage_words:
+    def _render_passage(self, _: ListQuery, window: int) -> tuple[str, list[int]]:
+        """Return the whole passage of a window, or the window if the passage is too long."""
+        passage = int(self._windows.passages[window])
+        text = self._corpus.passages[passage]
+        if len(text.split()) > self._settings.prepare.max_passage_words:
             return self._windows.texts[window], [window]
-        return text, self._prepared.windows.of(passage)
+        return text, self._corpus.windows.of(passage)
 
-    def _without_query(self, rng: Rng) -> Shown:
-        def shown(asked: Asked, window: int) -> tuple[str, list[int]]:
+    def _render_without_sentence(self, rng: Rng) -> Render:
+        """Return a function that removes the query's sentence from most of the positives."""
+
+        def render(query: ListQuery, window: int) -> tuple[str, list[int]]:
             text = self._windows.texts[window]
-            if window in asked.own and rng.random() < _CUT_OUT:
-                text = " ".join(text.replace(asked.text, " ").split())
+            if window in query.positives and rng.random() < _SENTENCE_REMOVED:
+                text = " ".join(text.replace(query.text, " ").split())
             return text, [window]
 
-        return shown
+        return render
 
-    def _plain(self, rng: Rng) -> Shown:
-        """Show all candidates of some queries without marks, of the others as they are."""
-        plain: dict[str, bool] = {}
+    def _render_without_punctuation(self, rng: Rng) -> Render:
+        """Return a function that removes punctuation from all candidates of some queries."""
+        fraction = self._settings.mine.unpunctuated_fraction
+        unpunctuated: dict[str, bool] = {}
 
-        def shown(asked: Asked, window: int) -> tuple[str, list[int]]:
+        def render(query: ListQuery, window: int) -> tuple[str, list[int]]:
             text = self._windows.texts[window]
-            share = self._settings.mine.plain
-            if plain.setdefault(asked.text, bool(rng.random() < share)):
-                text = without_marks(text)
+            if unpunctuated.setdefault(query.text, bool(rng.random() < fraction)):
+                text = without_punctuation(text)
             return text, [window]
 
-        return shown
+        return render
 
 
-def _as_it_is(space: Space) -> Shown:
-    return lambda _, at: (space.texts[at], [at])
+def _render_as_is(pool: CandidatePool) -> Render:
+    return lambda _, row: (pool.texts[row], [row])

@@ -1,4 +1,4 @@
-"""The configuration file of the pipeline, checked."""
+"""Configuration file of the training pipeline, validated on load."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-DEFAULT: Final = Path(__file__).with_name("config.toml")
+DEFAULT_CONFIG: Final = Path(__file__).with_name("config.toml")
 
 Kind = Literal["window", "passage", "sentence", "faq", "question", "paragraph", "phrase"]
-"""Of a list: what its query is and what its candidates are; see docs/training.md."""
+"""Kind of a training list: what its query and its candidates are; see docs/dev/training.md."""
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -29,149 +29,153 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(_Table):
-    """What is taken of one file of training groups.
+class SourceSettings(_Table):
+    """Use of one file of training groups.
 
     Attributes:
-        passages: Most passages with all their questions; the others are left out.
-        held_out: Questions for validation; nothing is trained on their passages.
-        lists: How many lists of each kind are made of its questions or passages.
+        max_passages: Maximum number of passages to keep, each with all its questions.
+        held_out: Number of questions for validation; their passages are not trained on.
+        lists: Number of lists of each kind to make from its questions or passages.
     """
 
-    passages: Positive
+    max_passages: Positive
     held_out: Count
     lists: dict[Kind, Count]
 
 
-class Prepare(_Table):
-    """How texts are cut.
+class PrepareSettings(_Table):
+    """Chunking of passages.
 
     Attributes:
-        window_words: Most words of a window.
-        overlap_words: Words that a window shares with the one before.
-        windows: Most windows of a passage.
-        passage_words: Longer passages are not used whole.
-        sentence_words: Fewest and most words of a sentence that is used.
-        sentences: Most sentences of a passage.
+        window_words: Maximum number of words of a window.
+        overlap_words: Number of words that a window shares with the previous one.
+        max_windows: Maximum number of windows per passage.
+        max_passage_words: Longer passages are never used whole.
+        sentence_words: Minimum and maximum number of words of a sentence.
+        max_sentences: Maximum number of sentences per passage.
     """
 
     window_words: Positive
     overlap_words: Count
-    windows: Positive
-    passage_words: Positive
+    max_windows: Positive
+    max_passage_words: Positive
     sentence_words: tuple[Positive, Positive]
-    sentences: Positive
+    max_sentences: Positive
 
 
-class Mine(_Table):
-    """How candidates are found.
+class MineSettings(_Table):
+    """Selection of candidates and augmentation of queries.
 
     Attributes:
-        size: Candidates of a list.
-        depth: Hard candidates come from so many of the bi-encoder's best.
-        skew: Exponent of the draw from those: above 1, the first ones are drawn more often.
-        lexical_depth: And from so many of BM25's best.
-        hard: Of the bi-encoder, in a list.
-        lexical: Of BM25, in a list.
-        given: Negatives that come with the question, or of the same passages' neighbours.
-        keywords: Share of questions that become keywords.
-        casual: Share that lose capitals and the question mark.
-        plain: Share of lists of phrases whose texts lose capitals and punctuation.
-        unseen: Share of lists of earlier questions that do not have the question itself.
-        answer_words: Fewest and most words of an answer below an earlier question.
+        list_size: Number of candidates per list.
+        dense_depth: Hard negatives are drawn from this many of the bi-encoder's best texts.
+        dense_skew: Exponent of that draw; above 1, higher ranks are drawn more often.
+        dense_negatives: Number of negatives per list that the bi-encoder finds.
+        lexical_depth: Lexical negatives are drawn from this many of BM25's best texts.
+        lexical_negatives: Number of negatives per list that BM25 finds.
+        known_negatives: Number of negatives per list that come with the question, or from the
+            passages around its own.
+        keyword_fraction: Fraction of questions that are reduced to keywords.
+        lowercase_fraction: Fraction of questions without capitals and question mark.
+        unpunctuated_fraction: Fraction of ``phrase`` lists whose candidates lose capitals and
+            punctuation.
+        without_self_fraction: Fraction of ``faq`` and ``question`` lists in which the question
+            itself is not a candidate.
+        answer_words: Minimum and maximum number of answer words in an ``faq`` candidate.
     """
 
-    size: Annotated[int, Field(ge=2)]
-    depth: Positive
-    skew: Annotated[float, Field(gt=0)]
+    list_size: Annotated[int, Field(ge=2)]
+    dense_depth: Positive
+    dense_skew: Annotated[float, Field(gt=0)]
+    dense_negatives: Count
     lexical_depth: Positive
-    hard: Count
-    lexical: Count
-    given: Count
-    keywords: Share
-    casual: Share
-    plain: Share
-    unseen: Share
+    lexical_negatives: Count
+    known_negatives: Count
+    keyword_fraction: Fraction
+    lowercase_fraction: Fraction
+    unpunctuated_fraction: Fraction
+    without_self_fraction: Fraction
     answer_words: tuple[Positive, Positive]
 
 
-class Train(_Table):
-    """The optimisation.
+class TrainSettings(_Table):
+    """Loss and optimizer.
 
     Attributes:
-        lists: Lists of a step.
-        group: Lists of a micro-batch, whose pairs are computed together.
-        max_length: Most tokens of a pair.
-        learning_rate: After warm-up, until the decay.
-        warmup: Steps.
-        weight_decay: Of matrices.
-        clip: Largest norm of the gradient.
-        average: Decay of the exponential average of the weights.
-        temperature: Of the bi-encoder's cosines as targets.
-        label_share: Share of the label in the target, where there is one.
-        again: Weight of a list without its best candidates.
-        again_without: Up to so many of the best are left out, one more each time.
-        pointwise: Weight of the binary cross-entropy, which keeps the scores' level.
-        validate_every: Steps.
+        lists_per_step: Number of lists per optimizer step.
+        lists_per_micro_batch: Number of lists whose pairs are computed together.
+        max_length: Maximum number of tokens of a pair.
+        learning_rate: Constant learning rate after warm-up.
+        warmup_steps: Number of steps over which the learning rate rises.
+        weight_decay: Weight decay of matrices; biases and norms have none.
+        max_grad_norm: Maximum norm of the gradient.
+        ema_decay: Decay of the exponential moving average of the weights.
+        temperature: Temperature of the softmax over the bi-encoder's cosines.
+        label_weight: Weight of the label in the target of a labeled list.
+        tail_weight: Weight of the loss of a list without its best candidates.
+        tail_depth: Maximum number of best candidates to leave out, one more at a time.
+        pointwise_weight: Weight of the binary cross-entropy of labeled lists.
+        validate_every_steps: Number of steps between validations.
         save_every_s: Seconds between checkpoints.
     """
 
-    lists: Positive
-    group: Positive
+    lists_per_step: Positive
+    lists_per_micro_batch: Positive
     max_length: Annotated[int, Field(ge=16, le=512)]
     learning_rate: Annotated[float, Field(gt=0)]
-    warmup: Count
+    warmup_steps: Count
     weight_decay: Annotated[float, Field(ge=0)]
-    clip: Annotated[float, Field(gt=0)]
-    average: Annotated[float, Field(ge=0, lt=1)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
     temperature: Annotated[float, Field(gt=0)]
-    label_share: Share
-    again: Annotated[float, Field(ge=0)]
-    again_without: Count
-    pointwise: Annotated[float, Field(ge=0)]
-    validate_every: Positive
+    label_weight: Fraction
+    tail_weight: Annotated[float, Field(ge=0)]
+    tail_depth: Count
+    pointwise_weight: Annotated[float, Field(ge=0)]
+    validate_every_steps: Positive
     save_every_s: Annotated[float, Field(gt=0)]
 
 
-class Export(_Table):
-    """What of the trained weights goes into the model.
+class ExportSettings(_Table):
+    """Weights of the exported model.
 
     Attributes:
-        start: Share of the weights that training began with. What they knew and training
-            forgot comes back, and most of what it learned stays (Wortsman et al., 2022).
+        initial_fraction: Fraction of the initial weights in the exported weights. The mix
+            restores what training forgot and keeps most of what it learned (Wortsman et al.,
+            2022).
     """
 
-    start: Share
+    initial_fraction: Fraction
 
 
 class Settings(_Table):
-    """Everything that decides what the pipeline makes, besides its data and its code.
+    """Everything that the result depends on, apart from the data and the code.
 
     Attributes:
-        seed: Of every choice.
-        prepare: How texts are cut.
-        mine: How candidates are found.
-        train: The optimisation.
-        export: What of it goes into the model.
-        sources: For each file of groups, by its name without endings.
+        seed: Seed of all random draws.
+        prepare: Chunking of passages.
+        mine: Selection of candidates and augmentation of queries.
+        train: Loss and optimizer.
+        export: Weights of the exported model.
+        sources: Use of each file of training groups, by file name without extension.
     """
 
     seed: Count
-    prepare: Prepare
-    mine: Mine
-    train: Train
-    export: Export
-    sources: dict[str, Source]
+    prepare: PrepareSettings
+    mine: MineSettings
+    train: TrainSettings
+    export: ExportSettings
+    sources: dict[str, SourceSettings]
 
 
-def read_settings(file: Path = DEFAULT) -> Settings:
+def read_settings(file: Path = DEFAULT_CONFIG) -> Settings:
     """Read a configuration file.
 
     Raises:
-        ConfigurationError: If it is missing, is not TOML, or a value is out of range.
+        ConfigurationError: If the file is missing, is not TOML, or a value is out of range.
     """
     try:
         return Settings.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
     except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
-        message = f"{file} is no configuration of the training: {error}"
+        message = f"{file} is not a valid training configuration: {error}"
         raise ConfigurationError(message) from error

@@ -22,10 +22,10 @@ from sentence_transformers.cross_encoder.modules import LogitScore
 
 from benchmarks.clients import Size, make_requests
 from benchmarks.common import ROOT, Row, make_rows, median_ratio
-from rerank_plugins import DecoderModel, Reranker
-from rerank_plugins.backends._families import QWEN3
-from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.core.types import TextPair
+from rerank_plugins import DecoderSpec, Reranker
+from rerank_plugins.backends.families import QWEN3
+from rerank_plugins.backends.hub import cross_encoder_folder
+from rerank_plugins.types import TextPair
 
 DECODER: Final = "random Qwen3"
 _TOKENIZER: Final = ROOT / "rerank_plugins" / "models" / "mini"
@@ -161,7 +161,7 @@ def measure_decoder(
         model = str(save_decoder(Path(folder), width=width, layers=layers))
         settings: dict[str, Any] = {"dtype": "float32", "device": "cpu", "max_length": None}
         reusing, whole = (
-            Reranker(DecoderModel(model, prefix_reuse=reuse), **settings) for reuse in (True, False)
+            Reranker(DecoderSpec(model, prefix_reuse=reuse), **settings) for reuse in (True, False)
         )
         peer = CrossEncoder(model, device="cpu", model_kwargs={"dtype": torch.float32})
         ours = "with prefix reuse"

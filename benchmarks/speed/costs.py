@@ -19,8 +19,8 @@ from benchmarks.speed.peers import Ours, OursLangChain, OursLlamaIndex
 from benchmarks.speed.texts import requests
 from benchmarks.speed.worker import Worker
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.core.config import MINI
-from rerank_plugins.core.protocols import FloatArray
+from rerank_plugins.config import MINI
+from rerank_plugins.types import FloatArray
 
 PASSAGES: Final = 100
 ADAPTER_ROUNDS: Final = 30

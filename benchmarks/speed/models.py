@@ -22,7 +22,7 @@ from transformers import (
     XLMRobertaForSequenceClassification,
 )
 
-from rerank_plugins.backends._mini import cross_encoder_folder
+from rerank_plugins.backends.hub import cross_encoder_folder
 
 SEED: Final = 7
 SPREAD: Final = 0.05

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from rerank_plugins.backends import CROSS_ENCODERS
-from rerank_plugins.backends._devices import fast_bfloat16_on_cpu
+from rerank_plugins.backends.devices import fast_bfloat16_on_cpu
 
 Scale = Literal["logit", "probability"]
 

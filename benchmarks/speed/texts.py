@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.retrieval import search
 from rerank_plugins.evaluation import read_beir
-from rerank_plugins.evaluation.beir import Passage
+from rerank_plugins.evaluation.datasets import Passage
 
 SEED: Final = 17
 QUERIES: Final = 40

@@ -1,4 +1,4 @@
-"""Reads our docstrings for the API reference: roles become links, fields tell what they mean."""
+"""Griffe extension for the API reference: Sphinx roles as links, field descriptions as docs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _LITERAL: Final = re.compile(r"^::$\n", re.MULTILINE)
 
 
 class PackageDocstrings(griffe.Extension):
-    """Turns Sphinx roles into links, and pydantic's descriptions into docstrings."""
+    """Converts Sphinx roles into links, and pydantic descriptions into docstrings."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:  # noqa: ANN401
-        """Rewrite one object's docstring."""
+        """Rewrite the docstring of one object."""
         if isinstance(obj, griffe.Attribute):
-            field = _field(obj.value)
+            field = _field_arguments(obj.value)
             if obj.docstring is None and "description" in field:
                 description = str(ast.literal_eval(str(field["description"])))
                 obj.docstring = griffe.Docstring(description, parent=obj)
@@ -35,12 +35,13 @@ def _link(target: str, scope: str) -> str:
     path = target.lstrip("~")
     shown = path.rpartition(".")[2] if target.startswith("~") else path
     full = path if path.startswith("rerank_plugins.") else f"{scope}.{path}"
-    # Optional: not all that a docstring names is on a page.
+    # Optional, because some names in docstrings are on no page.
     return f'<autoref identifier="{full}" optional><code>{shown}</code></autoref>'
 
 
-def _field(value: Any) -> dict[str, Any]:  # noqa: ANN401  (an expression of griffe)
-    """Return the arguments of a call of pydantic's Field; none for anything else."""
+def _field_arguments(value: Any) -> dict[str, Any]:  # noqa: ANN401  (a griffe expression)
+    """Return the keyword arguments of a call of pydantic's Field, or {} for other values."""
     if not isinstance(value, griffe.ExprCall) or str(value.function) != "Field":
         return {}
-    return {one.name: one.value for one in value.arguments if isinstance(one, griffe.ExprKeyword)}
+    arguments = (item for item in value.arguments if isinstance(item, griffe.ExprKeyword))
+    return {argument.name: argument.value for argument in arguments}

@@ -1,8 +1,8 @@
-"""Makes a site of the files that GitHub shows: pages from outside ``docs``, and their links.
+"""MkDocs hooks: pages from outside ``docs``, and links between pages.
 
-A link between two pages works in both. A link to any other file of the repository becomes the
-file's name on the site, which does not know where the repository is hosted. A link to nothing is
-left as it is, and fails the strict build.
+A link between two pages works in the repository and on the site. A link to any other file of the
+repository becomes the file's name, because the site does not know where the repository is hosted.
+A link to a missing file is left unchanged and fails the strict build.
 """
 
 from __future__ import annotations
@@ -17,53 +17,55 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT: Final = Path(__file__).parents[2]
-GUESTS: Final = {
+EXTERNAL_PAGES: Final = {
     "index.md": "README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
     "mini.md": "rerank_plugins/models/mini/MODEL_CARD.md",
 }
-"""Pages of the site, and the files outside ``docs`` that they are."""
+"""Pages of the site that are files outside ``docs``."""
 
-_HOSTS: Final = {file: page for page, file in GUESTS.items()}
+_PAGE_OF_FILE: Final = {file: page for page, file in EXTERNAL_PAGES.items()}
 _CODE: Final = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _PICTURE: Final = re.compile(r'(\bsrc(?:set)?=")docs/')
 _LINK: Final = re.compile(r"(?<!!)\[([^\]]*)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages from outside, and put pages that the navigation forgot at its end."""
-    for page, file in GUESTS.items():
+    """Add the external pages, and put pages missing in the navigation at its end."""
+    for page, file in EXTERNAL_PAGES.items():
         content = (ROOT / file).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=content))
-    named = set(_leaves(config.nav))
-    left = sorted(one.src_uri for one in files.documentation_pages() if one.src_uri not in named)
-    if left:
-        config.nav = [*(config.nav or []), {"More": left}]
+    listed = set(_leaves(config.nav))
+    pages = (file.src_uri for file in files.documentation_pages())
+    missing = sorted(page for page in pages if page not in listed)
+    if missing:
+        config.nav = [*(config.nav or []), {"More": missing}]
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links lead where they lead on GitHub."""
+    """Rewrite links and picture paths from the repository's layout to the site's."""
     del config
-    source = GUESTS.get(page.file.src_uri, f"docs/{page.file.src_uri}")
+    source = EXTERNAL_PAGES.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
-    def resolved(match: re.Match[str]) -> str:
+    def resolve(match: re.Match[str]) -> str:
         text, target, anchor = match[1], match[2], match[3] or ""
         file = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
-        here = _HOSTS.get(file, file.removeprefix("docs/") if file.startswith("docs/") else "")
-        if here and files.get_file_from_path(here):
+        inside = file.removeprefix("docs/") if file.startswith("docs/") else ""
+        target_page = _PAGE_OF_FILE.get(file, inside)
+        if target_page and files.get_file_from_path(target_page):
             start = posixpath.dirname(page.file.src_uri) or "."
-            return f"[{text}]({posixpath.relpath(here, start)}{anchor})"
+            return f"[{text}]({posixpath.relpath(target_page, start)}{anchor})"
         return f"{text} (`{file}`)" if (ROOT / file).exists() else match[0]
 
     pieces, end = [], 0
     for code in _CODE.finditer(markdown):
         if "](" in code[0] or code[0].startswith("```"):
-            pieces += [_LINK.sub(resolved, markdown[end : code.start()]), code[0]]
+            pieces += [_LINK.sub(resolve, markdown[end : code.start()]), code[0]]
             end = code.end()
-    linked = "".join([*pieces, _LINK.sub(resolved, markdown[end:])])
-    return _PICTURE.sub(r"\1", linked) if source in GUESTS.values() else linked
+    linked = "".join([*pieces, _LINK.sub(resolve, markdown[end:])])
+    return _PICTURE.sub(r"\1", linked) if source in EXTERNAL_PAGES.values() else linked
 
 
 def _leaves(nav: Any) -> list[str]:  # noqa: ANN401  (YAML)

@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from rerank_plugins._optional import require
-from rerank_plugins.core.loading import register_loader
+from rerank_plugins._lazy import require
+from rerank_plugins.engine.loading import register_loader
 from rerank_plugins.errors import ConfigurationError, ModelLoadError, RerankError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from rerank_plugins.core.config import ModelConfig
-    from rerank_plugins.core.protocols import Backend
+    from rerank_plugins.config import ModelConfig
+    from rerank_plugins.engine.backend import Backend
 
 
 class Entry(NamedTuple):
@@ -28,16 +28,18 @@ class Entry(NamedTuple):
 
 
 CROSS_ENCODERS: Final[Mapping[str, Entry]] = {
-    "torch": Entry("rerank_plugins.backends.torch.model", "TorchCrossEncoder", None),
-    "decoder": Entry("rerank_plugins.backends.decoder.model", "DecoderCrossEncoder", None),
-    "sbert": Entry("rerank_plugins.backends.sbert.model", "SentenceTransformerCrossEncoder", None),
-    "flag": Entry("rerank_plugins.backends.flag.model", "FlagCrossEncoder", None),
+    "torch": Entry("rerank_plugins.backends.torch.cross_encoder", "TorchCrossEncoder", None),
+    "decoder": Entry("rerank_plugins.backends.decoder.cross_encoder", "DecoderCrossEncoder", None),
+    "sbert": Entry(
+        "rerank_plugins.backends.sentence_transformers", "SentenceTransformerCrossEncoder", None
+    ),
+    "flag": Entry("rerank_plugins.backends.flag.cross_encoder", "FlagCrossEncoder", None),
     "openvino": Entry(
         "rerank_plugins.backends.openvino.cross_encoder", "OpenVINOCrossEncoder", "openvino"
     ),
     **dict.fromkeys(
         ("tei", "vllm", "infinity", "cohere", "jina", "rerank-plugins"),
-        Entry("rerank_plugins.backends.remote.model", "RemoteCrossEncoder", "remote"),
+        Entry("rerank_plugins.backends.remote.cross_encoder", "RemoteCrossEncoder", "remote"),
     ),
 }
 BI_ENCODERS: Final[Mapping[str, Entry]] = {
@@ -59,7 +61,7 @@ def _best_bi_encoder(config: ModelConfig) -> str:
 
 def _best_cross_encoder(config: ModelConfig) -> str:
     # Imported late: it reads files through huggingface_hub.
-    from rerank_plugins.backends._choice import choose_cross_encoder  # noqa: PLC0415
+    from rerank_plugins.backends.detection import choose_cross_encoder  # noqa: PLC0415
 
     return choose_cross_encoder(config)
 
@@ -142,7 +144,7 @@ class TableLoader:
         return backend
 
     def _replicas(self) -> Any:  # noqa: ANN401  (a class)
-        module = require("rerank_plugins.backends._replicas", None)
+        module = require("rerank_plugins.backends.replicas", None)
         return getattr(module, self._replicas_name)
 
     def _class(self, name: str) -> Any:  # noqa: ANN401  (classes of unrelated types)
@@ -153,10 +155,10 @@ class TableLoader:
 
 def _checked(backend: Backend[Any]) -> None:
     # Imported late: it reads numpy.
-    from rerank_plugins.backends._self_check import check_backend  # noqa: PLC0415
+    from rerank_plugins.backends.self_check import self_check  # noqa: PLC0415
 
     try:
-        check_backend(backend)
+        self_check(backend)
     except BaseException:
         backend.close()
         raise

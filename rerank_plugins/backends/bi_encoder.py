@@ -10,23 +10,29 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
-from rerank_plugins.backends._families import embedding_prompts
-from rerank_plugins.backends._fingerprint import fingerprint
-from rerank_plugins.backends._loading import hub_options, locate, quiet_loading
-from rerank_plugins.backends._mini import bi_encoder_folder
-from rerank_plugins.backends._parts import check_modules, check_source
-from rerank_plugins.backends._role_tokens import RoleTokenizer
-from rerank_plugins.backends._sizes import least_reach
-from rerank_plugins.backends._texts import encodable
-from rerank_plugins.backends._tokenizer import private_tokenizer
-from rerank_plugins.backends.torch.encoder import PackedEncoder, can_pack_encoder
-from rerank_plugins.backends.torch.precision import agrees
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.embedding_form import unit_vectors
-from rerank_plugins.core.protocols import FloatArray, Prepared, Role, RoleText
-from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
+from rerank_plugins.backends.families import embedding_prompts
+from rerank_plugins.backends.hub import (
+    bi_encoder_folder,
+    fingerprint,
+    hub_options,
+    locate,
+    quiet_loading,
+)
+from rerank_plugins.backends.model_files import (
+    smallest_max_seq_length,
+    validate_modules,
+    validate_source,
+)
+from rerank_plugins.backends.text import encodable
+from rerank_plugins.backends.tokenizer import private_tokenizer
+from rerank_plugins.backends.torch.loading import agrees
+from rerank_plugins.backends.torch.packing import PackedEncoder, can_pack_encoder
+from rerank_plugins.backends.torch.tokenization import RoleTokenizer
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import Role, RoleText, TokenizedItem, unit_vectors
 from rerank_plugins.errors import EngineClosedError, ModelLoadError
+from rerank_plugins.types import FloatArray, ModelIdentity
 
 _BATCH_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
 
@@ -39,12 +45,12 @@ PROBES: Final = tuple(
 
 
 class SentenceTransformerBiEncoder:
-    """Any sentence-transformers bi-encoder; embeddings are normalised to length 1.
+    """Any sentence-transformers bi-encoder; embeddings are normalized to length 1.
 
     Attributes:
         dimension: Length of an embedding.
         prompts: The model's own prompt of each role; empty where it has none.
-        padded: Whether batches are padded, by sentence-transformers, because the model's modules
+        is_padded: Whether batches are padded, by sentence-transformers, because the model's modules
             are not known here, or because packing did not pass the check at load.
     """
 
@@ -60,8 +66,8 @@ class SentenceTransformerBiEncoder:
         source = locate(config, bi_encoder_folder)
         options = hub_options(config, source)
         with quiet_loading(config.model):
-            check_source(source, options)
-            check_modules(source, options)
+            validate_source(source, options)
+            validate_modules(source, options)
             options["cache_folder"] = options.pop("cache_dir")
             model = SentenceTransformer(
                 source,
@@ -69,7 +75,9 @@ class SentenceTransformerBiEncoder:
                 model_kwargs={"dtype": getattr(torch, config.dtype), "use_safetensors": True},
                 **options,
             )
-        reach = least_reach([("max_seq_length", model.max_seq_length or 512)], config.model)
+        max_seq_length = smallest_max_seq_length(
+            [("max_seq_length", model.max_seq_length or 512)], config.model
+        )
         cache = config.cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
         dimension = model.get_embedding_dimension()
         if dimension is None:
@@ -81,7 +89,7 @@ class SentenceTransformerBiEncoder:
             config.revision,
             config.backend,
             config.dtype,
-            reach,
+            max_seq_length,
             fingerprint(source, config.revision, cache),
         )
         self.batch_tokens = _BATCH_TOKENS.get(
@@ -95,21 +103,23 @@ class SentenceTransformerBiEncoder:
             "document": model.prompts.get("document") or family.document,
         }
         self._model: SentenceTransformer | None = model
-        self._role_tokens = RoleTokenizer(self._tokenizer, self.prompts, reach)
+        self._role_tokens = RoleTokenizer(self._tokenizer, self.prompts, max_seq_length)
         self._packed = self._checked_packing() if can_pack_encoder(model) else None
-        self.padded = self._packed is None
+        self.is_padded = self._packed is None
         if self._packed is not None and self._packed.lanes is not None:
             self.batch_tokens = self._packed.lanes.batch_tokens
 
-    def prepare(self, items: Sequence[RoleText], max_length: int | None = None) -> list[Prepared]:
-        """Put each text's prompt before it and tokenise; thread-safe."""
+    def prepare(
+        self, items: Sequence[RoleText], max_length: int | None = None
+    ) -> list[TokenizedItem]:
+        """Put each text's prompt before it and tokenize; thread-safe."""
         if self._packed is not None:
             return self._role_tokens.prepare(items, max_length)
         return self._counted(items, max_length)
 
-    def _counted(self, items: Sequence[RoleText], max_length: int | None) -> list[Prepared]:
-        """Prepare texts for sentence-transformers, which tokenises them itself."""
-        reach = min(max_length or self.identity.max_length, self.identity.max_length)
+    def _counted(self, items: Sequence[RoleText], max_length: int | None) -> list[TokenizedItem]:
+        """Prepare texts for sentence-transformers, which tokenizes them itself."""
+        max_seq_length = min(max_length or self.identity.max_length, self.identity.max_length)
         texts = [
             item._replace(
                 text=encodable(item.text),
@@ -124,7 +134,9 @@ class SentenceTransformerBiEncoder:
             )
         ]
         return [
-            Prepared(min(count, reach), count > reach, (item, reach))
+            TokenizedItem(
+                min(count, max_seq_length), count > max_seq_length, (item, max_seq_length)
+            )
             for count, item in zip(counts, texts, strict=True)
         ]
 
@@ -140,24 +152,24 @@ class SentenceTransformerBiEncoder:
             raise EngineClosedError(message)
         return self._model
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Embed one batch; unit vectors, float32 of shape ``(len(batch), dimension)``."""
         model = self.model  # also where it is packed: a closed one raises
         return unit_vectors(
             self._encoded(model, batch) if self._packed is None else self._packed(batch)
         )
 
-    def _encoded(self, model: SentenceTransformer, batch: Sequence[Prepared]) -> FloatArray:
+    def _encoded(self, model: SentenceTransformer, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Have sentence-transformers embed a batch."""
         vectors = np.empty((len(batch), self.dimension), dtype=np.float32)
         # sentence-transformers takes one role, prompt and length a call.
         calls: dict[tuple[Role, str, int], list[int]] = {}
         for row, one in enumerate(batch):
-            item, reach = one.payload
-            calls.setdefault((item.role, item.prompt, reach), []).append(row)
+            item, max_seq_length = one.payload
+            calls.setdefault((item.role, item.prompt, max_seq_length), []).append(row)
         with mapped_out_of_memory():
-            for (role, prompt, reach), rows in calls.items():
-                model.max_seq_length = reach
+            for (role, prompt, max_seq_length), rows in calls.items():
+                model.max_seq_length = max_seq_length
                 encode = model.encode_query if role == "query" else model.encode_document
                 vectors[rows] = encode(
                     [batch[row].payload[0].text for row in rows],
@@ -172,7 +184,7 @@ class SentenceTransformerBiEncoder:
         name, dtype = self.identity.model, self.identity.dtype
         wanted = unit_vectors(self._encoded(self.model, self._counted(PROBES, 128)))
         packed = PackedEncoder(
-            self.model, getattr(torch, dtype), reach=self.identity.max_length, name=name
+            self.model, getattr(torch, dtype), max_seq_length=self.identity.max_length, name=name
         )
         found = unit_vectors(packed(self._role_tokens.prepare(PROBES, 128)))
         if agrees(found, wanted, name, dtype):

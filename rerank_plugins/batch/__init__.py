@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rerank_plugins.batch.job import BatchSummary, rerank_files
-    from rerank_plugins.batch.settings import BatchSettings
+    from rerank_plugins.batch.job import BatchSettings, BatchSummary, rerank_files
 
 __all__ = ["BatchSettings", "BatchSummary", "rerank_files"]
 
 _HOMES = {
-    "BatchSettings": "rerank_plugins.batch.settings",
+    "BatchSettings": "rerank_plugins.batch.job",
     "BatchSummary": "rerank_plugins.batch.job",
     "rerank_files": "rerank_plugins.batch.job",
 }

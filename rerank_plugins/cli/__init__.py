@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from rerank_plugins._optional import require
+from rerank_plugins._lazy import require
 from rerank_plugins.errors import MissingDependencyError
 
 

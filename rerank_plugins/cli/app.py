@@ -8,11 +8,10 @@ import typer
 from typer.core import TyperGroup
 
 from rerank_plugins import __version__
-from rerank_plugins.cli._console import err, out
 from rerank_plugins.cli.batch import batch
 from rerank_plugins.cli.demo import demo
-from rerank_plugins.cli.evaluate import evaluate
-from rerank_plugins.cli.plan import plan
+from rerank_plugins.cli.evaluate import evaluate, plan
+from rerank_plugins.cli.options import err, out
 from rerank_plugins.cli.rerank import rerank
 from rerank_plugins.cli.serve import serve
 from rerank_plugins.errors import RerankError
@@ -37,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(demo)
-app.command("eval")(evaluate)
+app.command()(evaluate)
 app.command()(plan)
 app.command()(rerank)
 app.command()(serve)

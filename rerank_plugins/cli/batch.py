@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rerank_plugins._optional import require
-from rerank_plugins.batch.folder import DEAD, RANKED
-from rerank_plugins.cli._console import err, out, progress
-from rerank_plugins.cli._options import (
+from rerank_plugins._lazy import require
+from rerank_plugins.batch.files import DEAD, RANKED
+from rerank_plugins.cli.options import (
     Backend,
     CacheFolder,
     DataType,
@@ -20,9 +19,11 @@ from rerank_plugins.cli._options import (
     Model,
     Revision,
     TrustRemoteCode,
+    err,
+    out,
+    progress,
 )
-from rerank_plugins.core.config import MINI
-from rerank_plugins.core.policy import Activation
+from rerank_plugins.config import MINI, Activation
 
 
 def batch(
@@ -89,7 +90,7 @@ def batch(
             bars.update(bar, completed=done, total=total)
 
         if actors:
-            from rerank_plugins.serving.ray_data import rerank_dataset  # noqa: PLC0415
+            from rerank_plugins.ray.data import rerank_dataset  # noqa: PLC0415
 
             summary = rerank_dataset(
                 source,

@@ -1,4 +1,4 @@
-"""``rerank-plugins eval``: quality and latency of models and depths on labelled questions."""
+"""``rerank-plugins evaluate`` and ``rerank-plugins plan``: measurements on labeled questions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rerank_plugins._optional import require
-from rerank_plugins.cli._console import out
-from rerank_plugins.core.config import MINI
+from rerank_plugins._lazy import require
+from rerank_plugins.cli.options import err, out
+from rerank_plugins.config import MINI
 from rerank_plugins.errors import ConfigurationError
 
 Data = Annotated[
@@ -19,8 +19,8 @@ Data = Annotated[
 Models = Annotated[
     str, typer.Option(help="Cross-encoders, separated by commas: mini, Hub names, folders.")
 ]
-Encoder = Annotated[str, typer.Option(help="The bi-encoder: mini, a Hub name, a folder.")]
-Split = Annotated[str, typer.Option(help="Which judgments: qrels/SPLIT.tsv.")]
+Encoder = Annotated[str, typer.Option(help="The bi-encoder: mini, a Hub name or a folder.")]
+Split = Annotated[str, typer.Option(help="The judgments to read: qrels/SPLIT.tsv.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 
 
@@ -29,50 +29,105 @@ def evaluate(
     *,
     models: Models = MINI,
     depths: Annotated[
-        str, typer.Option(help="How many candidates to rerank, separated by commas.")
+        str, typer.Option(help="Numbers of candidates to rerank, separated by commas.")
     ] = "10,20,50,100",
     option: Annotated[
         list[str] | None,
-        typer.Option(help="Settings to try, as in dtype=bfloat16,max_length=256; repeatable."),
+        typer.Option(help="Settings to try, e.g. dtype=bfloat16,max_length=256; repeatable."),
     ] = None,
     encoder: Encoder = MINI,
     split: Split = "test",
     folder: Annotated[
         Path | None,
-        typer.Option(help="Keep results there as they come; the same command then goes on."),
+        typer.Option(help="Store intermediate results here; the same command resumes."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure models and depths on your own labelled questions."""
-    for module in ("ir_measures", "scipy"):
-        require(module, "evaluation")
-    from rerank_plugins.evaluation.sweep import sweep  # noqa: PLC0415  (keeps --help quick)
+    """Measure models, options and depths on your labeled questions."""
+    _require_extra()
+    from rerank_plugins.evaluation import sweep  # noqa: PLC0415  (keeps --help fast)
 
-    found = sweep(
+    result = sweep(
         data,
-        listed(models),
-        [_count(one) for one in listed(depths)],
-        [_settings(one) for one in option] if option else [{}],
+        _words(models),
+        [_depth(word) for word in _words(depths)],
+        [_settings(text) for text in option] if option else [{}],
         encoder=encoder,
         split=split,
         folder=folder,
     )
     if as_json:
-        out.out(json.dumps(found.to_dict()), highlight=False)
+        out.out(json.dumps(result.to_dict()), highlight=False)
     else:
-        out.print(found)
+        out.print(result)
 
 
-def listed(text: str) -> list[str]:
-    """Return the words of a list with commas.
+def plan(
+    data: Data,
+    *,
+    budget_ms: Annotated[
+        float, typer.Option(help="Milliseconds per question for 95% of the questions.")
+    ] = 100.0,
+    quality: Annotated[
+        float, typer.Option(help="Share of the best quality in the budget that is good enough.")
+    ] = 0.99,
+    models: Models = MINI,
+    encoder: Encoder = MINI,
+    split: Split = "test",
+    no_labels: Annotated[
+        bool, typer.Option("--no-labels", help="Ignore judgments, or plan without them.")
+    ] = False,
+    max_questions: Annotated[int, typer.Option(help="Maximum size of the sample.")] = 300,
+    time_limit: Annotated[float, typer.Option(help="Approximate seconds for the sweep.")] = 150.0,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw quality against latency into this PNG or SVG file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure this machine on your data and recommend a setup, with its code."""
+    _require_extra()
+    if plot is not None:
+        require("matplotlib", "plot")  # fails before the work starts
+    from rerank_plugins.evaluation import plan as make_plan  # noqa: PLC0415  (keeps --help fast)
 
-    >>> listed("mini, other")
+    result = make_plan(
+        data,
+        budget_ms,
+        quality=quality,
+        models=_words(models),
+        encoder=encoder,
+        split=None if no_labels else split,
+        max_questions=max_questions,
+        time_limit_s=time_limit,
+    )
+    if plot is not None:
+        result.plot(plot)
+    if as_json:
+        out.out(json.dumps(result.to_dict()), highlight=False)
+        return
+    out.print(result)
+    for name, code in (("LangChain", result.langchain), ("LlamaIndex", result.llama_index)):
+        out.print(f"\n# {name}", highlight=False, style="bold")
+        out.out(code, highlight=False)
+    if plot is not None:
+        err.print(f"The plot is in {plot}.", highlight=False, markup=False)
+
+
+def _require_extra() -> None:
+    for module in ("ir_measures", "scipy"):
+        require(module, "evaluation")
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a comma-separated list.
+
+    >>> _words("mini, other")
     ['mini', 'other']
     """
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _count(word: str) -> int:
+def _depth(word: str) -> int:
     try:
         return int(word)
     except ValueError as error:
@@ -81,14 +136,14 @@ def _count(word: str) -> int:
 
 
 def _settings(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for word in listed(text):
+    settings: dict[str, Any] = {}
+    for word in _words(text):
         name, equals, value = word.partition("=")
         if not equals:
             message = f"--option is {text!r}; give NAME=VALUE, separated by commas."
             raise ConfigurationError(message)
         try:
-            found[name.replace("-", "_")] = json.loads(value)  # numbers, true, false, null
+            settings[name.replace("-", "_")] = json.loads(value)  # numbers, true, false, null
         except ValueError:
-            found[name.replace("-", "_")] = value
-    return found
+            settings[name.replace("-", "_")] = value
+    return settings

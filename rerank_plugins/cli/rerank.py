@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
-from rerank_plugins import Reranker
-from rerank_plugins.cli._console import err
-from rerank_plugins.cli._inputs import STDIN, read_items
-from rerank_plugins.cli._options import (
+from rerank_plugins import RankedDocument, Ranking, Reranker
+from rerank_plugins.cli.options import (
     ActivationOption,
     Backend,
     BestWindows,
@@ -35,11 +37,151 @@ from rerank_plugins.cli._options import (
     SimilarityModel,
     TrustRemoteCode,
     WindowOverlap,
+    err,
+    out,
+    printable,
 )
-from rerank_plugins.cli._ranked import remarks, show_document
-from rerank_plugins.core.config import MINI
-from rerank_plugins.core.metadata import known_scores, with_metadata
-from rerank_plugins.core.policy import OnError
+from rerank_plugins.config import MINI, LongDocuments, OnError
+from rerank_plugins.core.inputs import WINDOW, known_scores, notes, shown, with_metadata
+from rerank_plugins.errors import InvalidInputError
+
+STDIN: Final = "-"
+TEXT_FIELDS: Final = ("text", "content")
+TEXT_FILES: Final = (".txt", ".md", ".rst")
+
+
+class Item(NamedTuple):
+    """A document: the text to score, the fields to show with it, and its name, if any."""
+
+    text: str
+    fields: dict[str, Any]
+    name: str = ""
+
+
+def read_items(source: str, *, jsonl: bool) -> list[Item]:
+    """Read the documents of a file, of standard input or of a folder.
+
+    Args:
+        source: A file, a folder or ``"-"``.
+        jsonl: Whether the input is JSONL; a file named ``*.jsonl`` always is.
+
+    Raises:
+        InvalidInputError: If it cannot be read or is not what it should be.
+    """
+    path = Path(source)
+    if source != STDIN and path.is_dir():
+        return _folder(path)
+    text = _stdin() if source == STDIN else _file(path)
+    # Not splitlines(): U+2028 and the like end no line of a file.
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if jsonl or path.suffix == ".jsonl":
+        return [_json(line, f"{source}, line {number}") for number, line in numbered]
+    return [Item(line, {"line": number, "text": line}) for number, line in numbered]
+
+
+def _folder(folder: Path) -> list[Item]:
+    files = sorted(
+        file for file in folder.rglob("*") if file.suffix.lower() in TEXT_FILES and file.is_file()
+    )
+    if not files:
+        message = f"{folder} holds no text file ({', '.join(TEXT_FILES)})."
+        raise InvalidInputError(message)
+    items = []
+    for file in files:
+        text, name = _file(file), str(file.relative_to(folder))
+        items.append(Item(text, {"path": name, "text": text}, name))
+    return items
+
+
+def _file(file: Path) -> str:
+    try:
+        return _decode(file.read_bytes(), str(file))
+    except OSError as error:
+        message = f"{file} cannot be read: {error.strerror}. Give a file, a folder or - for stdin."
+        raise InvalidInputError(message) from error
+
+
+def _stdin() -> str:
+    return _decode(sys.stdin.buffer.read(), "standard input")
+
+
+def _decode(raw: bytes, name: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = f"{name} is not UTF-8 text (byte {error.start}). Convert it first."
+        raise InvalidInputError(message) from error
+
+
+def _json(line: str, where: str) -> Item:
+    try:
+        fields = json.loads(line)
+    except ValueError as error:
+        message = f"{where}: not JSON ({error})."
+        raise InvalidInputError(message) from error
+    if isinstance(fields, dict):
+        for name in TEXT_FIELDS:
+            if isinstance(fields.get(name), str):
+                return Item(fields[name], fields)
+    message = f"{where}: expected an object with its text in {' or '.join(TEXT_FIELDS)}."
+    raise InvalidInputError(message)
+
+
+def show_document(
+    rank: int, document: RankedDocument, ranking: Ranking, item: Item, *, as_json: bool
+) -> None:
+    """Print a document of a ranking, as a line of text or of JSON."""
+    score = shown(document)
+    if as_json:
+        fields = {
+            **item.fields,
+            "index": document.index,
+            "relevance_score": score,
+            "raw_score": document.raw_score if document.scored else None,
+            "scored": document.scored,
+            "truncated": document.truncated,
+            "window": notes(ranking, document, item.text).get(WINDOW),
+        }
+        out.out(json.dumps(fields), highlight=False)
+        return
+    name = f"{printable(item.name)}: " if item.name else ""
+    number = "   -  " if score is None else f"{score:.4f}"
+    out.print(
+        f"{rank:>3}  {number}  {name}{printable(item.text)}",
+        markup=False,
+        highlight=False,
+        # Files and pipes get the whole text, a terminal gets one line.
+        soft_wrap=not out.is_terminal,
+        no_wrap=True,
+        overflow="ellipsis",
+    )
+
+
+def remarks(
+    ranking: Ranking, deadline_ms: float | None, long_documents: LongDocuments
+) -> Iterator[str]:
+    """Yield what the ranking does not show by itself, a sentence each."""
+    stats = ranking.stats
+    if not stats.documents:
+        yield "no documents were given."
+    if ranking.status == "failed":
+        yield f"scoring failed, the documents keep their order: {ranking.error}"
+    elif ranking.status == "partial":
+        yield (
+            f"{stats.documents - stats.scored} of {stats.documents} documents were not scored "
+            f"within {deadline_ms:g} ms; they keep their order behind the others."
+        )
+    if stats.truncated and long_documents == "windows":
+        yield (
+            f"{stats.truncated} of {stats.documents} documents have more windows than are read; "
+            "--max-windows reads more."
+        )
+    elif stats.truncated:
+        yield (
+            f"{stats.truncated} of {stats.documents} documents are longer than the model's "
+            "reach; only their beginning was read. --long-documents windows reads them whole."
+        )
 
 
 def rerank(

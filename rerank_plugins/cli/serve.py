@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from rerank_plugins._optional import require
-from rerank_plugins.cli._options import (
+from rerank_plugins._lazy import require
+from rerank_plugins.cli.options import (
     ActivationOption,
     Backend,
     BestWindows,
@@ -35,8 +35,8 @@ from rerank_plugins.cli._options import (
     TrustRemoteCode,
     WindowOverlap,
 )
-from rerank_plugins.core.config import MINI
-from rerank_plugins.core.engine import MAX_QUEUE_TOKENS
+from rerank_plugins.config import MINI
+from rerank_plugins.engine.engine import MAX_QUEUE_TOKENS
 
 Level = Literal["debug", "info", "warning", "error"]
 

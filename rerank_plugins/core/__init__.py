@@ -1,1 +1,3 @@
 """The scoring core: numpy and the standard library only."""
+
+from __future__ import annotations

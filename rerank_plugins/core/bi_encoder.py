@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rerank_plugins._progress import chunks
-from rerank_plugins.core.batching.computed import Computed
-from rerank_plugins.core.checks import check_prompt
-from rerank_plugins.core.config import MINI, Dtype
-from rerank_plugins.core.embedding_form import EmbeddingForm, Precision, Ranges, value_ranges
-from rerank_plugins.core.inputs import check_documents
-from rerank_plugins.core.protocols import BiEncoderBackend, FloatArray, Role, RoleText
-from rerank_plugins.core.shared_model import SharedModel
+from rerank_plugins.config import MINI, Dtype, validate_prompt
+from rerank_plugins.core.inputs import validate_documents
+from rerank_plugins.core.quantization import EmbeddingForm, Precision, Ranges, value_ranges
+from rerank_plugins.core.ranking import validate_scores
+from rerank_plugins.engine.backend import BiEncoderBackend, Role, RoleText
+from rerank_plugins.engine.engine import ClosableMixin
+from rerank_plugins.engine.registry import EngineClient
+from rerank_plugins.engine.request import RequestOutput
+from rerank_plugins.errors import ConfigurationError, InvalidInputError
+from rerank_plugins.types import (
+    NOT_SCORED,
+    FloatArray,
+    ModelIdentity,
+    RankingStats,
+    ScoreScale,
+    ScoringRequest,
+    ScoringResult,
+)
 
 CHUNK: Final = 512
 """Texts handed to the engine at once: enough for full batches of like lengths."""
 
 
-class BiEncoder(SharedModel[RoleText]):
+class BiEncoder(EngineClient[RoleText]):
     """Embeds queries and documents as unit vectors, whose dot product is their similarity.
 
     Those of one configuration share one model, loaded at first use. All methods are thread-safe.
@@ -70,7 +83,7 @@ class BiEncoder(SharedModel[RoleText]):
             device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses. Several
                 have a replica of the model each.
             dtype: Data type of the arithmetic; ``"auto"`` chooses by the device.
-            max_length: Most tokens a text may have; None is the model's own reach.
+            max_length: Most tokens a text may have; None is the model's own maximum length.
             revision: Branch, tag or commit on the hub.
             cache_folder: Where downloads are kept.
             local_files_only: Whether to use only what is already on this machine.
@@ -93,8 +106,8 @@ class BiEncoder(SharedModel[RoleText]):
         self.form = EmbeddingForm(truncate_dim, precision, ranges)
         self.max_length = max_length
         self._prompts: dict[Role, str | None] = {
-            "query": check_prompt("query_prompt", query_prompt),
-            "document": check_prompt("document_prompt", document_prompt),
+            "query": validate_prompt("query_prompt", query_prompt),
+            "document": validate_prompt("document_prompt", document_prompt),
         }
         super().__init__(
             model,
@@ -159,7 +172,7 @@ class BiEncoder(SharedModel[RoleText]):
         """Embed documents without blocking the event loop; see :meth:`encode_queries`."""
         return await self._aencode(texts, "document")
 
-    def compute(self, items: Sequence[RoleText], deadline: float | None = None) -> Computed:
+    def compute(self, items: Sequence[RoleText], deadline: float | None = None) -> RequestOutput:
         """Embed what :meth:`items` gave in common batches.
 
         ``deadline`` is when to stop, on the clock of :func:`time.perf_counter`.
@@ -167,7 +180,9 @@ class BiEncoder(SharedModel[RoleText]):
         computed = self.engine.compute(items, max_length=self.max_length, deadline=deadline)
         return self.form.shortened(computed)
 
-    async def acompute(self, items: Sequence[RoleText], deadline: float | None = None) -> Computed:
+    async def acompute(
+        self, items: Sequence[RoleText], deadline: float | None = None
+    ) -> RequestOutput:
         """Do the same without blocking the event loop."""
         engine = await self._aengine()
         computed = await engine.acompute(items, max_length=self.max_length, deadline=deadline)
@@ -176,7 +191,7 @@ class BiEncoder(SharedModel[RoleText]):
     def _encode(
         self, texts: Sequence[str], role: Role, *, show_progress: bool | None
     ) -> NDArray[Any]:
-        return self.form.quantised(self._vectors(texts, role, show_progress=show_progress))
+        return self.form.quantized(self._vectors(texts, role, show_progress=show_progress))
 
     def _vectors(
         self, texts: Sequence[str], role: Role, *, show_progress: bool | None
@@ -192,9 +207,214 @@ class BiEncoder(SharedModel[RoleText]):
         vectors = [np.empty((0, self.dimension), dtype=np.float32)]
         for part in chunks(items, CHUNK, f"Encoding ({role})", show=False):
             vectors += [(await self.acompute(part)).values]
-        return self.form.quantised(np.concatenate(vectors))
+        return self.form.quantized(np.concatenate(vectors))
 
     def items(self, texts: Sequence[str], role: Role) -> list[RoleText]:
         """Return checked texts with the prompt of their role, for :meth:`compute`."""
         prompt = self._prompts[role]
-        return [RoleText(text, role, prompt) for text in check_documents(texts)]
+        return [RoleText(text, role, prompt) for text in validate_documents(texts)]
+
+
+class Compared:
+    """The texts of some tasks, each once, and what has to be embedded for them.
+
+    Attributes:
+        items: The queries, then the texts without a stored embedding.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[ScoringRequest],
+        texts: list[str],
+        stored: Sequence[ArrayLike | None],
+        encoder: BiEncoder,
+    ) -> None:
+        """Check what is stored and find what is missing.
+
+        Args:
+            tasks: What to score.
+            texts: Their texts, each once.
+            stored: The embedding of each text; None where there is none.
+            encoder: What will embed :attr:`items`.
+
+        Raises:
+            InvalidInputError: If a stored embedding is not a vector of the model's dimension.
+        """
+        self._tasks = tasks
+        self._position = {text: number for number, text in enumerate(texts)}
+        self._known = np.array([vector is not None for vector in stored], dtype=np.bool_)
+        self._vectors = np.zeros((len(texts), encoder.dimension), dtype=np.float32)
+        for text, row, vector in zip(texts, self._vectors, stored, strict=True):
+            if vector is not None:
+                row[:] = _unit(vector, encoder.dimension, text)
+        self._model: ModelIdentity = encoder.engine.identity
+        missing = [text for text, vector in zip(texts, stored, strict=True) if vector is None]
+        self.items: list[RoleText] = [
+            *encoder.items([task.query for task in tasks], "query"),
+            *encoder.items(missing, "document"),
+        ]
+
+    def scored(self, computed: RequestOutput) -> list[ScoringResult]:
+        """Return the tasks' scores, given the embeddings of :attr:`items`."""
+        # Where each text stands among the items; -1 for those that are stored.
+        item = np.where(self._known, -1, len(self._tasks) - 1 + np.cumsum(~self._known))
+        done, cut = self._known.copy(), np.zeros(len(item), dtype=np.bool_)
+        done[~self._known] = computed.done[item[~self._known]]
+        cut[~self._known] = computed.truncated[item[~self._known]]
+        fresh = done & ~self._known
+        if fresh.any():
+            self._vectors[fresh] = computed.values[item[fresh]]
+        return [
+            self._answer(number, computed, item, done, cut) for number in range(len(self._tasks))
+        ]
+
+    def _answer(
+        self,
+        number: int,
+        computed: RequestOutput,
+        item: NDArray[np.intp],
+        done: NDArray[np.bool_],
+        cut: NDArray[np.bool_],
+    ) -> ScoringResult:
+        texts = self._tasks[number].texts
+        rows = np.array([self._position[text] for text in texts], dtype=np.intp)
+        scored = done[rows] & computed.done[number]
+        scores = np.full(len(rows), np.nan, dtype=np.float32)
+        if scored.any():
+            with np.errstate(invalid="ignore"):  # what is not finite is refused by name
+                cosines = self._vectors[rows[scored]] @ computed.values[number]
+            scores[scored] = validate_scores(cosines, int(scored.sum()))
+        own = np.unique(rows)
+        embedded = item[own][~self._known[own]]
+        return ScoringResult(
+            scores=scores,
+            stage=np.where(scored, 0, NOT_SCORED),
+            truncated=cut[rows],
+            windows=[None] * len(rows),
+            model=self._model,
+            scale=ScoreScale.UNDECLARED,
+            stats=RankingStats(
+                documents=len(rows),
+                scored=int(scored.sum()),
+                pairs=len(own),
+                tokens=int(computed.tokens[[number, *embedded.tolist()]].sum()),
+                truncated=int(cut[rows].sum()),
+                batches=computed.batches,
+                cache_hits=int(self._known[own].sum()),
+                queue_s=computed.queue_s,
+                compute_s=computed.compute_s,
+            ),
+            status="complete" if scored.all() else "partial",
+        )
+
+
+def _unit(vector: ArrayLike, dimension: int, text: str) -> FloatArray:
+    """Return a stored embedding with length 1.
+
+    Raises:
+        InvalidInputError: If it is not a finite vector of that dimension, or is all 0.
+    """
+    values = np.asarray(vector, dtype=np.float64)
+    length = float(np.linalg.norm(values)) if values.shape == (dimension,) else 0.0
+    if not 0 < length < np.inf:
+        message = (
+            f"the embedding stored for {text[:40]!r} has shape {values.shape} and length "
+            f"{length:g}; it must have shape ({dimension},) and finite values, not all 0. Store "
+            "what BiEncoder.encode_documents gives."
+        )
+        raise InvalidInputError(message)
+    unit: FloatArray = (values / length).astype(np.float32)
+    return unit
+
+
+Stored = Mapping[str, ArrayLike] | Callable[[list[str]], Sequence[ArrayLike | None]]
+"""Embeddings by text, or what looks them up: one a text, None where there is none."""
+
+
+class BiEncoderScorer(ClosableMixin):
+    """Scores documents by the cosine of their embedding and the query's.
+
+    Only what is not stored is embedded; identical texts are embedded once for all tasks.
+
+    Example:
+        >>> from rerank_plugins import BiEncoder, BiEncoderScorer, Reranker
+        >>> texts = ["It rains.", "Goethe wrote Faust."]
+        >>> encoder = BiEncoder()
+        >>> stored = dict(zip(texts, encoder.encode_documents(texts)))
+        >>> ranking = Reranker(BiEncoderScorer(encoder, stored)).rank("Who wrote Faust?", texts)
+        >>> ranking[0].text, ranking.stats.cache_hits
+        ('Goethe wrote Faust.', 2)
+    """
+
+    def __init__(self, encoder: BiEncoder, stored: Stored | None = None) -> None:
+        """Set what embeds.
+
+        Args:
+            encoder: Embeds the queries, and the documents that are not stored.
+            stored: Embeddings of documents by the same model, of any length but 0: a mapping,
+                or a callable that is given texts and returns one embedding, or None, for each.
+                It may be called from any thread.
+
+        Raises:
+            ConfigurationError: If ``stored`` is neither.
+        """
+        _validate_stored(stored)
+        self._encoder = encoder
+        self._stored = stored
+
+    def score_requests(
+        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
+    ) -> list[ScoringResult]:
+        """Score the documents of each task; see :class:`~rerank_plugins.types.Scorer`.
+
+        Raises:
+            InvalidInputError: If a stored embedding is not a vector of the model's dimension.
+            InferenceError: If the model fails.
+        """
+        compared = self._compare(tasks)
+        return compared.scored(self._encoder.compute(compared.items, deadline))
+
+    async def ascore_requests(
+        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
+    ) -> list[ScoringResult]:
+        """Do the same without blocking the event loop; see :meth:`score_requests`."""
+        compared = await asyncio.to_thread(self._compare, tasks)
+        computed = await self._encoder.acompute(compared.items, deadline)
+        return await asyncio.to_thread(compared.scored, computed)
+
+    def warm_up(self) -> object:
+        """Load the model."""
+        return self._encoder.warm_up()
+
+    def close(self) -> None:
+        """Release the model; the next request loads it again."""
+        self._encoder.close()
+
+    def _compare(self, tasks: Sequence[ScoringRequest]) -> Compared:
+        # The first of each task first, so that a deadline is shared.
+        turns = zip_longest(*(task.texts for task in tasks))
+        texts = list(dict.fromkeys(text for turn in turns for text in turn if text is not None))
+        return Compared(tasks, texts, self._look_up(texts), self._encoder)
+
+    def _look_up(self, texts: list[str]) -> Sequence[ArrayLike | None]:
+        if self._stored is None:
+            return [None] * len(texts)
+        if isinstance(self._stored, Mapping):
+            return [self._stored.get(text) for text in texts]
+        found = self._stored(list(texts))
+        if len(found) != len(texts):
+            message = (
+                f"stored gave {len(found)} embeddings for {len(texts)} texts; it must give one, "
+                "or None, for each."
+            )
+            raise InvalidInputError(message)
+        return found
+
+
+def _validate_stored(stored: object) -> None:
+    if stored is not None and not isinstance(stored, Mapping) and not callable(stored):
+        message = (
+            f"stored is {type(stored).__name__}; give a mapping from text to embedding, or a "
+            "callable that takes a list of texts, or None."
+        )
+        raise ConfigurationError(message)

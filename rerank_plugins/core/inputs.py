@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any, Final
 
 import numpy as np
 
-from rerank_plugins.core.scored import Task
-from rerank_plugins.core.types import TextPair
 from rerank_plugins.errors import InvalidInputError
+from rerank_plugins.types import RankedDocument, Ranking, ScoringRequest, TextPair
 
 
-def check_query(query: object) -> str:
+def validate_query(query: object) -> str:
     """Return the query if it is text with something in it.
 
     Raises:
@@ -29,7 +30,7 @@ def check_query(query: object) -> str:
     return query
 
 
-def check_documents(documents: object) -> list[str]:
+def validate_documents(documents: object) -> list[str]:
     """Return the documents as a list if each is a string; empty strings are allowed.
 
     Raises:
@@ -54,7 +55,7 @@ def check_documents(documents: object) -> list[str]:
     return texts
 
 
-def check_two(pair: object, position: int, shape: str) -> tuple[Any, Any]:
+def validate_two(pair: object, position: int, shape: str) -> tuple[Any, Any]:
     """Return the two parts of an element of a list of pairs.
 
     Args:
@@ -71,7 +72,7 @@ def check_two(pair: object, position: int, shape: str) -> tuple[Any, Any]:
     return pair[0], pair[1]
 
 
-def check_pairs(pairs: Iterable[object]) -> list[TextPair]:
+def validate_pairs(pairs: Iterable[object]) -> list[TextPair]:
     """Return text pairs as such if each is a query and a document.
 
     Raises:
@@ -79,21 +80,21 @@ def check_pairs(pairs: Iterable[object]) -> list[TextPair]:
     """
     checked = []
     for position, pair in enumerate(pairs):
-        query, document = check_two(pair, position, "(query, document)")
-        checked.append(TextPair(check_query(query), check_documents([document])[0]))
+        query, document = validate_two(pair, position, "(query, document)")
+        checked.append(TextPair(validate_query(query), validate_documents([document])[0]))
     return checked
 
 
-def check_task(query: object, documents: object, first_stage: object) -> Task:
+def validate_request(query: object, documents: object, first_stage: object) -> ScoringRequest:
     """Return a query with its documents as a task.
 
     Raises:
         InvalidInputError: If one of them cannot be used.
     """
-    texts = check_documents(documents)
-    checked = check_query(query)
+    texts = validate_documents(documents)
+    checked = validate_query(query)
     if first_stage is None:
-        return Task(checked, texts)
+        return ScoringRequest(checked, texts)
     try:
         scores = np.array(first_stage, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -109,13 +110,15 @@ def check_task(query: object, documents: object, first_stage: object) -> Task:
         bad = int(np.argmin(np.isfinite(scores)))
         message = f"first_stage score {bad} is {scores[bad]}; each must be a finite number."
         raise InvalidInputError(message)
-    return Task(checked, texts, scores)
+    return ScoringRequest(checked, texts, scores)
 
 
-def check_tasks(requests: Iterable[object], first_stage: Sequence[object] | None) -> list[Task]:
-    """Return queries with their documents as tasks; see :func:`check_task`."""
+def validate_requests(
+    requests: Iterable[object], first_stage: Sequence[object] | None
+) -> list[ScoringRequest]:
+    """Return queries with their documents as tasks; see :func:`validate_request`."""
     pairs = [
-        check_two(request, position, "(query, documents)")
+        validate_two(request, position, "(query, documents)")
         for position, request in enumerate(requests)
     ]
     scores = [None] * len(pairs) if first_stage is None else list(first_stage)
@@ -125,6 +128,69 @@ def check_tasks(requests: Iterable[object], first_stage: Sequence[object] | None
         )
         raise InvalidInputError(message)
     return [
-        check_task(query, documents, own)
+        validate_request(query, documents, own)
         for (query, documents), own in zip(pairs, scores, strict=True)
     ]
+
+
+WINDOW: Final = "rerank_window"
+"""Key of the characters ``[start, end)`` of the part that was scored highest."""
+
+STATUS: Final = "rerank_status"
+"""Key of a ranking's status, present only where something is missing."""
+
+OURS: Final = (WINDOW, STATUS)
+"""Keys of an earlier ranking, which a new one replaces."""
+
+
+def with_metadata(text: str, metadata: Mapping[str, Any], keys: Iterable[str]) -> str:
+    r"""Return a text with some of its metadata before it, a line each, then an empty one.
+
+    A key that is not there is left out.
+
+    >>> with_metadata("It rains.", {"title": "Weather", "page": 3}, ["title"])
+    'title: Weather\n\nIt rains.'
+    """
+    lines = [f"{key}: {metadata[key]}" for key in keys if key in metadata]
+    return "\n".join([*lines, "", text]) if lines else text
+
+
+def notes(ranking: Ranking, document: RankedDocument, text: str) -> dict[str, Any]:
+    """Return what a ranking has to say of a document beside its score; mostly nothing.
+
+    Args:
+        ranking: The ranking.
+        document: One of its documents.
+        text: The document without its metadata; the window is of this.
+    """
+    found: dict[str, Any] = {}
+    # Hosts strip a text when they put metadata round it, so it is looked for stripped.
+    at = document.text.find(text.strip())
+    if document.window is not None and at >= 0:
+        before = at - (len(text) - len(text.lstrip()))
+        found[WINDOW] = [
+            min(max(character - before, 0), len(text)) for character in document.window
+        ]
+    if ranking.status != "complete":
+        found[STATUS] = ranking.status
+    return found
+
+
+def known_scores(scores: Iterable[Any]) -> list[float] | None:
+    """Return first-stage scores if each document has one, else None: then its order counts.
+
+    >>> known_scores([0.5, 2]), known_scores([0.5, None]), known_scores([0.5, float("nan")])
+    ([0.5, 2.0], None, None)
+    """
+    listed = list(scores)
+    return [float(one) for one in listed] if all(map(_is_score, listed)) else None
+
+
+def _is_score(value: object) -> bool:
+    # Real: vector stores give numpy's numbers too.
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+
+
+def shown(document: RankedDocument) -> float | None:
+    """Return the score to hand to a host: None where the model did not score."""
+    return document.relevance_score if document.scored else None

@@ -1,16 +1,18 @@
-"""Long documents as windows of a model's reach: pure functions on texts and token spans."""
+"""Long documents as windows of a model's max_seq_length: pure functions on texts and token spans."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.core.types import Window
+from rerank_plugins.engine.backend import Backend, SupportsTokenSpans
+from rerank_plugins.types import Window
 
 Spans = NDArray[np.int64]
 """Characters ``[start, end)`` of each token of a text, shape ``(tokens, 2)``."""
@@ -116,3 +118,66 @@ def _first(boundaries: Sequence[NDArray[np.intp]], low: int, high: int) -> int:
 
 def _character(starts: Spans, token: int) -> int:
     return 0 if token == 0 else int(starts[token])
+
+
+_SPARE: Final = 2
+"""Tokens left free in a window: cut out of its text, a part may be tokenized a little longer."""
+
+_SPECIAL: Final = 8
+"""Room for special tokens where only a server knows them."""
+
+
+@dataclass(frozen=True)
+class WindowSplitter:
+    """Cuts documents into windows that fit beside a query.
+
+    Attributes:
+        backend: What will read them.
+        max_length: Most tokens a pair may have; None is the model's maximum length.
+        overlap: Tokens that a window shares with the one before it.
+        prompt: What is put before every window, and takes its room.
+    """
+
+    backend: Backend[Any]
+    max_length: int | None
+    overlap: int
+    prompt: str
+
+    def __call__(self, query: str, texts: Sequence[str]) -> list[list[Window]]:
+        """Return the windows of each text; a text that fits is one window."""
+        whole = self._room(query)
+        room = max(1, whole - _SPARE - len(self._spans([self.prompt])[0]))
+        # No tokenizer makes more tokens than a text has bytes.
+        long = [text for text in dict.fromkeys(texts) if _bytes(text) > room]
+        spans = dict(zip(long, self._spans(long), strict=True))
+        # What is read in one needs no spare room: it is not cut out of anything.
+        for text, own in list(spans.items()):
+            if len(own) <= room or (len(own) <= whole and self._fits(text, whole)):
+                del spans[text]
+        return [
+            split(text, spans[text], room, self.overlap)
+            if text in spans
+            else [Window(0, len(text))]
+            for text in texts
+        ]
+
+    def _fits(self, text: str, whole: int) -> bool:
+        """Return whether the model reads all of a text, prompt included."""
+        exact = isinstance(self.backend, SupportsTokenSpans)
+        return exact and len(self._spans([self.prompt + text])[0]) <= whole
+
+    def _room(self, query: str) -> int:
+        if isinstance(self.backend, SupportsTokenSpans):
+            return self.backend.room(query, self.max_length)
+        max_seq_length = self.backend.identity.max_length
+        length = min(self.max_length or max_seq_length, max_seq_length)
+        return length - min(len(estimated_spans(query)) + _SPECIAL, length // 2)
+
+    def _spans(self, texts: Sequence[str]) -> list[Spans]:
+        if isinstance(self.backend, SupportsTokenSpans):
+            return self.backend.spans(texts)
+        return [estimated_spans(text) for text in texts]
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))

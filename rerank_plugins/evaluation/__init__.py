@@ -1,4 +1,4 @@
-"""Measuring rankings: retrieval sets, metrics and honest comparisons.
+"""Retrieval sets, ranking metrics, comparisons, sweeps and plans.
 
 The public names are imported when they are first used (PEP 562).
 """
@@ -10,38 +10,67 @@ from typing import TYPE_CHECKING
 from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rerank_plugins.evaluation.beir import RetrievalSet, read_beir
-    from rerank_plugins.evaluation.planning import plan
-    from rerank_plugins.evaluation.plans import Plan
-    from rerank_plugins.evaluation.results import Evaluation
-    from rerank_plugins.evaluation.running import evaluate
-    from rerank_plugins.evaluation.sets import from_documents, from_frames
+    from rerank_plugins.evaluation.calibration import cross_validated, reliability_curve
+    from rerank_plugins.evaluation.datasets import (
+        RetrievalSet,
+        from_documents,
+        from_frames,
+        read_beir,
+    )
+    from rerank_plugins.evaluation.evaluator import Evaluation, evaluate
+    from rerank_plugins.evaluation.metrics import bootstrapped_mean, paired_bootstrap
+    from rerank_plugins.evaluation.plan_setups import Setup
+    from rerank_plugins.evaluation.planner import Plan, plan
     from rerank_plugins.evaluation.significance import Comparison, compare
+    from rerank_plugins.evaluation.sweeper import sweep
+    from rerank_plugins.evaluation.tuning import (
+        LabeledQuery,
+        fit_early_exit_margin,
+        fit_fusion_weight,
+    )
 
 __all__ = [
     "Comparison",
     "Evaluation",
+    "LabeledQuery",
     "Plan",
     "RetrievalSet",
+    "Setup",
+    "bootstrapped_mean",
     "compare",
+    "cross_validated",
     "evaluate",
+    "fit_early_exit_margin",
+    "fit_fusion_weight",
     "from_documents",
     "from_frames",
+    "paired_bootstrap",
     "plan",
     "read_beir",
+    "reliability_curve",
+    "sweep",
 ]
 
 _HOMES = {
     "Comparison": "rerank_plugins.evaluation.significance",
-    "Evaluation": "rerank_plugins.evaluation.results",
-    "Plan": "rerank_plugins.evaluation.plans",
-    "RetrievalSet": "rerank_plugins.evaluation.beir",
+    "Evaluation": "rerank_plugins.evaluation.evaluator",
+    "LabeledQuery": "rerank_plugins.evaluation.tuning",
+    "Plan": "rerank_plugins.evaluation.planner",
+    "RetrievalSet": "rerank_plugins.evaluation.datasets",
+    "Setup": "rerank_plugins.evaluation.plan_setups",
+    "bootstrapped_mean": "rerank_plugins.evaluation.metrics",
     "compare": "rerank_plugins.evaluation.significance",
-    "evaluate": "rerank_plugins.evaluation.running",
-    "from_documents": "rerank_plugins.evaluation.sets",
-    "from_frames": "rerank_plugins.evaluation.sets",
-    "plan": "rerank_plugins.evaluation.planning",
-    "read_beir": "rerank_plugins.evaluation.beir",
+    "cross_validated": "rerank_plugins.evaluation.calibration",
+    "evaluate": "rerank_plugins.evaluation.evaluator",
+    "fit_early_exit_margin": "rerank_plugins.evaluation.tuning",
+    "fit_fusion_weight": "rerank_plugins.evaluation.tuning",
+    "from_documents": "rerank_plugins.evaluation.datasets",
+    "from_frames": "rerank_plugins.evaluation.datasets",
+    "paired_bootstrap": "rerank_plugins.evaluation.metrics",
+    "plan": "rerank_plugins.evaluation.planner",
+    "read_beir": "rerank_plugins.evaluation.datasets",
+    "reliability_curve": "rerank_plugins.evaluation.calibration",
+    "sweep": "rerank_plugins.evaluation.sweeper",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

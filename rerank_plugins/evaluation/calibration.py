@@ -1,4 +1,4 @@
-"""How far probabilities can be believed: reliability, calibration error, Brier score."""
+"""Calibration metrics: reliability curve, calibration error, Brier score."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rerank_plugins.core.calibration import Calibrator, Method
-from rerank_plugins.core.labelled_pairs import labelled_pairs
-from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.core.calibration import Calibrator, Method, labeled_pairs
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
-from rerank_plugins.evaluation.folds import folds_of
+from rerank_plugins.evaluation.metrics import folds_of
+from rerank_plugins.types import ModelIdentity
 
 Probabilities = NDArray[np.float64]
 
 
 class Bin(NamedTuple):
-    """Pairs of like probability: what was said, what was so, and how many they are."""
+    """Pairs of similar probability: mean prediction, share of relevant pairs, number of pairs."""
 
     predicted: float
     observed: float
@@ -26,16 +25,17 @@ class Bin(NamedTuple):
 
 
 class HeldOut(NamedTuple):
-    """What calibration is worth on pairs it was not fitted on.
+    """Calibration measured on pairs that the calibrator was not fitted on.
 
     Attributes:
-        probabilities: Of each pair, by the calibrator of the other folds, shape ``(pairs,)``.
-        calibration_error: :func:`expected_calibration_error` of them.
-        brier: :func:`brier_score` of them.
-        precision: Share of relevant pairs among those at or above the threshold that the
-            other folds gave; None where nothing was kept.
-        kept: How many pairs those are.
-        recall: Share of all relevant pairs that are among them.
+        probabilities: Probability of each pair by the calibrator fitted on the other folds,
+            shape ``(pairs,)``.
+        calibration_error: :func:`expected_calibration_error` of the probabilities.
+        brier: :func:`brier_score` of the probabilities.
+        precision: Share of relevant pairs among the pairs at or above the threshold fitted on
+            the other folds; None if there are no such pairs.
+        kept: Number of pairs at or above the threshold.
+        recall: Share of all relevant pairs that are at or above the threshold.
     """
 
     probabilities: Probabilities
@@ -49,55 +49,55 @@ class HeldOut(NamedTuple):
 def reliability_curve(probabilities: ArrayLike, labels: ArrayLike, bins: int = 10) -> list[Bin]:
     """Compare predicted and observed shares of relevant pairs, in bins of equal mass.
 
-    Equal probabilities are never parted, so that the bins do not depend on the order of the
-    input and some may hold more than others.
+    Equal probabilities share a bin, so the bins do not depend on the order of the input and
+    may differ in size.
 
     Args:
-        probabilities: Of each pair, shape ``(pairs,)``.
-        labels: Judgments, same shape; relevant if above 0.
-        bins: How many, at most.
+        probabilities: Probability of each pair, shape ``(pairs,)``.
+        labels: Judgments, same shape; a pair is relevant if its label is above 0.
+        bins: Maximum number of bins.
 
     Returns:
-        The bins that hold pairs, from low to high probability.
+        The non-empty bins, from low to high probability.
 
     Raises:
-        ConfigurationError: If there is no bin.
-        InvalidInputError: If a probability is outside 0..1, or as
-            :meth:`~rerank_plugins.core.calibration.Calibrator.fit` says.
+        ConfigurationError: If ``bins`` is less than 1.
+        InvalidInputError: If a probability is outside 0 to 1, or for the reasons of
+            :meth:`~rerank_plugins.core.calibration.Calibrator.fit`.
     """
     if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
         message = f"bins is {bins!r}; it must be an integer of at least 1."
         raise ConfigurationError(message)
-    chances, relevant = _checked(probabilities, labels)
-    _, place, counts = np.unique(chances, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - counts / 2
-    of_pair = (middle * bins / len(chances)).astype(np.intp)[place]
-    members = [of_pair == number for number in np.unique(of_pair)]
+    probs, relevant = _checked(probabilities, labels)
+    _, group, counts = np.unique(probs, return_inverse=True, return_counts=True)
+    midpoints = np.cumsum(counts) - counts / 2
+    bin_of_pair = (midpoints * bins / len(probs)).astype(np.intp)[group]
+    members = [bin_of_pair == number for number in np.unique(bin_of_pair)]
     return [
-        Bin(float(chances[one].mean()), float(relevant[one].mean()), int(one.sum()))
-        for one in members
+        Bin(float(probs[member].mean()), float(relevant[member].mean()), int(member.sum()))
+        for member in members
     ]
 
 
 def expected_calibration_error(
     probabilities: ArrayLike, labels: ArrayLike, bins: int = 10
 ) -> float:
-    """Return the mean gap between predicted and observed, over the pairs (Naeini et al., 2015).
+    """Return the mean gap between predicted and observed relevance (Naeini et al., 2015).
 
-    On bins of equal mass; arguments and errors as in :func:`reliability_curve`.
+    The bins have equal mass; arguments and errors as in :func:`reliability_curve`.
     """
     curve = reliability_curve(probabilities, labels, bins)
-    gaps = sum(one.pairs * abs(one.predicted - one.observed) for one in curve)
-    return gaps / sum(one.pairs for one in curve)
+    gaps = sum(part.pairs * abs(part.predicted - part.observed) for part in curve)
+    return gaps / sum(part.pairs for part in curve)
 
 
 def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Return the mean squared difference of probability and label, 0 at best (Brier, 1950).
+    """Return the mean squared difference between probability and label; 0 is best (Brier, 1950).
 
     Arguments and errors as in :func:`reliability_curve`.
     """
-    chances, relevant = _checked(probabilities, labels)
-    return float(np.mean((chances - relevant) ** 2))
+    probs, relevant = _checked(probabilities, labels)
+    return float(np.mean((probs - relevant) ** 2))
 
 
 def cross_validated(
@@ -111,43 +111,45 @@ def cross_validated(
     folds: int = 5,
     seed: int = 0,
 ) -> HeldOut:
-    """Calibrate each part of the queries by the others.
+    """Measure a calibrator by cross-validation over the queries.
 
     Args:
         scores: ``raw_score`` of each pair, shape ``(pairs,)``.
-        labels: Judgments, same shape; relevant if above 0.
-        queries: The query of each pair. Pairs of a query stay in one fold, since they are
-            alike.
-        model: Whose scores they are.
+        labels: Judgments, same shape; a pair is relevant if its label is above 0.
+        queries: The query of each pair. All pairs of a query are in the same fold.
+        model: Identity of the model that computed the scores.
         method: As in :meth:`~rerank_plugins.core.calibration.Calibrator.fit`.
-        precision: What the threshold is to reach. A fold for which the others reach it
-            nowhere keeps nothing.
-        folds: How many parts.
-        seed: Of the parting.
+        precision: Target precision of the threshold. A fold keeps no pair if the calibrator
+            of the other folds does not reach the target.
+        folds: Number of folds.
+        seed: Seed of the assignment to folds.
 
     Raises:
         ConfigurationError: If a setting is out of range.
-        InvalidInputError: If there are fewer queries than folds, or as ``fit`` says.
+        InvalidInputError: If there are fewer queries than folds, or for the reasons of
+            :meth:`~rerank_plugins.core.calibration.Calibrator.fit`.
     """
-    raw, relevant = labelled_pairs(scores, labels)
+    raw, relevant = labeled_pairs(scores, labels)
     if len(queries) != len(raw):
-        message = f"there are {len(raw)} scores and {len(queries)} queries; give one a pair."
+        message = (
+            f"there are {len(raw)} scores and {len(queries)} queries; give one query per pair."
+        )
         raise InvalidInputError(message)
-    number = {query: at for at, query in enumerate(dict.fromkeys(queries))}
+    number = {query: position for position, query in enumerate(dict.fromkeys(queries))}
     fold = folds_of(len(number), folds, seed)[[number[query] for query in queries]]
-    chances = np.zeros(len(raw))
+    probs = np.zeros(len(raw))
     kept = np.zeros(len(raw), dtype=bool)
     for part in range(folds):
-        own = fold == part
-        fitted = Calibrator.fit(raw[~own], relevant[~own], model=model, method=method)
-        chances[own] = fitted(raw[own])
+        held_out = fold == part
+        fitted = Calibrator.fit(raw[~held_out], relevant[~held_out], model=model, method=method)
+        probs[held_out] = fitted(raw[held_out])
         if fitted.precision_curve.best.precision >= precision:
-            kept |= own & (chances >= fitted.threshold_for(precision))
+            kept |= held_out & (probs >= fitted.threshold_for(precision))
     hits = int(relevant[kept].sum())
     return HeldOut(
-        probabilities=chances,
-        calibration_error=expected_calibration_error(chances, relevant),
-        brier=brier_score(chances, relevant),
+        probabilities=probs,
+        calibration_error=expected_calibration_error(probs, relevant),
+        brier=brier_score(probs, relevant),
         precision=hits / int(kept.sum()) if kept.any() else None,
         kept=int(kept.sum()),
         recall=hits / int(relevant.sum()),
@@ -157,9 +159,9 @@ def cross_validated(
 def _checked(
     probabilities: ArrayLike, labels: ArrayLike
 ) -> tuple[Probabilities, NDArray[np.bool_]]:
-    chances = np.asarray(probabilities, dtype=np.float64)
-    _, relevant = labelled_pairs(chances, labels)
-    if ((chances < 0) | (chances > 1)).any():
+    probs = np.asarray(probabilities, dtype=np.float64)
+    _, relevant = labeled_pairs(probs, labels)
+    if ((probs < 0) | (probs > 1)).any():
         message = "probabilities must be from 0 to 1; calibrate raw scores first."
         raise InvalidInputError(message)
-    return chances, relevant
+    return probs, relevant

@@ -1,16 +1,16 @@
-"""Which of several systems is better, and where nobody can tell."""
+"""Significance tests between systems measured on the same questions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rerank_plugins._optional import require
+from rerank_plugins._lazy import require
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.metrics import (
     Difference,
@@ -19,22 +19,19 @@ from rerank_plugins.evaluation.metrics import (
     paired_bootstrap,
 )
 
-if TYPE_CHECKING:
-    from rerank_plugins.evaluation.comparable import Comparable
-
 PERMUTATIONS: Final = 9_999
 _BLOCK: Final = 2_000_000
 
 
 class PairTest(NamedTuple):
-    """Two systems on the same questions.
+    """Test of two systems on the same questions.
 
     Attributes:
-        first: Name of the one.
-        second: Name of the other.
+        first: Name of the first system.
+        second: Name of the second system.
         difference: ``second - first`` with its 95% bootstrap interval.
-        p_value: Of the paired permutation test, two-sided, corrected by Holm's method for the
-            number of pairs.
+        p_value: Two-sided p-value of the paired permutation test, with Holm's correction for
+            the number of pairs.
     """
 
     first: str
@@ -45,37 +42,37 @@ class PairTest(NamedTuple):
 
 @dataclass(frozen=True)
 class Standing:
-    """One system among the others.
+    """The rank of one system.
 
     Attributes:
-        name: Its name.
+        name: Name of the system.
         mean: Its mean with its 95% bootstrap interval.
-        best_place: 1 and one more for each system that is significantly better.
-        worst_place: The number of systems, less those that are significantly worse.
+        best_rank: 1 plus the number of systems that are significantly better.
+        worst_rank: The number of systems minus those that are significantly worse.
     """
 
     name: str
     mean: Difference
-    best_place: int
-    worst_place: int
+    best_rank: int
+    worst_rank: int
 
     @property
-    def place(self) -> str:
-        """The places that it may have, such as ``"1"`` or ``"1-3"``."""
-        if self.best_place == self.worst_place:
-            return str(self.best_place)
-        return f"{self.best_place}-{self.worst_place}"
+    def rank(self) -> str:
+        """The possible ranks, such as ``"1"`` or, for a tie, ``"1-3"``."""
+        if self.best_rank == self.worst_rank:
+            return str(self.best_rank)
+        return f"{self.best_rank}-{self.worst_rank}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Systems compared by one measure. Those that do not differ significantly are not ranked.
+    """Systems compared by one measure; those that do not differ significantly are tied.
 
     Attributes:
-        measure: What was measured.
-        questions: On how many questions.
+        measure: Name of the measure.
+        questions: Number of questions.
         alpha: Level of significance.
-        standings: The systems, by mean (which alone ranks nobody: see the places).
+        standings: The systems, sorted by mean.
         pairs: The test of each pair.
     """
 
@@ -87,9 +84,9 @@ class Comparison:
 
     @property
     def winner(self) -> str | None:
-        """The system that is significantly better than every other; None if there is none."""
+        """The system that is significantly better than all others, if there is one."""
         first = self.standings[0]
-        return first.name if first.worst_place == 1 else None
+        return first.name if first.worst_rank == 1 else None
 
     @property
     def ties(self) -> tuple[PairTest, ...]:
@@ -97,12 +94,12 @@ class Comparison:
         return tuple(pair for pair in self.pairs if pair.p_value >= self.alpha)
 
     def __str__(self) -> str:
-        """Say who is better, or that nobody can tell, a line a system."""
+        """Return one line per system, then one line per tie."""
         lines = [f"{self.measure} on {self.questions} questions:"]
         lines += [
-            f"  {one.place:>5}  {one.name}  {one.mean.mean:.3f} "
-            f"({one.mean.low:.3f} to {one.mean.high:.3f})"
-            for one in self.standings
+            f"  {standing.rank:>5}  {standing.name}  {standing.mean.mean:.3f} "
+            f"({standing.mean.low:.3f} to {standing.mean.high:.3f})"
+            for standing in self.standings
         ]
         lines += [
             f"  {pair.first} and {pair.second} do not differ significantly: "
@@ -111,6 +108,35 @@ class Comparison:
             for pair in self.ties
         ]
         return "\n".join(lines)
+
+
+class Comparable:
+    """Base class of results with one value per question for each system.
+
+    Attributes:
+        measures: Names of the measures.
+    """
+
+    measures: tuple[str, ...]
+
+    def _measured(self) -> Iterable[tuple[str, Mapping[str, Sequence[float]]]]:
+        """Return each system's name and its values by measure."""
+        raise NotImplementedError
+
+    def values_of(self, measure: str) -> dict[str, Scores]:
+        """Return one value per question for each system, by its name.
+
+        Raises:
+            ConfigurationError: If ``measure`` was not measured.
+        """
+        if measure not in self.measures:
+            message = f"measure is {measure!r}; the results have {', '.join(self.measures)}."
+            raise ConfigurationError(message)
+        return {name: np.array(values[measure]) for name, values in self._measured()}
+
+    def compare(self, measure: str = "nDCG@10", *, alpha: float = 0.05) -> Comparison:
+        """Compare the systems; see :func:`~rerank_plugins.evaluation.compare`."""
+        return compare(self, measure, alpha=alpha)
 
 
 def compare(
@@ -122,43 +148,44 @@ def compare(
 ) -> Comparison:
     """Compare systems on the same questions.
 
-    Each pair by a permutation test of the paired differences (Smucker, Allan and Carterette,
-    2007), all p-values corrected together (Holm, 1979).
+    Each pair is tested by a permutation test of the paired differences (Smucker, Allan and
+    Carterette, 2007); the p-values are corrected by Holm's method (1979).
 
     Args:
-        results: An evaluation or a sweep; or for each system one value a question, in one order.
-        measure: Which of its measures; a label only for values given.
+        results: An evaluation or a sweep; or a mapping from each system to one value per
+            question, in the same order.
+        measure: The measure to compare by; for a mapping only a label.
         alpha: Level of significance, above 0 and below 1.
-        seed: Of permutations and bootstrap.
+        seed: Seed of the permutations and the bootstrap.
 
     Raises:
-        ConfigurationError: If ``alpha`` is out of range or the measure was not measured.
-        InvalidInputError: If the systems have not as many values, or there is none.
+        ConfigurationError: If ``alpha`` is out of range or ``measure`` was not measured.
+        InvalidInputError: If the systems have different numbers of values, or none.
         MissingDependencyError: If the extra ``evaluation`` is not installed.
     """
     if not 0 < alpha < 1:
         message = f"alpha is {alpha!r}; it must be above 0 and below 1."
         raise ConfigurationError(message)
-    given = results if isinstance(results, Mapping) else results.values_of(measure)
-    values = {name: np.asarray(one, dtype=np.float64) for name, one in given.items()}
-    sizes = {len(one) for one in values.values()}
+    by_name = results if isinstance(results, Mapping) else results.values_of(measure)
+    values = {name: np.asarray(row, dtype=np.float64) for name, row in by_name.items()}
+    sizes = {len(row) for row in values.values()}
     if len(sizes) != 1 or sizes == {0}:
-        message = f"the systems have {sorted(sizes)} values; give each one value a question."
+        message = f"the systems have {sorted(sizes)} values; give each one value per question."
         raise InvalidInputError(message)
     names = sorted(values, key=lambda name: -values[name].mean())
-    couples = list(combinations(names, 2))
-    raw = [permutation_p(values[first], values[second], seed) for first, second in couples]
+    name_pairs = list(combinations(names, 2))
+    raw = [permutation_p(values[first], values[second], seed) for first, second in name_pairs]
     pairs = tuple(
         PairTest(first, second, paired_bootstrap(values[first], values[second], seed), p_value)
-        for (first, second), p_value in zip(couples, holm(raw), strict=True)
+        for (first, second), p_value in zip(name_pairs, holm(raw), strict=True)
     )
-    apart = [(pair.first, pair.second) for pair in pairs if pair.p_value < alpha]
+    different = [(pair.first, pair.second) for pair in pairs if pair.p_value < alpha]
     standings = [
         Standing(
             name,
             bootstrapped_mean(values[name], seed),
-            best_place=1 + sum(name == worse for _, worse in apart),
-            worst_place=len(names) - sum(name == better for better, _ in apart),
+            best_rank=1 + sum(name == worse for _, worse in different),
+            worst_rank=len(names) - sum(name == better for better, _ in different),
         )
         for name in names
     ]
@@ -168,10 +195,10 @@ def compare(
 def permutation_p(first: Scores, second: Scores, seed: int = 0) -> float:
     """Return the two-sided p-value of a paired permutation test of the means.
 
-    Exact where all sign flips are at most :data:`PERMUTATIONS`, else on random ones.
+    Exact if there are at most :data:`PERMUTATIONS` sign flips, else on random ones.
     """
     stats = require("scipy.stats", "evaluation")
-    tested = stats.permutation_test(
+    result = stats.permutation_test(
         (second - first,),
         np.mean,
         permutation_type="samples",
@@ -180,11 +207,11 @@ def permutation_p(first: Scores, second: Scores, seed: int = 0) -> float:
         batch=max(1, _BLOCK // len(first)),
         rng=np.random.default_rng(seed),
     )
-    return float(tested.pvalue)
+    return float(result.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for their number (Holm's step-down method, 1979).
+    """Correct p-values for multiple tests (Holm's step-down method, 1979).
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -194,4 +221,4 @@ def holm(p_values: Sequence[float]) -> list[float]:
     stepped = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values)[order] * steps))
     corrected = np.empty(len(p_values))
     corrected[order] = stepped
-    return [float(one) for one in corrected]
+    return [float(p_value) for p_value in corrected]

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray, Prepared
-from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
+from rerank_plugins.engine.backend import CrossEncoderBackend, TokenizedItem
 from rerank_plugins.errors import ConfigurationError, EngineClosedError
+from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
 
 _BATCH_TOKENS: Final = 32_768
 _CHARACTERS_A_TOKEN: Final = 4
@@ -48,7 +48,7 @@ class ForeignCrossEncoder:
 
     scale = ScoreScale.UNDECLARED
     batch_tokens = _BATCH_TOKENS
-    padded = False
+    is_padded = False
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401  (duck-typed)
         """Wrap the model; :func:`as_backend` keeps one wrapper a model.
@@ -64,10 +64,12 @@ class ForeignCrossEncoder:
             message = f"{name} cannot be used as a model: {error}. Add __weakref__ to its slots."
             raise ConfigurationError(message) from error
 
-    def prepare(self, items: Sequence[TextPair], max_length: int | None = None) -> list[Prepared]:
+    def prepare(
+        self, items: Sequence[TextPair], max_length: int | None = None
+    ) -> list[TokenizedItem]:
         """Estimate tokens from the number of characters; nothing is cut here."""
         return [
-            Prepared(
+            TokenizedItem(
                 tokens=min((len(query) + len(document)) // _CHARACTERS_A_TOKEN + 3, _REACH),
                 truncated=False,
                 payload=(query, document),
@@ -75,7 +77,7 @@ class ForeignCrossEncoder:
             for query, document in items
         ]
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; shape ``(len(batch),)`` if the model keeps its promise."""
         model = self._model()
         if model is None:

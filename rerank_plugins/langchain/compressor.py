@@ -8,11 +8,78 @@ from typing import Any, Final
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, ensure_config
+from pydantic import ConfigDict, Field
 
-from rerank_plugins.core.config import UNSET
-from rerank_plugins.core.metadata import shown
-from rerank_plugins.langchain._documents import first_stage_of, ranked_copies, texts_of
-from rerank_plugins.langchain._fields import LangChainRerankerFields
+from rerank_plugins._fields import RerankerFields
+from rerank_plugins.config import UNSET
+from rerank_plugins.core.inputs import OURS, known_scores, notes, shown, with_metadata
+from rerank_plugins.core.reranker import Reranker
+from rerank_plugins.langchain._foreign import as_backend
+from rerank_plugins.types import Ranking
+
+
+def texts_of(documents: Sequence[str | Document], keys: Sequence[str]) -> Sequence[str]:
+    """Return the text of each document, with some of its metadata."""
+    if isinstance(documents, str):
+        return documents  # Not its characters: the core says that a list is needed.
+    return [
+        with_metadata(one.page_content, one.metadata, keys) if isinstance(one, Document) else one
+        for one in documents
+    ]
+
+
+def first_stage_of(documents: Sequence[str | Document], key: str) -> list[float] | None:
+    """Return the documents' scores in the first stage, if all of them have one."""
+    return known_scores(
+        one.metadata.get(key) if isinstance(one, Document) else None for one in documents
+    )
+
+
+def ranked_copies(documents: Sequence[Document], ranking: Ranking) -> list[Document]:
+    """Return copies of the ranked documents, each with its score in its metadata.
+
+    The metadata dictionary is a new one, the values in it are those of the original.
+    """
+    copies = []
+    for one in ranking:
+        original = documents[one.index]
+        told = {"relevance_score": shown(one), **notes(ranking, one, original.page_content)}
+        kept = {key: value for key, value in original.metadata.items() if key not in OURS}
+        copies.append(original.model_copy(update={"metadata": kept | told}))
+    return copies
+
+
+class LangChainRerankerFields(RerankerFields):
+    """A reranker's settings, where ``model`` may also be a LangChain ``BaseCrossEncoder``."""
+
+    # Strict: in pydantic's lax mode top_n=True would silently mean 1.
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", strict=True)
+
+    metadata_keys: list[str] = Field(
+        default=[], description="Metadata that the model reads before the text, a line each."
+    )
+    first_stage_key: str = Field(
+        default="score", description="Metadata key of the first stage's score, for a fusion."
+    )
+
+    def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's signature)
+        """Check the settings now; the model is loaded at first use."""
+        super().model_post_init(context)
+        self.reranker()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a reranker is made from, by field name."""
+        return {name: getattr(self, name) for name in LangChainRerankerFields.model_fields}
+
+    def reranker(self) -> Reranker:
+        """Return a reranker with these settings; it shares the process's one model.
+
+        Raises:
+            ConfigurationError: If a setting is out of range.
+        """
+        settings = {name: getattr(self, name) for name in RerankerFields.model_fields}
+        return Reranker(**settings | {"model": as_backend(self.model)})
+
 
 RUN_NAME: Final = "CrossEncoderRerank"
 

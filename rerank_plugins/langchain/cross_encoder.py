@@ -7,8 +7,8 @@ from typing import Any
 from langchain_core.cross_encoders import BaseCrossEncoder
 from pydantic import ConfigDict, Field
 
-from rerank_plugins._model_fields import ModelFields
-from rerank_plugins.core.policy import Activation
+from rerank_plugins._fields import ModelFields
+from rerank_plugins.config import Activation
 from rerank_plugins.core.reranker import Reranker
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import AliasChoices, ConfigDict, Field
 
 from rerank_plugins._fields import BiEncoderFields
-from rerank_plugins.core.config import MINI
+from rerank_plugins.config import MINI
 
 
 class BiEncoderEmbeddings(BiEncoderFields, Embeddings):

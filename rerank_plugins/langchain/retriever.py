@@ -12,10 +12,8 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from pydantic import ConfigDict, Field
 
-from rerank_plugins.core.checks import check_count, check_top_n
-from rerank_plugins.core.config import UNSET, Unset
-from rerank_plugins.langchain._fields import LangChainRerankerFields
-from rerank_plugins.langchain.compressor import CrossEncoderCompressor
+from rerank_plugins.config import UNSET, Unset, validate_count, validate_top_n
+from rerank_plugins.langchain.compressor import CrossEncoderCompressor, LangChainRerankerFields
 
 
 class RerankRetriever(LangChainRerankerFields, BaseRetriever):
@@ -52,7 +50,7 @@ class RerankRetriever(LangChainRerankerFields, BaseRetriever):
     def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's signature)
         """Check the settings now; the model is loaded at first use."""
         super().model_post_init(context)
-        _check_k(self.k)
+        _validate_k(self.k)
 
     def _get_relevant_documents(
         self,
@@ -92,13 +90,13 @@ class RerankRetriever(LangChainRerankerFields, BaseRetriever):
         """Return the second stage and how many documents to fetch, for one call."""
         settings = self.settings()
         if not isinstance(top_n, Unset):
-            settings["top_n"] = check_top_n(top_n)
-        number = self.k if isinstance(k, Unset) else _check_k(k)
+            settings["top_n"] = validate_top_n(top_n)
+        number = self.k if isinstance(k, Unset) else _validate_k(k)
         return CrossEncoderCompressor(**settings), number
 
 
-def _check_k(k: int | None) -> int | None:
-    return check_count("k", k, "to leave the number of documents to the base retriever")
+def _validate_k(k: int | None) -> int | None:
+    return validate_count("k", k, "to leave the number of documents to the base retriever")
 
 
 def _with_k(kwargs: dict[str, Any], k: int | None) -> dict[str, Any]:

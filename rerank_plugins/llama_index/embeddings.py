@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from rerank_plugins._fields import BiEncoderFields
-from rerank_plugins.core.config import MINI
+from rerank_plugins.config import MINI
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.llama_index._component import ConfigComponent, model_name
 
@@ -39,7 +39,7 @@ class BiEncoderEmbedding(BiEncoderFields, ConfigComponent, BaseEmbedding):
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the stable name used in serialisation."""
+        """Return the stable name used in serialization."""
         return "BiEncoderEmbedding"
 
     @model_validator(mode="before")
@@ -56,7 +56,7 @@ class BiEncoderEmbedding(BiEncoderFields, ConfigComponent, BaseEmbedding):
         return {**data, "model": model, "model_name": name}
 
     @model_validator(mode="after")
-    def _check_settings(self) -> Self:
+    def _validate_settings(self) -> Self:
         self.bi_encoder()
         return self
 

@@ -4,21 +4,87 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from llama_index.core.bridge.pydantic import ConfigDict, Field, model_validator
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from typing_extensions import Self
 
 from rerank_plugins._fields import RerankerFields
-from rerank_plugins.core.metadata import known_scores, notes, shown
-from rerank_plugins.core.types import Ranking
+from rerank_plugins.core.inputs import OURS, known_scores, notes, shown, with_metadata
+from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.llama_index._component import ConfigComponent, model_name
-from rerank_plugins.llama_index._nodes import RETRIEVAL_SCORE, annotated, bare, check_query, texts
+from rerank_plugins.types import Ranking
+
+RETRIEVAL_SCORE: Final = "retrieval_score"
+"""Metadata key of the score that a node came with."""
+
+
+def validate_query(query: QueryBundle | None) -> QueryBundle:
+    """Return the query.
+
+    Raises:
+        InvalidInputError: If there is none.
+    """
+    if query is None:
+        message = "Missing query bundle in extra info. Pass query_str or query_bundle."
+        raise InvalidInputError(message)
+    return query
+
+
+def texts(
+    nodes: list[NodeWithScore],
+    mode: MetadataMode,
+    keys: list[str] | None,
+    *,
+    hide_retrieval_score: bool,
+) -> list[str]:
+    """Return what the model reads of each node.
+
+    Args:
+        nodes: The nodes.
+        mode: Which metadata goes into the text.
+        keys: Exactly these go into it, instead; None leaves it to the mode.
+        hide_retrieval_score: Whether to leave out the score that an earlier rerank kept, in
+            every mode, so that reranking twice gives the same scores.
+    """
+    ours = (*OURS, RETRIEVAL_SCORE) if hide_retrieval_score else OURS
+    read = [_without(one.node, ours) for one in nodes]
+    if keys is None:
+        return [node.get_content(metadata_mode=mode) for node in read]
+    return [with_metadata(bare(node), node.metadata, keys) for node in read]
+
+
+def bare(node: BaseNode) -> str:
+    """Return a node's text without its metadata."""
+    return node.get_content(metadata_mode=MetadataMode.NONE)
+
+
+def annotated(node: BaseNode, added: dict[str, Any]) -> BaseNode:
+    """Return a copy of the node with more metadata, which EMBED and LLM do not read.
+
+    What an earlier ranking had added is left out; without either, it is the node itself.
+    """
+    node = _without(node, OURS)
+    if not added:
+        return node
+    hidden = {
+        name: list(dict.fromkeys([*getattr(node, name), *added]))
+        for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")
+    }
+    return node.model_copy(update={"metadata": {**node.metadata, **added}, **hidden})
+
+
+def _without(node: BaseNode, keys: tuple[str, ...]) -> BaseNode:
+    if not any(key in node.metadata for key in keys):
+        return node
+    metadata = {key: value for key, value in node.metadata.items() if key not in keys}
+    return node.model_copy(update={"metadata": metadata})
+
 
 dispatcher = get_dispatcher(__name__)
 
@@ -54,11 +120,11 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the stable name used in serialisation."""
+        """Return the stable name used in serialization."""
         return "CrossEncoderPostprocessor"
 
     @model_validator(mode="after")
-    def _check_settings(self) -> Self:
+    def _validate_settings(self) -> Self:
         self.reranker()
         return self
 
@@ -66,7 +132,7 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        query = check_query(query_bundle)
+        query = validate_query(query_bundle)
         if not nodes:
             return []
         with self._reported(nodes, query) as reranked:
@@ -78,7 +144,7 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        query = check_query(query_bundle)
+        query = validate_query(query_bundle)
         if not nodes:
             return []
         with self._reported(nodes, query) as reranked:

@@ -12,12 +12,10 @@ from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
 from rerank_plugins import Ranking
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.serving.failures import JsonResponse
-from rerank_plugins.serving.record import record_of
-from rerank_plugins.serving.schemas import ERRORS
-from rerank_plugins.serving.service import STATUS_HEADER, rank
+from rerank_plugins.serving.errors import ERRORS, JsonResponse
+from rerank_plugins.serving.logging import record_of
+from rerank_plugins.serving.service import STATUS_HEADER, Body, DeadlineMs, Text, Texts, rank
 from rerank_plugins.serving.settings import ServerSettings
-from rerank_plugins.serving.texts import Body, DeadlineMs, Text, Texts
 
 router: Final = APIRouter(tags=["Cohere"])
 
@@ -27,7 +25,7 @@ ModelName = Annotated[
 ]
 
 
-def _check_documents(value: Any) -> list[str | dict[str, str]]:  # noqa: ANN401  (unchecked yet)
+def _validate_documents(value: Any) -> list[str | dict[str, str]]:  # noqa: ANN401  (unchecked yet)
     if not isinstance(value, list):
         message = f"must be a list, not {type(value).__name__}"
         raise ValueError(message)  # noqa: TRY004  (pydantic reads ValueError)
@@ -47,7 +45,7 @@ _TEXT_OR_FIELDS: Final = {
 }
 Documents = Annotated[
     list[str | dict[str, str]],
-    PlainValidator(_check_documents),
+    PlainValidator(_validate_documents),
     WithJsonSchema({"type": "array", "items": _TEXT_OR_FIELDS}),
 ]
 
@@ -105,11 +103,11 @@ async def rerank_v2(
     body: RerankV2, request: Request, deadline_ms: DeadlineMs = None
 ) -> JsonResponse:
     """Rank documents for a query."""
-    reach = request.app.state.settings.max_length
+    max_seq_length = request.app.state.settings.max_length
     asked = body.max_tokens_per_doc
-    if asked is not None and reach is not None and asked < reach:
+    if asked is not None and max_seq_length is not None and asked < max_seq_length:
         message = (
-            f"max_tokens_per_doc is {asked}; this server reads up to {reach} tokens of a query "
+            f"max_tokens_per_doc is {asked}; this server reads up to {max_seq_length} tokens of a query "
             "with its document, and cuts no shorter. Leave it out, or cut the texts."
         )
         raise InvalidInputError(message)
@@ -129,13 +127,13 @@ async def rerank_v1(
     body: RerankV1, request: Request, deadline_ms: DeadlineMs = None
 ) -> JsonResponse:
     """Rank documents, which may be objects with several fields, for a query."""
-    _check_chunks(request.app.state.settings, body.max_chunks_per_doc)
+    _validate_chunks(request.app.state.settings, body.max_chunks_per_doc)
     texts = [_read(one, body.rank_fields, at) for at, one in enumerate(body.documents)]
     ranking = await rank(request, body.query, texts, top_n=body.top_n, deadline_ms=deadline_ms)
     return _answer(request, ranking, "1", body.documents if body.return_documents else None)
 
 
-def _check_chunks(settings: ServerSettings, asked: int | None) -> None:
+def _validate_chunks(settings: ServerSettings, asked: int | None) -> None:
     """Refuse to read fewer chunks than the server does; without windows it reads one."""
     most = settings.max_windows if settings.long_documents == "windows" else 1
     if asked is not None and (most is None or asked < most):

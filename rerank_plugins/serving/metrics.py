@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-    from rerank_plugins.core.engine import Engine
-    from rerank_plugins.serving.record import Record
+    from rerank_plugins.engine.engine import Engine
+    from rerank_plugins.serving.logging import Record
 
 Engines = Callable[[], Mapping[str, "Engine[Any]"]]
 

@@ -12,15 +12,13 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.serving.failures import OPENAI, JsonResponse
-from rerank_plugins.serving.schemas import ERRORS
-from rerank_plugins.serving.service import embed
-from rerank_plugins.serving.texts import Body, DeadlineMs, Text, check_texts
+from rerank_plugins.serving.errors import ERRORS, OPENAI, JsonResponse
+from rerank_plugins.serving.service import Body, DeadlineMs, Text, embed, validate_texts
 
 router: Final = APIRouter(tags=["OpenAI"])
 
 
-def _check_input(value: Any) -> list[str]:  # noqa: ANN401  (unchecked yet)
+def _validate_input(value: Any) -> list[str]:  # noqa: ANN401  (unchecked yet)
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value and isinstance(value[0], (int, list)):
@@ -32,7 +30,7 @@ def _check_input(value: Any) -> list[str]:  # noqa: ANN401  (unchecked yet)
     if not value:
         message = "must be a string, or a list of at least one"
         raise ValueError(message)
-    return check_texts(value)
+    return validate_texts(value)
 
 
 _STRINGS: Final = {
@@ -46,7 +44,7 @@ _STRINGS: Final = {
 class EmbeddingRequest(Body):
     """A request to ``/v1/embeddings``."""
 
-    input: Annotated[list[str], PlainValidator(_check_input), WithJsonSchema(_STRINGS)]
+    input: Annotated[list[str], PlainValidator(_validate_input), WithJsonSchema(_STRINGS)]
     model: Annotated[
         Text | None, Field(description="Any name is taken: the server has one embedding model.")
     ] = None

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rerank_plugins.config import MINI, Activation, Dtype, Fusion, LongDocuments, Optimize
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.calibration import Calibrator
-from rerank_plugins.core.config import MINI, Dtype, Optimize
-from rerank_plugins.core.engine import MAX_QUEUE_TOKENS
-from rerank_plugins.core.policy import Activation, Fusion, LongDocuments
-from rerank_plugins.core.protocols import BiEncoderBackend, CrossEncoderBackend
+from rerank_plugins.engine.backend import BiEncoderBackend, CrossEncoderBackend
+from rerank_plugins.engine.engine import MAX_QUEUE_TOKENS
 from rerank_plugins.errors import ConfigurationError
 
 TOKEN_VARIABLE: Final = "RERANK_PLUGINS_TOKEN"  # noqa: S105  (the variable's name)
@@ -31,8 +30,8 @@ class ServerSettings:
         backend: What computes the cross-encoder; ``"auto"`` chooses by the model.
         device: A torch device for both models; None chooses.
         dtype: Data type of the arithmetic of both models.
-        optimize: ``"compile"`` has torch compile the cross-encoder, ``"graphs"`` records its
-            small batches on a CUDA device.
+        optimize: ``"compile"`` or ``"reduce-overhead"`` (with CUDA graphs) compiles the
+            cross-encoder.
         max_length: Most tokens a query with a document may have; the document is cut to fit.
         revision: Branch, tag or commit of the cross-encoder on the hub.
         cache_folder: Where downloads are kept.
@@ -109,17 +108,17 @@ class ServerSettings:
             ConfigurationError: If one is out of range.
         """
         for name in _COUNTS:
-            _check_bound(name, getattr(self, name))
-        check_seconds("body_timeout_s", self.body_timeout_s)
+            _validate_bound(name, getattr(self, name))
+        validate_seconds("body_timeout_s", self.body_timeout_s)
 
 
-def _check_bound(name: str, bound: int) -> None:
+def _validate_bound(name: str, bound: int) -> None:
     if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
         message = f"{name} is {bound!r}; it must be an integer of at least 1."
         raise ConfigurationError(message)
 
 
-def check_seconds(name: str, seconds: float) -> float:
+def validate_seconds(name: str, seconds: float) -> float:
     """Return a duration if it is a finite number above 0.
 
     Raises:
@@ -132,7 +131,7 @@ def check_seconds(name: str, seconds: float) -> float:
     return seconds
 
 
-def check_token(token: str | None) -> str | None:
+def validate_token(token: str | None) -> str | None:
     """Return the bearer token if a header can carry it; the message never shows it.
 
     Raises:

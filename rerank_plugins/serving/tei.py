@@ -11,11 +11,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.serving.failures import TEI, JsonResponse, Refusal
-from rerank_plugins.serving.record import record_of
-from rerank_plugins.serving.schemas import ERRORS
-from rerank_plugins.serving.service import STATUS_HEADER, rank
-from rerank_plugins.serving.texts import Body, DeadlineMs, Text, Texts
+from rerank_plugins.serving.errors import ERRORS, TEI, JsonResponse, Refusal
+from rerank_plugins.serving.logging import record_of
+from rerank_plugins.serving.service import STATUS_HEADER, Body, DeadlineMs, Text, Texts, rank
 
 router: Final = APIRouter(tags=["text-embeddings-inference"])
 
@@ -54,7 +52,7 @@ async def rerank(body: TeiRerank, request: Request, deadline_ms: DeadlineMs = No
     ranking = await rank(request, body.query, body.texts, deadline_ms=deadline_ms)
     if body.truncate is False and ranking.stats.truncated:
         message = (
-            f"{ranking.stats.truncated} texts are longer than the model's reach, and truncate "
+            f"{ranking.stats.truncated} texts are longer than the model's maximum length, and truncate "
             "is false. Shorten them, or leave it out."
         )
         raise InvalidInputError(message)

@@ -1,4 +1,4 @@
-"""Our embeddings are those of sentence-transformers, normalised."""
+"""Our embeddings are those of sentence-transformers, normalized."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from rerank_plugins import BiEncoder
-from rerank_plugins.backends._mini import bi_encoder_folder
-from rerank_plugins.core.protocols import FloatArray, RoleText
-from tests.tiny_models import TEXTS, WIDTHS, _wordpiece
+from rerank_plugins.backends.hub import bi_encoder_folder
+from rerank_plugins.engine.backend import RoleText
+from rerank_plugins.types import FloatArray
+from tests.helpers.tiny_models import TEXTS, WIDTHS, _wordpiece
 
 DOCUMENTS = [
     *TEXTS,

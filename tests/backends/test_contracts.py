@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from rerank_plugins import FlagModel
+from rerank_plugins import FlagSpec
 from rerank_plugins.backends.bi_encoder import SentenceTransformerBiEncoder
-from rerank_plugins.backends.decoder.model import DecoderCrossEncoder
+from rerank_plugins.backends.decoder.cross_encoder import DecoderCrossEncoder
 from rerank_plugins.backends.flag.bi_encoder import FlagBiEncoder
-from rerank_plugins.backends.flag.model import FlagCrossEncoder
-from rerank_plugins.backends.sbert.model import SentenceTransformerCrossEncoder
-from rerank_plugins.backends.torch.model import TorchCrossEncoder
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.protocols import BiEncoderBackend, CrossEncoderBackend
+from rerank_plugins.backends.flag.cross_encoder import FlagCrossEncoder
+from rerank_plugins.backends.sentence_transformers import SentenceTransformerCrossEncoder
+from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import BiEncoderBackend, CrossEncoderBackend
 from rerank_plugins.testing import BiEncoderContract, CrossEncoderContract
-from tests.tiny_bi_encoders import save_dense
-from tests.tiny_decoders import save_logit_score
-from tests.tiny_flag import save_layerwise, save_lightweight
-from tests.tiny_models import save_reranker
-from tests.tiny_modular import save_modular
+from tests.helpers.tiny_bi_encoders import save_dense
+from tests.helpers.tiny_decoders import save_logit_score
+from tests.helpers.tiny_flag import save_layerwise, save_lightweight
+from tests.helpers.tiny_models import save_reranker
+from tests.helpers.tiny_modular import save_modular
 
 has_flag = pytest.mark.skipif(
     find_spec("FlagEmbedding") is None, reason="the extra flag is not installed"
@@ -33,7 +33,7 @@ def config(folder: Path, backend: str = "") -> ModelConfig:
     return ModelConfig(str(folder), backend=backend, dtype="float32", max_length=None)
 
 
-def flag(model: FlagModel) -> FlagCrossEncoder:
+def flag(model: FlagSpec) -> FlagCrossEncoder:
     settings = ModelConfig(str(model), backend="flag", dtype="float32", settings=model)
     return FlagCrossEncoder(FlagCrossEncoder.resolve(settings))
 
@@ -77,14 +77,14 @@ class TestLayerwise(CrossEncoderContract):
 
     @pytest.fixture
     def backend(self, tmp_path: Path) -> CrossEncoderBackend:
-        return flag(FlagModel(str(save_layerwise(tmp_path)), cutoff_layers=3))
+        return flag(FlagSpec(str(save_layerwise(tmp_path)), cutoff_layers=3))
 
 
 class TestLightweight(CrossEncoderContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> CrossEncoderBackend:
         folder = str(save_lightweight(tmp_path))
-        return flag(FlagModel(folder, compress_ratio=4, compress_layers=(1, 2)))
+        return flag(FlagSpec(folder, compress_ratio=4, compress_layers=(1, 2)))
 
 
 @has_flag
@@ -93,7 +93,7 @@ class TestFlagReference(CrossEncoderContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> CrossEncoderBackend:
         folder = str(save_reranker("roberta", tmp_path))
-        return flag(FlagModel(folder, variant="encoder-only"))
+        return flag(FlagSpec(folder, variant="encoder-only"))
 
 
 class TestBiEncoder(BiEncoderContract):

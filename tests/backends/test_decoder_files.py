@@ -12,9 +12,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from rerank_plugins import DecoderModel, Reranker
+from rerank_plugins import DecoderSpec, Reranker
 from rerank_plugins.errors import ModelLoadError
-from tests.tiny_decoders import (
+from tests.helpers.tiny_decoders import (
     CHAT_TEMPLATE,
     decoder_tokenizer,
     save_classifier,
@@ -40,7 +40,7 @@ def change(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(known | changes), "utf-8")
 
 
-def refusal(model: Path | DecoderModel) -> str:
+def refusal(model: Path | DecoderSpec) -> str:
     with pytest.raises(ModelLoadError) as caught, Reranker(model, device="cpu") as reranker:
         reranker.score([("a", "b")])
     return str(caught.value)
@@ -102,7 +102,7 @@ def test_an_answer_without_a_token_is_named(tmp_path: Path) -> None:
     folder = save_language_model("llama", tmp_path / "plain")
     rules = [{"type": "Replace", "pattern": {"Regex": "^(yes|no)$"}, "content": ""}]
     change(folder / "tokenizer.json", normalizer={"type": "Sequence", "normalizers": rules})
-    assert "no token for 'yes'" in refusal(DecoderModel(str(folder), family="qwen3"))
+    assert "no token for 'yes'" in refusal(DecoderSpec(str(folder), family="qwen3"))
 
 
 def test_heads_are_in_proportion_to_the_weights(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from rerank_plugins import BiEncoder
-from rerank_plugins.core.protocols import FloatArray
-from tests.tiny_bi_encoders import save_dense
-from tests.tiny_models import TEXTS
+from rerank_plugins.types import FloatArray
+from tests.helpers.tiny_bi_encoders import save_dense
+from tests.helpers.tiny_models import TEXTS
 
 DOCUMENTS = [*TEXTS, "", "rain 🌧 дождь 雨 \u202eשלג", "who wrote faust " * 200]
 BGE = "Represent this sentence for searching relevant passages: "

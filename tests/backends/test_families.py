@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from rerank_plugins import Reranker
-from rerank_plugins.core.protocols import FloatArray
-from rerank_plugins.core.types import TextPair
-from tests.families import CASES, Case
-from tests.tiny_models import TEXTS
+from rerank_plugins.types import FloatArray, TextPair
+from tests.helpers.families import CASES, Case
+from tests.helpers.tiny_models import TEXTS
 
-# Pairs that fit: beyond the reach the peers cut the query, and we do not.
+# Pairs that fit: beyond the maximum length the peers cut the query, and we do not.
 PAIRS = [
     *[(query, document) for query in TEXTS[:2] for document in TEXTS[:3]],
     ("rain", ""),

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank_plugins import FlagModel, Reranker
-from rerank_plugins.core.types import TextPair
+from rerank_plugins import FlagSpec, Reranker
 from rerank_plugins.errors import InferenceError
-from tests.families import sentence_transformers_scores
-from tests.flag_reference import flag_scores
-from tests.tiny_flag import save_layerwise, save_lightweight
-from tests.tiny_models import TEXTS, save_reranker
+from rerank_plugins.types import TextPair
+from tests.helpers.families import sentence_transformers_scores
+from tests.helpers.flag_reference import flag_scores
+from tests.helpers.tiny_flag import save_layerwise, save_lightweight
+from tests.helpers.tiny_models import TEXTS, save_reranker
 
 LONG = " ".join(TEXTS * 20)
 
@@ -28,7 +28,7 @@ needs_flag = pytest.mark.skipif(
 
 @pytest.fixture
 def reranker(tmp_path: Path) -> Reranker:
-    return Reranker(FlagModel(str(save_lightweight(tmp_path))), dtype="float32")
+    return Reranker(FlagSpec(str(save_lightweight(tmp_path))), dtype="float32")
 
 
 def test_no_batch_is_computed_twice(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_threads_with_other_lengths_do_not_disturb_each_other(tmp_path: Path) ->
     folder = save_layerwise(tmp_path)
     lengths = [150, 200, 300, 400]
     rerankers = [
-        Reranker(FlagModel(str(folder)), dtype="float32", max_length=length) for length in lengths
+        Reranker(FlagSpec(str(folder)), dtype="float32", max_length=length) for length in lengths
     ]
     documents = [LONG[:end] for end in (50, 400, 900, 2_000)]
     alone = [[one.raw_score for one in ranker.rank("rain", documents)] for ranker in rerankers]
@@ -89,7 +89,7 @@ def test_threads_with_other_lengths_do_not_disturb_each_other(tmp_path: Path) ->
 @pytest.mark.filterwarnings("ignore")
 def test_the_reference_starts_no_process_and_keeps_to_its_device(tmp_path: Path) -> None:
     folder = save_reranker("roberta", tmp_path)
-    model = FlagModel(str(folder), variant="encoder-only")
+    model = FlagSpec(str(folder), variant="encoder-only")
     reranker = Reranker(model, dtype="float32", device="cpu")
     pairs = [("who wrote faust", text) for text in TEXTS]
     from FlagEmbedding import FlagReranker  # noqa: PLC0415
@@ -107,7 +107,7 @@ def test_texts_are_not_taken_through_decoding_and_back(tmp_path: Path) -> None:
     folder = save_reranker("xlm-roberta", tmp_path)
     pairs = [("who wrote faust", text) for text in TEXTS]
     wanted = sentence_transformers_scores(folder, pairs)
-    model = FlagModel(str(folder), variant="encoder-only")
+    model = FlagSpec(str(folder), variant="encoder-only")
     scores = Reranker(model, dtype="float32").score(pairs)
     np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-5)
     from FlagEmbedding import FlagReranker  # noqa: PLC0415

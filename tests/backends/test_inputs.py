@@ -60,7 +60,7 @@ def test_a_million_characters_score_as_their_beginning(reranker: Reranker, unit:
 
 
 def test_a_query_of_ten_thousand_words(reranker: Reranker) -> None:
-    """The query keeps half of the reach, and the document the other half."""
+    """The query keeps half of the maximum length, and the document the other half."""
     query = "who wrote the tragedy of faust " * 1_700
     start = time.perf_counter()
     ranking = reranker.rank(query, [BAD, GOOD])

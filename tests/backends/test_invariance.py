@@ -11,16 +11,15 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import pytest
 
-from rerank_plugins import FlagModel, RemoteModel, Reranker
-from rerank_plugins.core.config import Dtype
-from rerank_plugins.core.protocols import FloatArray
-from rerank_plugins.core.types import TextPair
+from rerank_plugins import FlagSpec, RemoteSpec, Reranker
+from rerank_plugins.config import Dtype
 from rerank_plugins.errors import ConfigurationError
-from tests.remote.stand_in import TOKEN, StandIn
-from tests.tiny_decoders import save_logit_score
-from tests.tiny_flag import save_layerwise
-from tests.tiny_models import TEXTS, save_reranker
-from tests.tiny_modular import save_modular
+from rerank_plugins.types import FloatArray, TextPair
+from tests.helpers.fake_server import TOKEN, StandIn
+from tests.helpers.tiny_decoders import save_logit_score
+from tests.helpers.tiny_flag import save_layerwise
+from tests.helpers.tiny_models import TEXTS, save_reranker
+from tests.helpers.tiny_modular import save_modular
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +59,7 @@ CASES: Final = {
     "sbert": Case(lambda folder: save_modular("bert", folder, pooling="mean"), "sbert"),
     "decoder": Case(lambda folder: save_logit_score("qwen3", folder), "decoder"),
     "flag": Case(
-        save_layerwise, "flag", model=lambda folder: FlagModel(str(folder), cutoff_layers=3)
+        save_layerwise, "flag", model=lambda folder: FlagSpec(str(folder), cutoff_layers=3)
     ),
     "openvino": Case(lambda folder: save_reranker("bert", folder), "openvino", half=None),
 }
@@ -155,6 +154,6 @@ def server() -> Iterator[StandIn]:
 
 
 def test_a_remote_model_maps_every_score_to_its_pair(server: StandIn) -> None:
-    with Reranker(RemoteModel(server.url, api="tei", token=TOKEN)) as reranker:
+    with Reranker(RemoteSpec(server.url, api="tei", token=TOKEN)) as reranker:
         wanted = alone(reranker)
         check_invariance(reranker, wanted, 1e-6)

@@ -18,14 +18,14 @@ import transformers
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 
-import rerank_plugins.backends._mini as mini
+import rerank_plugins.backends.hub as mini
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.backends._devices import resolve_device, resolve_dtype
-from rerank_plugins.backends._loading import hub_answers
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.registry import close_engines
+from rerank_plugins.backends.devices import resolve_device, resolve_dtype
+from rerank_plugins.backends.hub import hub_answers
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.registry import close_engines
 from rerank_plugins.errors import ConfigurationError, MissingDependencyError, ModelLoadError
-from tests.tiny_models import TEXTS, WIDTHS, _unigram, change_config, save_reranker
+from tests.helpers.tiny_models import TEXTS, WIDTHS, _unigram, change_config, save_reranker
 
 SIZES: dict[str, Any] = {**WIDTHS}
 T5_SIZES: dict[str, Any] = {

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank_plugins import BiEncoder, OpenVINOModel, Reranker
-from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.core.protocols import RoleText
-from rerank_plugins.core.types import TextPair
+from rerank_plugins import BiEncoder, OpenVINOSpec, Reranker
+from rerank_plugins.backends.hub import cross_encoder_folder
+from rerank_plugins.engine.backend import RoleText
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
-from rerank_plugins.evaluation.beir import read_beir
+from rerank_plugins.evaluation.datasets import read_beir
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
+from rerank_plugins.types import TextPair
 from tests.backends.test_bi_encoder import DOCUMENTS, PROMPTS, save_bi_encoder
 from tests.backends.test_parity import PAIRS, reference
-from tests.tiny_models import ARCHITECTURES, TEXTS, save_reranker
+from tests.helpers.tiny_models import ARCHITECTURES, TEXTS, save_reranker
 
-pytest.importorskip("rerank_plugins.backends.openvino.building", exc_type=ImportError)
+pytest.importorskip("rerank_plugins.backends.openvino.conversion", exc_type=ImportError)
 
 ROOT = Path(__file__).parents[2]
 SLOW = {"electra", "roberta", "xlm-roberta"}
@@ -64,7 +64,7 @@ def test_types_that_a_model_does_not_read_are_none(tmp_path: Path) -> None:
 
 
 def test_reach_is_the_models_own(tmp_path: Path) -> None:
-    """The widest rows are as wide as the reach, which no multiple of 16 may exceed."""
+    """The widest rows are as wide as the maximum length, which no multiple of 16 may exceed."""
     folder = save_reranker("roberta", tmp_path)
     long = TextPair("rain", " ".join(TEXTS * 200))
     one, other = (
@@ -93,7 +93,7 @@ def test_float32_embeddings_equal_the_reference(prompts: str, tmp_path: Path) ->
 
 def test_int8_is_asked_for_by_its_name_and_its_texts_count(tmp_path: Path) -> None:
     folder = save_reranker("bert", tmp_path)
-    own = OpenVINOModel(folder, calibration=[(text, text) for text in TEXTS] * 2)
+    own = OpenVINOSpec(folder, calibration=[(text, text) for text in TEXTS] * 2)
     identities = set()
     for model in (folder, own):
         with Reranker(model, dtype="int8") as reranker:
@@ -129,12 +129,12 @@ def test_what_the_cpu_cannot_compute_is_refused(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("calibration", [[], ["ab"], [("a",)], [("a", 1)], [("a", "b", "c")]])
 def test_calibration_is_checked(calibration: Any) -> None:
     with pytest.raises(ConfigurationError, match="calibration"):
-        OpenVINOModel("mini", calibration=calibration)
+        OpenVINOSpec("mini", calibration=calibration)
 
 
 @pytest.mark.parametrize("calibration", [None, [("a", "b"), ("c", "d")]])
 def test_settings_survive_pickles_and_dictionaries(calibration: Any) -> None:
-    model = OpenVINOModel("mini", calibration)
+    model = OpenVINOSpec("mini", calibration)
     postprocessor = CrossEncoderPostprocessor(model=model, dtype="int8")
     for copy in (
         pickle.loads(pickle.dumps(postprocessor)),  # noqa: S301  (our own)
@@ -153,7 +153,7 @@ def test_modules_that_are_not_known_are_refused(tmp_path: Path) -> None:
 
 
 def test_groups_hold_every_row_once_and_waste_little() -> None:
-    from rerank_plugins.backends.openvino.groups import groups  # noqa: PLC0415  (after the skip)
+    from rerank_plugins.backends.openvino.runtime import groups  # noqa: PLC0415  (after the skip)
 
     lengths = [int(one) for one in np.random.default_rng(3).integers(1, 513, 200)]
     parts = groups(lengths, 500, 2)

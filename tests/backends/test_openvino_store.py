@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank_plugins import OpenVINOModel, Reranker
+from rerank_plugins import OpenVINOSpec, Reranker
 from rerank_plugins.errors import MissingDependencyError
 from tests.backends.test_parity import PAIRS
-from tests.tiny_models import TEXTS, save_reranker
+from tests.helpers.tiny_models import TEXTS, save_reranker
 
-store: Any = pytest.importorskip("rerank_plugins.backends.openvino.store", exc_type=ImportError)
-building: Any = pytest.importorskip("rerank_plugins.backends.openvino.building")
+store: Any = pytest.importorskip(
+    "rerank_plugins.backends.openvino.conversion", exc_type=ImportError
+)
+building: Any = pytest.importorskip("rerank_plugins.backends.openvino.conversion")
 openvino = store.openvino
 
 
@@ -28,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_reranker("bert", tmp_path_factory.mktemp("bert"))
 
 
-def score(folder: Path | OpenVINOModel, cache: Path, **settings: object) -> np.ndarray:
+def score(folder: Path | OpenVINOSpec, cache: Path, **settings: object) -> np.ndarray:
     settings = {"backend": "openvino", "dtype": "float32", "cache_folder": cache, **settings}
     with Reranker(folder, **settings) as reranker:  # type: ignore[arg-type]
         return reranker.score(PAIRS)
@@ -66,11 +68,11 @@ def test_what_a_model_depends_on_is_in_its_key(tmp_path: Path) -> None:
     """Other weights, another precision, other texts, another version: another model."""
     one, other = (save_reranker(name, tmp_path / name) for name in ("bert", "electra"))
     texts = [[(text, text) for text in some] * 4 for some in (TEXTS[:3], TEXTS[3:])]
-    models: list[tuple[Path | OpenVINOModel, str]] = [
+    models: list[tuple[Path | OpenVINOSpec, str]] = [
         (one, "float32"),
         (other, "float32"),
-        (OpenVINOModel(one, texts[0]), "int8"),
-        (OpenVINOModel(one, texts[1]), "int8"),
+        (OpenVINOSpec(one, texts[0]), "int8"),
+        (OpenVINOSpec(one, texts[1]), "int8"),
     ]
     for number, (model, dtype) in enumerate(models, start=1):
         for _ in range(2):

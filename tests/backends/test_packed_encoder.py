@@ -18,12 +18,13 @@ from sentence_transformers.sentence_transformer.modules import Dense
 
 from rerank_plugins import BiEncoder
 from rerank_plugins.backends.bi_encoder import SentenceTransformerBiEncoder
-from rerank_plugins.backends.torch import encoder as packed_encoder
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.protocols import FloatArray, RoleText
+from rerank_plugins.backends.torch import packing as packed_encoder
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import RoleText
 from rerank_plugins.errors import EngineClosedError
-from tests.tiny_bi_encoders import save_dense
-from tests.tiny_models import TEXTS, WIDTHS
+from rerank_plugins.types import FloatArray
+from tests.helpers.tiny_bi_encoders import save_dense
+from tests.helpers.tiny_models import TEXTS, WIDTHS
 
 LENGTHS = [*TEXTS, "", "rain " * 70, "who wrote faust " * 30, "a"] * 8
 
@@ -64,7 +65,7 @@ def test_what_is_known_is_packed(
 ) -> None:
     folder = save_dense(architecture, tmp_path, pooling=pooling)
     backend = load(folder)
-    assert backend.padded is not packed
+    assert backend.is_padded is not packed
     np.testing.assert_allclose(embed(backend, LENGTHS), reference(folder, LENGTHS), atol=1e-5)
     assert "packed embeddings" not in caplog.text
     backend.close()
@@ -77,7 +78,7 @@ def test_another_module_behind_the_pooling_is_computed_by_the_library(tmp_path: 
     folder = tmp_path / "longer"
     SentenceTransformer(modules=[plain[0], plain[1], Dense(width, 2 * width)]).save(str(folder))
     backend = load(folder)
-    assert (backend.padded, backend.dimension) == (True, 2 * width)
+    assert (backend.is_padded, backend.dimension) == (True, 2 * width)
     np.testing.assert_allclose(embed(backend, LENGTHS), reference(folder, LENGTHS), atol=1e-5)
 
 
@@ -88,7 +89,7 @@ def test_what_differs_at_load_is_left_to_the_library(
     monkeypatch.setattr(packed_encoder, "first_position", lambda _: 1)
     with caplog.at_level(logging.WARNING):
         backend = load(folder)
-    assert backend.padded
+    assert backend.is_padded
     assert "packed results differ from padded ones" in caplog.text
     np.testing.assert_allclose(embed(backend, LENGTHS), reference(folder, LENGTHS), atol=1e-5)
 
@@ -122,7 +123,7 @@ def test_a_closed_model_has_no_threads_and_says_so(tmp_path: Path) -> None:
 def test_a_gpu_embeds_as_a_cpu(tmp_path: Path, pooling: str) -> None:
     folder = save_dense("bert", tmp_path, pooling=pooling)
     backend = load(folder, "float16", "cuda:0")
-    assert not backend.padded
+    assert not backend.is_padded
     np.testing.assert_allclose(embed(backend, LENGTHS), reference(folder, LENGTHS), atol=5e-3)
 
 

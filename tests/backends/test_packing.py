@@ -14,15 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank_plugins.backends.torch import model as torch_model
+from rerank_plugins.backends.torch import cross_encoder as torch_model
 from rerank_plugins.backends.torch.attention import Packing, attend
-from rerank_plugins.backends.torch.first_token import seen_by_first
-from rerank_plugins.backends.torch.inputs import Inputs, PackedBatch
-from rerank_plugins.backends.torch.layers import Linear
-from rerank_plugins.backends.torch.model import TorchCrossEncoder
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.types import TextPair
-from tests.tiny_models import ARCHITECTURES, TEXTS, save_reranker
+from rerank_plugins.backends.torch.batch import Inputs, PackedBatch
+from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
+from rerank_plugins.backends.torch.layers import Linear, seen_by_first
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.types import TextPair
+from tests.helpers.tiny_models import ARCHITECTURES, TEXTS, save_reranker
 
 PACKED = ("bert", "electra", "roberta", "xlm-roberta", "modernbert")
 
@@ -34,7 +33,7 @@ def load(folder: Path, dtype: str = "float32") -> TorchCrossEncoder:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_known_architecture_is_packed(architecture: str, tmp_path: Path) -> None:
-    assert load(save_reranker(architecture, tmp_path)).padded == (architecture not in PACKED)
+    assert load(save_reranker(architecture, tmp_path)).is_padded == (architecture not in PACKED)
 
 
 @pytest.mark.parametrize("architecture", PACKED)
@@ -49,7 +48,7 @@ def test_packed_equals_padded(
     monkeypatch.setattr(torch_model, "can_pack", lambda _: False)
     padded = load(folder)
     wanted = padded.run(padded.prepare(pairs, 100))
-    assert (packed.padded, padded.padded) == (False, True)
+    assert (packed.is_padded, padded.is_padded) == (False, True)
     np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-5)
 
 
@@ -108,7 +107,7 @@ def test_other_activations_are_the_models_own(activation: str, tmp_path: Path) -
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_act": activation}))
     backend = load(folder)
-    assert not backend.padded
+    assert not backend.is_padded
 
 
 def test_a_wrong_packing_is_found_at_load_and_not_used(
@@ -127,7 +126,7 @@ def test_a_wrong_packing_is_found_at_load_and_not_used(
     monkeypatch.setattr(torch_model, "Inputs", from_zero)
     with caplog.at_level(logging.WARNING, "rerank_plugins"):
         fallen_back = load(folder)
-    assert fallen_back.padded
+    assert fallen_back.is_padded
     assert "packed results differ" in caplog.text
     scores = [backend.run(backend.prepare(pairs)) for backend in (right, fallen_back)]
     np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=1e-5)
@@ -192,7 +191,7 @@ def test_flash_attention_equals_padded_float32(
             ModelConfig(str(folder), device="cuda:0", dtype=dtype)  # type: ignore[arg-type]
         )
     )
-    assert not backend.padded
+    assert not backend.is_padded
     assert backend._packed is not None
     scores = backend.run(backend.prepare(pairs))
     assert np.abs(scores - wanted).max() < 0.05 * np.ptp(wanted)

@@ -10,11 +10,10 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from rerank_plugins import Reranker
-from rerank_plugins.core.protocols import FloatArray
-from rerank_plugins.core.types import TextPair
-from tests.tiny_models import ARCHITECTURES, TEXTS, save_reranker
+from rerank_plugins.types import FloatArray, TextPair
+from tests.helpers.tiny_models import ARCHITECTURES, TEXTS, save_reranker
 
-# Pairs that fit: beyond the reach the peers cut the query, and we do not.
+# Pairs that fit: beyond the maximum length the peers cut the query, and we do not.
 PAIRS = [
     *[(query, document) for query in TEXTS[:2] for document in TEXTS],
     ("rain", ""),

@@ -14,12 +14,12 @@ import torch
 import transformers
 
 from rerank_plugins import Reranker
-from rerank_plugins.backends import _devices
-from rerank_plugins.backends._devices import resolve_device
-from rerank_plugins.backends.torch import precision
-from rerank_plugins.core.config import Dtype
+from rerank_plugins.backends import devices as _devices
+from rerank_plugins.backends.devices import resolve_device
+from rerank_plugins.backends.torch import loading as precision
+from rerank_plugins.config import Dtype
 from rerank_plugins.errors import ModelLoadError
-from tests.tiny_models import TEXTS, save_reranker
+from tests.helpers.tiny_models import TEXTS, save_reranker
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def test_a_model_that_overflows_at_load_is_computed_in_bfloat16(
     assert reranker.engine.identity.dtype == "bfloat16"
     assert caplog.text.count("overflows in float16") == 1
     backend = reranker.engine.backend
-    assert not backend.padded
+    assert not backend.is_padded
     exact = Reranker(folder, device="cpu", dtype="float32").score(
         [(TEXTS[0], one) for one in TEXTS]
     )
@@ -119,7 +119,7 @@ def test_a_model_that_does_not_overflow_stays(tmp_path: Path) -> None:
     folder = save_reranker("bert", tmp_path)
     engine = Reranker(folder, device="cpu").engine
     assert engine.identity.dtype == "float16"
-    assert not engine.backend.padded
+    assert not engine.backend.is_padded
     assert replace(engine.identity, dtype="float32") == (
         Reranker(folder, device=resolve_device("cpu"), dtype="float32").engine.identity
     )

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from rerank_plugins import DecoderModel, Reranker
+from rerank_plugins import DecoderSpec, Reranker
 from rerank_plugins.backends.decoder import forward
-from rerank_plugins.core.types import TextPair
-from tests.tiny_decoders import CONFIGS, save_logit_score
-from tests.tiny_models import TEXTS
+from rerank_plugins.types import TextPair
+from tests.helpers.tiny_decoders import CONFIGS, save_logit_score
+from tests.helpers.tiny_models import TEXTS
 
 
 def backend_of(folder: Path, *, reuse: bool) -> Any:
-    model = DecoderModel(str(folder), prefix_reuse=reuse)
+    model = DecoderSpec(str(folder), prefix_reuse=reuse)
     return Reranker(model, dtype="float32").engine.backend
 
 

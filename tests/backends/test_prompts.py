@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rerank_plugins import Reranker
-from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.backends._prompts import own_prompts
+from rerank_plugins.backends.detection import own_prompts
+from rerank_plugins.backends.hub import cross_encoder_folder
 from rerank_plugins.errors import ModelLoadError
 
 

@@ -14,16 +14,16 @@ import pytest
 import torch
 
 from rerank_plugins import BiEncoder, Reranker
-from rerank_plugins.backends import _devices
-from rerank_plugins.backends._replicas import CrossEncoderReplicas
-from rerank_plugins.backends.torch.model import TorchCrossEncoder
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.protocols import CrossEncoderBackend, FloatArray, Prepared
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.backends import devices as _devices
+from rerank_plugins.backends.replicas import CrossEncoderReplicas
+from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import CrossEncoderBackend, TokenizedItem
 from rerank_plugins.errors import ConfigurationError, InferenceError, ModelLoadError
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.testing import FakeCrossEncoder
-from tests.tiny_models import TEXTS, save_reranker
+from rerank_plugins.types import FloatArray, TextPair
+from tests.helpers.tiny_models import TEXTS, save_reranker
 
 PAIRS = [(TEXTS[0], " ".join(TEXTS[:n])) for n in range(7)] * 40
 BATCH = [TextPair("red apple", "red apple"), TextPair("red apple", "blue sky")]
@@ -38,7 +38,7 @@ class Device(FakeCrossEncoder):
         self.ran = 0
         self.closed = False
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         if "missing" in self.name:
             message = "device lost"
             raise RuntimeError(message)
@@ -79,7 +79,7 @@ def test_every_device_works_and_a_small_request_stays_on_one(
     waiting = True
 
     def watched(number: int, run: Any) -> Any:
-        def call(batch: Sequence[Prepared]) -> FloatArray:
+        def call(batch: Sequence[TokenizedItem]) -> FloatArray:
             calls.append(number)
             if waiting:
                 together.wait()

@@ -17,10 +17,8 @@ import pyarrow.parquet as pq
 
 from rerank_plugins import Reranker
 from rerank_plugins.batch import BatchSettings, rerank_files
-from rerank_plugins.batch.folder import Folder
-from rerank_plugins.batch.job import in_process
-from rerank_plugins.batch.plan import Unit, plan
-from rerank_plugins.batch.sources import find_sources
+from rerank_plugins.batch.files import Folder, find_sources
+from rerank_plugins.batch.job import Unit, in_process, plan
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 
 WORDS = ["red", "green", "blue", "apple", "pear", "house", "river", "stone"]

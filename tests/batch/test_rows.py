@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rerank_plugins.batch.rows import BadRowError, Unreadable, read_row
+from rerank_plugins.batch.files import BadRowError, Unreadable, read_row
 
 
 def test_documents_are_strings_or_objects() -> None:

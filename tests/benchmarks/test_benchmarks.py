@@ -111,16 +111,10 @@ def test_pages_show_the_stored_results() -> None:
     assert not stale, "run `python -m benchmarks tables`"
 
 
-@pytest.mark.parametrize("name", [*tables.TABLES, "versions"])
+@pytest.mark.parametrize("name", tables.TABLES)
 def test_every_table_can_be_rendered(name: str) -> None:
     header, line, *rows = tables.render_table(name).splitlines()
     assert header.count("|") == line.count("|") == rows[0].count("|")
-
-
-def test_the_plot_is_reproducible() -> None:
-    results = read_results("speed")
-    assert tables.speed_plot(results, "light") == tables.speed_plot(results, "light")
-    assert tables.speed_plot(results, "light") != tables.speed_plot(results, "dark")
 
 
 def test_the_command_line_has_defaults() -> None:

@@ -12,7 +12,7 @@ from rerank_plugins import BiEncoder
 from rerank_plugins.core.bi_encoder import CHUNK
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.testing import FakeBiEncoder
-from tests.strategies import documents
+from tests.helpers.strategies import documents
 
 
 @given(documents)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from rerank_plugins import BiEncoder, BiEncoderScorer, Reranker
-from rerank_plugins.core.scored import Task
 from rerank_plugins.errors import ConfigurationError, InvalidInputError, InvalidScoresError
 from rerank_plugins.testing import FakeBiEncoder
+from rerank_plugins.types import ScoringRequest
 
 TEXTS = ["rain and sun", "sun", "hail", "sun", ""]
 
@@ -27,7 +27,7 @@ def embedded(fake: FakeBiEncoder) -> list[str]:
 
 def test_scores_are_cosines_of_queries_and_documents(fake: FakeBiEncoder) -> None:
     encoder = BiEncoder(fake, query_prompt="ask ", document_prompt="told ")
-    (answer,) = BiEncoderScorer(encoder).score_tasks([Task("rain", TEXTS)])
+    (answer,) = BiEncoderScorer(encoder).score_requests([ScoringRequest("rain", TEXTS)])
     expected = encoder.encode_documents(TEXTS) @ encoder.encode_queries(["rain"])[0]
     np.testing.assert_allclose(answer.scores, expected, atol=1e-6)
     assert answer.model == fake.identity
@@ -42,12 +42,12 @@ def test_only_what_is_not_stored_is_embedded(
     fake: FakeBiEncoder, scale: float, callable_: bool
 ) -> None:
     encoder = BiEncoder(fake)
-    plain = BiEncoderScorer(encoder).score_tasks([Task("rain", TEXTS)])[0]
+    plain = BiEncoderScorer(encoder).score_requests([ScoringRequest("rain", TEXTS)])[0]
     known = ["rain and sun", "sun", "never asked for"]
     table = dict(zip(known, (scale * encoder.encode_documents(known)).tolist(), strict=True))
     fake.batches.clear()
     stored: Any = (lambda texts: [table.get(text) for text in texts]) if callable_ else table
-    (answer,) = BiEncoderScorer(encoder, stored).score_tasks([Task("rain", TEXTS)])
+    (answer,) = BiEncoderScorer(encoder, stored).score_requests([ScoringRequest("rain", TEXTS)])
     assert sorted(embedded(fake)) == ["", "hail", "rain"]
     np.testing.assert_allclose(answer.scores, plain.scores, atol=1e-6)
     assert answer.stats.cache_hits == 2
@@ -55,16 +55,20 @@ def test_only_what_is_not_stored_is_embedded(
 
 
 def test_texts_that_tasks_share_are_embedded_once_in_common_batches(fake: FakeBiEncoder) -> None:
-    tasks = [Task("rain", TEXTS), Task("sun", ["sun", "fog"]), Task("fog", ["hail"])]
+    tasks = [
+        ScoringRequest("rain", TEXTS),
+        ScoringRequest("sun", ["sun", "fog"]),
+        ScoringRequest("fog", ["hail"]),
+    ]
     encoder = BiEncoder(fake)
-    answers = BiEncoderScorer(encoder).score_tasks(tasks)
+    answers = BiEncoderScorer(encoder).score_requests(tasks)
     assert len(fake.batches) == 1
     assert len(embedded(fake)) == 3 + 5
     for task, answer in zip(tasks, answers, strict=True):
-        alone = BiEncoderScorer(encoder).score_tasks([task])[0]
+        alone = BiEncoderScorer(encoder).score_requests([task])[0]
         np.testing.assert_allclose(answer.scores, alone.scores, atol=1e-6)
         assert answer.stats == alone.stats
-    assert BiEncoderScorer(encoder).score_tasks([]) == []
+    assert BiEncoderScorer(encoder).score_requests([]) == []
 
 
 async def test_async_looks_up_in_another_thread(fake: FakeBiEncoder) -> None:
@@ -75,10 +79,10 @@ async def test_async_looks_up_in_another_thread(fake: FakeBiEncoder) -> None:
         return [None] * len(texts)
 
     scorer = BiEncoderScorer(BiEncoder(fake), stored)
-    (answer,) = await scorer.ascore_tasks([Task("rain", TEXTS)])
+    (answer,) = await scorer.ascore_requests([ScoringRequest("rain", TEXTS)])
     assert threads[0] is not threading.main_thread()
     np.testing.assert_array_equal(
-        answer.scores, scorer.score_tasks([Task("rain", TEXTS)])[0].scores
+        answer.scores, scorer.score_requests([ScoringRequest("rain", TEXTS)])[0].scores
     )
 
 
@@ -86,13 +90,15 @@ def test_cut_texts_are_reported(fake: FakeBiEncoder) -> None:
     encoder = BiEncoder(fake, max_length=16)
     texts = ["one " * 20, "one two", "four " * 20]
     stored = {texts[2]: encoder.encode_documents(["four"])[0]}
-    (answer,) = BiEncoderScorer(encoder, stored).score_tasks([Task("rain", texts)])
+    (answer,) = BiEncoderScorer(encoder, stored).score_requests([ScoringRequest("rain", texts)])
     assert answer.truncated.tolist() == [True, False, False]
 
 
 def test_without_time_only_what_is_known_is_scored(fake: FakeBiEncoder) -> None:
     encoder = BiEncoder(fake)
-    (answer,) = BiEncoderScorer(encoder).score_tasks([Task("rain", TEXTS)], deadline=0.0)
+    (answer,) = BiEncoderScorer(encoder).score_requests(
+        [ScoringRequest("rain", TEXTS)], deadline=0.0
+    )
     assert np.isnan(answer.scores).all()
     assert (answer.status, answer.stage.tolist()) == ("partial", [-1] * 5)
 
@@ -103,13 +109,13 @@ def test_without_time_only_what_is_known_is_scored(fake: FakeBiEncoder) -> None:
 def test_a_stored_embedding_that_is_none_is_refused(fake: FakeBiEncoder, vector: Any) -> None:
     scorer = BiEncoderScorer(BiEncoder(fake), {"sun": vector})
     with pytest.raises(InvalidInputError, match=r"stored for 'sun'.*\(64,\)"):
-        scorer.score_tasks([Task("rain", TEXTS)])
+        scorer.score_requests([ScoringRequest("rain", TEXTS)])
 
 
 def test_a_lookup_of_the_wrong_length_is_refused(fake: FakeBiEncoder) -> None:
     scorer = BiEncoderScorer(BiEncoder(fake), lambda texts: [None])
     with pytest.raises(InvalidInputError, match="1 embeddings for 4 texts"):
-        scorer.score_tasks([Task("rain", TEXTS)])
+        scorer.score_requests([ScoringRequest("rain", TEXTS)])
 
 
 def test_stored_must_be_a_mapping_or_callable(fake: FakeBiEncoder) -> None:
@@ -124,7 +130,7 @@ def test_an_embedding_that_is_not_finite_is_refused() -> None:
 
     broken = Broken()
     with pytest.raises(InvalidScoresError, match="not finite"):
-        BiEncoderScorer(BiEncoder(broken)).score_tasks([Task("rain", TEXTS)])
+        BiEncoderScorer(BiEncoder(broken)).score_requests([ScoringRequest("rain", TEXTS)])
 
 
 def test_it_loads_and_closes_the_model(fake: FakeBiEncoder) -> None:

@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank_plugins.core.calibration import Calibrator, Method
-from rerank_plugins.core.ordering import sigmoid
-from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.core.calibration import Calibrator, Method, sigmoid
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
+from rerank_plugins.types import ModelIdentity
 
 MINI = ModelIdentity("mini", None, "torch", "float32", 512)
 METHODS: tuple[Method, ...] = get_args(Method)

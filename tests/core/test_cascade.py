@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from rerank_plugins import BiEncoder, Cascade, Ranking, Reranker, Stage
 from rerank_plugins.core.calibration import Calibrator
-from rerank_plugins.core.scored import NOT_SCORED, Scored, Scorer, Task
 from rerank_plugins.errors import ConfigurationError, InferenceError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
-from tests.strategies import documents, queries
+from rerank_plugins.types import NOT_SCORED, Scorer, ScoringRequest, ScoringResult
+from tests.helpers.strategies import documents, queries
 
 
 def by_length(query: str, document: str) -> float:
@@ -91,8 +91,8 @@ def test_nothing_is_lost_and_no_stage_scores_more_than_it_is_given(
 @given(queries, documents, st.integers(1, 5))
 def test_a_deadline_of_infinity_equals_none(query: str, texts: list[str], keep: int) -> None:
     cascade = Cascade([Stage(Reranker(CHEAP), keep, share=0.5), Reranker(DEAR)])
-    task = Task(query, texts)
-    untimed, timed = (cascade.score_tasks([task], limit)[0] for limit in (None, math.inf))
+    task = ScoringRequest(query, texts)
+    untimed, timed = (cascade.score_requests([task], limit)[0] for limit in (None, math.inf))
     np.testing.assert_array_equal(untimed.scores, timed.scores)
     np.testing.assert_array_equal(untimed.stage, timed.stage)
     assert (untimed.status, timed.status) == ("complete", "complete")
@@ -117,7 +117,7 @@ def test_each_stage_orders_what_went_no_further() -> None:
     assert order(ranking) == [2, 1, 0, 3, 4]
     assert [document.scored for document in ranking] == [True, True, False, False, False]
     assert math.isnan(ranking[2].raw_score)
-    (answer,) = cascade.score_tasks([Task("rain and sun", TEXTS)])
+    (answer,) = cascade.score_requests([ScoringRequest("rain and sun", TEXTS)])
     assert answer.stage.tolist() == [0, 1, 1, 0, 0]
     assert answer.scores[[0, 3, 4]].tolist() == [4, 4, 3]
 
@@ -180,13 +180,13 @@ class Watching:
         self.asked: list[list[str]] = []
         self._scored = scored
 
-    def score_tasks(self, tasks: Any, deadline: float | None = None) -> list[Scored]:
+    def score_requests(self, tasks: Any, deadline: float | None = None) -> list[ScoringResult]:
         if deadline is not None:
             self.given.append(deadline - time.perf_counter())
         self.asked += [task.texts for task in tasks]
         answers = []
         for task in tasks:
-            answer = Reranker(CHEAP).scorer.score_tasks([task])[0]
+            answer = Reranker(CHEAP).scorer.score_requests([task])[0]
             answer.scores[self._scored :] = np.nan if self._scored is not None else answer.scores
             if self._scored is not None and self._scored < len(task.texts):
                 answer.stage[self._scored :] = NOT_SCORED
@@ -194,8 +194,10 @@ class Watching:
             answers.append(answer)
         return answers
 
-    async def ascore_tasks(self, tasks: Any, deadline: float | None = None) -> list[Scored]:
-        return self.score_tasks(tasks, deadline)
+    async def ascore_requests(
+        self, tasks: Any, deadline: float | None = None
+    ) -> list[ScoringResult]:
+        return self.score_requests(tasks, deadline)
 
     def warm_up(self) -> object:
         return self

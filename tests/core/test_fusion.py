@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.core.fusion import FusionMethod, fuse, fused_order
-from rerank_plugins.core.ordering import order
+from rerank_plugins.core.ranking import FusionMethod, fuse, fused_order, order
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 
 METHODS: tuple[FusionMethod, ...] = ("rrf", "weighted")

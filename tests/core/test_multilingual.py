@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from rerank_plugins import Reranker
-from rerank_plugins.core.cutting import Cutter
-from rerank_plugins.core.types import TextPair
-from rerank_plugins.core.windows import estimated_spans, split
-from tests.tiny_decoders import save_logit_score
-from tests.tiny_models import save_reranker
+from rerank_plugins.core.windows import WindowSplitter, estimated_spans, split
+from rerank_plugins.types import TextPair
+from tests.helpers.tiny_decoders import save_logit_score
+from tests.helpers.tiny_models import save_reranker
 
 CHINESE = "北京是中华人民共和国的首都。长城位于北京以北。故宫建于明朝。"
 THAI = "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทยและมีแม่น้ำเจ้าพระยาไหลผ่าน"
@@ -45,7 +44,7 @@ def test_windows_fit_by_tokens_and_cover_the_text(folder: Path, text: str) -> No
     )
     long = text * 30
     backend: Any = reranker.engine.backend
-    cut = Cutter(backend, 160, 16, "")
+    cut = WindowSplitter(backend, 160, 16, "")
     (windows,) = cut("what is the capital", [long])
     assert len(windows) > 1
     assert windows[0].start == 0
@@ -91,7 +90,7 @@ def test_windows_end_with_sentences_of_their_own_script(text: str) -> None:
 def test_a_windows_borders_split_no_character(folder: Path) -> None:
     """Byte-level tokens of one character have its offsets; a window keeps it whole."""
     reranker = Reranker(folder, dtype="float32", max_length=160)
-    cut = Cutter(reranker.engine.backend, 160, 8, "")
+    cut = WindowSplitter(reranker.engine.backend, 160, 8, "")
     for text in ("👩‍👩‍👧 雨 " * 60, THAI * 20):
         (windows,) = cut("rain", [text])
         whole = "".join(text[one.start : after.start] for one, after in pairwise(windows))

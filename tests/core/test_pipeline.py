@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from rerank_plugins import BiEncoder, RankedDocument, Ranking, Reranker
 from rerank_plugins.core.calibration import Calibrator
-from rerank_plugins.core.protocols import FloatArray, Prepared
-from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError, InferenceError, InvalidInputError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
-from tests.core.helpers import FaultyCrossEncoder, GatedCrossEncoder, raise_for
-from tests.strategies import documents, queries, words
+from rerank_plugins.types import FloatArray, ModelIdentity
+from tests.helpers.engines import FaultyCrossEncoder, GatedCrossEncoder, raise_for
+from tests.helpers.strategies import documents, queries, words
 
 TEXTS = ["sun", "rain", "snow and rain", "wind", ""]
 some_queries = words.filter(bool) | queries
@@ -114,7 +114,7 @@ def test_a_distant_deadline_changes_nothing(query: str, texts: list[str]) -> Non
 class SlowCrossEncoder(FakeCrossEncoder):
     """Takes twenty milliseconds a pair."""
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         time.sleep(0.02 * len(batch))
         return super().run(batch)
 

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins import Reranker
-from rerank_plugins.core.ordering import activate
-from rerank_plugins.core.policy import Activation
-from rerank_plugins.core.types import Ranking, ScoreScale
+from rerank_plugins.config import Activation
+from rerank_plugins.core.ranking import activate
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.testing import FakeCrossEncoder
-from tests.strategies import any_text, documents, queries, words
+from rerank_plugins.types import Ranking, ScoreScale
+from tests.helpers.strategies import any_text, documents, queries, words
 
 QUERY = "rain and snow"
 DOCUMENTS = ["sun", "snow", "", "rain and snow", "sun", "rain", "and rain", "wind"]

@@ -12,10 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rerank_plugins import RankedDocument, Ranking, Reranker
-from rerank_plugins.core.types import Window
 from rerank_plugins.core.windows import Spans, estimated_spans, split, thin_out
 from rerank_plugins.testing import FakeCrossEncoder
-from tests.strategies import any_text, documents, queries, words
+from rerank_plugins.types import Window
+from tests.helpers.strategies import any_text, documents, queries, words
 
 SENTENCES = "One two three. Four five six seven. Eight nine ten. Eleven twelve."
 long_words = st.lists(
@@ -108,7 +108,7 @@ def by_text(ranking: Ranking) -> dict[str, RankedDocument]:
 
 @pytest.mark.parametrize("words", range(52, 64))
 def test_a_real_model_reads_what_fits_in_one(words: int) -> None:
-    """Around the reach, token by token."""
+    """Around the maximum length, token by token."""
     text = "rain " * words
     settings: dict[str, Any] = {"dtype": "float32", "max_length": 64}
     cut = Reranker(**settings).rank("What is rain?", [text])
@@ -175,7 +175,7 @@ async def test_async_windows_are_the_same() -> None:
 
 
 def test_the_real_model_reads_a_fact_beyond_its_reach() -> None:
-    filler = "The harbour was quiet and the boats lay still in the grey morning light. " * 60
+    filler = "The harbour was quiet and the boats lay still in the gray morning light. " * 60
     texts = [filler + "Goethe wrote Faust, a tragedy in two parts. " + filler, filler]
     ranking = Reranker(long_documents="windows", max_length=128).rank("Who wrote Faust?", texts)
     best = ranking[0]

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank_plugins.core.ordering import sigmoid
-from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.core.calibration import sigmoid
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.calibration import (
     Bin,
@@ -17,6 +16,7 @@ from rerank_plugins.evaluation.calibration import (
     expected_calibration_error,
     reliability_curve,
 )
+from rerank_plugins.types import ModelIdentity
 
 MODEL = ModelIdentity("mini", None, "torch", "float32", 512)
 

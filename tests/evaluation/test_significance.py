@@ -60,7 +60,7 @@ def test_systems_that_do_not_differ_share_their_places() -> None:
             "too": base + rng.normal(0.3, 0.1, 200),
         }
     )
-    assert {one.name: one.place for one in found.standings} == {
+    assert {one.name: one.rank for one in found.standings} == {
         "good": "1-2",
         "too": "1-2",
         "worse": "3",
@@ -84,8 +84,8 @@ def test_a_shift_of_all_values_changes_no_place() -> None:
     values = {name: rng.random(40) for name in "abc"}
     before = compare(values)
     after = compare({name: one + 1 for name, one in values.items()})
-    assert [(one.name, one.place) for one in before.standings] == [
-        (one.name, one.place) for one in after.standings
+    assert [(one.name, one.rank) for one in before.standings] == [
+        (one.name, one.rank) for one in after.standings
     ]
 
 
@@ -94,5 +94,5 @@ def test_what_cannot_be_compared() -> None:
         compare({"a": [1.0]}, alpha=1)
     wrong: list[dict[str, list[float]]] = [{"a": [1.0], "b": [1.0, 2.0]}, {"a": [], "b": []}, {}]
     for values in wrong:
-        with pytest.raises(InvalidInputError, match="one value a question"):
+        with pytest.raises(InvalidInputError, match="one value per question"):
             compare(values)

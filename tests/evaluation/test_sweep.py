@@ -1,4 +1,4 @@
-"""Sweeps: what is shared, what each cell says, and going on after a death."""
+"""Sweeps: shared work, values of each cell, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from typer.testing import CliRunner
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.cli.app import app
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
-from rerank_plugins.evaluation import evaluate, from_documents
-from rerank_plugins.evaluation.sweep import sweep
+from rerank_plugins.evaluation import evaluate, from_documents, sweep
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
-from tests.core.helpers import PinnedBiEncoder, PinnedCrossEncoder
 from tests.evaluation.sets import QRELS, QUERIES, TEXTS, small_set
+from tests.helpers.engines import PinnedBiEncoder, PinnedCrossEncoder
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,10 +38,10 @@ def test_a_cell_is_what_an_evaluation_of_it_gives() -> None:
     found = sweep(small_set(), [backend], [2, 6], [{}, fused], encoder=encoder)
     assert [cell.label for cell in found.cells] == [
         "bi-encoder alone",
-        "fake, best 2",
-        "fake, best 6",
-        "fake, fusion=weighted, fusion_weight=0.4, best 2",
-        "fake, fusion=weighted, fusion_weight=0.4, best 6",
+        "fake, top 2",
+        "fake, top 6",
+        "fake (fusion=weighted, fusion_weight=0.4), top 2",
+        "fake (fusion=weighted, fusion_weight=0.4), top 6",
     ]
     for number, options in ((2, {}), (4, fused)):
         ranker = Reranker(backend, **options)  # type: ignore[arg-type]
@@ -82,7 +81,7 @@ def test_table_and_comparison() -> None:
     found = sweep(small_set(), [FakeCrossEncoder()], [4], encoder=BiEncoder(FakeBiEncoder()))
     console = Console(width=300, record=True, file=StringIO())
     console.print(found)
-    assert "fake, best 4" in console.export_text()
+    assert "fake, top 4" in console.export_text()
     assert found.compare().winner is None
     assert json.loads(json.dumps(found.to_dict()))["cells"][1]["depth"] == 4
 
@@ -110,8 +109,8 @@ SLOW = """
     import sys, time
     from pathlib import Path
     from rerank_plugins import BiEncoder
-    from rerank_plugins.evaluation.sweep import sweep
-    from tests.core.helpers import PinnedBiEncoder, PinnedCrossEncoder
+    from rerank_plugins.evaluation import sweep
+    from tests.helpers.engines import PinnedBiEncoder, PinnedCrossEncoder
     from tests.evaluation.sets import small_set
 
     class Slow(PinnedCrossEncoder):
@@ -170,18 +169,18 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_command(folder: Path) -> None:
-    words = ["eval", str(folder), "--depths", "2,4", "--option", "max_length=64,fusion=rrf"]
+    words = ["evaluate", str(folder), "--depths", "2,4", "--option", "max_length=64,fusion=rrf"]
     words += ["--folder", str(folder / "kept")]
     done = CliRunner().invoke(app, [*words, "--json"])
     assert done.exit_code == 0, done.output
     cells = json.loads(done.stdout)["cells"]
     assert [cell["depth"] for cell in cells] == [0, 2, 4]
-    assert cells[1]["options"] == {"max_length": 64, "fusion": "rrf"}
+    assert cells[1]["steps"][0]["options"] == {"max_length": 64, "fusion": "rrf"}
     assert cells[0]["means"]["nDCG@10"] > 0.9
     table = CliRunner().invoke(app, words).stdout
-    assert "best 4" in table
+    assert "top 4" in table
     assert max(map(len, table.splitlines())) <= 80
     for wrong, message in ((["--depths", "x"], "--depths holds 'x'"), (["--option", "a"], "NAME=")):
-        done = CliRunner().invoke(app, ["eval", str(folder), *wrong])
+        done = CliRunner().invoke(app, ["evaluate", str(folder), *wrong])
         assert done.exit_code == 2
         assert message in done.stderr

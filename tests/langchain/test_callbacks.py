@@ -18,10 +18,11 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.runnables import RunnableLambda
 
-from rerank_plugins.core.protocols import FloatArray, Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import InvalidScoresError
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.testing import FakeCrossEncoder
+from rerank_plugins.types import FloatArray
 
 if TYPE_CHECKING:
     from tests.langchain.conftest import AsyncRecorder, Log, Recorder
@@ -109,7 +110,7 @@ async def test_cancelling_ends_the_run(recorder: Recorder, documents: list[Docum
     started, released = threading.Event(), threading.Event()
 
     class Waiting(FakeCrossEncoder):
-        def run(self, batch: list[Prepared]) -> FloatArray:  # type: ignore[override]
+        def run(self, batch: list[TokenizedItem]) -> FloatArray:  # type: ignore[override]
             started.set()
             released.wait(10)
             return np.zeros(len(batch), dtype=np.float32)

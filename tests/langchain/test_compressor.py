@@ -14,7 +14,7 @@ from langchain_core.documents import Document
 from pydantic import ValidationError
 
 from rerank_plugins import Reranker
-from rerank_plugins.core.protocols import FloatArray, Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import (
     ConfigurationError,
     InferenceError,
@@ -23,6 +23,7 @@ from rerank_plugins.errors import (
 )
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.testing import FakeCrossEncoder
+from rerank_plugins.types import FloatArray
 
 QUERY = "red blue"
 
@@ -244,7 +245,7 @@ async def test_a_list_that_changes_meanwhile_does_no_harm(documents: list[Docume
     started, released = threading.Event(), threading.Event()
 
     class Waiting(FakeCrossEncoder):
-        def run(self, batch: list[Prepared]) -> FloatArray:  # type: ignore[override]
+        def run(self, batch: list[TokenizedItem]) -> FloatArray:  # type: ignore[override]
             started.set()
             assert released.wait(10)
             return super().run(batch)
@@ -297,7 +298,7 @@ async def test_the_event_loop_goes_on_while_the_model_works(documents: list[Docu
     released = threading.Event()
 
     class Waiting(FakeCrossEncoder):
-        def run(self, batch: list[Prepared]) -> FloatArray:  # type: ignore[override]
+        def run(self, batch: list[TokenizedItem]) -> FloatArray:  # type: ignore[override]
             assert released.wait(10)
             return np.zeros(len(batch), dtype=np.float32)
 

@@ -16,7 +16,6 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import BaseModel, ValidationError
 
 from rerank_plugins import Reranker
-from rerank_plugins.core.types import ScoreScale
 from rerank_plugins.errors import (
     ConfigurationError,
     EngineClosedError,
@@ -26,8 +25,8 @@ from rerank_plugins.errors import (
 )
 from rerank_plugins.langchain import CrossEncoderCompressor, CrossEncoderModel, RerankRetriever
 from rerank_plugins.langchain._foreign import _WRAPPED, as_backend
-from rerank_plugins.testing import FakeCrossEncoder
-from rerank_plugins.testing.fakes import overlap
+from rerank_plugins.testing import FakeCrossEncoder, overlap
+from rerank_plugins.types import ScoreScale
 
 QUERY = "red blue"
 PAIRS = [(QUERY, "red sky"), (QUERY, "red blue"), ("green", "green"), (QUERY, "red sky")]

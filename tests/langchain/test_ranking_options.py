@@ -11,7 +11,7 @@ from langchain_core.documents import Document
 
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.testing import FakeCrossEncoder
-from tests.core.helpers import FaultyCrossEncoder, raise_for
+from tests.helpers.engines import FaultyCrossEncoder, raise_for
 
 LONG = "sun " * 30 + "needle rain " + "sun " * 30
 

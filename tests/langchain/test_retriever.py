@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.langchain.conftest import Recorder
 
 QUERY = "red blue"
-TEXTS = ["red sky", "green grass", "red blue", "blue sea", "grey stone", "red blue deep sea"]
+TEXTS = ["red sky", "green grass", "red blue", "blue sea", "gray stone", "red blue deep sea"]
 
 
 def store() -> InMemoryVectorStore:

@@ -19,9 +19,10 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import RetrieverTool
 
-from rerank_plugins.core.protocols import FloatArray, Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.llama_index import BiEncoderEmbedding, CrossEncoderPostprocessor
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
+from rerank_plugins.types import FloatArray
 
 Reported = Any  # the recorders of conftest.py
 
@@ -38,7 +39,7 @@ QUERY = "who wrote faust"
 class Worst(FakeBiEncoder):
     """A first stage that cannot tell texts apart, so that the order is the second stage's."""
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         vectors = super().run(batch)
         vectors[:] = 0
         vectors[:, 0] = 1

@@ -27,10 +27,10 @@ from llama_index.core.schema import (
     TextNode,
 )
 
-from rerank_plugins.core.types import ScoreScale
 from rerank_plugins.errors import InferenceError, InvalidInputError, InvalidScoresError
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 from rerank_plugins.testing import FakeCrossEncoder
+from rerank_plugins.types import ScoreScale
 
 Rerank = Callable[..., list[NodeWithScore]]
 Nodes = list[NodeWithScore]

@@ -9,7 +9,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 from rerank_plugins.testing import FakeCrossEncoder
-from tests.core.helpers import FaultyCrossEncoder, raise_for
+from tests.helpers.engines import FaultyCrossEncoder, raise_for
 
 LONG = "sun " * 30 + "needle rain " + "sun " * 30
 

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 _NETWORK = (socket.AF_INET, socket.AF_INET6)
-_HERE = ("127.", "localhost", "::1", "0.0.0.0")  # noqa: S104  (recognised, not listened on)
+_HERE = ("127.", "localhost", "::1", "0.0.0.0")  # noqa: S104  (recognized, not listened on)
 
 
 def _guard(event: str, arguments: tuple[Any, ...]) -> None:

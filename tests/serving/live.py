@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from rerank_plugins.serving import ServerSettings, create_app
-from rerank_plugins.serving.runner import server_config
+from rerank_plugins.serving.server import server_config
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "Who wrote Faust?"

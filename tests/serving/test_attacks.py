@@ -143,7 +143,7 @@ def test_a_client_that_does_not_read_is_cut(attacked: Attacked) -> None:
     """It asks for its texts back, a request after the other, and takes none."""
     body = b'{"query": "a", "texts": ["%s"], "return_text": true}' % (b"a" * 900_000)
     request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    # What the same request costs a server first, of a client that reads: texts are tokenised.
+    # What the same request costs a server first, of a client that reads: texts are tokenized.
     headers = {"Content-Type": "application/json"}
     honest = httpx.post(f"{attacked.url}/rerank", content=body, headers=headers, timeout=60)
     assert honest.status_code == 200

@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from rerank_plugins.core.protocols import FloatArray, Prepared
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.serving import ServerSettings, create_app
-from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
-from rerank_plugins.testing.fakes import overlap
-from tests.core.helpers import GatedCrossEncoder
+from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder, overlap
+from rerank_plugins.types import FloatArray
+from tests.helpers.engines import GatedCrossEncoder
 from tests.serving.live import QUESTION, TEXTS, TOKEN, Live, live
 from tests.serving.test_api import APIS, message
 
@@ -192,7 +192,7 @@ def test_what_is_scored_by_the_deadline_is_answered() -> None:
 
 def test_a_deadline_holds_for_embeddings() -> None:
     class Slow(FakeBiEncoder):
-        def run(self, batch: Sequence[Prepared]) -> FloatArray:
+        def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
             time.sleep(0.5)
             return super().run(batch)
 
@@ -257,7 +257,7 @@ def test_an_unexpected_fault_is_answered_without_its_message(
         message = f"with {QUESTION}"
         raise LookupError(message)
 
-    monkeypatch.setattr("rerank_plugins.serving.service.check_size", fail)
+    monkeypatch.setattr("rerank_plugins.serving.service.validate_size", fail)
     with live(ServerSettings(model=FakeCrossEncoder(), embedding_model=None)) as running:
         answer = httpx.post(f"{running.url}/v2/rerank", json=APIS["/v2/rerank"])
     assert answer.status_code == 500

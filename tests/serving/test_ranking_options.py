@@ -14,7 +14,7 @@ from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.serving import ServerSettings, create_app
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
-from tests.core.helpers import FaultyCrossEncoder
+from tests.helpers.engines import FaultyCrossEncoder
 from tests.serving.live import live
 
 QUERY = "rain"

@@ -17,7 +17,7 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rerank_plugins import Ranking, RemoteModel, Reranker
+from rerank_plugins import Ranking, RemoteSpec, Reranker
 from rerank_plugins.backends.remote.apis import ApiName
 from rerank_plugins.errors import RemoteConnectionError
 from rerank_plugins.serving import ServerSettings, create_app
@@ -36,7 +36,7 @@ async def test_the_scores_are_those_of_the_model_here(
 ) -> None:
     """Whichever of the server's APIs the client speaks, sync and async."""
     model = "any" if api == "cohere" else None
-    reranker = Reranker(RemoteModel(server.url, api=api, model=model, token=TOKEN))
+    reranker = Reranker(RemoteSpec(server.url, api=api, model=model, token=TOKEN))
     for found in (
         await asyncio.to_thread(reranker.rank, QUESTION, TEXTS),
         await reranker.arank(QUESTION, TEXTS),
@@ -58,7 +58,7 @@ def test_a_killed_server_loses_no_call() -> None:
         urls = [one.url() for one in processes]
         for url in urls:
             wait_until_ready(url)
-        remote = RemoteModel(urls, api="rerank-plugins", timeout_s=60, deadline_s=120)
+        remote = RemoteSpec(urls, api="rerank-plugins", timeout_s=60, deadline_s=120)
         reranker = Reranker(remote)
         local = Reranker(dtype="float32").rank(question, texts)
         dead = threading.Event()
@@ -144,7 +144,7 @@ def encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple
 def test_http_2_is_used_where_it_is_offered(encrypted: tuple[str, Versions]) -> None:
     """Ten requests at once over one connection."""
     url, app = encrypted
-    remote = RemoteModel(url, api="rerank-plugins", max_documents=2)
+    remote = RemoteSpec(url, api="rerank-plugins", max_documents=2)
     reranker = Reranker(remote)
     ranking = reranker.rank(QUESTION, [f"Faust {n}" for n in range(20)])
     reranker.close()
@@ -160,5 +160,5 @@ def test_a_certificate_that_nobody_knows_is_refused(
     url, app = encrypted
     monkeypatch.delenv("SSL_CERT_FILE")
     with pytest.raises(RemoteConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
-        Reranker(RemoteModel(url, api="rerank-plugins", retries=0)).rank(QUESTION, TEXTS)
+        Reranker(RemoteSpec(url, api="rerank-plugins", retries=0)).rank(QUESTION, TEXTS)
     assert app.seen == []

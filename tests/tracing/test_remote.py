@@ -10,14 +10,14 @@ import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.trace import SpanKind, StatusCode
 
-from rerank_plugins import RemoteModel, Reranker
+from rerank_plugins import RemoteSpec, Reranker
 from rerank_plugins.errors import RemoteError, RemoteStatusError
 from rerank_plugins.serving import ServerSettings
-from tests.cluster.live import wait_until
-from tests.remote.conftest import remote
-from tests.remote.schemas import Request
-from tests.remote.stand_in import TOKEN as OTHER_TOKEN
-from tests.remote.stand_in import Handler, StandIn, says
+from tests.backends.remote.conftest import remote
+from tests.backends.remote.schemas import Request
+from tests.helpers.fake_server import TOKEN as OTHER_TOKEN
+from tests.helpers.fake_server import Handler, StandIn, says
+from tests.ray.live import wait_until
 from tests.serving.live import QUESTION, TEXTS, TOKEN, Live, live
 from tests.tracing.conftest import Spans, identity, times, trace_of, values
 
@@ -40,7 +40,7 @@ async def test_one_trace_over_both(
     spans: Spans, server: Live, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "rerank_plugins")
-    reranker = Reranker(RemoteModel(server.url, api="rerank-plugins", token=TOKEN))
+    reranker = Reranker(RemoteSpec(server.url, api="rerank-plugins", token=TOKEN))
     ranking = (
         await reranker.arank(QUESTION, TEXTS) if how == "async" else reranker.rank(QUESTION, TEXTS)
     )
@@ -91,7 +91,7 @@ def test_the_server_continues_any_trace_and_leaves_probes_out(spans: Spans, serv
 
 def test_a_refusal_has_its_status_and_no_token(spans: Spans, server: Live) -> None:
     wrong = f"{TOKEN}-not"
-    reranker = Reranker(RemoteModel(server.url, api="rerank-plugins", token=wrong))
+    reranker = Reranker(RemoteSpec(server.url, api="rerank-plugins", token=wrong))
     with pytest.raises(RemoteStatusError):
         reranker.rank(QUESTION, TEXTS)
     call = spans.one("rerank.remote")

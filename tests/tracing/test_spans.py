@@ -23,18 +23,18 @@ from opentelemetry import trace
 from opentelemetry.trace import StatusCode
 
 from rerank_plugins import BiEncoder, Cascade, Reranker
+from rerank_plugins import tracing as names
 from rerank_plugins.errors import InferenceError
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
-from rerank_plugins.tracing import attributes as names
-from rerank_plugins.tracing.spans import MOST_STEPS
-from tests.core.helpers import FaultyCrossEncoder, GatedCrossEncoder, out_of_memory_beyond
+from rerank_plugins.tracing import MOST_STEPS
+from tests.helpers.engines import FaultyCrossEncoder, GatedCrossEncoder, out_of_memory_beyond
 from tests.tracing.conftest import Spans, times, trace_of, values
 
 QUERY = "who wrote faust"
 TEXTS = ["it rains", "goethe wrote faust", "faust"]
-STEPS = ["rerank.queue", "rerank.score", "rerank.tokenise"]
+STEPS = ["rerank.queue", "rerank.score", "rerank.tokenize"]
 
 
 def test_the_names_are_openinferences_own() -> None:
@@ -87,7 +87,7 @@ def test_a_call_is_a_span_with_its_steps(spans: Spans, how: str) -> None:
     queue, score = spans.one("rerank.queue"), spans.one("rerank.score")
     waited = (times(queue)[1] - times(queue)[0]) / 1e9
     assert waited == pytest.approx(ranking.stats.queue_s, abs=1e-6)
-    assert times(spans.one("rerank.tokenise"))[1] <= times(queue)[1] <= times(score)[0]
+    assert times(spans.one("rerank.tokenize"))[1] <= times(queue)[1] <= times(score)[0]
     assert values(score)["rerank_plugins.tokens"] == ranking.stats.tokens
 
 

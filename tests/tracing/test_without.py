@@ -22,7 +22,7 @@ sys.meta_path.insert(0, Absent())
 WORK = """
 import asyncio, logging
 from rerank_plugins import Reranker
-from rerank_plugins.core.tracing import get_tracer
+from rerank_plugins._tracing import get_tracer
 from rerank_plugins.testing import FakeCrossEncoder
 assert "opentelemetry" not in sys.modules, "importing is cheap"
 def fail(query, document):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -11,8 +12,16 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from rerank_plugins.backends._caches import cache_argument
-from rerank_plugins.backends.decoder.tokens import Ids, PromptedPair
+from rerank_plugins.backends.decoder.prompts import Ids, PromptedPair
+
+_NAME: Final = "cache"
+_OLD_NAME: Final = "past_key_values"
+
+
+def cache_argument(function: Callable[..., Any]) -> str:
+    """Return the name of the argument by which a function takes keys and values."""
+    return _NAME if _NAME in inspect.signature(function).parameters else _OLD_NAME
+
 
 _KeysValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 

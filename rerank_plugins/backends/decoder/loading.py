@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -15,20 +15,116 @@ from transformers import (
     AutoTokenizer,
 )
 
-from rerank_plugins.backends._families import PROMPTS, Prompt, family
-from rerank_plugins.backends._fingerprint import fingerprint
-from rerank_plugins.backends._loading import adapter_options, hub_options, locate, quiet_loading
-from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.backends._parts import check_source, default_prompt
-from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.decoder.forward import Head
-from rerank_plugins.backends.decoder.own import answer_tokens, reach_of, template_arguments
-from rerank_plugins.backends.decoder.prompts import chat_template, family_template, plain_template
-from rerank_plugins.backends.decoder.settings import DecoderModel
-from rerank_plugins.backends.decoder.tokens import PromptTokenizer, Template
-from rerank_plugins.backends.torch.loading import check_complete, check_head
-from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.backends.decoder.prompts import (
+    PromptTokenizer,
+    Template,
+    chat_template,
+    family_template,
+    plain_template,
+)
+from rerank_plugins.backends.families import PROMPTS, Prompt, family
+from rerank_plugins.backends.hub import (
+    adapter_options,
+    cross_encoder_folder,
+    fingerprint,
+    hub_options,
+    locate,
+    quiet_loading,
+)
+from rerank_plugins.backends.model_files import (
+    default_prompt,
+    read_json,
+    read_modules,
+    smallest_max_seq_length,
+    validate_source,
+)
+from rerank_plugins.backends.model_specs import DecoderSpec
+from rerank_plugins.backends.tokenizer import private_tokenizer
+from rerank_plugins.backends.torch.loading import check_head, validate_complete
+from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
+
+
+def answer_tokens(source: str, options: dict[str, Any]) -> list[int]:
+    """Return the tokens that sentence-transformers' module LogitScore reads, if there is one.
+
+    Args:
+        source: Folder or Hub name.
+        options: How its files are had.
+
+    Returns:
+        Of yes, then of no where the model has such an answer; empty without that module.
+
+    Raises:
+        ModelLoadError: If the module does not name tokens: another row of the vocabulary would
+            score just as well, and mean nothing.
+    """
+    for part in read_modules(source, options):
+        if part.kind == "LogitScore":
+            where = f"{part.path}/config.json"
+            own = read_json(source, where, options)
+            told = own if isinstance(own, dict) else {}
+            tokens: dict[str, Any] = {"true_token_id": told.get("true_token_id")}
+            if told.get("false_token_id") is not None:
+                tokens["false_token_id"] = told["false_token_id"]
+            for name, token in tokens.items():
+                if isinstance(token, bool) or not isinstance(token, int):
+                    message = (
+                        f"{name} is {token!r:.80} in {where} of {source!r}; it must be the id of a "
+                        "token, a whole number. Save the model anew."
+                    )
+                    raise ModelLoadError(message)
+            return list(tokens.values())
+    return []
+
+
+def template_arguments(source: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments that a model keeps for its chat template.
+
+    Raises:
+        ModelLoadError: If they are none.
+    """
+    name, content = "sentence_bert_config.json", "its content"
+    found: dict[str, Any] = {content: read_json(source, name, options)}
+    for key in (content, "processing_kwargs", "chat_template"):
+        found = found.get(key) or {}
+        if not isinstance(found, dict):
+            message = (
+                f"{name} of {source!r} has {found!r:.80} as {key}; it must be an object. Mend the "
+                "file, or remove the entry."
+            )
+            raise ModelLoadError(message)
+    return found
+
+
+def max_length_of_config(settings: Any, tokenizer: Any) -> int:  # noqa: ANN401  (a model's own classes)
+    """Return how many tokens a decoder can read: those that it and its tokenizer are made for.
+
+    A model with LongRoPE counts positions otherwise as soon as one text of a batch is longer than
+    those it was trained with first, so it reads no longer ones: a score would depend on its batch.
+
+    Raises:
+        ModelLoadError: If that is no number of tokens.
+    """
+    limits = [
+        ("max_position_embeddings", settings.max_position_embeddings),
+        ("model_max_length", tokenizer.model_max_length),
+    ]
+    limits += [("original_max_position_embeddings", one) for one in _switches(settings)]
+    return smallest_max_seq_length(limits, tokenizer.name_or_path, at_least=1)
+
+
+def _switches(settings: Any) -> Iterator[Any]:  # noqa: ANN401  (a model's own class)
+    """Yield the lengths beyond which a model counts positions otherwise."""
+    ropes = getattr(settings, "rope_parameters", None) or {}
+    for rope in (ropes, *(one for one in ropes.values() if isinstance(one, dict))):
+        if rope.get("rope_type") == "longrope":
+            yield rope.get(
+                "original_max_position_embeddings",
+                getattr(settings, "original_max_position_embeddings", None),
+            )
+
 
 _CLASSIFIER: Final = "ForSequenceClassification"
 
@@ -40,14 +136,14 @@ class LoadedDecoder(NamedTuple):
         base: A transformers decoder without its output layer, in evaluation mode.
         head: What makes scores of the last token's state.
         pairs: Prepares text pairs.
-        reach: Most tokens it can read.
+        max_seq_length: Most tokens it can read.
         fingerprint: Of the files, and of the prompt.
     """
 
     base: Any
     head: Head
     pairs: PromptTokenizer
-    reach: int
+    max_seq_length: int
     fingerprint: str
 
 
@@ -83,13 +179,13 @@ def open_source(config: ModelConfig, mini: Callable[[], Path] = cross_encoder_fo
     """Find a model's files and load its tokenizer; ``mini`` finds those of the embedded model."""
     name = locate(config, mini)
     options = hub_options(config, name)
-    check_source(name, options)
+    validate_source(name, options)
     tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **options)
     return Source(name, options, tokenizer, private_tokenizer(tokenizer, config.model))
 
 
 def load_decoder(
-    config: ModelConfig, settings: DecoderModel, prompt: Prompt | None = None
+    config: ModelConfig, settings: DecoderSpec, prompt: Prompt | None = None
 ) -> LoadedDecoder:
     """Load the parts of a resolved configuration's model.
 
@@ -118,12 +214,12 @@ def load_decoder(
             output_loading_info=True,
             **source.options,
         )
-        check_complete(report, config.model)
+        validate_complete(report, config.model)
     return LoadedDecoder(
         model.base_model.eval(),
         _classifier_head(model) if classifier else _answer_head(model, answers),
         PromptTokenizer(template, source.rust, config.model),
-        reach_of(model.config, source.tokenizer),
+        max_length_of_config(model.config, source.tokenizer),
         digest(source.name, config, settings.instruction, prompt),
     )
 
@@ -137,7 +233,7 @@ def digest(source: str, config: ModelConfig, *others: object) -> str:
 
 
 def _prompt(
-    model: str, source: Source, settings: DecoderModel, prompt: Prompt | None, *, classifier: bool
+    model: str, source: Source, settings: DecoderSpec, prompt: Prompt | None, *, classifier: bool
 ) -> tuple[Template, list[int]]:
     """Return the prompt, and the tokens whose logits make the score: of yes, then of no."""
     if prompt is not None:
@@ -152,7 +248,7 @@ def _prompt(
     if settings.instruction is not None or not classifier:
         message = (
             f"{model!r} is a language model, and nothing in its files says how it reranks. Give "
-            'DecoderModel(..., family="qwen3") or another family whose prompt it was trained with.'
+            'DecoderSpec(..., family="qwen3") or another family whose prompt it was trained with.'
         )
         raise ModelLoadError(message)
     return plain_template(source.rust, model), answers
@@ -181,7 +277,7 @@ def _classifier_head(model: Any) -> Head:  # noqa: ANN401  (one of many model cl
     return Head(model.score.weight[-1:], None if bias is None else bias[-1:])
 
 
-def known_prompt(model: str, settings: DecoderModel) -> Prompt | None:
+def known_prompt(model: str, settings: DecoderSpec) -> Prompt | None:
     """Return the prompt that the settings name, or that the model's name stands for.
 
     Raises:

@@ -9,18 +9,16 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel
 
-from rerank_plugins._optional import require
-from rerank_plugins.backends._devices import mapped_out_of_memory, resolve_local
-from rerank_plugins.backends._loading import adapter_options, quiet_loading
-from rerank_plugins.backends._mini import bi_encoder_folder
-from rerank_plugins.backends._texts import encodable
+from rerank_plugins._lazy import require
 from rerank_plugins.backends.decoder.loading import digest, open_source
-from rerank_plugins.backends.torch.loading import reach_of
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.embedding_form import unit_vectors
-from rerank_plugins.core.protocols import FloatArray, Prepared, RoleText
-from rerank_plugins.core.types import ModelIdentity
+from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
+from rerank_plugins.backends.hub import adapter_options, bi_encoder_folder, quiet_loading
+from rerank_plugins.backends.text import encodable
+from rerank_plugins.backends.torch.loading import max_length_of_model
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import RoleText, TokenizedItem, unit_vectors
 from rerank_plugins.errors import EngineClosedError
+from rerank_plugins.types import FloatArray, ModelIdentity
 
 _BATCH_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
 
@@ -32,7 +30,7 @@ class FlagBiEncoder:
     not read. The model has no prompts of its own.
     """
 
-    padded = True
+    is_padded = True
     resolve = staticmethod(resolve_local)
 
     def __init__(self, config: ModelConfig) -> None:
@@ -59,14 +57,14 @@ class FlagBiEncoder:
             unused = torch.nn.Linear(1, 1)
             parts = {"model": encoder, "colbert_linear": unused, "sparse_linear": unused}
             model = Inference(parts, tokenizer=source.tokenizer)
-        reach = reach_of(encoder, source.tokenizer)
+        max_seq_length = max_length_of_model(encoder, source.tokenizer)
         self.dimension = int(encoder.config.hidden_size)
         self.identity = ModelIdentity(
             config.model,
             config.revision,
             config.backend,
             config.dtype,
-            reach,
+            max_seq_length,
             digest(source.name, config),
         )
         self.device = torch.device(str(config.device))
@@ -75,19 +73,25 @@ class FlagBiEncoder:
         self._pad = int(source.tokenizer.pad_token_id or 0)
         self._model: Any = model.to(self.device).eval()
 
-    def prepare(self, items: Sequence[RoleText], max_length: int | None = None) -> list[Prepared]:
-        """Tokenise and cut; thread-safe."""
-        reach = min(max_length or self.identity.max_length, self.identity.max_length)
+    def prepare(
+        self, items: Sequence[RoleText], max_length: int | None = None
+    ) -> list[TokenizedItem]:
+        """Tokenize and cut; thread-safe."""
+        max_seq_length = min(max_length or self.identity.max_length, self.identity.max_length)
         encoded = self._tokenizer.encode_batch_fast(
             [encodable(f"{item.prompt or ''}{item.text}") for item in items]
         )
         prepared = []
         for one in encoded:
-            ids = one.ids if len(one.ids) <= reach else [*one.ids[: reach - 1], one.ids[-1]]
-            prepared.append(Prepared(len(ids), len(one.ids) > reach, ids))
+            ids = (
+                one.ids
+                if len(one.ids) <= max_seq_length
+                else [*one.ids[: max_seq_length - 1], one.ids[-1]]
+            )
+            prepared.append(TokenizedItem(len(ids), len(one.ids) > max_seq_length, ids))
         return prepared
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Embed one batch; unit vectors, float32 of shape ``(len(batch), dimension)``."""
         if self._model is None:
             message = f"the model {self.identity.model!r} was closed."

@@ -8,21 +8,18 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.backends._loading import quiet_loading
-from rerank_plugins.backends._role_tokens import RoleTokenizer
-from rerank_plugins.backends._tokenizer import private_tokenizer
 from rerank_plugins.backends.bi_encoder import PROBES, SentenceTransformerBiEncoder
-from rerank_plugins.backends.openvino.building import build, check_agreement
-from rerank_plugins.backends.openvino.calibration import calibration_pairs
+from rerank_plugins.backends.hub import quiet_loading
+from rerank_plugins.backends.openvino.conversion import build, calibration_pairs, check_agreement
 from rerank_plugins.backends.openvino.cross_encoder import resolve_openvino
-from rerank_plugins.backends.openvino.embedding_graphs import Embeddings
-from rerank_plugins.backends.openvino.groups import padded
-from rerank_plugins.backends.openvino.runtime import Runtime, batch_tokens
-from rerank_plugins.backends.torch.pairs import TokenPair
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.embedding_form import unit_vectors
-from rerank_plugins.core.protocols import FloatArray, Prepared, RoleText
+from rerank_plugins.backends.openvino.export import Embeddings
+from rerank_plugins.backends.openvino.runtime import Runtime, batch_tokens, pad_rows
+from rerank_plugins.backends.tokenizer import private_tokenizer
+from rerank_plugins.backends.torch.tokenization import RoleTokenizer, TokenPair
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import RoleText, TokenizedItem, unit_vectors
 from rerank_plugins.errors import EngineClosedError
+from rerank_plugins.types import FloatArray
 
 
 class OpenVINOBiEncoder:
@@ -30,10 +27,10 @@ class OpenVINOBiEncoder:
 
     Attributes:
         dimension: Length of an embedding.
-        padded: False: rows are filled up to the next 16 tokens only, whatever the batch.
+        is_padded: False: rows are filled up to the next 16 tokens only, whatever the batch.
     """
 
-    padded = False
+    is_padded = False
     resolve = staticmethod(resolve_openvino)
 
     def __init__(self, config: ModelConfig) -> None:
@@ -65,11 +62,13 @@ class OpenVINOBiEncoder:
         plain.close()
         check_agreement(config, self.run(self.prepare(PROBES, 128)), wanted)
 
-    def prepare(self, items: Sequence[RoleText], max_length: int | None = None) -> list[Prepared]:
-        """Put the prompts before the texts, tokenise and cut; thread-safe."""
+    def prepare(
+        self, items: Sequence[RoleText], max_length: int | None = None
+    ) -> list[TokenizedItem]:
+        """Put the prompts before the texts, tokenize and cut; thread-safe."""
         return self._tokens.prepare(items, max_length)
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Embed one batch; unit vectors, float32 of shape ``(len(batch), dimension)``."""
         if self._runtime is None:
             message = f"the model {self.identity.model!r} was closed."
@@ -82,7 +81,7 @@ class OpenVINOBiEncoder:
         self._runtime = None
 
     def _padded(self, rows: Sequence[TokenPair], width: int) -> list[NDArray[np.int64]]:
-        ids = padded([row.ids for row in rows], width, self._pad)
-        mask = padded([np.ones_like(row.ids) for row in rows], width, 0)
+        ids = pad_rows([row.ids for row in rows], width, self._pad)
+        mask = pad_rows([np.ones_like(row.ids) for row in rows], width, 0)
         # A single text is all of one type.
         return [ids, mask, np.zeros_like(ids)][: self._inputs]

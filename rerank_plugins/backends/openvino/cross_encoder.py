@@ -12,20 +12,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rerank_plugins.backends._devices import resolve_local
-from rerank_plugins.backends._loading import quiet_loading
-from rerank_plugins.backends._tokenizer import private_tokenizer
-from rerank_plugins.backends.openvino.building import build, check_agreement
-from rerank_plugins.backends.openvino.calibration import calibration_pairs
-from rerank_plugins.backends.openvino.graphs import scoring_module
-from rerank_plugins.backends.openvino.groups import padded
-from rerank_plugins.backends.openvino.runtime import Runtime, batch_tokens, check_precision
-from rerank_plugins.backends.torch.loading import PROBES, load_reranker, reach_of
-from rerank_plugins.backends.torch.pairs import PairReader, PairTokenizer, TokenPair
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.protocols import FloatArray, Prepared
-from rerank_plugins.core.types import ModelIdentity, ScoreScale, TextPair
+from rerank_plugins.backends.devices import resolve_local
+from rerank_plugins.backends.hub import quiet_loading
+from rerank_plugins.backends.openvino.conversion import build, calibration_pairs, check_agreement
+from rerank_plugins.backends.openvino.export import scoring_module
+from rerank_plugins.backends.openvino.runtime import (
+    Runtime,
+    batch_tokens,
+    pad_rows,
+    validate_precision,
+)
+from rerank_plugins.backends.tokenizer import private_tokenizer
+from rerank_plugins.backends.torch.loading import PROBES, load_reranker, max_length_of_model
+from rerank_plugins.backends.torch.tokenization import PairReader, PairTokenizer, TokenPair
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import EngineClosedError
+from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
 
 _CALIBRATION_LENGTH: Final = 256
 """Tokens of a calibration pair: longer ones widen no range that was seen, and take longer."""
@@ -48,7 +51,7 @@ def resolve_openvino(config: ModelConfig) -> ModelConfig:
         )
     )
     resolved = replace(plain, dtype="int8") if config.dtype == "int8" else plain
-    check_precision(resolved)
+    validate_precision(resolved)
     return resolved
 
 
@@ -57,11 +60,11 @@ class OpenVINOCrossEncoder(PairReader):
 
     Attributes:
         prompts: What the model's own configuration wants put before queries and documents.
-        padded: False: rows are filled up to the next 16 tokens only, whatever the batch.
+        is_padded: False: rows are filled up to the next 16 tokens only, whatever the batch.
     """
 
     scale = ScoreScale.LOGIT
-    padded = False
+    is_padded = False
     resolve = staticmethod(resolve_openvino)
 
     def __init__(self, config: ModelConfig) -> None:
@@ -80,14 +83,14 @@ class OpenVINOCrossEncoder(PairReader):
         self._typed = "token_type_ids" in tokenizer.model_input_names
         module = scoring_module(network, typed=self._typed)
         self._inputs = module.inputs
-        self._reach = reach_of(network, tokenizer)
+        self._max_seq_length = max_length_of_model(network, tokenizer)
         calibration = calibration_pairs(config) if config.dtype == "int8" else ()
         self.identity = ModelIdentity(
             config.model,
             config.revision,
             config.backend,
             config.dtype,
-            self._reach,
+            self._max_seq_length,
             _fingerprint(loaded.fingerprint, calibration),
         )
         texts = [
@@ -100,7 +103,7 @@ class OpenVINOCrossEncoder(PairReader):
         self.batch_tokens = batch_tokens(network, self._runtime.streams)
         self._check(config, network)
 
-    def run(self, batch: Sequence[Prepared]) -> FloatArray:
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
         if self._runtime is None:
             message = f"the model {self.identity.model!r} was closed."
@@ -114,9 +117,9 @@ class OpenVINOCrossEncoder(PairReader):
     def _padded(self, pairs: Sequence[TokenPair], width: int) -> list[NDArray[np.int64]]:
         types = [pair.types if self._typed else np.zeros_like(pair.types) for pair in pairs]
         inputs = [
-            padded([pair.ids for pair in pairs], width, self._pad),
-            padded([np.ones_like(pair.ids) for pair in pairs], width, 0),
-            padded(types, width, 0),
+            pad_rows([pair.ids for pair in pairs], width, self._pad),
+            pad_rows([np.ones_like(pair.ids) for pair in pairs], width, 0),
+            pad_rows(types, width, 0),
         ]
         return inputs[: self._inputs]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import openvino
@@ -12,11 +13,65 @@ import torch
 from numpy.typing import NDArray
 from openvino import AsyncInferQueue, InferRequest
 
-from rerank_plugins.backends.openvino.groups import groups
 from rerank_plugins.backends.torch.loading import is_small
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.protocols import FloatArray, Prepared
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError, OutOfMemoryError
+from rerank_plugins.types import FloatArray
+
+_STEP: Final = 16
+"""Widths are multiples of this: the CPU plugin prepares kernels for each new shape, which
+costs more than computing it once, and keeps them."""
+
+_MOST_ROWS: Final = 4
+"""More rows at once are no faster, and leave streams without work at the end."""
+
+
+class Group(NamedTuple):
+    """Rows that are computed together.
+
+    Attributes:
+        rows: Their positions in the batch.
+        width: Tokens to which each is filled up.
+    """
+
+    rows: list[int]
+    width: int
+
+
+def groups(lengths: Sequence[int], max_seq_length: int, streams: int) -> list[Group]:
+    """Cut a batch into groups of nearly equal length, the longest first.
+
+    Args:
+        lengths: Tokens of each row.
+        max_seq_length: Most tokens the model can read.
+        streams: How many groups are computed at once.
+    """
+    most = max(1, min(_MOST_ROWS, len(lengths) // streams))
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    found = []
+    for width, run in groupby(
+        order, lambda row: min(-(-lengths[row] // _STEP) * _STEP, max_seq_length)
+    ):
+        found += [Group(rows, width) for rows in _powers(list(run), most)]
+    return sorted(found, key=lambda group: -len(group.rows) * group.width)
+
+
+def pad_rows(arrays: Sequence[NDArray[np.int32]], width: int, fill: int) -> NDArray[np.int64]:
+    """Return arrays of different lengths as rows, filled up on the right."""
+    table = np.full((len(arrays), width), fill, dtype=np.int64)
+    for row, array in zip(table, arrays, strict=True):
+        row[: len(array)] = array
+    return table
+
+
+def _powers(rows: list[int], most: int) -> Iterator[list[int]]:
+    """Yield parts of 4, 2 or 1 rows: each count of rows is a shape of its own."""
+    while rows:
+        size = 1 << (min(len(rows), most).bit_length() - 1)
+        yield rows[:size]
+        rows = rows[size:]
+
 
 _CAPABILITIES: Final = {
     "float32": "FP32",
@@ -28,7 +83,7 @@ _PRECISIONS: Final = {"bfloat16": "bf16", "float16": "f16"}
 _MOST_STREAMS: Final = 8
 
 
-def check_precision(config: ModelConfig) -> None:
+def validate_precision(config: ModelConfig) -> None:
     """Check that this CPU computes what a resolved configuration asks for.
 
     Raises:
@@ -89,21 +144,21 @@ class Runtime:
 
     def rows(
         self,
-        batch: Sequence[Prepared],
-        reach: int,
+        batch: Sequence[TokenizedItem],
+        max_seq_length: int,
         inputs: Callable[[list[Any], int], list[NDArray[np.int64]]],
     ) -> FloatArray:
         """Return the first output for a batch, in its order.
 
         Args:
             batch: What to compute.
-            reach: Most tokens the model can read.
+            max_seq_length: Most tokens the model can read.
             inputs: Makes the model's inputs of payloads and the width to fill them up to.
 
         Raises:
             OutOfMemoryError: If there is no memory left.
         """
-        parts = groups([one.tokens for one in batch], reach, self.streams)
+        parts = groups([one.tokens for one in batch], max_seq_length, self.streams)
         outputs = np.concatenate(
             self._run(
                 [inputs([batch[row].payload for row in rows], width) for rows, width in parts]

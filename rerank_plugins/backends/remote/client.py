@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from rerank_plugins import __version__
-from rerank_plugins._optional import require
-from rerank_plugins.backends.remote.answers import excerpt, retry_after, scores_of
-from rerank_plugins.backends.remote.attempts import is_local, passes, retrying
-from rerank_plugins.backends.remote.endpoints import Endpoint, Endpoints
-from rerank_plugins.core.tracing import remote_call
+from rerank_plugins._lazy import require
+from rerank_plugins._tracing import remote_call
+from rerank_plugins.backends.remote.apis import excerpt, retry_after, scores_of
 from rerank_plugins.errors import (
     RemoteConnectionError,
     RemoteError,
@@ -20,13 +22,116 @@ from rerank_plugins.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import httpx
+    import tenacity
 
-    from rerank_plugins.backends.remote.settings import RemoteModel
-    from rerank_plugins.core.protocols import FloatArray
-    from rerank_plugins.core.tracing import RemoteCall, Trace
+    from rerank_plugins._tracing import RemoteCall, Trace
+    from rerank_plugins.backends.model_specs import RemoteSpec
+    from rerank_plugins.types import FloatArray
+
+AVOID_S: Final = 5.0
+"""Seconds for which a server that failed is asked only if all have failed."""
+
+
+@dataclass(eq=False)
+class Endpoint:
+    """One server.
+
+    Attributes:
+        address: Where requests go.
+        outstanding: Requests that wait for its answer now.
+        asked: Requests sent to it so far.
+        rests_until: It asked not to be asked before.
+        avoided_until: It failed, so others are asked rather, until then.
+    """
+
+    address: str
+    outstanding: int = 0
+    asked: int = 0
+    rests_until: float = 0.0
+    avoided_until: float = 0.0
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Count a request."""
+        self.outstanding += 1
+        self.asked += 1
+        try:
+            yield
+        finally:
+            self.outstanding -= 1
+
+    def failed(self, error: RemoteError) -> None:
+        """Leave it in peace for as long as it asked, and prefer others for a while."""
+        now = monotonic()
+        self.avoided_until = now + AVOID_S
+        if isinstance(error, RemoteStatusError) and error.retry_after_s is not None:
+            self.rests_until = max(self.rests_until, now + error.retry_after_s)
+
+
+class Endpoints:
+    """All servers; used from one event loop, so it needs no lock."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        """Start with all of them trusted."""
+        self._all = [Endpoint(address) for address in addresses]
+
+    def rest_s(self) -> float:
+        """Return the seconds until one of them may be asked."""
+        return max(0.0, min(one.rests_until for one in self._all) - monotonic())
+
+    def choose(self, tried: Collection[Endpoint]) -> Endpoint | None:
+        """Return the one with the fewest requests outstanding, of those not yet tried.
+
+        Those that failed a short time ago come last, those that rest are left out.
+        """
+        now = monotonic()
+        return min(
+            (one for one in self._all if one not in tried and one.rests_until <= now),
+            key=lambda one: (one.avoided_until > now, one.outstanding, one.asked),
+            default=None,
+        )
+
+
+BUSY: Final = frozenset({429, 502, 503, 504})
+"""Status codes that may be gone a moment later; 504 is the time-out of a gateway."""
+
+FIRST_WAIT_S: Final = 0.25
+LONGEST_WAIT_S: Final = 8.0
+
+
+def passes(error: BaseException) -> bool:
+    """Return whether a failure may be gone a moment later, at the same server."""
+    if isinstance(error, RemoteStatusError):
+        return error.status in BUSY
+    return isinstance(error, RemoteTimeoutError)
+
+
+def is_local(error: BaseException) -> bool:
+    """Return whether another server may do better: the request itself is not at fault."""
+    return passes(error) or isinstance(error, RemoteConnectionError)
+
+
+def retrying(retries: int, deadline_s: float, endpoints: Endpoints) -> tenacity.AsyncRetrying:
+    """Return the policy: exponential backoff with full jitter, after what the server asks for.
+
+    A wait that would end beyond the deadline is not begun: the failure is reported at once.
+    The jitter is that of "Exponential Backoff And Jitter" (Brooker, AWS, 2015).
+    """
+    library = require("tenacity", "remote")
+    backoff = library.wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S)
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        return float(endpoints.rest_s() + backoff(state))
+
+    policy: tenacity.AsyncRetrying = library.AsyncRetrying(
+        retry=library.retry_if_exception(passes),
+        wait=wait,
+        stop=library.stop_after_attempt(retries + 1) | library.stop_before_delay(deadline_s),
+        reraise=True,
+    )
+    return policy
+
 
 CONNECT_S: Final = 5.0
 KEEP_ALIVE_S: Final = 4.0
@@ -39,7 +144,7 @@ ANSWER_BYTES: Final = 2**20
 class RemoteClient:
     """Asks for scores; used from one event loop."""
 
-    def __init__(self, remote: RemoteModel) -> None:
+    def __init__(self, remote: RemoteSpec) -> None:
         """Prepare connections; none is opened yet.
 
         Raises:

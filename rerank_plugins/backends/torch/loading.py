@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from rerank_plugins.backends._fingerprint import fingerprint
-from rerank_plugins.backends._loading import adapter_options, hub_options, locate, quiet_loading
-from rerank_plugins.backends._mini import cross_encoder_folder
-from rerank_plugins.backends._parts import check_source, is_modular
-from rerank_plugins.backends._prompts import own_prompts
-from rerank_plugins.backends._sizes import least_reach
+from rerank_plugins.backends.detection import own_prompts
+from rerank_plugins.backends.devices import resolve_local
+from rerank_plugins.backends.hub import (
+    adapter_options,
+    cross_encoder_folder,
+    fingerprint,
+    hub_options,
+    locate,
+    quiet_loading,
+)
+from rerank_plugins.backends.model_files import is_modular, smallest_max_seq_length, validate_source
 from rerank_plugins.backends.torch.modular import load_modular
-from rerank_plugins.core.config import ModelConfig
-from rerank_plugins.core.protocols import Role
-from rerank_plugins.core.types import TextPair
+from rerank_plugins.config import Dtype, ModelConfig
+from rerank_plugins.engine.backend import Role
 from rerank_plugins.errors import ModelLoadError
+from rerank_plugins.types import FloatArray, TextPair
 
 _HEAD: Final = "ForSequenceClassification"
 _LABELS: Final = (1, 2)
@@ -57,7 +65,7 @@ def load_reranker(config: ModelConfig) -> Loaded:
     source = locate(config, cross_encoder_folder)
     options = hub_options(config, source)
     with quiet_loading(config.model):
-        check_source(source, options)
+        validate_source(source, options)
         tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **options)
         model: torch.nn.Module
         if is_modular(source, options):
@@ -86,12 +94,12 @@ def _load_classifier(config: ModelConfig, source: str, options: dict[str, Any]) 
         output_loading_info=True,
         **options,
     )
-    check_complete(report, config.model)
+    validate_complete(report, config.model)
     loaded: torch.nn.Module = model
     return loaded
 
 
-def check_complete(report: dict[str, Any], model: str) -> None:
+def validate_complete(report: dict[str, Any], model: str) -> None:
     """Check that every weight came from the model's files.
 
     Raises:
@@ -133,7 +141,7 @@ def positions(model: Any) -> int:  # noqa: ANN401  (one of many model classes)
     return int(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED)
 
 
-def reach_of(model: Any, tokenizer: Any) -> int:  # noqa: ANN401  (one of many classes)
+def max_length_of_model(model: Any, tokenizer: Any) -> int:  # noqa: ANN401  (one of many classes)
     """Return the most tokens that a model can read.
 
     Raises:
@@ -143,7 +151,7 @@ def reach_of(model: Any, tokenizer: Any) -> int:  # noqa: ANN401  (one of many c
         ("max_position_embeddings", positions(model) - first_position(model)),
         ("model_max_length", tokenizer.model_max_length),
     )
-    return least_reach(limits, tokenizer.name_or_path)
+    return smallest_max_seq_length(limits, tokenizer.name_or_path)
 
 
 def is_small(model: torch.nn.Module) -> bool:
@@ -165,3 +173,72 @@ def first_position(model: Any) -> int:  # noqa: ANN401  (one of many model class
         if isinstance(table, torch.nn.Embedding) and isinstance(padding, int):
             return padding + 1
     return 0
+
+
+_log = logging.getLogger(__name__)
+
+_overflowed: Final[set[tuple[str, str | None]]] = set()
+"""Model and revision of those that gave something that is no number in float16."""
+
+
+def resolve_torch(config: ModelConfig) -> ModelConfig:
+    """Choose device and data type; see :func:`~rerank_plugins.backends.devices.resolve_local`.
+
+    ``"auto"`` stays where it means float16, which may have to be given up: who asks for float16
+    by name gets float16 or an error, and so does not share the model.
+    """
+    resolved = resolve_local(config)
+    may_change = config.dtype == "auto" and resolved.dtype == "float16"
+    return replace(resolved, dtype="auto") if may_change else resolved
+
+
+def current_dtype(config: ModelConfig) -> Dtype:
+    """Return the data type that a resolved configuration means by now."""
+    if config.dtype != "auto":
+        return config.dtype
+    return "bfloat16" if (config.model, config.revision) in _overflowed else "float16"
+
+
+def give_up_float16(config: ModelConfig) -> None:
+    """Compute a model in bfloat16 from now on, all replicas and after it is loaded again."""
+    key = (config.model, config.revision)
+    if key not in _overflowed:
+        _overflowed.add(key)
+        _log.warning(
+            "%r overflows in float16: it is computed in bfloat16 from now on. Set dtype to "
+            "choose yourself.",
+            config.model,
+        )
+
+
+def agrees(packed: FloatArray, padded: FloatArray, name: str, dtype: str) -> bool:
+    """Return whether a packed model computes what the padded one does; warn where not.
+
+    Args:
+        packed: Its results for awkward texts, perhaps several times.
+        padded: What they should be.
+        name: The model's.
+        dtype: Data type of the arithmetic.
+    """
+    difference = float(np.abs(packed - padded).max())
+    allowed = 1e-4 if dtype == "float32" else 0.02 * (1 + float(np.abs(padded).max()))
+    if difference <= allowed:
+        return True
+    _log.warning(
+        "%r: packed results differ from padded ones by %g (allowed %g); batches are padded.",
+        name,
+        difference,
+        allowed,
+    )
+    return False
+
+
+def head_in_float32(model: Any) -> None:  # noqa: ANN401  (one of many model classes)
+    """Keep the head in float32: half precision there would make close scores tie."""
+
+    def widen(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return tuple(tensor.float() for tensor in inputs)
+
+    for name, module in model.named_children():
+        if name != model.base_model_prefix:
+            module.float().register_forward_pre_hook(widen)

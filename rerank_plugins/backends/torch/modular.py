@@ -11,8 +11,8 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from rerank_plugins.backends._parts import check_modules
-from rerank_plugins.core.config import ModelConfig
+from rerank_plugins.backends.model_files import validate_modules
+from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import ModelLoadError
 
 _BEFORE_HEAD: Final = 2
@@ -84,7 +84,7 @@ def load_modular(config: ModelConfig, source: str, options: dict[str, Any]) -> M
     Args:
         config: The configuration that names it.
         source: Folder or Hub name.
-        options: See :func:`~rerank_plugins.backends._loading.hub_options`.
+        options: See :func:`~rerank_plugins.backends.hub.hub_options`.
 
     Raises:
         ModelLoadError: If its modules are not an encoder, a pooling and a head.
@@ -110,7 +110,7 @@ def load_modules(
     Raises:
         ModelLoadError: If it does not end in one score, or in two labels.
     """
-    check_modules(source, options)
+    validate_modules(source, options)
     own = {name: value for name, value in options.items() if name != "cache_dir"}
     model: CrossEncoder = CrossEncoder(
         source,

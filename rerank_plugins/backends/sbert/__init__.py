@@ -1,1 +1,0 @@
-"""Anything that sentence-transformers' CrossEncoder loads, scored by its own modules."""

@@ -1,0 +1,158 @@
+"""The sbert backend: sentence-transformers' modules, our tokens, batches and raw scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rerank_plugins.backends.decoder.prompts import PromptTokenizer, chat_template
+from rerank_plugins.backends.detection import own_prompts
+from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
+from rerank_plugins.backends.hub import (
+    cross_encoder_folder,
+    fingerprint,
+    hub_options,
+    locate,
+    quiet_loading,
+)
+from rerank_plugins.backends.model_files import (
+    default_prompt,
+    smallest_max_seq_length,
+    validate_source,
+)
+from rerank_plugins.backends.tokenizer import private_tokenizer
+from rerank_plugins.backends.torch.modular import load_modules
+from rerank_plugins.backends.torch.tokenization import PairTokenizer
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.backend import Role, TokenizedItem
+from rerank_plugins.errors import EngineClosedError, ModelLoadError
+from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
+
+_BATCH_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
+_UNLIMITED: Final = 2**31
+
+
+class _Tokens(Protocol):
+    def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[TokenizedItem]: ...
+    def room(self, query: str, max_length: int) -> int: ...
+    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]: ...
+
+
+class SentenceTransformerCrossEncoder:
+    """Any CrossEncoder of sentence-transformers with one score, or two labels.
+
+    Its modules compute; tokens, their budget and the cutting of documents are this package's,
+    so threads do not race on a tokenizer and a query is never cut before its document.
+
+    Attributes:
+        prompts: What the model's own configuration wants put before queries and documents.
+    """
+
+    scale = ScoreScale.LOGIT
+    is_padded = True
+    resolve = staticmethod(resolve_local)
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Load the model of a resolved configuration onto its device.
+
+        Raises:
+            ModelLoadError: If there is no such model, or it is not a reranker of texts.
+        """
+        source = locate(config, cross_encoder_folder)
+        options = hub_options(config, source)
+        with quiet_loading(config.model):
+            validate_source(source, options)
+            model = load_modules(config, source, options, device=str(config.device))
+            self.prompts: dict[Role, str] = own_prompts(source, options)
+            instruction = default_prompt(source, options)
+        first: Any = model[0]
+        tokenizer = model.tokenizer
+        if tokenizer is None or not {"text", "message"} & first.modality_config.keys():
+            message = f"{config.model!r} does not read texts: {', '.join(first.modality_config)}."
+            raise ModelLoadError(message)
+        limits = (
+            ("max_seq_length", model.max_seq_length or _UNLIMITED),
+            ("model_max_length", tokenizer.model_max_length),
+        )
+        max_seq_length = smallest_max_seq_length(limits, config.model)
+        self.identity = ModelIdentity(
+            config.model,
+            config.revision,
+            config.backend,
+            config.dtype,
+            max_seq_length,
+            fingerprint(source, config.revision, config.cache_folder),
+        )
+        self.device = torch.device(str(config.device))
+        self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cpu"])
+        self._modality = "message" if "message" in first.modality_config else "text"
+        self._typed = self._modality == "text" and "token_type_ids" in tokenizer.model_input_names
+        self._left = first.transformer_task in ("text-generation", "any-to-any")
+        self._pad = int(tokenizer.pad_token_id or 0)
+        rust = private_tokenizer(tokenizer, config.model)
+        self._pairs: _Tokens
+        if self._modality == "message":
+            chat = (first.processing_kwargs or {}).get("chat_template") or {}
+            template = chat_template(tokenizer, rust, config.model, instruction, chat)
+            self._pairs = PromptTokenizer(template, rust, config.model)
+            self.prompts = {}
+        else:
+            self._pairs = PairTokenizer(rust, config.model)
+        self._model: Any = model
+
+    def prepare(
+        self, items: Sequence[TextPair], max_length: int | None = None
+    ) -> list[TokenizedItem]:
+        """Tokenize and cut text pairs; thread-safe."""
+        return self._pairs.prepare(items, self._length(max_length))
+
+    def room(self, query: str, max_length: int | None = None) -> int:
+        """Return how many tokens of a document fit beside a query, at least 1."""
+        return self._pairs.room(query, self._length(max_length))
+
+    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
+        return self._pairs.spans(texts)
+
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
+        """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
+        if self._model is None:
+            message = f"the model {self.identity.model!r} was closed."
+            raise EngineClosedError(message)
+        with torch.inference_mode(), mapped_out_of_memory():
+            scores = self._model(self._features(batch))["scores"]
+            raw: FloatArray = scores[:, -1].float().cpu().numpy()
+        return raw
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        self._model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _length(self, max_length: int | None) -> int:
+        return min(max_length or self.identity.max_length, self.identity.max_length)
+
+    def _features(self, batch: Sequence[TokenizedItem]) -> dict[str, Any]:
+        """Return what the first module reads: padded ids, as its own preprocessing gives them."""
+        shape = (len(batch), max(one.tokens for one in batch))
+        arrays = {"input_ids": np.full(shape, self._pad), "attention_mask": np.zeros(shape, int)}
+        if self._typed:
+            arrays["token_type_ids"] = np.zeros(shape, int)
+        for row, one in enumerate(batch):
+            # A language model's score is read at the last place, so padding goes before.
+            place = slice(-one.tokens, None) if self._left else slice(one.tokens)
+            arrays["input_ids"][row, place] = one.payload.ids
+            arrays["attention_mask"][row, place] = 1
+            if self._typed:
+                arrays["token_type_ids"][row, place] = one.payload.types
+        features: dict[str, Any] = {
+            name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()
+        }
+        if self._left:
+            features["logits_to_keep"] = 1
+        return features | {"modality": self._modality}

@@ -1,1 +1,0 @@
-"""One queue and one worker an engine: the requests of all callers share its batches."""

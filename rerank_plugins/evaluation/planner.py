@@ -1,0 +1,520 @@
+"""Choice of a reranking setup for a dataset and a latency budget."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+
+from rerank_plugins._lazy import require
+from rerank_plugins._progress import chunks
+from rerank_plugins.config import MINI, validate_count, validate_number
+from rerank_plugins.core.bi_encoder import BiEncoder
+from rerank_plugins.core.cascade import Cascade
+from rerank_plugins.core.reranker import Reranker
+from rerank_plugins.errors import ConfigurationError, RerankError
+from rerank_plugins.evaluation.candidates import CandidatePool, PairScores, by_score
+from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set
+from rerank_plugins.evaluation.decision import (
+    MIN_QUESTIONS,
+    RELEVANT_GAIN,
+    Decision,
+    decide,
+    frontier,
+)
+from rerank_plugins.evaluation.evaluator import environment, write_text
+from rerank_plugins.evaluation.metrics import Difference
+from rerank_plugins.evaluation.plan_setups import (
+    RerankStep,
+    Setup,
+    default_setups,
+    langchain_code,
+    llama_index_code,
+)
+from rerank_plugins.evaluation.sweeper import (
+    MEASURED_DEPTH,
+    Cell,
+    Sweep,
+    Trial,
+    bi_encoder_trial,
+    measure_cells,
+    setup_trial,
+)
+
+DEPTHS: Final = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)
+"""Depths that a plan considers, up to the deepest pool of candidates."""
+
+KEEPS: Final = (5, 10, 20)
+"""Numbers of candidates that the first model of a cascade keeps."""
+
+_PILOT_DEPTHS: Final = (4, 20)
+_PILOT_ROUNDS: Final = 3
+_MIN_DEPTH: Final = 10
+_TIMED_QUESTIONS: Final = 20
+_SILVER_DEPTH: Final = 10
+"""Number of documents with a silver label per question."""
+
+_BEYOND_BUDGET: Final = 1.5
+"""Depths are measured up to this multiple of the budget, to show what more time brings."""
+
+_TOO_SLOW: Final = 2.0
+"""A setup is skipped if another one of its model is faster by this factor."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recommended setup with its evidence; print it, or show it in rich's console.
+
+    Attributes:
+        sweep: The measured options; the first one is the bi-encoder alone.
+        decision: The chosen option and the confidence in it.
+        encoder: The bi-encoder.
+        budget_ms: The budget, in milliseconds for the 95th percentile.
+        quality: The requested share of the best quality within the budget.
+        reference: The model whose ranking served as silver labels; None with real labels.
+        skipped: Setups that were not measured, with the reason.
+        seconds: Duration of planning.
+    """
+
+    sweep: Sweep
+    decision: Decision
+    encoder: str
+    budget_ms: float
+    quality: float
+    reference: str | None
+    skipped: Mapping[str, str]
+    seconds: float
+
+    @property
+    def measure(self) -> str:
+        """Name of the quality measure."""
+        return self.sweep.measures[0]
+
+    @property
+    def recommended(self) -> Cell:
+        """The option to use."""
+        return self.sweep.cells[self.decision.chosen]
+
+    @property
+    def frontier(self) -> list[Cell]:
+        """The options that no other beats in both quality and latency, from fast to slow."""
+        cells = self.sweep.cells
+        means = np.array([np.mean(cell.values[self.measure]) for cell in cells])
+        medians = np.array([cell.latency_ms[0] for cell in cells])
+        return [cells[number] for number in frontier(means, medians)]
+
+    @property
+    def highlights(self) -> list[Cell]:
+        """The frontier, the recommendation, and the best option of each setup, fast to slow."""
+        best: dict[tuple[str, ...], Cell] = {}
+        for cell in self.sweep.cells:
+            setups = tuple(str(step.setup) for step in cell.steps)
+            rival = best.setdefault(setups, cell)
+            if np.mean(cell.values[self.measure]) > np.mean(rival.values[self.measure]):
+                best[setups] = cell
+        chosen = {id(cell) for cell in (*self.frontier, self.recommended, *best.values())}
+        cells = [cell for cell in self.sweep.cells if id(cell) in chosen]
+        return sorted(cells, key=lambda cell: cell.latency_ms)
+
+    @property
+    def langchain(self) -> str:
+        """LangChain code for the recommendation; it retrieves from a list ``texts``."""
+        return langchain_code(self.encoder, self.recommended.steps)
+
+    @property
+    def llama_index(self) -> str:
+        """LlamaIndex code for the recommendation; it retrieves from a list ``texts``."""
+        return llama_index_code(self.encoder, self.recommended.steps)
+
+    @property
+    def summary(self) -> str:
+        """The recommendation, its reason and its confidence, in a few sentences."""
+        best, decision = self.recommended, self.decision
+        measure = "agreement with " + self.reference if self.reference else self.measure
+        median, p95 = best.latency_ms
+        recommendation = (
+            f"Use {best.label}: {measure} {_interval(best.interval(self.measure))}, "
+            f"{median:,.0f} ms (95% of questions under {p95:,.0f} ms; budget "
+            f"{self.budget_ms:,.0f} ms)."
+        )
+        sentences = [recommendation]
+        if p95 > self.budget_ms:
+            sentences.append("Even the bi-encoder alone exceeds the budget on this machine.")
+        sentences.append(self._reason())
+        if decision.verdict == "reranking hurts":
+            sentences.append(
+                f"Reranking is worse in {decision.share:.0%} of bootstrap resamples of the "
+                "questions."
+            )
+        elif decision.verdict != "no time to rerank":
+            sentences.append(
+                f"The same option is chosen in {decision.share:.0%} of bootstrap resamples of "
+                "the questions."
+            )
+        return " ".join(sentences)
+
+    def _reason(self) -> str:
+        gain, needed = self.decision.gain, self.decision.questions_needed
+        change = (
+            f"{gain.mean:+.3f} (95% interval {gain.low:+.3f} to {gain.high:+.3f})" if gain else ""
+        )
+        advice = (
+            f"about {needed:,} labeled questions would show a difference of this size"
+            if needed
+            else "label more questions"
+        )
+        return {
+            "reranking helps": f"Reranking helps on your data: {change} over the bi-encoder alone.",
+            "reranking hurts": f"Reranking hurts on your data: {change} over the bi-encoder "
+            "alone. These rerankers are weaker on your data than your retriever; a larger or "
+            "better suited model may help.",
+            "reranking does not help": f"Reranking does not help on your data: {change}, and a "
+            f"gain of {RELEVANT_GAIN} or more is ruled out.",
+            "too few questions to tell": f"{len(self.sweep.questions)} questions are too few to "
+            f"tell whether reranking helps: {change}. The recommendation is provisional; {advice}.",
+            "no time to rerank": "No measured reranking fits the budget.",
+            "agreement only": "Without labels this is a proxy: it measures how well each option "
+            f"agrees with {self.reference}, the largest model, not whether reranking helps. "
+            "Label a few dozen questions to measure that.",
+        }[self.decision.verdict]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON."""
+        return {
+            "summary": self.summary,
+            "recommended": self.recommended.label,
+            "decision": {**asdict(self.decision), "provisional": self.decision.provisional},
+            "encoder": self.encoder,
+            "budget_ms": self.budget_ms,
+            "quality": self.quality,
+            "reference": self.reference,
+            "skipped": dict(self.skipped),
+            "seconds": self.seconds,
+            "langchain": self.langchain,
+            "llama_index": self.llama_index,
+            **self.sweep.to_dict(),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON."""
+        write_text(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw quality against latency; the file extension selects the format.
+
+        Raises:
+            ConfigurationError: If the format is unknown.
+            MissingDependencyError: If the extra ``plot`` is not installed.
+        """
+        file: Path = require("rerank_plugins.evaluation.views", None).draw_plan(self, Path(path))
+        return file
+
+    def __str__(self) -> str:
+        """Return the summary and the most relevant options."""
+        rows = [
+            f"  {_interval(cell.interval(self.measure))}  {cell.latency_ms[0]:>7,.0f} ms  "
+            f"{cell.label}" + ("  <- recommended" if cell is self.recommended else "")
+            for cell in self.highlights
+        ]
+        return "\n".join([self.summary, "", *rows])
+
+    def __rich__(self) -> object:
+        """Return the summary and a table for rich's console."""
+        return require("rerank_plugins.evaluation.views", None).plan_view(self)
+
+
+def plan(
+    data: str | Path | RetrievalSet,
+    budget_ms: float = 100.0,
+    *,
+    quality: float = 0.99,
+    models: Sequence[str] = (MINI,),
+    setups: Sequence[Setup] | None = None,
+    encoder: str = MINI,
+    measure: str = "nDCG@10",
+    split: str | None = "test",
+    max_questions: int = 300,
+    time_limit_s: float = 150.0,
+    seed: int = 0,
+    show_progress: bool | None = None,
+) -> Plan:
+    """Recommend a setup for your data, your machine and your latency budget.
+
+    Runs a sweep: the bi-encoder alone, each setup at increasing depths, and cascades of each
+    two models. Among the options that fit the budget, the plan recommends the fastest whose
+    quality is at least ``quality`` times the best. The machine should be otherwise idle.
+
+    Args:
+        data: A folder in BEIR's layout, or a set. A few hundred labeled questions are enough.
+            Without judgments quality is agreement with the largest model, which is a proxy.
+        budget_ms: Maximum 95th percentile of the time per question in milliseconds, the
+            bi-encoder's search included.
+        quality: Share of the best quality within the budget that is good enough.
+        models: Cross-encoders to try, with the backends and data types that fit this machine.
+        setups: Setups to try instead of ``models``.
+        encoder: The bi-encoder.
+        measure: A name of ir_measures; higher must be better.
+        split: The judgments to read from a folder; None ignores them.
+        max_questions: Size of the random sample of questions, if there are more.
+        time_limit_s: Approximate duration of the sweep, after the passages are embedded. If it
+            is too short, fewer candidates and then fewer questions are measured, but at least
+            20 questions.
+        seed: Seed of samples and resampling.
+        show_progress: Whether to show a progress bar; None shows it in a terminal.
+
+    Raises:
+        ConfigurationError: If a setting is out of range, or no setup can be used.
+        InvalidInputError: If the set is empty.
+        MissingDependencyError: If the extra ``evaluation`` is not installed.
+    """
+    start = perf_counter()
+    validate_number("budget_ms", budget_ms, low=1)
+    validate_number("time_limit_s", time_limit_s, low=1)
+    validate_number("quality", quality, low=0.01, high=1)
+    validate_count("max_questions", max_questions)
+    show = sys.stderr.isatty() if show_progress is None else show_progress
+    setups = default_setups(models) if setups is None else setups
+    if not setups:
+        message = "there is nothing to try: models or setups is empty."
+        raise ConfigurationError(message)
+    data = _sample(as_retrieval_set(data, split), max_questions, seed)
+    pool = CandidatePool(data, BiEncoder(encoder), DEPTHS[-1])
+    contenders, skipped = _load(pool, setups)
+    if not contenders:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        message = f"no setup can be used here ({reasons})."
+        raise ConfigurationError(message)
+    budget_s = budget_ms / 1_000
+    count = _choose_depths(contenders, pool, budget_s, time_limit_s / 2)
+    rows = np.random.default_rng(seed).permutation(len(pool.questions))[:count].tolist()
+    trials = [*_trials(pool, contenders, rows, _BEYOND_BUDGET * budget_s, show=show)]
+    reference = None if data.qrels else max(contenders, key=_typical)
+    cells = measure_cells(
+        pool,
+        trials,
+        [measure],
+        rows[:_TIMED_QUESTIONS],
+        qrels=None if reference is None else _silver_labels(pool, reference, rows),
+        limit_s=time_limit_s / 2,
+    )
+    latency = np.array([cell.latency_ms for cell in cells]) / 1_000
+    decision = decide(
+        np.array([cell.values[measure] for cell in cells]),
+        latency[:, 0],
+        latency[:, 1],
+        budget_s,
+        quality=quality,
+        labeled=reference is None,
+        seed=seed,
+    )
+    questions = tuple(pool.questions[row] for row in rows)
+    return Plan(
+        Sweep(len(data.passages), questions, (measure,), tuple(cells), environment()),
+        decision,
+        encoder,
+        budget_ms,
+        quality,
+        None if reference is None else str(reference.setup),
+        skipped,
+        perf_counter() - start,
+    )
+
+
+@dataclass
+class _Contender:
+    """A loaded setup with its scores and its approximate latency.
+
+    Attributes:
+        setup: The setup.
+        reranker: Its reranker.
+        scores: Its raw scores of the candidates.
+        pilot: Median seconds of a request at each of two depths.
+        depth: Number of candidates to score per question.
+    """
+
+    setup: Setup
+    reranker: Reranker
+    scores: PairScores
+    pilot: dict[int, float]
+    depth: int = 0
+
+    def typical(self, depth: int) -> float:
+        """Return the approximate seconds of a request, linear in the depth."""
+        small, large = min(self.pilot), max(self.pilot)
+        slope = max(0.0, (self.pilot[large] - self.pilot[small]) / max(1, large - small))
+        return self.pilot[small] + slope * (depth - small)
+
+
+def _typical(contender: _Contender) -> float:
+    """Return the approximate seconds of a request at a common depth."""
+    return contender.typical(_MIN_DEPTH)
+
+
+def _sample(data: RetrievalSet, size: int, seed: int) -> RetrievalSet:
+    names = list(data.queries)
+    chosen = np.random.default_rng(seed).permutation(len(names))[:size]
+    queries = {names[number]: data.queries[names[number]] for number in sorted(chosen.tolist())}
+    return replace(data, queries=queries)
+
+
+def _load(pool: CandidatePool, setups: Sequence[Setup]) -> tuple[list[_Contender], dict[str, str]]:
+    """Load the setups and time a few requests of each.
+
+    Returns:
+        The usable setups, and the reason for each skipped one.
+    """
+    contenders: list[_Contender] = []
+    skipped: dict[str, str] = {}
+    for setup in setups:
+        try:
+            reranker = setup.reranker().warm_up()
+            reranker.rank(pool.question(0), pool.texts(0, range(min(8, pool.depth))))
+        except RerankError as error:
+            skipped[str(setup)] = str(error)
+            continue
+        scores = PairScores(pool, setup.scoring.reranker())
+        contenders.append(_Contender(setup, reranker, scores, {}))
+    for depth in sorted({min(depth, pool.depth) for depth in _PILOT_DEPTHS}):
+        # Interleaved, so that noise affects all setups equally.
+        rounds = [
+            [
+                pool.timed(number % len(pool.questions), contender.reranker, depth)
+                for contender in contenders
+            ]
+            for number in range(_PILOT_ROUNDS)
+        ]
+        for contender, seconds in zip(contenders, zip(*rounds, strict=True), strict=True):
+            contender.pilot[depth] = float(np.median(seconds))
+    for contender in list(contenders):
+        rivals = [rival for rival in contenders if rival.setup.name == contender.setup.name]
+        fastest = min(rivals, key=lambda rival: rival.typical(_PILOT_DEPTHS[-1]))
+        ratio = contender.typical(_PILOT_DEPTHS[-1]) / fastest.typical(_PILOT_DEPTHS[-1])
+        if ratio > _TOO_SLOW:
+            contenders.remove(contender)
+            skipped[str(contender.setup)] = f"{ratio:.1f} times slower than {fastest.setup}"
+    return contenders, skipped
+
+
+def _choose_depths(
+    contenders: Sequence[_Contender], pool: CandidatePool, budget_s: float, limit_s: float
+) -> int:
+    """Set the depth of each setup by the budget and the time limit.
+
+    Returns:
+        The number of questions that can be scored at these depths.
+    """
+    count = len(pool.questions)
+
+    def deepest(contender: _Contender, seconds: float) -> int:
+        fitting = [depth for depth in _depths(pool.depth) if contender.typical(depth) <= seconds]
+        return max([*fitting[-1:], min(_MIN_DEPTH, pool.depth)])
+
+    def total() -> float:
+        return count * sum(contender.typical(contender.depth) for contender in contenders)
+
+    for contender in contenders:
+        contender.depth = deepest(contender, _BEYOND_BUDGET * budget_s)
+    share = limit_s / total()
+    if share < 1:
+        for contender in contenders:
+            contender.depth = deepest(contender, contender.typical(contender.depth) * share)
+    return min(count, max(MIN_QUESTIONS, int(count * limit_s / total())))
+
+
+def _depths(deepest: int) -> list[int]:
+    return sorted({min(depth, deepest) for depth in DEPTHS})
+
+
+def _trials(
+    pool: CandidatePool,
+    contenders: Sequence[_Contender],
+    rows: Sequence[int],
+    limit_s: float,
+    *,
+    show: bool,
+) -> Iterator[Trial]:
+    """Yield the bi-encoder alone, each setup at each depth, then cascades of two models."""
+    for (row,) in chunks(rows, 1, "Scoring", show=show):
+        for contender in contenders:
+            contender.scores.score(row, range(contender.depth))
+    yield _shortened(bi_encoder_trial(pool, rows))
+    for contender in contenders:
+        for depth in _depths(contender.depth):
+            trial = setup_trial(
+                pool,
+                contender.setup,
+                contender.scores.values,
+                depth,
+                rows=rows,
+                reranker=contender.reranker,
+            )
+            yield _shortened(trial)
+    for cheap, expensive in _model_pairs(contenders):
+        for depth in _depths(cheap.depth):
+            for keep in KEEPS:
+                if keep < depth and cheap.typical(depth) + expensive.typical(keep) <= limit_s:
+                    yield _shortened(_cascade(pool, cheap, expensive, depth, keep=keep, rows=rows))
+
+
+def _shortened(trial: Trial) -> Trial:
+    rankings = {query: ids[:MEASURED_DEPTH] for query, ids in trial.rankings.items()}
+    return replace(trial, rankings=rankings)
+
+
+def _model_pairs(contenders: Sequence[_Contender]) -> Iterator[tuple[_Contender, _Contender]]:
+    """Yield the fastest setups of each two models, the faster one first."""
+    fastest: dict[str, _Contender] = {}
+    for contender in sorted(contenders, key=_typical):
+        fastest.setdefault(contender.setup.name, contender)
+    ordered = list(fastest.values())
+    for number, cheap in enumerate(ordered):
+        for expensive in ordered[number + 1 :]:
+            yield cheap, expensive
+
+
+def _cascade(
+    pool: CandidatePool,
+    cheap: _Contender,
+    expensive: _Contender,
+    depth: int,
+    *,
+    keep: int,
+    rows: Sequence[int],
+) -> Trial:
+    """Return a fast model over ``depth`` candidates, then a slower one over the best ``keep``."""
+    rankings = {}
+    for row in rows:
+        order = by_score(cheap.scores.values[row], depth)
+        expensive.scores.score(row, order[:keep])  # those beyond its own depth
+        best = order[by_score(expensive.scores.values[row, order[:keep]], keep)]
+        rankings[pool.questions[row]] = pool.ids(row, np.concatenate([best, order[keep:]]))
+    first, second = cheap.setup.scoring, expensive.setup.scoring
+    reranker = Reranker(Cascade([(first.reranker(), keep), second.reranker()]))
+    return Trial((RerankStep(first, depth), RerankStep(second, keep)), rankings, reranker)
+
+
+def _silver_labels(
+    pool: CandidatePool, reference: _Contender, rows: Sequence[int]
+) -> dict[str, dict[str, int]]:
+    """Return the top ten of a model as judgments, graded 10 to 1."""
+    return {
+        pool.questions[row]: {
+            name: _SILVER_DEPTH - rank
+            for rank, name in enumerate(
+                pool.ids(row, by_score(reference.scores.values[row], reference.depth))[
+                    :_SILVER_DEPTH
+                ]
+            )
+        }
+        for row in rows
+    }
+
+
+def _interval(value: Difference) -> str:
+    return f"{value.mean:.3f} ({value.low:.3f} to {value.high:.3f})"

@@ -1,0 +1,337 @@
+"""Sweeps over models, options and depths, with all shared work done once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank_plugins._lazy import require
+from rerank_plugins._progress import chunks
+from rerank_plugins.config import MINI, validate_count
+from rerank_plugins.core.bi_encoder import BiEncoder
+from rerank_plugins.core.ranking import fuse, fused_order
+from rerank_plugins.core.reranker import Reranker
+from rerank_plugins.engine.backend import CrossEncoderBackend
+from rerank_plugins.errors import ConfigurationError, InvalidInputError
+from rerank_plugins.evaluation.candidates import CandidatePool, PairScores, by_score, digest
+from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set
+from rerank_plugins.evaluation.evaluator import MEASURES, environment, write_text
+from rerank_plugins.evaluation.metrics import Difference, bootstrapped_mean, per_query
+from rerank_plugins.evaluation.plan_setups import RerankStep, Setup
+from rerank_plugins.evaluation.significance import Comparable
+
+DEPTHS: Final = (10, 20, 50, 100, 200, 1000)
+
+MEASURED_DEPTH: Final = 100
+"""Number of results that measures see, even where fewer are reranked."""
+
+_TIMING_S: Final = 20.0
+"""Seconds after which no further question of a cell is timed."""
+
+_MIN_TIMED: Final = 3
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setup at one depth, or a cascade of setups.
+
+    Attributes:
+        steps: The reranking; empty for the bi-encoder alone.
+        values: Measure -> one value per question.
+        seconds: Seconds of each timed question, the bi-encoder's search included.
+    """
+
+    steps: tuple[RerankStep, ...]
+    values: Mapping[str, tuple[float, ...]]
+    seconds: tuple[float, ...]
+
+    @property
+    def label(self) -> str:
+        """Its models, options and depths."""
+        return ", then ".join(map(str, self.steps)) or "bi-encoder alone"
+
+    @property
+    def depth(self) -> int:
+        """Number of reranked candidates; 0 for the bi-encoder alone."""
+        return self.steps[0].depth if self.steps else 0
+
+    @property
+    def latency_ms(self) -> tuple[float, float]:
+        """Median and 95th percentile of the time per question, in milliseconds."""
+        median, p95 = np.percentile(self.seconds, [50, 95]) * 1_000
+        return float(median), float(p95)
+
+    def interval(self, measure: str) -> Difference:
+        """Return the mean of a measure with its 95% bootstrap interval."""
+        return bootstrapped_mean(np.array(self.values[measure]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON."""
+        median, p95 = self.latency_ms
+        return {
+            "label": self.label,
+            "depth": self.depth,
+            "steps": [
+                {"model": step.setup.name, "options": step.setup.options, "depth": step.depth}
+                for step in self.steps
+            ],
+            "values": self.values,
+            "means": {name: float(np.mean(row)) for name, row in self.values.items()},
+            "seconds": self.seconds,
+            "p50_ms": median,
+            "p95_ms": p95,
+        }
+
+
+@dataclass(frozen=True)
+class Sweep(Comparable):
+    """Cells measured on the same questions.
+
+    Attributes:
+        documents: Number of passages in the corpus.
+        questions: Ids of the questions.
+        measures: Names of the measures.
+        cells: The bi-encoder alone, then each setup from shallow to deep.
+        environment: The machine and the package versions.
+    """
+
+    documents: int
+    questions: tuple[str, ...]
+    measures: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    environment: Mapping[str, Any]
+
+    def _measured(self) -> Iterator[tuple[str, Mapping[str, Sequence[float]]]]:
+        return ((cell.label, cell.values) for cell in self.cells)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for JSON."""
+        return {
+            "documents": self.documents,
+            "questions": self.questions,
+            "measures": self.measures,
+            "cells": [cell.to_dict() for cell in self.cells],
+            "environment": dict(self.environment),
+        }
+
+    def __rich__(self) -> object:
+        """Return a table for rich's console."""
+        return require("rerank_plugins.evaluation.views", None).sweep_table(self)
+
+
+def sweep(
+    data: str | Path | RetrievalSet,
+    models: Sequence[str | Path | CrossEncoderBackend] = (MINI,),
+    depths: Sequence[int] = DEPTHS,
+    options: Sequence[Mapping[str, Any]] = ({},),
+    *,
+    encoder: str | Path | BiEncoder = MINI,
+    measures: Sequence[str] = MEASURES,
+    split: str = "test",
+    folder: str | Path | None = None,
+    timed_questions: int = 20,
+    show_progress: bool | None = None,
+) -> Sweep:
+    """Measure the bi-encoder alone, and each model with each option at each depth.
+
+    Passages are embedded once, and each model scores each pair once for all depths and
+    fusions. Latency is measured separately: some questions run again from the start, one
+    after the other.
+
+    Args:
+        data: A folder in BEIR's layout, or a set with judgments.
+        models: Cross-encoders: names, folders or backend objects.
+        depths: Numbers of candidates to rerank; the other candidates keep their order. A depth
+            above the number of passages means all of them.
+        options: Settings of :class:`~rerank_plugins.Reranker` to try: those that affect scoring
+            (``dtype``, ``max_length``, ``long_documents`` etc.) and the fusion.
+        encoder: The bi-encoder, or its name.
+        measures: Names of ir_measures.
+        split: The judgments to read from a folder.
+        folder: Folder for intermediate results, from which an interrupted sweep resumes. None
+            does not store them.
+        timed_questions: Number of questions to time in each cell.
+        show_progress: Whether to show progress bars; None shows them in a terminal.
+
+    Raises:
+        ConfigurationError: If a setting is out of range.
+        InvalidInputError: If the set is empty or has no judgments.
+        InferenceError: If a model fails.
+    """
+    data = as_retrieval_set(data, split)
+    if not data.qrels:
+        message = "data has no judgments; a sweep needs them to measure quality."
+        raise InvalidInputError(message)
+    validate_count("timed_questions", timed_questions)
+    depths = _validated_depths(depths, len(data.passages))
+    for settings in options:
+        Reranker(**Setup(MINI, **settings).options)  # raises before anything is computed
+    setups = [Setup(model, **settings) for model in models for settings in options]
+    show = sys.stderr.isatty() if show_progress is None else show_progress
+    folder = None if folder is None else Path(folder).expanduser()
+    encoder = encoder if isinstance(encoder, BiEncoder) else BiEncoder(encoder)
+    pool = CandidatePool(data, encoder, max(*depths, MEASURED_DEPTH), folder)
+    questions = len(pool.questions)
+    timed = np.random.default_rng(0).permutation(questions)[:timed_questions].tolist()
+    cells = [measure_cells(pool, [bi_encoder_trial(pool, range(questions))], measures, timed)[0]]
+    for setup in setups:
+        cells += _setup_cells(
+            pool, setup, depths, measures=measures, timed=timed, folder=folder, show=show
+        )
+    return Sweep(
+        len(data.passages), tuple(pool.questions), tuple(measures), tuple(cells), environment()
+    )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A ranking of all questions that is yet to be measured.
+
+    Attributes:
+        steps: The reranking.
+        rankings: Question id -> passage ids, best first.
+        reranker: What reranks; None for the bi-encoder alone.
+    """
+
+    steps: tuple[RerankStep, ...]
+    rankings: Mapping[str, Sequence[str]]
+    reranker: Reranker | None
+
+    @property
+    def depth(self) -> int:
+        """Number of candidates that a request retrieves."""
+        return self.steps[0].depth if self.steps else 1
+
+
+def bi_encoder_trial(pool: CandidatePool, rows: Sequence[int]) -> Trial:
+    """Return the ranking of the bi-encoder alone."""
+    columns = range(pool.depth)
+    return Trial((), {pool.questions[row]: pool.ids(row, columns) for row in rows}, None)
+
+
+def setup_trial(
+    pool: CandidatePool,
+    setup: Setup,
+    scores: NDArray[np.float32],
+    depth: int,
+    *,
+    rows: Sequence[int],
+    reranker: Reranker,
+) -> Trial:
+    """Return the ranking of a setup at a depth, from its raw scores."""
+    rankings = {
+        pool.questions[row]: pool.ids(row, _order(scores[row], pool.cosines[row], depth, setup))
+        for row in rows
+    }
+    return Trial((RerankStep(setup, depth),), rankings, reranker)
+
+
+def measure_cells(
+    pool: CandidatePool,
+    trials: Sequence[Trial],
+    measures: Sequence[str],
+    timed: Sequence[int],
+    *,
+    qrels: Mapping[str, Mapping[str, int]] | None = None,
+    limit_s: float = _TIMING_S,
+) -> list[Cell]:
+    """Measure the quality and the latency of trials.
+
+    Timed requests of the trials are interleaved, so that noise affects all of them equally.
+
+    Args:
+        pool: The candidates.
+        trials: The rankings.
+        measures: Names of ir_measures.
+        timed: The rows to time.
+        qrels: Judgments; None are those of the set.
+        limit_s: Seconds after which timing ends, once three rows are done.
+    """
+    for trial in trials:
+        pool.timed(timed[0], trial.reranker, trial.depth)  # loads the models
+    rounds: list[list[float]] = []
+    start = perf_counter()
+    for row in timed:
+        rounds.append([pool.timed(row, trial.reranker, trial.depth) for trial in trials])
+        if len(rounds) >= _MIN_TIMED and perf_counter() - start > limit_s:
+            break
+    cells = []
+    for trial, seconds in zip(trials, zip(*rounds, strict=True), strict=True):
+        judged = pool.data.qrels if qrels is None else qrels
+        values = per_query(judged, trial.rankings, measures)
+        rows = {name: tuple(row.tolist()) for name, row in values.items()}
+        cells.append(Cell(trial.steps, rows, seconds))
+    return cells
+
+
+def _setup_cells(
+    pool: CandidatePool,
+    setup: Setup,
+    depths: Sequence[int],
+    *,
+    measures: Sequence[str],
+    timed: Sequence[int],
+    folder: Path | None,
+    show: bool,
+) -> Iterator[Cell]:
+    """Yield the cells of one setup, from shallow to deep."""
+    scorer = setup.scoring.reranker().warm_up()
+    options = {name: str(setup.scoring.options[name]) for name in sorted(setup.scoring.options)}
+    key = digest(pool.key, repr(scorer.engine.identity), json.dumps(options))
+    scores = PairScores(pool, scorer, folder and folder / f"scores-{key}.npy")
+    reranker = setup.reranker()
+    rows = range(len(pool.questions))
+    settings = json.dumps(
+        [dict(setup.options), list(measures), pool.data.qrels, list(timed)], default=str
+    )
+    for depth in depths:
+        file = folder and folder / f"cell-{digest(key, settings)}-{depth}.json"
+        cell = _read_cell(file, (RerankStep(setup, depth),))
+        if cell is None:
+            for (row,) in chunks(rows, 1, f"{setup}, top {depth}", show=show):
+                scores.score(row, range(depth))
+            scores.save()
+            trial = setup_trial(pool, setup, scores.values, depth, rows=rows, reranker=reranker)
+            (cell,) = measure_cells(pool, [trial], measures, timed)
+            if file is not None:
+                stored = {"values": cell.values, "seconds": cell.seconds}
+                write_text(file, json.dumps(stored) + "\n")
+        yield cell
+
+
+def _order(
+    scores: NDArray[np.float32], cosines: NDArray[np.float32], depth: int, setup: Setup
+) -> NDArray[np.intp]:
+    method = setup.options.get("fusion", "none")
+    if method == "none":
+        return by_score(scores, depth)
+    retrieval = cosines[:depth]
+    fused = fuse(scores[:depth], retrieval, method, setup.options.get("fusion_weight", 0.5))
+    return np.concatenate([fused_order(fused, retrieval), np.arange(depth, len(scores))])
+
+
+def _read_cell(file: Path | None, steps: tuple[RerankStep, ...]) -> Cell | None:
+    """Return a stored cell; None if there is no complete one."""
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8")) if file else {}
+        values = {name: tuple(row) for name, row in stored["values"].items()}
+        return Cell(steps, values, tuple(stored["seconds"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _validated_depths(depths: Sequence[int], passages: int) -> list[int]:
+    if not depths:
+        message = "depths is empty; give at least one number of candidates."
+        raise ConfigurationError(message)
+    for depth in depths:
+        validate_count("depths", depth)
+    return sorted({min(depth, passages) for depth in depths})

@@ -1,0 +1,250 @@
+"""Test doubles and contract suites, for this project's tests and for yours.
+
+:class:`FakeCrossEncoder` and :class:`FakeBiEncoder` compute real, deterministic numbers from
+word overlap, without a model. :class:`CrossEncoderContract` and :class:`BiEncoderContract`
+are pytest classes: subclass one, define the fixture ``backend``, and your backend is held to
+everything the core relies on.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank_plugins.engine.backend import (
+    BiEncoderBackend,
+    CrossEncoderBackend,
+    RoleText,
+    TokenizedItem,
+)
+from rerank_plugins.errors import EngineClosedError
+from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
+
+_LONG: Final = "word " * 2_000
+
+
+def _run_each(backend: CrossEncoderBackend, pairs: Sequence[TextPair]) -> FloatArray:
+    """Score pairs one by one: what every batching must equal."""
+    return np.concatenate([backend.run([one]) for one in backend.prepare(pairs)])
+
+
+class CrossEncoderContract:
+    """What the core relies on in a cross-encoder backend.
+
+    Subclasses define a fixture ``backend``; :attr:`tolerance` is how far a score may move
+    with its batch (absolute).
+    """
+
+    tolerance = 1e-5
+
+    pairs = (
+        TextPair("who wrote faust", "Goethe wrote Faust."),
+        TextPair("who wrote faust", ""),
+        TextPair("who wrote faust", " "),
+        TextPair("x", "a"),
+        TextPair("who wrote faust", _LONG),
+        TextPair(_LONG, "short"),
+        TextPair(_LONG, _LONG),
+        TextPair("wer schrieb Faust? 谁写了浮士德", "Faust: eine Tragödie 🎭 \u202eאבג\x00"),
+        TextPair("broken \ud800", "lone \udfff surrogate"),
+    )
+
+    def test_is_a_backend(self, backend: CrossEncoderBackend) -> None:
+        """It has everything the protocol names."""
+        assert isinstance(backend, CrossEncoderBackend)
+        assert isinstance(backend.scale, ScoreScale)
+        assert backend.batch_tokens > 0
+
+    def test_prepare_keeps_count_and_order(self, backend: CrossEncoderBackend) -> None:
+        """One prepared item a pair, in order, with its tokens counted."""
+        prepared = backend.prepare(self.pairs)
+        assert len(prepared) == len(self.pairs)
+        again = [backend.prepare([pair])[0] for pair in self.pairs]
+        assert [one.tokens for one in prepared] == [one.tokens for one in again]
+        assert all(0 < one.tokens <= backend.identity.max_length for one in prepared)
+
+    def test_long_texts_are_cut_and_reported(self, backend: CrossEncoderBackend) -> None:
+        """Only pairs beyond the maximum length are cut."""
+        truncated = [one.truncated for one in backend.prepare(self.pairs)]
+        assert truncated == [False, False, False, False, True, True, True, False, False]
+
+    def test_scores_are_finite_float32(self, backend: CrossEncoderBackend) -> None:
+        """One finite raw score a pair."""
+        scores = backend.run(backend.prepare(self.pairs))
+        assert scores.dtype == np.float32
+        assert scores.shape == (len(self.pairs),)
+        assert np.isfinite(scores).all()
+
+    def test_a_score_does_not_depend_on_its_batch(self, backend: CrossEncoderBackend) -> None:
+        """Alone, together and in reverse order: the same scores."""
+        alone = _run_each(backend, self.pairs)
+        together = backend.run(backend.prepare(self.pairs))
+        backwards = backend.run(backend.prepare(self.pairs[::-1]))[::-1]
+        np.testing.assert_allclose(together, alone, rtol=0, atol=self.tolerance)
+        np.testing.assert_allclose(backwards, alone, rtol=0, atol=self.tolerance)
+
+    def test_closed_refuses(self, backend: CrossEncoderBackend) -> None:
+        """A closed backend says so; closing twice does no harm."""
+        prepared = backend.prepare(self.pairs[:1])
+        backend.close()
+        backend.close()
+        try:
+            backend.run(prepared)
+        except EngineClosedError:
+            return
+        message = "a closed backend scored."
+        raise AssertionError(message)
+
+
+class BiEncoderContract:
+    """What the core relies on in a bi-encoder backend; see :class:`CrossEncoderContract`."""
+
+    tolerance = 1e-5
+
+    texts = ("rain falls", "", "Regen fällt 🌧", "broken \ud800", _LONG)
+
+    def test_is_a_backend(self, backend: BiEncoderBackend) -> None:
+        """It has everything the protocol names."""
+        assert isinstance(backend, BiEncoderBackend)
+        assert backend.dimension > 0
+
+    def test_unit_vectors_independent_of_the_batch(self, backend: BiEncoderBackend) -> None:
+        """Float32 unit vectors, the same alone and together, for both roles."""
+        items = [RoleText(text, role) for text in self.texts for role in ("query", "document")]
+        prepared = backend.prepare(items)
+        together = backend.run(prepared)
+        alone = np.concatenate([backend.run([one]) for one in prepared])
+        assert together.dtype == np.float32
+        assert together.shape == (len(items), backend.dimension)
+        np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(together, alone, rtol=0, atol=self.tolerance)
+
+    def test_prompts_change_the_vector(self, backend: BiEncoderBackend) -> None:
+        """A prompt that is given is used."""
+        plain, prompted = backend.run(
+            backend.prepare([RoleText("rain", "query", ""), RoleText("rain", "query", "topic: ")])
+        )
+        assert np.abs(plain - prompted).max() > self.tolerance
+
+
+def overlap(query: str, document: str) -> float:
+    """Return a logit-like score: 0 for no shared word, more for a larger share."""
+    words, others = set(query.lower().split()), set(document.lower().split())
+    return 8.0 * len(words & others) / max(len(words), 1) - 4.0 + len(document) * 1e-6
+
+
+class FakeCrossEncoder:
+    """A cross-encoder that scores by word overlap and remembers its batches.
+
+    Attributes:
+        batches: The pairs of every call of :meth:`run`, in order.
+        closed: Whether :meth:`close` was called.
+    """
+
+    is_padded = True
+
+    def __init__(
+        self,
+        score: Callable[[str, str], float] = overlap,
+        *,
+        scale: ScoreScale = ScoreScale.LOGIT,
+        max_length: int = 512,
+        batch_tokens: int = 1_024,
+    ) -> None:
+        """Score with a function of query and document; tokens are words."""
+        self.identity = ModelIdentity("fake", None, "fake", "float32", max_length)
+        self.scale = scale
+        self.batch_tokens = batch_tokens
+        self.batches: list[list[TextPair]] = []
+        self.closed = False
+        self._score = score
+
+    def prepare(
+        self, items: Sequence[TextPair], max_length: int | None = None
+    ) -> list[TokenizedItem]:
+        """Count words."""
+        max_seq_length = min(max_length or self.identity.max_length, self.identity.max_length)
+        counts = [len(query.split()) + len(document.split()) + 3 for query, document in items]
+        return [
+            TokenizedItem(min(count, max_seq_length), count > max_seq_length, item)
+            for count, item in zip(counts, items, strict=True)
+        ]
+
+    def room(self, query: str, max_length: int | None = None) -> int:
+        """Return how many words of a document fit beside a query."""
+        max_seq_length = min(max_length or self.identity.max_length, self.identity.max_length)
+        return max(1, max_seq_length - len(query.split()) - 3)
+
+    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Return where each word begins and ends."""
+        found = [[match.span() for match in re.finditer(r"\S+", text)] for text in texts]
+        return [np.array(words, dtype=np.int64).reshape(len(words), 2) for words in found]
+
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
+        """Score one batch; shape ``(len(batch),)``."""
+        if self.closed:
+            message = "the fake was closed."
+            raise EngineClosedError(message)
+        self.batches.append([one.payload for one in batch])
+        return np.array([self._score(*one.payload) for one in batch], dtype=np.float32)
+
+    def close(self) -> None:
+        """Remember that it was closed."""
+        self.closed = True
+
+
+class FakeBiEncoder:
+    """A bi-encoder whose vectors are hashed bags of words.
+
+    Attributes:
+        batches: The texts of every call of :meth:`run`, prompts included, in order.
+        closed: Whether :meth:`close` was called.
+    """
+
+    is_padded = True
+
+    def __init__(self, dimension: int = 64, *, batch_tokens: int = 1_024) -> None:
+        """Embed in this many dimensions; tokens are words."""
+        self.identity = ModelIdentity("fake", None, "fake", "float32", 512)
+        self.dimension = dimension
+        self.batch_tokens = batch_tokens
+        self.batches: list[list[str]] = []
+        self.closed = False
+
+    def prepare(
+        self, items: Sequence[RoleText], max_length: int | None = None
+    ) -> list[TokenizedItem]:
+        """Put prompts before texts and count words."""
+        texts = [f"{item.prompt or ''}{item.text}" for item in items]
+        max_seq_length = max_length or self.identity.max_length
+        counts = [len(text.split()) + 2 for text in texts]
+        return [
+            TokenizedItem(min(count, max_seq_length), count > max_seq_length, text)
+            for count, text in zip(counts, texts, strict=True)
+        ]
+
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
+        """Embed one batch; unit vectors of shape ``(len(batch), dimension)``."""
+        if self.closed:
+            message = "the fake was closed."
+            raise EngineClosedError(message)
+        self.batches.append([one.payload for one in batch])
+        vectors = np.zeros((len(batch), self.dimension), dtype=np.float32)
+        for row, one in enumerate(batch):
+            vectors[row, 0] = 1e-3
+            for word in one.payload.lower().split():
+                vectors[row, zlib.crc32(word.encode("utf-8", "replace")) % self.dimension] += 1
+        unit: FloatArray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
+    def close(self) -> None:
+        """Remember that it was closed."""
+        self.closed = True
+
+
+__all__ = ["BiEncoderContract", "CrossEncoderContract", "FakeBiEncoder", "FakeCrossEncoder"]

@@ -1,1 +1,0 @@
-"""What the package is made of: its dependencies, their licences, weaknesses and versions."""

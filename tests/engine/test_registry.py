@@ -1,0 +1,203 @@
+"""One engine a model a process, loaded once however many ask."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.engine.loading import get_loader, register_loader
+from rerank_plugins.engine.registry import aget_engine, get_engine
+from rerank_plugins.errors import ModelLoadError
+from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
+
+THREADS = 32
+
+
+class CountingLoader:
+    """Loads fakes slowly, counts, and fails as often as it is told."""
+
+    def __init__(self) -> None:
+        self.loaded: list[ModelConfig] = []
+        self.failures = 0
+        self.delay = 0.0
+        self.held: dict[str, threading.Event] = {}
+        self._lock = threading.Lock()
+
+    def resolve(self, config: ModelConfig) -> ModelConfig:
+        return replace(config, device=config.device or "cpu")
+
+    def load(self, config: ModelConfig) -> FakeCrossEncoder:
+        with self._lock:
+            self.loaded.append(config)
+            fails = self.failures > 0
+            self.failures -= fails
+        threading.Event().wait(self.delay)
+        if config.model in self.held:
+            assert self.held[config.model].wait(10)
+        if fails:
+            message = "not today"
+            raise ModelLoadError(message)
+        return FakeCrossEncoder()
+
+
+@pytest.fixture
+def loader() -> Iterator[CountingLoader]:
+    original = get_loader("cross-encoder")
+    counting = CountingLoader()
+    register_loader("cross-encoder", counting)
+    yield counting
+    register_loader("cross-encoder", original)
+
+
+@pytest.fixture
+def config(request: pytest.FixtureRequest) -> ModelConfig:
+    """A configuration that no other test uses: engines outlive tests."""
+    return ModelConfig(model=request.node.nodeid)
+
+
+def test_many_threads_load_once(loader: CountingLoader, config: ModelConfig) -> None:
+    loader.delay = 0.05
+    start = threading.Barrier(THREADS)
+
+    def ask(_: int) -> int:
+        start.wait(10)
+        return id(get_engine("cross-encoder", config))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        engines = set(pool.map(ask, range(THREADS)))
+    assert len(engines) == 1
+    assert len(loader.loaded) == 1
+
+
+def test_a_failed_load_is_tried_again(loader: CountingLoader, config: ModelConfig) -> None:
+    loader.failures = 2
+    for _ in range(2):
+        with pytest.raises(ModelLoadError, match="not today"):
+            get_engine("cross-encoder", config)
+    assert get_engine("cross-encoder", config) is get_engine("cross-encoder", config)
+    assert len(loader.loaded) == 3
+
+
+def test_a_failure_with_many_waiting(loader: CountingLoader, config: ModelConfig) -> None:
+    """Somebody gets the error; nobody hangs, and the rest share one model."""
+    loader.failures = 1
+    loader.delay = 0.05
+    start = threading.Barrier(8)
+
+    def ask(_: int) -> object:
+        start.wait(10)
+        try:
+            return get_engine("cross-encoder", config)
+        except ModelLoadError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(ask, range(8)))
+    assert None in results
+    engine = get_engine("cross-encoder", config)
+    assert all(one in (None, engine) for one in results)
+    assert len(loader.loaded) == 2
+
+
+def test_a_slow_load_does_not_hold_up_other_models(
+    loader: CountingLoader, config: ModelConfig
+) -> None:
+    release = loader.held[config.model] = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(get_engine, "cross-encoder", config)
+        while not loader.loaded:
+            threading.Event().wait(0.001)
+        get_engine("cross-encoder", replace(config, model=config.model + " other"))
+        assert not waiting.done()
+        release.set()
+        assert waiting.result(10) is get_engine("cross-encoder", config)
+
+
+def test_equal_configurations_share(loader: CountingLoader, config: ModelConfig) -> None:
+    one = Reranker(config.model, top_n=3).engine
+    assert Reranker(config.model, score_threshold=0.5).engine is one
+    assert Reranker(config.model, device="cpu").engine is one, "None resolves to cpu here"
+    assert Reranker(config.model, max_length=64).engine is one, "a length is a request's own"
+    assert len(loader.loaded) == 1
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"dtype": "float16"},
+        {"device": "cuda:1"},
+        {"revision": "v2"},
+        {"backend": "other"},
+        {"trust_remote_code": True},
+    ],
+    ids=lambda difference: next(iter(difference)),
+)
+def test_other_configurations_do_not(
+    loader: CountingLoader, config: ModelConfig, difference: dict[str, object]
+) -> None:
+    other = replace(config, **difference)  # type: ignore[arg-type]
+    assert get_engine("cross-encoder", config) is not get_engine("cross-encoder", other)
+    assert len(loader.loaded) == 2
+
+
+async def test_what_a_user_asks_for_reaches_an_engine_that_is_loaded_for_it(
+    loader: CountingLoader, config: ModelConfig
+) -> None:
+    engine = await aget_engine("cross-encoder", config, replace(config, idle_unload_s=99))
+    assert engine.idle_unload_s == 99
+    assert len(loader.loaded) == 1
+    engine.close()
+
+
+def test_a_closed_engine_is_replaced(loader: CountingLoader, config: ModelConfig) -> None:
+    reranker = Reranker(config.model)
+    first = reranker.engine
+    first.close()
+    assert reranker.engine is not first
+    assert len(reranker.rank("rain", ["snow"])) == 1
+    assert len(loader.loaded) == 2
+
+
+def test_nothing_is_loaded_before_it_is_needed(loader: CountingLoader, config: ModelConfig) -> None:
+    reranker = Reranker(config.model)
+    assert loader.loaded == []
+    assert reranker.warm_up() is reranker
+    assert len(loader.loaded) == 1
+
+
+def test_closing_loads_nothing(loader: CountingLoader, config: ModelConfig) -> None:
+    Reranker(config.model).close()
+    assert loader.loaded == []
+    engine = Reranker(config.model).engine
+    Reranker(config.model, device="cpu", max_length=64).close()  # the same model in other words
+    assert engine.closed
+    Reranker(config.model).close()
+    assert len(loader.loaded) == 1
+
+
+def test_rerankers_around_one_backend_share_its_engine() -> None:
+    backend = FakeCrossEncoder()
+    assert Reranker(backend, top_n=1).engine is Reranker(backend).engine
+    assert Reranker(backend).engine.backend is backend
+    assert Reranker(FakeCrossEncoder()).engine is not Reranker(backend).engine
+
+
+def test_bi_encoders_around_one_backend_share_its_engine() -> None:
+    backend = FakeBiEncoder()
+    assert BiEncoder(backend).engine is BiEncoder(backend, query_prompt="q: ").engine
+
+
+def test_kinds_do_not_share(loader: CountingLoader, config: ModelConfig) -> None:
+    original = get_loader("bi-encoder")
+    register_loader("bi-encoder", loader)
+    try:
+        one = get_engine("bi-encoder", config)
+    finally:
+        register_loader("bi-encoder", original)
+    assert one is not get_engine("cross-encoder", config)

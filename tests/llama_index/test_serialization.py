@@ -1,0 +1,218 @@
+"""Settings survive dictionaries, JSON, pickles and copies; weights never travel."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
+from llama_index.core.schema import MetadataMode, NodeWithScore
+from pydantic import ValidationError
+
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.core.cross_encoder import ModelScorer
+from rerank_plugins.engine import loading
+from rerank_plugins.engine.backend import Backend
+from rerank_plugins.llama_index import BiEncoderEmbedding, CrossEncoderPostprocessor
+from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
+
+Component = CrossEncoderPostprocessor | BiEncoderEmbedding
+
+MODEL: dict[str, Any] = {
+    "model": "some/model",
+    "backend": "torch",
+    "device": "cpu",
+    "dtype": "float32",
+    "revision": "abc",
+    "cache_folder": "cache",
+    "local_files_only": True,
+    "trust_remote_code": True,
+    "max_length": 64,
+    "idle_unload_s": 60.0,
+    "cache_mb": 8.0,
+    "cache_entries": 100,
+    "cache_dir": "scores",
+    "cache_dir_mb": 16.0,
+}
+COMPONENTS: list[tuple[type[Component], dict[str, Any]]] = [
+    (
+        CrossEncoderPostprocessor,
+        {
+            **MODEL,
+            "optimize": "compile",
+            "top_n": 3,
+            "score_threshold": 0.25,
+            "activation": "none",
+            "calibrator": None,
+            "fusion": "weighted",
+            "fusion_weight": 0.75,
+            "drop_similar": 0.9,
+            "similarity_model": "other",
+            "long_documents": "windows",
+            "window_overlap": 16,
+            "max_windows": 5,
+            "best_windows": 2,
+            "query_prompt": "query: ",
+            "document_prompt": "",
+            "deadline_ms": 250.0,
+            "on_error": "passthrough",
+            "metadata_keys": ["title"],
+            "priority": "bulk",
+            "overload": "raise",
+            "metadata_mode": MetadataMode.LLM,
+            "keep_retrieval_score": True,
+        },
+    ),
+    (
+        BiEncoderEmbedding,
+        {
+            **MODEL,
+            "query_prompt": "query: ",
+            "document_prompt": "",
+            "truncate_dim": 2,
+            "precision": "int8",
+            "ranges": [[-0.5, -0.25], [0.5, 0.25]],
+            "embed_batch_size": 7,
+            "num_workers": 2,
+        },
+    ),
+]
+
+each = pytest.mark.parametrize(("cls", "settings"), COMPONENTS)
+
+
+@each
+def test_every_field_survives(cls: type[Component], settings: dict[str, Any]) -> None:
+    inherited = {"callback_manager", "model_name", "embeddings_cache", "rate_limiter"}
+    assert set(cls.model_fields) - inherited == set(settings)
+    component = cls(**settings)
+    fields = component.to_dict()
+    assert {name: fields[name] for name in settings} == settings
+    assert cls.from_dict(fields).to_dict() == fields
+    assert cls.from_json(component.to_json()).to_dict() == fields
+    assert pickle.loads(pickle.dumps(component)).to_dict() == fields  # noqa: S301
+    assert copy.deepcopy(component).to_dict() == fields
+    assert component.to_dict() == fields
+
+
+@each
+def test_defaults_survive(cls: type[Component], settings: dict[str, Any]) -> None:
+    assert cls.from_dict(cls().to_dict()).to_dict() == cls().to_dict()
+    assert cls().to_dict() != cls(**settings).to_dict()
+
+
+@each
+def test_the_class_name_is_stable(cls: type[Component], settings: dict[str, Any]) -> None:
+    assert cls.class_name() == cls.__name__ == cls(**settings).to_dict()["class_name"]
+
+
+@each
+def test_the_settings_are_those_of_the_core(cls: type[Component], settings: dict[str, Any]) -> None:
+    component = cls(**settings)
+    if isinstance(component, CrossEncoderPostprocessor):
+        config = component.reranker().config
+        scorer = component.reranker().scorer
+        assert isinstance(scorer, ModelScorer)
+        model = scorer._model
+        assert (config.top_n, config.score_threshold, config.activation) == (3, 0.25, "none")
+    else:
+        model = component.bi_encoder()._model
+    assert model == ModelConfig(**MODEL, optimize=settings.get("optimize", "none"))
+
+
+@each
+def test_an_unknown_setting_is_refused(cls: type[Component], settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        cls.from_dict({**settings, "devise": "cpu"})
+
+
+@each
+def test_paths_become_text(cls: type[Component], settings: dict[str, Any]) -> None:
+    paths = {"model": Path("a") / "b", "cache_folder": Path("c"), "cache_dir": Path("d")}
+    component = cls(**{**settings, **paths})
+    given = (component.model, component.cache_folder, component.cache_dir)
+    assert given == (str(Path("a") / "b"), "c", "d")
+    json.loads(component.to_json())
+
+
+@each
+def test_handlers_stay_in_their_process(cls: type[Component], settings: dict[str, Any]) -> None:
+    manager = CallbackManager([LlamaDebugHandler(print_trace_on_end=False)])
+    again = pickle.loads(pickle.dumps(cls(**settings, callback_manager=manager)))  # noqa: S301
+    assert again.callback_manager.handlers == []
+
+
+# --- remote code ----------------------------------------------------------------------------
+
+
+class RecordingLoader:
+    """Remembers what it was told to load, and loads a fake."""
+
+    def __init__(self, backend: FakeCrossEncoder | FakeBiEncoder) -> None:
+        self.configs: list[ModelConfig] = []
+        self._backend = backend
+
+    def resolve(self, config: ModelConfig) -> ModelConfig:
+        return config
+
+    def load(self, config: ModelConfig) -> Backend[Any]:
+        self.configs.append(config)
+        return self._backend
+
+
+@pytest.mark.parametrize("trusted", [None, False, True])
+def test_remote_code_runs_only_when_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    nodes: list[NodeWithScore],
+    trusted: bool | None,
+) -> None:
+    reranking, encoding = RecordingLoader(FakeCrossEncoder()), RecordingLoader(FakeBiEncoder())
+    monkeypatch.setitem(loading._LOADERS, "cross-encoder", reranking)
+    monkeypatch.setitem(loading._LOADERS, "bi-encoder", encoding)
+    given: dict[str, Any] = {} if trusted is None else {"trust_remote_code": trusted}
+    name = f"remote/{trusted}"
+    reranker = CrossEncoderPostprocessor(model=name, **given)
+    embedding = BiEncoderEmbedding(model=name, **given)
+    reranker.postprocess_nodes(nodes, query_str="q")
+    embedding.get_query_embedding("q")
+    for component, loader in ((reranker, reranking), (embedding, encoding)):
+        assert component.trust_remote_code is bool(trusted)
+        assert [config.trust_remote_code for config in loader.configs] == [bool(trusted)]
+
+
+@pytest.mark.parametrize("cls", [CrossEncoderPostprocessor, BiEncoderEmbedding])
+def test_remote_code_is_off_by_default(cls: type[Component]) -> None:
+    assert cls.model_fields["trust_remote_code"].default is False
+
+
+# --- weights --------------------------------------------------------------------------------
+
+
+def test_a_used_postprocessor_pickles_small_and_works_again(nodes: list[NodeWithScore]) -> None:
+    reranker = CrossEncoderPostprocessor(top_n=2)
+    expected = reranker.postprocess_nodes(nodes, query_str="who wrote faust")
+    data = pickle.dumps(reranker)
+    assert len(data) < 2_000
+    for again in (pickle.loads(data), copy.deepcopy(reranker)):  # noqa: S301
+        assert again.reranker().engine is reranker.reranker().engine
+        assert again.postprocess_nodes(nodes, query_str="who wrote faust") == expected
+
+
+def test_a_used_embedding_pickles_small_and_works_again() -> None:
+    embedding = BiEncoderEmbedding()
+    expected = embedding.get_query_embedding("who wrote faust")
+    data = pickle.dumps(embedding)
+    assert len(data) < 2_000
+    for again in (pickle.loads(data), copy.deepcopy(embedding)):  # noqa: S301
+        assert again.bi_encoder().engine is embedding.bi_encoder().engine
+        assert again.get_query_embedding("who wrote faust") == expected
+
+
+def test_a_model_object_that_cannot_be_pickled_is_an_error_and_no_other_model() -> None:
+    reranker = CrossEncoderPostprocessor(model=FakeCrossEncoder(lambda *_: 0.0))
+    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+        pickle.dumps(reranker)

@@ -1,0 +1,95 @@
+"""Batches by a pool of actors on a real cluster: as in one process, even if an actor dies."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.batch.test_job import GOOD, assert_as_alone, dead, lines, ranked
+from tests.ray.live import ENVIRONMENT, ROOT, two_nodes
+
+pytest.importorskip("ray.data", reason="the extra ray is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc"),
+]
+
+DATASET = """
+import os, signal, sys
+from pathlib import Path
+import ray
+from rerank_plugins.ray.data import rerank_dataset
+
+source, output, kill = sys.argv[1:]
+ray.init(log_to_driver=False)
+killed = []
+
+def progress(done, total):
+    if kill == "kill" and done and not killed:
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                line = (folder / "cmdline").read_bytes().decode(errors="replace")
+                if line.startswith("ray::") and "UnitWorker" in line:
+                    killed.append(int(folder.name))
+                    os.kill(killed[0], signal.SIGKILL)
+                    break
+
+ds = ray.data.read_json(source, lines=True)
+summary = rerank_dataset(
+    ds, output, model="mini", dtype="float32", top_n=4, max_documents=10, actors=2,
+    progress=progress,
+)
+ray.shutdown()
+print(summary.rows, summary.ranked, summary.dead, summary.resumed, summary.units, len(killed))
+"""
+
+
+def run(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**ENVIRONMENT, "RAY_ADDRESS": address, "RAY_DATA_DISABLE_PROGRESS_BARS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+
+
+def test_a_pool_of_actors_does_what_one_process_does(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text(lines(GOOD), "utf-8")
+    with two_nodes() as address:
+        # A dataset; one of its two actors is killed while it works.
+        output = tmp_path / "dataset"
+        done = run(address, "-c", DATASET, str(source), str(output), "kill")
+        assert done.returncode == 0, done.stderr[-3_000:]
+        rows, good, bad, resumed, units, killed = map(int, done.stdout.split()[-6:])
+        assert (rows, good, bad, resumed, killed) == (6, 6, 0, 0, 1)
+        assert_as_alone(ranked(output), GOOD, 4)
+        again = run(address, "-c", DATASET, str(source), str(output), "no")
+        assert again.stdout.split()[-6:] == ["6", "6", "0", str(units), str(units), "0"]
+
+        # Files, from the command line, with a row that cannot be ranked.
+        source.write_text(lines([*GOOD, {"query": "q"}]), "utf-8")
+        output = tmp_path / "files"
+        command = ["-m", "rerank_plugins.cli", "batch", str(source), str(output)]
+        options = ["--top-n", "4", "--max-documents", "10", "--actors", "2", "--dtype", "float32"]
+        done = run(address, *command, *options)
+        assert done.returncode == 1, done.stderr[-3_000:]
+        assert_as_alone(ranked(output), GOOD, 4)
+        assert [one["reason"] for one in dead(output)] == ["documents is missing"]
+        summary = json.loads((output / "summary.json").read_text("utf-8"))
+        assert (summary["rows"], summary["ranked"], summary["dead"]) == (7, 6, 1)
+
+        # A model that cannot be loaded is this package's error, beside what Ray logs.
+        done = run(
+            address, *command[:-1], str(tmp_path / "none"), "--model", str(tmp_path), *options
+        )
+        assert done.returncode == 2
+        assert "\nrerank-plugins: " in done.stderr

@@ -1,0 +1,253 @@
+"""The wall clock is set while requests wait: nothing that waits or expires follows it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from tests.robustness.faults.scripts import run_script
+
+ROOT: Final = Path(__file__).parents[3]
+
+WALL_CLOCK: Final = {
+    "backends/openvino/store.py": "ages of files, whose times are the wall clock's",
+    "backends/remote/answers.py": "a Retry-After header may hold a date; its wait is bounded",
+    "serving/logs.py": "when a line was logged",
+    "tracing/tracer.py": "when a span began",
+}
+"""Who reads it, and why."""
+
+READS: Final = re.compile(
+    r"\btime\.time(_ns)?\(|from time import [^\n]*\btime\b|\bdatetime\.(now|utcnow|today)"
+    r"|\bfromtimestamp\(|\blocaltime\(|\bgmtime\("
+)
+
+CLOCK: Final = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <sys/time.h>
+#include <time.h>
+static volatile long ahead;
+void set_ahead(long seconds) { ahead = seconds; }
+int clock_gettime(clockid_t id, struct timespec *now) {
+    int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = real(id, now);
+    if (!failed && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) now->tv_sec += ahead;
+    return failed;
+}
+int gettimeofday(struct timeval *now, void *zone) {
+    int (*real)(struct timeval *, void *) = dlsym(RTLD_NEXT, "gettimeofday");
+    int failed = real(now, zone);
+    if (!failed) now->tv_sec += ahead;
+    return failed;
+}
+time_t time(time_t *kept) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (kept) *kept = now.tv_sec;
+    return now.tv_sec;
+}
+"""
+"""The C library's clocks for every library of a process, with a wall clock that can be set."""
+
+SCRIPT: Final = """
+import asyncio, ctypes, sys, threading, time
+sys.path.insert(0, {root!r})
+import numpy as np
+from rerank_plugins import RemoteSpec, Reranker
+from rerank_plugins.engine.engine import Engine
+from rerank_plugins.engine.loading import get_loader, register_loader
+from tests.helpers.engines import GatedCrossEncoder, PinnedCrossEncoder, engine_of, expected, pairs
+from tests.helpers.fake_server import TOKEN, Answer, StandIn
+
+set_ahead = ctypes.CDLL(None).set_ahead
+
+def jump(_=None):
+    before, steady = time.time(), time.monotonic()
+    set_ahead({ahead})
+    assert abs(time.time() - before - {ahead}) < 5, "the clock was not set"
+    assert time.monotonic() - steady < 5
+    print("jump")
+
+def soon(what):
+    threading.Timer(0.1, what).start()
+
+def took(what):
+    start = time.monotonic()
+    result = what()
+    set_ahead(0)
+    seconds = time.monotonic() - start
+    assert 0.2 < seconds < 10, seconds
+    return result
+
+# A timeout, a deadline in a thread, and one in an event loop.
+backend = GatedCrossEncoder(batch_tokens=100)
+engine = engine_of(backend)
+items = pairs("query", 40)
+
+def times_out():
+    soon(jump)
+    try:
+        engine.compute(items, timeout=0.3)
+    except TimeoutError:
+        return
+    raise AssertionError
+
+def at_deadline():
+    soon(jump)
+    return engine.compute(items, deadline=time.perf_counter() + 0.3)
+
+async def in_loop():
+    soon(jump)
+    return await engine.acompute(items, deadline=time.perf_counter() + 0.3)
+
+took(times_out)
+assert not took(at_deadline).done.any()
+assert not took(lambda: asyncio.run(in_loop())).done.any()
+
+# A wait without a bound goes on, and is answered.
+soon(jump)
+threading.Timer(0.3, backend.gate.set).start()
+assert np.allclose(took(lambda: engine.compute(items)).values, expected(items))
+engine.close()
+
+# What is kept on disk is found at any time, and what is kept at any time is found later.
+scores = Reranker(PinnedCrossEncoder(), cache_dir={folder!r})
+first = scores.rank("a b", ["a", "b", "a b"])
+scores.close()
+jump()
+scores = Reranker(PinnedCrossEncoder(), cache_dir={folder!r})
+assert scores.rank("a b", ["a", "b", "a b"]).stats.disk_hits == 3
+scores.rank("a b", ["c", "d"])
+scores.close()
+set_ahead(0)
+scores = Reranker(PinnedCrossEncoder(), cache_dir={folder!r})
+assert scores.rank("a b", ["a", "b", "a b", "c", "d"]).stats.disk_hits == 5
+scores.close()
+
+# A model that is unloaded after a while is so in that while.
+class Loader:
+    def resolve(self, config):
+        return config
+    def load(self, config):
+        return PinnedCrossEncoder()
+
+register_loader("cross-encoder", Loader())
+idle = Reranker("a model", idle_unload_s=0.3)
+idle.rank("a", ["b"])
+soon(jump)
+def unloaded():
+    while idle.engine.loaded:
+        time.sleep(0.01)
+took(unloaded)
+idle.close()
+
+# A server that asks to wait, in seconds or by a date of a clock that is not ours.
+from rerank_plugins.config import ModelConfig
+from rerank_plugins.backends.remote.cross_encoder import RemoteCrossEncoder
+from rerank_plugins.errors import BatchError
+
+server = StandIn("tei")
+model = RemoteSpec(server.url, api="tei", token=TOKEN, deadline_s=5)
+asking = RemoteCrossEncoder(RemoteCrossEncoder.resolve(ModelConfig(str(model), settings=model)))
+
+def busy(until):
+    def answer(*_):
+        soon(jump)
+        return Answer(429, "busy", Retry_After=until())
+    server.misbehave.append(answer)
+    return asking.run(asking.prepare(pairs("query", 3)))
+
+def by_date(seconds):
+    return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + seconds))
+
+assert len(took(lambda: busy(lambda: "1"))) == 3
+assert len(took(lambda: busy(lambda: by_date(2)))) == 3
+set_ahead({ahead})
+far = by_date(2)
+set_ahead(0)
+try:  # a date by a clock that is set otherwise: an error at once, or the answer at once
+    start = time.monotonic()
+    server.misbehave.append(lambda *_: Answer(429, "busy", Retry_After=far))
+    asking.run(asking.prepare(pairs("query", 3)))
+except BatchError:
+    pass
+assert time.monotonic() - start < 6
+asking.close()
+server.stop()
+print("done")
+"""
+
+
+@pytest.fixture(scope="module")
+def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs a C compiler and Linux")
+    folder = tmp_path_factory.mktemp("clock")
+    (folder / "clock.c").write_text(CLOCK, "utf-8")
+    library = folder / "clock.so"
+    command = [compiler, "-shared", "-fPIC", "-o", str(library), str(folder / "clock.c"), "-ldl"]
+    subprocess.run(command, check=True, timeout=60)  # noqa: S603  (a compiler)
+    return library
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "ahead",
+    [
+        pytest.param(400 * 86_400, id="forward"),
+        pytest.param(-400 * 86_400, id="back", marks=pytest.mark.slow),
+    ],
+)
+def test_a_clock_that_is_set_delays_and_loses_nothing(
+    clock: Path, tmp_path: Path, ahead: int
+) -> None:
+    """By 400 days, under the feet of every library in the process."""
+    pytest.importorskip("diskcache")
+    script = SCRIPT.format(root=str(ROOT), ahead=ahead, folder=str(tmp_path / "scores"))
+    result = run_script(script, LD_PRELOAD=str(clock))
+    assert result.stderr == ""
+    assert result.stdout.splitlines()[-1:] == ["done"]
+    assert result.stdout.count("jump") == 8
+
+
+def test_a_conversion_that_looks_old_is_at_worst_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process, for which a year has passed, tidies up in the middle of a write."""
+    store: Any = pytest.importorskip(
+        "rerank_plugins.backends.openvino.conversion", exc_type=ImportError
+    )
+    save, now = store.openvino.save_model, store.time.time
+
+    def save_and_sweep(*values: Any, **named: Any) -> None:
+        save(*values, **named)
+        with monkeypatch.context() as patch:
+            patch.setattr(store.time, "time", lambda: now() + 400 * 86_400)
+            store._sweep(tmp_path)
+
+    given = store.openvino.opset13.parameter([-1], np.float32)
+    model = store.openvino.Model([given], [given])
+    with monkeypatch.context() as patch:
+        patch.setattr(store.openvino, "save_model", save_and_sweep)
+        assert store.stored_model(tmp_path, "key", lambda: model) is model
+    assert "the converted model is not kept" in caplog.text
+    store.stored_model(tmp_path, "key", lambda: model)
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_nothing_that_waits_reads_the_wall_clock() -> None:
+    found = set()
+    package = ROOT / "rerank_plugins"
+    for file in package.rglob("*.py"):
+        if READS.search(file.read_text("utf-8")):
+            found.add(file.relative_to(package).as_posix())
+    assert found == WALL_CLOCK.keys()

@@ -1,0 +1,178 @@
+"""Threads that cannot start, or end without a word: whoever waits is told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rerank_plugins.backends.remote.cross_encoder import LoopThread
+from rerank_plugins.engine import scheduler as crew
+from rerank_plugins.engine.loading import UserBackend
+from rerank_plugins.engine.request import Request
+from rerank_plugins.engine.request_queue import Desk, JobQueue, Line
+from rerank_plugins.engine.result_cache import TieredCache
+from rerank_plugins.errors import EngineClosedError, InferenceError
+from rerank_plugins.testing import FakeCrossEncoder
+from tests.helpers.engines import (
+    FaultyCrossEncoder,
+    engine_of,
+    expected,
+    out_of_memory_beyond,
+    pairs,
+)
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
+    """The system's limit is reached: an error, and the next request tries again."""
+    backend = FakeCrossEncoder()
+    with engine_of(backend) as engine:
+        start, left = threading.Thread.start, [started]
+
+        def refuse(thread: threading.Thread) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                message = "can't start new thread"
+                raise RuntimeError(message)
+            start(thread)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            for _ in range(2):
+                future = engine.submit(pairs("query", 3))
+                with pytest.raises(InferenceError, match="can't start new thread"):
+                    future.result(10)
+                left[0] = started
+        again = engine.compute(pairs("query", 3), timeout=10)
+        np.testing.assert_allclose(again.values, expected(pairs("query", 3)))
+
+
+def test_a_loop_whose_thread_ended_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rerank_plugins.backends.remote.cross_encoder._LOOK_S", 0.05)
+    loop = LoopThread("the loop")
+
+    async def work() -> None:
+        loop._loop.stop()
+        await asyncio.sleep(60)
+
+    with pytest.raises(EngineClosedError, match="the thread of the loop has ended"):
+        loop.run(work())
+    # What was waited for is still pending: its own loop must end it.
+    loop._loop.run_until_complete(_cancelled(loop._loop))
+    loop._loop.close()
+
+
+async def _cancelled(loop: Any) -> None:
+    others = asyncio.all_tasks(loop) - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+@pytest.mark.slow
+def test_closing_a_loop_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rerank_plugins.backends.remote.cross_encoder._CLOSE_S", 0.2)
+    loop = LoopThread("the loop")
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    last = never()
+    loop.close(last)
+    assert "did not close its connections in time" in caplog.text
+    assert not loop._thread.is_alive()
+
+
+def test_an_error_of_the_work_is_its_own() -> None:
+    """A timeout of the work itself is no timeout of the wait."""
+    loop = LoopThread("the loop")
+
+    async def late() -> None:
+        message = "mine"
+        raise TimeoutError(message)
+
+    async def nothing() -> None:
+        pass
+
+    with pytest.raises(TimeoutError, match="mine"):
+        loop.run(late())
+    loop.close(nothing())
+
+
+WHERE: tuple[tuple[Any, str], ...] = (
+    (Desk, "next_to_prepare"),
+    (TieredCache, "find"),
+    (Desk, "add_known"),
+    (JobQueue, "add_known"),
+    (crew, "prepare"),
+    (Desk, "add_prepared"),
+    (JobQueue, "add_prepared"),
+    (Request, "add_prepared"),
+    (JobQueue, "next_batch"),
+    (Request, "take"),
+    (UserBackend, "backend"),
+    (crew, "execute"),
+    (Desk, "shrink"),
+    (JobQueue, "put_back"),
+    (TieredCache, "add"),
+    (crew, "note_batch"),
+    (Desk, "done"),
+    (JobQueue, "complete"),
+    (Request, "complete"),
+    (Request, "result"),
+    (Request, "finish"),
+    (Line, "admit"),
+)
+"""What the threads of an engine do, in the order in which they do it."""
+
+
+@pytest.mark.parametrize("error", [SystemExit, MemoryError])
+@pytest.mark.parametrize(("owner", "step"), WHERE, ids=[step for _, step in WHERE])
+def test_a_thread_that_dies_at_any_step_leaves_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, error: type[BaseException]
+) -> None:
+    """Before, in and after every step; also with no memory where an answer is put together."""
+    backend = FaultyCrossEncoder(out_of_memory_beyond(9), batch_tokens=300)
+    with engine_of(backend) as engine:
+        engine.cache.grow(2**20)
+        engine.compute(pairs("known", 5))
+        original, died = getattr(owner, step), threading.Event()
+
+        def dying(*values: Any, **named: Any) -> Any:
+            ours = threading.current_thread() in engine._scheduler.crew._threads
+            if ours and not died.is_set():
+                died.set()
+                message = "dying"
+                raise error(message)
+            return original(*values, **named)
+
+        monkeypatch.setattr(owner, step, dying)
+        asked = {query: pairs(query, 40) for query in ("fresh", "known", "more")}
+        asked["all known"] = pairs("known", 5)
+        futures = {query: engine.submit(items) for query, items in asked.items()}
+        with ThreadPoolExecutor(1) as pool:
+            deadline = time.perf_counter() + 0.02
+            asked["urgent"] = pairs("urgent", 40)
+            futures["urgent"] = pool.submit(engine.compute, asked["urgent"], deadline=deadline)
+        for query, future in futures.items():
+            failure = future.exception(10)
+            if failure is None:
+                found = future.result()
+                assert found.done.all() or query == "urgent"
+                right = expected(asked[query])[found.done]
+                np.testing.assert_allclose(found.values[found.done], right)
+            else:
+                assert isinstance(failure, InferenceError)
+                assert "dying" in str(failure)
+        assert died.is_set()
+        again = engine.compute(pairs("next", 3), timeout=10)
+        np.testing.assert_allclose(again.values, expected(pairs("next", 3)))
+        assert engine.stats().queued_tokens == 0

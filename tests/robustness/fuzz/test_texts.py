@@ -1,0 +1,166 @@
+"""Any text through the whole way: the right number of finite scores, or a clear error."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from langchain_core.documents import Document
+from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
+
+from rerank_plugins import Reranker
+from rerank_plugins.errors import InvalidInputError, RerankError
+from rerank_plugins.langchain import CrossEncoderCompressor
+from rerank_plugins.llama_index import CrossEncoderPostprocessor
+from tests.helpers.strategies import any_text
+from tests.helpers.tiny_decoders import save_classifier
+from tests.helpers.tiny_models import save_reranker
+from tests.robustness.fuzz.fuzz_budget import fuzz
+from tests.robustness.fuzz.mutations import any_json
+
+LONGEST_S: Final = 30.0
+
+PIECES: Final = (
+    "rain ", "\0", "\ud800", "\udfff\ud800", "\u202e", "\u2066", "\u200d", "\ufeff", "a\u0301",
+    "\u0301", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\u0bbf", "\ufdfa", "\u1e9e", "\n",
+    "\r\n", "\t", " ", "\u3000", "\x85", "[CLS]", "[SEP]", "[PAD]", "<s>", "</s>", "<mask>", "雨",
+    "ไม่มีช่องว่าง", "0", "1e999", "'\"", "{{", "%s", "\\", "\U0010ffff", "\ue000", "ﬀ", "ß", "İ",
+)  # fmt: skip
+"""What has broken tokenizers: halves of letters, marks, joiners, their own special tokens."""
+
+texts = st.one_of(
+    any_text,
+    st.text(st.characters(exclude_categories=()), max_size=300),
+    st.lists(st.sampled_from(PIECES), max_size=12).map("".join),
+    st.builds(lambda piece, count: piece * count, st.sampled_from(PIECES), st.integers(0, 3_000)),
+)
+ids = any_text | st.sampled_from(["same", "", "\0", "../..", "\ud800"])
+metadata = st.dictionaries(any_text, any_json, max_size=4)
+
+
+def check(query: str, count: int, ranked: list[float | None]) -> None:
+    """Check that there is a finite score for each of the documents."""
+    assert query.strip()
+    assert len(ranked) == count
+    assert all(one is not None and math.isfinite(one) for one in ranked)
+
+
+@fuzz(
+    few=25, many=300, query=texts, documents=st.lists(texts, max_size=6),
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            "long_documents": st.just("windows"),
+            "max_length": st.sampled_from([16, 64, 512]),
+            "query_prompt": any_text,
+            "document_prompt": any_text,
+        },
+    ),
+)  # fmt: skip
+def test_any_text_is_ranked(query: str, documents: list[str], options: dict[str, Any]) -> None:
+    given = list(documents)
+    start = time.monotonic()
+    try:
+        ranking = Reranker(**options).rank(query, documents)
+    except InvalidInputError:
+        assert not query.strip()
+    else:
+        check(query, len(documents), [one.raw_score for one in ranking])
+        assert sorted(one.index for one in ranking) == list(range(len(documents)))
+        assert all(one.text is documents[one.index] for one in ranking)
+    assert documents == given
+    assert time.monotonic() - start < LONGEST_S
+
+
+@fuzz(few=15, many=200, query=texts, rows=st.lists(st.tuples(texts, ids, metadata), max_size=5))
+def test_any_document_of_langchain(query: str, rows: list[tuple[str, Any, Any]]) -> None:
+    documents = [
+        Document(text, id=name, metadata={**about, "keep": about}) for text, name, about in rows
+    ]
+    given = copy.deepcopy(documents)
+    compressor = CrossEncoderCompressor(metadata_keys=["keep", "title", ""])
+    try:
+        ranked = compressor.compress_documents(documents, query)
+    except InvalidInputError:
+        assert not query.strip()
+    else:
+        assert not documents or query.strip()
+        assert len(ranked) == len(documents)
+        assert all(math.isfinite(one.metadata["relevance_score"]) for one in ranked)
+        names = sorted((repr(one.id), repr(one.page_content)) for one in ranked)
+        assert names == sorted((repr(one.id), repr(one.page_content)) for one in given)
+    assert repr(documents) == repr(given)  # a NaN of the metadata is not equal to itself
+
+
+@fuzz(
+    few=15, many=200, query=texts, rows=st.lists(st.tuples(texts, ids, metadata), max_size=5),
+    score=st.none() | st.floats(),
+    mode=st.sampled_from(list(MetadataMode)),
+)  # fmt: skip
+def test_any_node_of_llama_index(
+    query: str, rows: list[tuple[str, Any, Any]], score: float | None, mode: MetadataMode
+) -> None:
+    nodes = [
+        NodeWithScore(node=TextNode(text=text, id_=name, metadata=about), score=score)
+        for text, name, about in rows
+    ]
+    given = copy.deepcopy(nodes)
+    postprocessor = CrossEncoderPostprocessor(metadata_mode=mode, keep_retrieval_score=True)
+    try:
+        ranked = postprocessor.postprocess_nodes(nodes, query_str=query)
+    except InvalidInputError:
+        assert not query.strip()
+    else:
+        assert len(ranked) == len(nodes)
+        assert all(one.score is not None and math.isfinite(one.score) for one in ranked)
+        assert sorted(one.node.node_id for one in ranked) == sorted(one[1] for one in rows)
+    assert repr(nodes) == repr(given)
+
+
+ANYTHING: Final = st.one_of(
+    any_json, texts, st.binary(), st.just(object()), st.just(float), st.lists(any_json | texts),
+    st.just(iter(["a"])), st.builds(np.array, st.lists(st.floats())), st.sets(st.text()),
+)  # fmt: skip
+
+
+@fuzz(few=40, many=500, query=ANYTHING, documents=ANYTHING, first_stage=st.none() | ANYTHING)
+def test_what_is_no_text_is_refused(query: Any, documents: Any, first_stage: Any) -> None:
+    try:
+        ranking = Reranker().rank(query, documents, first_stage=first_stage)
+    except RerankError as error:
+        said = str(error)
+        assert 0 < len(said) < 1_000
+    else:
+        check(query, ranking.stats.documents, [one.raw_score for one in ranking])
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta", "xlm-roberta", "deberta", "modernbert"])
+def other(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Reranker]:
+    """A reranker of each kind of tokenizer."""
+    folder = save_reranker(request.param, tmp_path_factory.mktemp(request.param))
+    with Reranker(folder, device="cpu", dtype="float32") as reranker:
+        yield reranker
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reranker]:
+    """A decoder without a prompt, and so without a token of its own."""
+    folder = save_classifier("qwen3", tmp_path_factory.mktemp("decoder"))
+    with Reranker(folder, backend="decoder", device="cpu", dtype="float32") as reranker:
+        yield reranker
+
+
+@fuzz(few=0, many=40, query=texts.filter(str.strip), documents=st.lists(texts, max_size=4))
+def test_any_text_with_other_tokenizers(other: Reranker, query: str, documents: list[str]) -> None:
+    check(query, len(documents), [one.raw_score for one in other.rank(query, documents)])
+
+
+@fuzz(few=0, many=80, query=texts.filter(str.strip), documents=st.lists(texts, max_size=4))
+def test_any_text_with_a_decoder(decoder: Reranker, query: str, documents: list[str]) -> None:
+    check(query, len(documents), [one.raw_score for one in decoder.rank(query, documents)])

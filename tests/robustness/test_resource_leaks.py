@@ -1,0 +1,96 @@
+"""The harness that fails a test for what it leaves does so, and only then."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+HEAD = """
+import asyncio, concurrent.futures, socket, threading
+import pytest
+from tests.helpers import resource_leaks as leaks
+leaks.GRACE_S = 0.3
+kept = []
+"""
+
+LEAKS = {
+    "threads": """
+def test_it():
+    thread = threading.Thread(target=threading.Event().wait, daemon=True)
+    thread.start()
+""",
+    "threads of a pool": """
+def test_it():
+    kept.append(concurrent.futures.ThreadPoolExecutor(1))
+    kept[-1].submit(int)
+""",
+    "futures": """
+def test_it():
+    kept.append(concurrent.futures.Future())
+""",
+    "sockets": """
+def test_it():
+    kept.append(socket.socket())
+""",
+    "tasks": """
+async def test_it():
+    kept.append(asyncio.create_task(asyncio.sleep(60)))
+""",
+}
+"""By the word that the failure says."""
+
+CLEAN = """
+def ends():
+    threading.Event().wait(0.05)
+
+def test_it():
+    threading.Thread(target=ends).start()
+    concurrent.futures.Future()
+    wait = threading.Event().wait
+    left = concurrent.futures.ThreadPoolExecutor(1, initializer=wait, initargs=(1,))
+    left.submit(int)
+    left.shutdown(wait=False, cancel_futures=True)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert pool.submit(int, "3").result() == 3
+    with socket.socket():
+        pass
+
+async def test_tasks():
+    await asyncio.create_task(asyncio.sleep(0))
+    await asyncio.to_thread(int)
+"""
+
+
+def run(folder: Path, *files: Path) -> str:
+    options = (
+        "-q -p tests.helpers.resource_leaks -p no:cacheprovider -o asyncio_mode=auto --import-mode=importlib "
+        "-o asyncio_default_fixture_loop_scope=function --rootdir"
+    )
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "pytest", *options.split(), str(folder), *map(str, files)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_every_kind_of_leak_fails_its_test_and_nothing_else_does(tmp_path: Path) -> None:
+    files = []
+    for kind, text in {**LEAKS, "nothing": CLEAN}.items():
+        files.append(tmp_path / f"test_{kind.replace(' ', '_')}.py")
+        files[-1].write_text(HEAD + text, "utf-8")
+    output = run(tmp_path, *files)
+    for kind in LEAKS:
+        assert f"the test leaves {kind.partition(' ')[0]}" in output, output
+    assert f"{len(LEAKS) + 2} passed, {len(LEAKS)} errors" in output, output
