@@ -95,7 +95,7 @@ class FaultyBackend:
     ) -> None:
         """Wrap a backend; closing the wrapper leaves it open."""
         self.identity, self.scale = inner.identity, inner.scale
-        self.batch_tokens, self.padded = inner.batch_tokens, inner.padded
+        self.batch_tokens, self.is_padded = inner.batch_tokens, inner.is_padded
         self.counts: Counter[str] = Counter()
         self.affected: set[str] = set()
         self.rate = rate
