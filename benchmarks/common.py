@@ -137,7 +137,7 @@ def describe_environment(*packages: str, **settings: Any) -> dict[str, Any]:  # 
         **settings: Settings of the measurement, such as its rounds.
     """
     return {
-        "command": " ".join(["python -m benchmarks", *map(_without_folder, sys.argv[1:])]),
+        "command": _command(),
         "commit": commit(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -148,9 +148,15 @@ def describe_environment(*packages: str, **settings: Any) -> dict[str, Any]:  # 
     }
 
 
-def _without_folder(argument: str) -> str:
-    """Return an argument; a path, which differs from machine to machine, as its kind only."""
-    return "DATA" if os.sep in argument and Path(argument).exists() else argument
+def _command() -> str:
+    """Return the command of this process; folders, which differ per machine, as ``DATA``."""
+    program = Path(sys.argv[0])
+    name = f"-m {program.parent.name}" if program.name == "__main__.py" else program.name
+    arguments = (
+        "DATA" if os.sep in argument and Path(argument).exists() else argument
+        for argument in sys.argv[1:]
+    )
+    return " ".join(["python", name, *arguments])
 
 
 def _versions(packages: Iterable[str]) -> dict[str, str]:

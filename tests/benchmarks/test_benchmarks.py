@@ -102,7 +102,7 @@ def test_rows_are_stored_and_replaced(tmp_path: Path) -> None:
     assert [(row.dataset, row.value) for row in results.rows] == [("faq", 4), ("nq", 5)]
     (environment,) = results.environments.values()
     assert environment["packages"]["torch"]
-    assert environment["command"].startswith("python -m benchmarks")
+    assert environment["command"].startswith("python")
 
 
 def test_pages_show_the_stored_results() -> None:
