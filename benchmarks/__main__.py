@@ -68,6 +68,7 @@ def run_speed(options: argparse.Namespace) -> int:
 def run_quality(options: argparse.Namespace) -> int:
     """Measure quality."""
     from benchmarks import quality, scores, tradeoffs  # noqa: PLC0415  (imports torch)
+    from rerank_plugins.engine.registry import close_engines  # noqa: PLC0415
 
     measures: dict[str, Callable[..., Iterator[list[Row]]]] = {
         "calibration": scores.measure_calibration,
@@ -79,6 +80,7 @@ def run_quality(options: argparse.Namespace) -> int:
     }
     sample = {} if options.queries is None else {"queries": options.queries}
     for suite in options.suites:
+        close_engines()  # a suite must not find the scores that another one cached
         if suite == "quality":
             _save(quality.measure_quality(options.data, options.work or WORK, **sample), options)
         else:
@@ -89,6 +91,7 @@ def run_quality(options: argparse.Namespace) -> int:
 def run_load(options: argparse.Namespace) -> int:
     """Measure concurrent load."""
     from benchmarks import cluster, load, servers  # noqa: PLC0415  (imports torch)
+    from rerank_plugins.engine.registry import close_engines  # noqa: PLC0415
 
     measures: dict[str, Callable[..., list[Row]]] = {
         **load.MEASURES,
@@ -97,6 +100,7 @@ def run_load(options: argparse.Namespace) -> int:
         "batch": cluster.measure_batch,
     }
     for suite in options.suites:
+        close_engines()
         sizes = load.QUICK.get(suite, {}) if options.quick else {}
         rows = measures[suite](options.data / LOAD_SET, **sizes)
         _save([rows], options, quick=options.quick, **sizes)
