@@ -25,7 +25,7 @@ from rerank_plugins.evaluation.candidates import CandidatePool, PairScores, by_s
 from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set
 from rerank_plugins.evaluation.evaluator import MEASURES, environment, write_text
 from rerank_plugins.evaluation.metrics import Difference, bootstrapped_mean, per_query
-from rerank_plugins.evaluation.plan_setups import RerankStep, Setup
+from rerank_plugins.evaluation.setups import RerankStep, Setup
 from rerank_plugins.evaluation.significance import Comparable
 
 DEPTHS: Final = (10, 20, 50, 100, 200, 1000)
