@@ -59,8 +59,8 @@ def replicas(*devices: str) -> tuple[CrossEncoderReplicas, list[Any]]:
 
 def test_scores_equal_those_of_one_device(tmp_path: Path) -> None:
     folder = save_reranker("bert", tmp_path)
-    single = Reranker(folder, device="cpu", dtype="float32")
-    double = Reranker(folder, device=["cpu", "cpu"], dtype="float32")
+    single = Reranker(folder, device="cpu", dtype="float32", activation="none")
+    double = Reranker(folder, device=["cpu", "cpu"], dtype="float32", activation="none")
     np.testing.assert_allclose(double.score(PAIRS), single.score(PAIRS), rtol=0, atol=1e-5)
     assert double.engine is not single.engine
     assert double.engine.identity == single.engine.identity
@@ -72,7 +72,9 @@ def test_scores_equal_those_of_one_device(tmp_path: Path) -> None:
 def test_every_device_works_and_a_small_request_stays_on_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reranker = Reranker(save_reranker("bert", tmp_path), device=("cpu",) * 3, dtype="float32")
+    reranker = Reranker(
+        save_reranker("bert", tmp_path), device=("cpu",) * 3, dtype="float32", activation="none"
+    )
     backends: Any = reranker.engine.backend._replicas  # type: ignore[attr-defined]
     barrier = threading.Barrier(3, timeout=60)
     calls: list[int] = []
@@ -193,6 +195,6 @@ def test_adapters_accept_several_devices(tmp_path: Path) -> None:
 def test_all_gpus_score_like_one(tmp_path: Path) -> None:
     folder = save_reranker("bert", tmp_path)
     names = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    single = Reranker(folder, device="cuda:0").score(PAIRS)
-    many = Reranker(folder, device=[*names, *names]).score(PAIRS)
+    single = Reranker(folder, device="cuda:0", activation="none").score(PAIRS)
+    many = Reranker(folder, device=[*names, *names], activation="none").score(PAIRS)
     np.testing.assert_allclose(many, single, rtol=0, atol=0.02 * float(np.ptp(single)))
