@@ -10,21 +10,13 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from rerank_plugins.backends.config_limits import smallest_max_seq_length
 from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
 from rerank_plugins.backends.families import embedding_prompts
-from rerank_plugins.backends.hub import (
-    bi_encoder_folder,
-    fingerprint,
-    hub_options,
-    locate,
-    quiet_loading,
-)
-from rerank_plugins.backends.model_files import (
-    smallest_max_seq_length,
-    validate_modules,
-    validate_source,
-)
-from rerank_plugins.backends.text import encodable
+from rerank_plugins.backends.fingerprint import fingerprint
+from rerank_plugins.backends.hub import bi_encoder_folder, hub_options, locate, quiet_loading
+from rerank_plugins.backends.model_files import validate_modules, validate_source
+from rerank_plugins.backends.text import replace_surrogates
 from rerank_plugins.backends.tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.loading import agrees
 from rerank_plugins.backends.torch.packing import PackedEncoder, can_pack_encoder
@@ -122,8 +114,10 @@ class SentenceTransformerBiEncoder:
         max_seq_length = min(max_length or self.identity.max_length, self.identity.max_length)
         texts = [
             item._replace(
-                text=encodable(item.text),
-                prompt=self.prompts[item.role] if item.prompt is None else encodable(item.prompt),
+                text=replace_surrogates(item.text),
+                prompt=self.prompts[item.role]
+                if item.prompt is None
+                else replace_surrogates(item.prompt),
             )
             for item in items
         ]

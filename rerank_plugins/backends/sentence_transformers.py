@@ -9,21 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rerank_plugins.backends.config_limits import smallest_max_seq_length
 from rerank_plugins.backends.decoder.prompts import PromptTokenizer, chat_template
-from rerank_plugins.backends.detection import own_prompts
 from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
-from rerank_plugins.backends.hub import (
-    cross_encoder_folder,
-    fingerprint,
-    hub_options,
-    locate,
-    quiet_loading,
-)
-from rerank_plugins.backends.model_files import (
-    default_prompt,
-    smallest_max_seq_length,
-    validate_source,
-)
+from rerank_plugins.backends.fingerprint import fingerprint
+from rerank_plugins.backends.hub import cross_encoder_folder, hub_options, locate, quiet_loading
+from rerank_plugins.backends.model_files import default_prompt, read_prompts, validate_source
 from rerank_plugins.backends.tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.modular import load_modules
 from rerank_plugins.backends.torch.tokenization import PairTokenizer
@@ -67,7 +58,7 @@ class SentenceTransformerCrossEncoder:
         with quiet_loading(config.model):
             validate_source(source, options)
             model = load_modules(config, source, options, device=str(config.device))
-            self.prompts: dict[Role, str] = own_prompts(source, options)
+            self.prompts: dict[Role, str] = read_prompts(source, options)
             instruction = default_prompt(source, options)
         first: Any = model[0]
         tokenizer = model.tokenizer

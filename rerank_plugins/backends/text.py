@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 
-def encodable(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     r"""Return the text, with lone surrogates replaced by U+FFFD.
 
     Lone surrogates come from broken decoding upstream; no tokenizer can read them. Halves
     that belong together are joined. Every other text is returned unchanged.
 
-    >>> encodable("a\ud800b") == "a\ufffdb"
+    >>> replace_surrogates("a\ud800b") == "a\ufffdb"
     True
     """
     try:

@@ -21,7 +21,7 @@ from sentence_transformers import CrossEncoder
 import rerank_plugins.backends.hub as mini
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.backends.devices import resolve_device, resolve_dtype
-from rerank_plugins.backends.hub import hub_answers
+from rerank_plugins.backends.hub import is_hub_reachable
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.registry import close_engines
 from rerank_plugins.errors import ConfigurationError, MissingDependencyError, ModelLoadError
@@ -477,8 +477,8 @@ def test_the_hub_is_not_asked_when_offline(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("huggingface_hub.get_session", Session)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    assert hub_answers()
+    assert is_hub_reachable()
     assert len(asked) == 1
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert not hub_answers()
+    assert not is_hub_reachable()
     assert len(asked) == 1

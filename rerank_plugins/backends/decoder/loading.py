@@ -15,6 +15,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from rerank_plugins.backends.config_limits import smallest_max_seq_length
 from rerank_plugins.backends.decoder.forward import Head
 from rerank_plugins.backends.decoder.prompts import (
     PromptTokenizer,
@@ -24,10 +25,10 @@ from rerank_plugins.backends.decoder.prompts import (
     plain_template,
 )
 from rerank_plugins.backends.families import PROMPTS, Prompt, family
+from rerank_plugins.backends.fingerprint import fingerprint
 from rerank_plugins.backends.hub import (
     adapter_options,
     cross_encoder_folder,
-    fingerprint,
     hub_options,
     locate,
     quiet_loading,
@@ -36,7 +37,6 @@ from rerank_plugins.backends.model_files import (
     default_prompt,
     read_json,
     read_modules,
-    smallest_max_seq_length,
     validate_source,
 )
 from rerank_plugins.backends.model_specs import DecoderSpec

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from rerank_plugins.backends.families import BOS, Prompt
-from rerank_plugins.backends.text import encodable
+from rerank_plugins.backends.text import replace_surrogates
 from rerank_plugins.backends.torch.tokenization import PairTemplate
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError, InvalidInputError, ModelLoadError
@@ -93,7 +93,7 @@ class PromptTokenizer:
         prepared: dict[int, TokenizedItem] = {}
         for query, own in rows.items():
             kept, _, shortened = self._query(query, max_length)
-            documents = [encodable(pairs[row].document) for row in own]
+            documents = [replace_surrogates(pairs[row].document) for row in own]
             filled = self._template.fill(kept, documents)
             for row, (head, document, tail) in zip(own, filled, strict=True):
                 cut = len(head) + len(document) + len(tail) > max_length
@@ -116,7 +116,7 @@ class PromptTokenizer:
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
         encoded = self._tokenizer.encode_batch(
-            [encodable(text) for text in texts], add_special_tokens=False
+            [replace_surrogates(text) for text in texts], add_special_tokens=False
         )
         return [np.array(one.offsets, dtype=np.int64).reshape(len(one), 2) for one in encoded]
 
@@ -136,7 +136,7 @@ class PromptTokenizer:
                 f"{self._template.overhead + _LEAST}, or None for the model's maximum length."
             )
             raise ConfigurationError(message)
-        return self._template.cut_query(encodable(query), left // 2)
+        return self._template.cut_query(replace_surrogates(query), left // 2)
 
 
 @dataclass(frozen=True)

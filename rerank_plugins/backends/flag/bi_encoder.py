@@ -13,7 +13,7 @@ from rerank_plugins._lazy import require
 from rerank_plugins.backends.decoder.loading import digest, open_source
 from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
 from rerank_plugins.backends.hub import adapter_options, bi_encoder_folder, quiet_loading
-from rerank_plugins.backends.text import encodable
+from rerank_plugins.backends.text import replace_surrogates
 from rerank_plugins.backends.torch.loading import max_length_of_model
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import RoleText, TokenizedItem, unit_vectors
@@ -79,7 +79,7 @@ class FlagBiEncoder:
         """Tokenize and cut; thread-safe."""
         max_seq_length = min(max_length or self.identity.max_length, self.identity.max_length)
         encoded = self._tokenizer.encode_batch_fast(
-            [encodable(f"{item.prompt or ''}{item.text}") for item in items]
+            [replace_surrogates(f"{item.prompt or ''}{item.text}") for item in items]
         )
         prepared = []
         for one in encoded:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from rerank_plugins import __version__
 from rerank_plugins._lazy import require
 from rerank_plugins._tracing import remote_call
-from rerank_plugins.backends.remote.apis import excerpt, retry_after, scores_of
+from rerank_plugins.backends.remote.responses import excerpt, parse_retry_after, parse_scores
 from rerank_plugins.errors import (
     RemoteConnectionError,
     RemoteError,
@@ -280,10 +280,10 @@ class RemoteClient:
         said = excerpt(bytes(content), self._secret)
         if not response.is_success:
             message = f"{address} answered {response.status_code}: {said or 'without a word'}"
-            asked = retry_after(response.headers.get("Retry-After"))
+            asked = parse_retry_after(response.headers.get("Retry-After"))
             raise RemoteStatusError(message, response.status_code, asked)
         try:
-            return scores_of(bytes(content), count)
+            return parse_scores(bytes(content), count)
         except RemoteError as error:
             message = f"the answer of {address} cannot be used: {error}. It said: {said}"
             raise RemoteError(message) from error

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from rerank_plugins.backends.text import encodable
-from rerank_plugins.backends.tokenizer import cutting
+from rerank_plugins.backends.text import replace_surrogates
+from rerank_plugins.backends.tokenizer import truncating_tokenizer
 from rerank_plugins.engine.backend import Role, RoleText, TokenizedItem
 from rerank_plugins.errors import ModelLoadError
 from rerank_plugins.types import TextPair
@@ -143,13 +143,13 @@ class PairTokenizer:
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
         encoded = self._tokenizer.encode_batch(
-            [encodable(text) for text in texts], add_special_tokens=False
+            [replace_surrogates(text) for text in texts], add_special_tokens=False
         )
         return [np.array(one.offsets, dtype=np.int64).reshape(len(one), 2) for one in encoded]
 
     def _encode(self, texts: list[str]) -> dict[str, NDArray[np.int32]]:
         encoded = self._tokenizer.encode_batch_fast(
-            [encodable(text) for text in texts], add_special_tokens=False
+            [replace_surrogates(text) for text in texts], add_special_tokens=False
         )
         return {text: _int32(one.ids) for text, one in zip(texts, encoded, strict=True)}
 
@@ -209,7 +209,7 @@ class RoleTokenizer:
         """
         self._prompts = prompts
         self._max_seq_length = max_seq_length
-        self._cutting = lru_cache(maxsize=16)(lambda most: cutting(tokenizer, most))
+        self._cutting = lru_cache(maxsize=16)(lambda most: truncating_tokenizer(tokenizer, most))
 
     def prepare(
         self, items: Sequence[RoleText], max_length: int | None = None
@@ -221,11 +221,14 @@ class RoleTokenizer:
         """
         max_seq_length = min(max_length or self._max_seq_length, self._max_seq_length)
         prompts = [
-            self._prompts[item.role] if item.prompt is None else encodable(item.prompt)
+            self._prompts[item.role] if item.prompt is None else replace_surrogates(item.prompt)
             for item in items
         ]
         encoded = self._cutting(max_seq_length).encode_batch_fast(
-            [f"{prompt}{encodable(item.text)}" for prompt, item in zip(prompts, items, strict=True)]
+            [
+                f"{prompt}{replace_surrogates(item.text)}"
+                for prompt, item in zip(prompts, items, strict=True)
+            ]
         )
         return [
             TokenizedItem(

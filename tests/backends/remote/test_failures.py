@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins import Reranker
-from rerank_plugins.backends.remote.apis import excerpt, retry_after, scores_of
+from rerank_plugins.backends.remote.responses import excerpt, parse_retry_after, parse_scores
 from rerank_plugins.errors import (
     RemoteConnectionError,
     RemoteError,
@@ -236,12 +236,12 @@ def test_what_a_server_says_is_short_and_without_the_token() -> None:
 
 
 def test_retry_after_reads_what_the_standard_allows() -> None:
-    assert retry_after("3") == 3
-    assert retry_after("-3") == 0
-    assert retry_after(None) is None
-    assert retry_after("soon") is None
-    assert retry_after("nan") is None
-    assert retry_after(formatdate(time.time() - 60, usegmt=True)) == 0
+    assert parse_retry_after("3") == 3
+    assert parse_retry_after("-3") == 0
+    assert parse_retry_after(None) is None
+    assert parse_retry_after("soon") is None
+    assert parse_retry_after("nan") is None
+    assert parse_retry_after(formatdate(time.time() - 60, usegmt=True)) == 0
 
 
 json_values = st.recursive(
@@ -265,7 +265,7 @@ almost = st.lists(
 def test_any_body_is_an_error_or_scores_by_index(body: bytes) -> None:
     assert len(excerpt(body, None)) <= 304
     try:
-        scores = scores_of(body, 3)
+        scores = parse_scores(body, 3)
     except RemoteError:
         return
     answer = json.loads(body)
@@ -280,4 +280,4 @@ def test_any_body_is_an_error_or_scores_by_index(body: bytes) -> None:
 def test_every_permutation_is_mapped_by_index(values: list[float], data: st.DataObject) -> None:
     shuffled = data.draw(st.permutations(list(enumerate(values))))
     body = json.dumps([{"index": index, "score": value} for index, value in shuffled]).encode()
-    assert scores_of(body, len(values)).tolist() == pytest.approx(values, rel=1e-6, abs=1e-40)
+    assert parse_scores(body, len(values)).tolist() == pytest.approx(values, rel=1e-6, abs=1e-40)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.backends.hub import hub_options
-from rerank_plugins.backends.model_files import validate_tokenizer
+from rerank_plugins.backends.tokenizer import validate_tokenizer
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.errors import ConfigurationError, ModelLoadError

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank_plugins.backends.remote.cross_encoder import LoopThread
+from rerank_plugins.backends.remote.background_loop import BackgroundLoop
 from rerank_plugins.engine import scheduler as crew
 from rerank_plugins.engine.loading import UserBackend
 from rerank_plugins.engine.request import Request
@@ -54,8 +54,8 @@ def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch, started: int)
 
 
 def test_a_loop_whose_thread_ended_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank_plugins.backends.remote.cross_encoder._LOOK_S", 0.05)
-    loop = LoopThread("the loop")
+    monkeypatch.setattr("rerank_plugins.backends.remote.background_loop._POLL_S", 0.05)
+    loop = BackgroundLoop("the loop")
 
     async def work() -> None:
         loop._loop.stop()
@@ -79,8 +79,8 @@ async def _cancelled(loop: Any) -> None:
 def test_closing_a_loop_is_bounded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("rerank_plugins.backends.remote.cross_encoder._CLOSE_S", 0.2)
-    loop = LoopThread("the loop")
+    monkeypatch.setattr("rerank_plugins.backends.remote.background_loop._CLOSE_S", 0.2)
+    loop = BackgroundLoop("the loop")
 
     async def never() -> None:
         await asyncio.Event().wait()
@@ -93,7 +93,7 @@ def test_closing_a_loop_is_bounded(
 
 def test_an_error_of_the_work_is_its_own() -> None:
     """A timeout of the work itself is no timeout of the wait."""
-    loop = LoopThread("the loop")
+    loop = BackgroundLoop("the loop")
 
     async def late() -> None:
         message = "mine"
