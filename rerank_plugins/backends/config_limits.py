@@ -1,4 +1,8 @@
-"""Limits on the sizes that a model's configuration may ask for."""
+"""Limits of a model's configuration: sizes, and settings that would load foreign code.
+
+A configuration is checked before the model is created from it, because a few damaged or malicious
+values would allocate all memory.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +35,9 @@ _MAX_SIZE: Final = {
     "in_features": 1_000_000,
     "out_features": 1_000_000,
 }
-"""Far beyond every model that there is; what is larger would only fill the memory."""
+"""Far above the values of all known models."""
 
-_TABLES: Final = (
+_WEIGHT_SIZES: Final = (
     (("vocab_size", "hidden_size"), 2**34),
     (("num_hidden_layers", "hidden_size", "intermediate_size"), 2**40),
     (("num_layers", "d_model", "d_ff"), 2**40),
@@ -42,55 +46,51 @@ _TABLES: Final = (
     (("num_hidden_layers", "hidden_size", "num_key_value_heads", "head_dim"), 2**40),
     (("in_features", "out_features"), 2**30),
 )
-"""Sizes whose product is about how many numbers a model has there, and the most of them."""
+"""Settings whose product approximates a number of weights, and the maximum of that product."""
 
-_NUMBERS_A_BYTE: Final = 8
-"""Weights of 4 bits have two; layers that share their weights, as ALBERT's, a dozen times that."""
+_MAX_WEIGHTS_PER_BYTE: Final = 8
+"""4-bit weights have two per byte; models that share weights between layers, such as ALBERT, have
+more."""
 
-_SMALL: Final = 2**26
-"""Numbers that any model may have, whatever its weights' size."""
+_ALWAYS_ALLOWED_WEIGHTS: Final = 2**26
+"""Number of weights that is allowed for any size of the weights' file."""
 
-_CODE: Final = ("attn_implementation", "_attn_implementation", "experts_implementation")
-"""Settings with which transformers fetches compiled code from the hub if it is named there."""
+_CODE_SETTINGS: Final = (
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+)
+"""Settings that make transformers download compiled code if they name a Hub repository."""
 
-_WEIGHTS: Final = (".safetensors", ".safetensors.index.json")
+_WEIGHT_FILES: Final = (".safetensors", ".safetensors.index.json")
 
-_DEPTH: Final = 8
+_MAX_DEPTH: Final = 8
 
 
-def validate_settings(settings: Any, where: str, weights: int = 0) -> None:  # noqa: ANN401  (JSON)
-    """Check that a configuration asks for sizes that there are, and for no code of the hub.
+def validate_config(settings: Any, where: str, weight_bytes: int = 0) -> None:  # noqa: ANN401
+    """Validate the sizes in a model's configuration and that it loads no code from the Hub.
 
     Args:
-        settings: What the file holds; None where there is none.
-        where: The file, for messages.
-        weights: Bytes of the weights that go with it; 0 where that is not known.
+        settings: Content of the file (any JSON); None if there is no such file.
+        where: The file, for error messages.
+        weight_bytes: Size of the model's weights; 0 if unknown.
 
     Raises:
-        ModelLoadError: If it does not.
+        ModelLoadError: If a setting is not allowed.
     """
     for group in _groups(settings):
-        sizes = {name: value for name, value in group.items() if _bounded(name, value)}
-        for name, value in sizes.items():
-            if not 0 <= value <= _MAX_SIZE[name]:
-                _refuse(f"{name} is {value:.6g}", where, f"from 0 to {_MAX_SIZE[name]}")
-        for names, most in _TABLES:
-            numbers = math.prod(sizes.get(name, 0) for name in names)
-            allowed = min(most, _NUMBERS_A_BYTE * weights + _SMALL) if weights else most
-            if numbers > allowed:
-                what = f"{' times '.join(names)} is {numbers:.6g}"
-                _refuse(what, where, f"at most {allowed:.6g} with these weights")
+        _validate_sizes(group, where, weight_bytes)
         weights_file = group.get("transformers_weights")
-        if weights_file is not None and not str(weights_file).endswith(_WEIGHTS):
+        if weights_file is not None and not str(weights_file).endswith(_WEIGHT_FILES):
             message = (
                 f"transformers_weights is {weights_file!r:.80} in {where}; only safetensors are "
-                "read. Remove the setting, or save the model anew."
+                "read. Remove the setting, or save the model again."
             )
             raise ModelLoadError(message)
-        for name in _CODE:
+        for name in _CODE_SETTINGS:
             if "/" in str(group.get(name)):
                 message = (
-                    f"{name} is {group[name]!r:.80} in {where}: compiled code from the hub, which "
+                    f"{name} is {group[name]!r:.80} in {where}: compiled code from the Hub, which "
                     "is not run. Remove the setting."
                 )
                 raise ModelLoadError(message)
@@ -99,42 +99,60 @@ def validate_settings(settings: Any, where: str, weights: int = 0) -> None:  # n
 def smallest_max_seq_length(
     limits: Iterable[tuple[str, Any]], model: str, at_least: int = MIN_MAX_LENGTH
 ) -> int:
-    """Return the most tokens that a model reads: the least of what its files say.
+    """Return a model's maximum sequence length: the smallest limit in its files.
 
     Args:
-        limits: Entries of the files and their values.
-        model: Its name, for messages.
-        at_least: What each must be. A pair of an encoder has special tokens, and is not cut
-            to nothing.
+        limits: Names and values of the limits.
+        model: The model's name, for error messages.
+        at_least: Smallest valid value. The default leaves room for the special tokens of a pair.
 
     Raises:
-        ModelLoadError: If a value is no such number of tokens.
+        ModelLoadError: If a value is not a valid number of tokens.
     """
-    known = list(limits)
-    for name, most in known:
-        if isinstance(most, bool) or not isinstance(most, (int, float)) or not most >= at_least:
+    values = []
+    for name, value in limits:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not value >= at_least:
             message = (
-                f"{name} is {most!r:.80} in the files of {model!r}; it must be a number of tokens, "
-                f"at least {at_least}. Mend the file."
+                f"{name} is {value!r:.80} in the files of {model!r}; it must be a number of "
+                f"tokens of at least {at_least}. Fix the file."
             )
             raise ModelLoadError(message)
-    return int(min(most for _, most in known))
+        values.append(value)
+    return int(min(values))
 
 
-def _refuse(what: str, where: str, allowed: str) -> None:
+def _validate_sizes(group: dict[str, Any], where: str, weight_bytes: int) -> None:
+    sizes = {
+        name: value
+        for name, value in group.items()
+        if name in _MAX_SIZE and isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    for name, value in sizes.items():
+        if not 0 <= value <= _MAX_SIZE[name]:
+            setting = f"{name} is {value:.6g}"
+            raise _invalid(setting, where, f"from 0 to {_MAX_SIZE[name]}")
+    for names, maximum in _WEIGHT_SIZES:
+        product = math.prod(sizes.get(name, 0) for name in names)
+        allowed: float = maximum
+        if weight_bytes:
+            allowed = min(maximum, _MAX_WEIGHTS_PER_BYTE * weight_bytes + _ALWAYS_ALLOWED_WEIGHTS)
+        if product > allowed:
+            setting = f"{' times '.join(names)} is {product:.6g}"
+            raise _invalid(setting, where, f"at most {allowed:.6g} with these weights")
+
+
+def _invalid(setting: str, where: str, allowed: str) -> ModelLoadError:
     message = (
-        f"{what} in {where}; it must be {allowed}. The file is damaged, or not that of a model."
+        f"{setting} in {where}; it must be {allowed}. The file is damaged, or does not belong to a "
+        "model."
     )
-    raise ModelLoadError(message)
+    return ModelLoadError(message)
 
 
-def _bounded(name: str, value: object) -> bool:
-    return name in _MAX_SIZE and isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _groups(settings: Any, depth: int = 0) -> Iterator[dict[str, Any]]:  # noqa: ANN401  (JSON)
-    """Yield a configuration, and those within it."""
-    if isinstance(settings, dict) and depth <= _DEPTH:
+def _groups(settings: Any, depth: int = 0) -> Iterator[dict[str, Any]]:  # noqa: ANN401  (any JSON)
+    """Yield a configuration and the configurations nested in it."""
+    if isinstance(settings, dict) and depth <= _MAX_DEPTH:
         yield settings
         for value in settings.values():
             yield from _groups(value, depth + 1)

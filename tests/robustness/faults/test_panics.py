@@ -55,7 +55,7 @@ def test_a_panic_reaches_only_its_request(made: Path, tmp_path: Path) -> None:
 
     rust, tokenizer._tokenizer = tokenizer._tokenizer, Panicking()
     threads = set(reranker.engine._scheduler.crew._threads)
-    with pytest.raises(InferenceError, match="the tokenizer broke down"):
+    with pytest.raises(InferenceError, match="the tokenizer panicked"):
         reranker.score([("rain", "5 \u20ac")])
     assert reranker.score([("rain", "water")]) == wanted
     assert set(reranker.engine._scheduler.crew._threads) == threads
