@@ -6,7 +6,6 @@ the loaders that the engine calls.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rerank_plugins._lazy import require
@@ -84,8 +83,8 @@ class TableLoader:
             ModelLoadError: If the backend is ``"auto"`` and the model fits no backend.
         """
         name = config.backend
-        if config.settings is not None:
-            name = config.settings.backend_name
+        if config.spec is not None:
+            name = config.spec.backend_name
             if config.backend not in ("auto", name):
                 message = (
                     f"backend is {config.backend!r}, but {config.model} needs {name!r}. "
@@ -110,7 +109,7 @@ class TableLoader:
                 "optimize a model; only 'torch' can. Omit optimize."
             )
             raise ConfigurationError(message)
-        resolved: ModelConfig = self._class(name).resolve(replace(config, backend=name))
+        resolved: ModelConfig = self._class(name).resolve(config.replace(backend=name))
         return resolved
 
     def load(self, config: ModelConfig) -> Backend[Any]:

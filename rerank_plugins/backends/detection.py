@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,6 +115,4 @@ def _options(config: ModelConfig, source: str) -> dict[str, Any]:
         ),
         str,
     )
-    return hub_options(
-        replace(config, local_files_only=config.local_files_only or is_local), source
-    )
+    return hub_options(config.replace(local_files_only=config.local_files_only or is_local), source)

@@ -34,7 +34,7 @@ _UNREADABLE: Final = (ArithmeticError, AttributeError, LookupError, OSError, Typ
 """Exceptions of an invalid header or list of modules."""
 
 
-def fingerprint(source: str, revision: str | None, cache_folder: str | None) -> str:
+def fingerprint(source: str, revision: str | None, cache_folder: str | Path | None) -> str:
     """Return the digest of a model's files.
 
     Files are read completely, except for large weights, where the header and blocks spread
@@ -65,7 +65,7 @@ def fingerprint(source: str, revision: str | None, cache_folder: str | None) -> 
     return digest.hexdigest()
 
 
-def _find_folder(source: str, revision: str | None, cache_folder: str | None) -> Path:
+def _find_folder(source: str, revision: str | None, cache_folder: str | Path | None) -> Path:
     if Path(source).is_absolute():
         return Path(source)
     for name in ("config.json", "modules.json"):

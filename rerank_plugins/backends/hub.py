@@ -71,7 +71,7 @@ def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
             'model.safetensors, a Hub name such as "BAAI/bge-reranker-v2-m3", or "mini".'
         )
         raise ModelLoadError(message)
-    return config.model
+    return str(config.model)
 
 
 def find_folder(model: str) -> Path | None:

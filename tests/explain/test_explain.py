@@ -26,14 +26,14 @@ def ranked(texts: list[str] = TEXTS, **options: object) -> tuple[Ranking, FakeCr
 
 def test_ranks_before_and_after() -> None:
     backend = FakeCrossEncoder()
-    ranking = Reranker(backend).rank(QUERY, TEXTS, first_stage=[0.9, 0.8, 0.7])
+    ranking = Reranker(backend).rank(QUERY, TEXTS, retrieval_scores=[0.9, 0.8, 0.7])
     found = ranking.explain()
     assert [(one.rank_before, one.rank_after, one.moved) for one in found] == [
         (3, 1, 2),
         (2, 2, 0),
         (1, 3, -2),
     ]
-    assert [one.document.first_stage for one in found] == [0.7, 0.8, 0.9]
+    assert [one.document.retrieval_score for one in found] == [0.7, 0.8, 0.9]
     assert [one.document for one in found] == list(ranking)
     assert sum(one.moved for one in found) == 0
     assert found.left_out == 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NamedTuple, cast
 
 import numpy as np
@@ -64,7 +64,7 @@ class RemoteCrossEncoder:
             MissingDependencyError: If the extra ``remote`` is not installed.
             ConfigurationError: If the token is missing or invalid.
         """
-        remote = cast("RemoteSpec", config.settings)
+        remote = cast("RemoteSpec", config.spec)
         self._remote = remote
         self.identity = ModelIdentity(str(remote), None, remote.api, "unknown", _UNKNOWN_MAX_LENGTH)
         self.scale = remote.protocol.scale
@@ -83,7 +83,7 @@ class RemoteCrossEncoder:
         Raises:
             ConfigurationError: If a setting applies only to models in this process.
         """
-        remote = config.settings or RemoteSpec(config.model, api=cast("ApiName", config.backend))
+        remote = config.spec or RemoteSpec(config.model, api=cast("ApiName", config.backend))
         defaults = ModelConfig()
         for name in _LOCAL_SETTINGS:
             value = getattr(config, name)
@@ -93,7 +93,7 @@ class RemoteCrossEncoder:
                     f"Omit {name}."
                 )
                 raise ConfigurationError(message)
-        return replace(config, model=str(remote), settings=remote)
+        return config.replace(model=str(remote), spec=remote)
 
     def prepare(
         self, items: Sequence[TextPair], max_length: int | None = None
