@@ -47,7 +47,7 @@ class DecoderSpec:
     Example:
         >>> from rerank_plugins import DecoderSpec, Reranker
         >>> model = DecoderSpec("./tuned", family="qwen3", instruction="Find the clause.")
-        >>> Reranker(model, top_n=5).config.top_n
+        >>> Reranker(model, top_n=5).top_n
         5
     """
 
@@ -107,7 +107,7 @@ class FlagSpec:
     Example:
         >>> from rerank_plugins import FlagSpec, Reranker
         >>> model = FlagSpec("BAAI/bge-reranker-v2-minicpm-layerwise", cutoff_layers=28)
-        >>> Reranker(model, top_n=5).config.top_n
+        >>> Reranker(model, top_n=5).top_n
         5
     """
 
@@ -264,7 +264,7 @@ class RemoteSpec:
     Example:
         >>> from rerank_plugins import RemoteSpec, Reranker
         >>> model = RemoteSpec("http://10.0.0.5:8080", api="tei", token_env="TEI_TOKEN")
-        >>> Reranker(model, top_n=5).config.top_n
+        >>> Reranker(model, top_n=5).top_n
         5
     """
 

@@ -1,4 +1,4 @@
-"""Our embeddings are those of sentence-transformers, normalized."""
+"""Embeddings equal those of sentence-transformers, normalized."""
 
 from __future__ import annotations
 
@@ -64,25 +64,25 @@ def prompted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reference(folder: Path, **kwargs: Any) -> tuple[FloatArray, FloatArray]:
-    """Return the peer's own embeddings of the documents, as queries and as documents."""
+    """Return reference embeddings of the documents, as queries and as documents."""
     peer = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
     options = {"normalize_embeddings": True, "show_progress_bar": False, **kwargs}
     queries = peer.encode_query(DOCUMENTS, **options)
     return np.asarray(queries), np.asarray(peer.encode_document(DOCUMENTS, **options))
 
 
-def assert_close(made: FloatArray, wanted: FloatArray) -> None:
-    np.testing.assert_allclose(made, wanted, rtol=0, atol=1e-5)
+def assert_close(vectors: FloatArray, expected: FloatArray) -> None:
+    np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
 
 
-def test_embeddings_equal_the_reference_with_the_models_prompts(folder: Path) -> None:
+def test_embeddings_with_the_models_prompts_equal_the_reference(folder: Path) -> None:
     encoder = BiEncoder(folder, dtype="float32")
     queries, documents = reference(folder)
     assert_close(encoder.encode_query(DOCUMENTS), queries)
     assert_close(encoder.encode_document(DOCUMENTS), documents)
 
 
-def test_the_models_prompts_matter(prompted: Path) -> None:
+def test_the_models_prompts_change_embeddings(prompted: Path) -> None:
     queries, documents = reference(prompted)
     plain, _ = reference(prompted, prompt="")
     assert np.abs(queries - documents).max() > 0.01
@@ -90,15 +90,15 @@ def test_the_models_prompts_matter(prompted: Path) -> None:
 
 
 def test_prompts_can_be_overridden(prompted: Path) -> None:
-    encoder = BiEncoder(prompted, dtype="float32", query_prompt="rain: ", document_prompt="")
+    encoder = BiEncoder(prompted, dtype="float32", prompts={"query": "rain: ", "document": ""})
     assert_close(encoder.encode_query(DOCUMENTS), reference(prompted, prompt="rain: ")[0])
     assert_close(encoder.encode_document(DOCUMENTS), reference(prompted, prompt="")[1])
 
 
-def test_a_broken_prompt_is_read_as_a_broken_text_is(prompted: Path) -> None:
-    broken = BiEncoder(prompted, dtype="float32", query_prompt="a \ud800: ")
-    whole = BiEncoder(prompted, dtype="float32", query_prompt="a \ufffd: ")
-    assert_close(broken.encode_query(["rain"]), whole.encode_query(["rain"]))
+def test_lone_surrogates_in_prompts_are_replaced(prompted: Path) -> None:
+    broken = BiEncoder(prompted, dtype="float32", prompts={"query": "a \ud800: "})
+    replaced = BiEncoder(prompted, dtype="float32", prompts={"query": "a \ufffd: "})
+    assert_close(broken.encode_query(["rain"]), replaced.encode_query(["rain"]))
 
 
 def test_the_embedded_model_equals_the_reference() -> None:
@@ -116,26 +116,26 @@ def test_vectors_have_unit_length_in_every_data_type(prompted: Path, dtype: Any)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-def test_no_texts_make_no_rows(prompted: Path) -> None:
+def test_no_texts_give_no_rows(prompted: Path) -> None:
     encoder = BiEncoder(prompted, dtype="float32")
     for vectors in (encoder.encode_query([]), encoder.encode_document([])):
         assert vectors.shape == (0, encoder.dimension)
         assert vectors.dtype == np.float32
 
 
-def test_max_length_cuts_prompt_and_text_together(prompted: Path) -> None:
+def test_max_length_truncates_prompt_and_text_together(prompted: Path) -> None:
     encoder = BiEncoder(prompted, dtype="float32", max_length=20)
     peer = SentenceTransformer(str(prompted), device="cpu")
     peer.max_seq_length = 20
-    wanted = np.asarray(peer.encode_query(DOCUMENTS, normalize_embeddings=True))
-    assert_close(encoder.encode_query(DOCUMENTS), wanted)
+    expected = np.asarray(peer.encode_query(DOCUMENTS, normalize_embeddings=True))
+    assert_close(encoder.encode_query(DOCUMENTS), expected)
     short, long = encoder.engine.backend.prepare(
         [RoleText("rain", "query"), RoleText("rain " * 100, "query")], 20
     )
     assert (short.truncated, long.truncated, long.tokens) == (False, True, 20)
 
 
-def test_max_length_cannot_exceed_the_models_reach(prompted: Path) -> None:
+def test_max_length_cannot_exceed_the_models_maximum(prompted: Path) -> None:
     assert BiEncoder(prompted, max_length=100_000).engine.backend.identity.max_length == 512
 
 
@@ -143,6 +143,6 @@ def test_an_embedding_does_not_depend_on_its_batch(prompted: Path) -> None:
     encoder = BiEncoder(prompted, dtype="float32")
     together = encoder.encode_document(DOCUMENTS)
     alone = np.concatenate([encoder.encode_document([text]) for text in DOCUMENTS])
-    backwards = encoder.encode_document(DOCUMENTS[::-1])[::-1]
+    reverse = encoder.encode_document(DOCUMENTS[::-1])[::-1]
     assert_close(together, alone)
-    assert_close(backwards, alone)
+    assert_close(reverse, alone)

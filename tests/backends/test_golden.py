@@ -1,7 +1,7 @@
-"""The embedded model's scores of 200 pairs of real text, whichever way they are computed.
+"""Golden scores of the embedded model for 200 pairs of real text, in every configuration.
 
-They are sentence-transformers' own, in float32. New weights need new ones: run
-``python -m benchmarks.golden``, which measures every way too, then ``python -m benchmarks.tables``.
+The golden scores are those of sentence-transformers in float32. After a change of the weights, run
+``python -m benchmarks.golden`` and then ``python -m benchmarks.tables``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.tables import committed
 from rerank_plugins import Reranker
 from rerank_plugins.errors import ConfigurationError
 
-HOW = "python -m benchmarks.golden"
+COMMAND = "python -m benchmarks.golden"
 
 
 @pytest.fixture(scope="module")
@@ -26,47 +26,47 @@ def golden() -> pairs.Golden:
     return pairs.read()
 
 
-def test_they_are_of_these_weights_and_texts(
+def test_golden_scores_belong_to_these_weights_and_texts(
     golden: pairs.Golden, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert len(set(golden.pairs)) == 200
     assert np.ptp(golden.scores) > 5
-    kept = json.loads(pairs.FILE.read_text("utf-8"))
-    other = tmp_path / "golden.json"
-    monkeypatch.setattr(pairs, "FILE", other)
+    content = json.loads(pairs.FILE.read_text("utf-8"))
+    file = tmp_path / "golden.json"
+    monkeypatch.setattr(pairs, "FILE", file)
     for name in ("weights", "texts"):
-        other.write_text(json.dumps({**kept, name: "0" * 64}), "utf-8")
-        with pytest.raises(RuntimeError, match=HOW):
+        file.write_text(json.dumps({**content, name: "0" * 64}), "utf-8")
+        with pytest.raises(RuntimeError, match=COMMAND):
             pairs.read()
 
 
 @pytest.mark.slow
-def test_torch_scores_as_the_reference(golden: pairs.Golden) -> None:
+def test_torch_equals_the_reference(golden: pairs.Golden) -> None:
     scores = Reranker(dtype="float32").score(golden.pairs)
-    found = compare(scores, golden)
-    assert found["largest_difference"] < WAYS["torch, float32"].difference, HOW
-    assert found["kendall_tau"] > WAYS["torch, float32"].tau, HOW
-    assert found["other_first"] == 0
+    result = compare(scores, golden)
+    assert result["largest_difference"] < WAYS["torch, float32"].difference, COMMAND
+    assert result["kendall_tau"] > WAYS["torch, float32"].tau, COMMAND
+    assert result["other_first"] == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WAYS)
-def test_every_way_is_within_its_bounds(name: str, golden: pairs.Golden) -> None:
+def test_every_configuration_is_within_its_bounds(name: str, golden: pairs.Golden) -> None:
     way = WAYS[name]
     try:
         with way.opened() as score:
-            found = compare(score(golden.pairs), golden)
+            result = compare(score(golden.pairs), golden)
     except ConfigurationError as error:
         pytest.skip(f"this machine refuses it: {error}")
-    assert found["largest_difference"] < way.difference, HOW
-    assert found["kendall_tau"] > way.tau, HOW
+    assert result["largest_difference"] < way.difference, COMMAND
+    assert result["kendall_tau"] > way.tau, COMMAND
 
 
-def test_what_is_committed_is_within_the_bounds() -> None:
+def test_committed_results_are_within_the_bounds() -> None:
     ways = committed("golden")["ways"]
     assert ways.keys() == WAYS.keys()
-    for name, found in ways.items():
-        if "refused" not in found:
-            assert found["largest_difference"] < WAYS[name].difference, name
-            assert found["kendall_tau"] > WAYS[name].tau, name
-            assert found["allowed_difference"] == WAYS[name].difference, name
+    for name, result in ways.items():
+        if "refused" not in result:
+            assert result["largest_difference"] < WAYS[name].difference, name
+            assert result["kendall_tau"] > WAYS[name].tau, name
+            assert result["allowed_difference"] == WAYS[name].difference, name

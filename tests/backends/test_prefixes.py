@@ -1,4 +1,4 @@
-"""What pairs of a query begin with is computed once, and no score changes."""
+"""The common prefix of a query's pairs is computed once, and scores do not change."""
 
 from __future__ import annotations
 
@@ -22,62 +22,62 @@ def backend_of(folder: Path, *, reuse: bool) -> Any:
     return Reranker(model, dtype="float32").engine.backend
 
 
-def watch(backend: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return how many tokens each call of the model reads, padding included."""
-    seen: list[int] = []
+def record_token_counts(backend: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list of the number of tokens per forward pass, padding included."""
+    token_counts: list[int] = []
     base = backend._forward._base
 
     def counted(input_ids: torch.Tensor, **kwargs: Any) -> Any:
-        seen.append(input_ids.numel())
+        token_counts.append(input_ids.numel())
         return base(input_ids=input_ids, **kwargs)
 
     monkeypatch.setattr(backend._forward, "_base", counted)
-    return seen
+    return token_counts
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
-def test_a_batch_of_many_queries(architecture: str, tmp_path: Path) -> None:
+def test_prefix_reuse_does_not_change_scores(architecture: str, tmp_path: Path) -> None:
     folder = save_logit_score(architecture, tmp_path)
-    kept, whole = backend_of(folder, reuse=True), backend_of(folder, reuse=False)
-    assert kept._forward.reuse
+    reusing, plain = backend_of(folder, reuse=True), backend_of(folder, reuse=False)
+    assert reusing._forward.reuse
     pairs = [TextPair(query, text) for query in TEXTS[:3] for text in (*TEXTS, "", " \n a")]
-    pairs += [TextPair("asked once", "rain")]
-    prepared = kept.prepare(pairs)
-    wanted = np.concatenate([whole.run([one]) for one in prepared])
-    scale = 1e-5 * (1 + np.abs(wanted).max())
-    np.testing.assert_allclose(kept.run(prepared), wanted, rtol=0, atol=scale)
-    np.testing.assert_allclose(kept.run(prepared[::-1])[::-1], wanted, rtol=0, atol=scale)
+    pairs += [TextPair("another query", "rain")]
+    prepared = reusing.prepare(pairs)
+    expected = np.concatenate([plain.run([item]) for item in prepared])
+    scale = 1e-5 * (1 + np.abs(expected).max())
+    np.testing.assert_allclose(reusing.run(prepared), expected, rtol=0, atol=scale)
+    np.testing.assert_allclose(reusing.run(prepared[::-1])[::-1], expected, rtol=0, atol=scale)
 
 
-def test_the_prefix_is_computed_once_a_request(
+def test_the_prefix_is_computed_once_per_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = backend_of(save_logit_score("qwen3", tmp_path), reuse=True)
-    seen = watch(backend, monkeypatch)
+    token_counts = record_token_counts(backend, monkeypatch)
     prepared = backend.prepare([TextPair("who wrote it", text) for text in TEXTS])
     head = prepared[0].payload.head
-    own = [one.tokens - head for one in prepared]
+    remaining = [item.tokens - head for item in prepared]
     backend.run(prepared[:3])
     backend.run(prepared[3:])
-    assert seen == [head, 3 * max(own[:3]), 3 * max(own[3:])]
+    assert token_counts == [head, 3 * max(remaining[:3]), 3 * max(remaining[3:])]
 
 
-def test_few_prefixes_are_kept(tmp_path: Path) -> None:
+def test_the_number_of_cached_prefixes_is_limited(tmp_path: Path) -> None:
     backend = backend_of(save_logit_score("qwen3", tmp_path), reuse=True)
     for number in range(3 * forward._KEPT_PREFIXES):
         backend.run(backend.prepare([TextPair(f"query {number}", text) for text in ("a", "b")]))
     assert len(backend._forward._prefixes) == forward._KEPT_PREFIXES
 
 
-def test_a_wrong_prefix_is_found_at_load_and_none_is_kept(
+def test_wrong_prefixes_disable_reuse_at_load_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = save_logit_score("qwen3", tmp_path)
-    right = backend_of(folder, reuse=False)
-    usual = forward.LastToken._prefix
+    expected = backend_of(folder, reuse=False)
+    original = forward.LastToken._prefix
 
     def wrong(self: Any, key: bytes) -> Any:
-        return [(keys * 2, values) for keys, values in usual(self, key)]
+        return [(keys * 2, values) for keys, values in original(self, key)]
 
     monkeypatch.setattr(forward.LastToken, "_prefix", wrong)
     with caplog.at_level(logging.WARNING, "rerank_plugins"):
@@ -85,4 +85,4 @@ def test_a_wrong_prefix_is_found_at_load_and_none_is_kept(
     assert not backend._forward.reuse
     assert "none is kept" in caplog.text
     prepared = backend.prepare([TextPair("rain", text) for text in TEXTS])
-    np.testing.assert_allclose(backend.run(prepared), right.run(prepared), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(backend.run(prepared), expected.run(prepared), rtol=0, atol=1e-5)

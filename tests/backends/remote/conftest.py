@@ -1,4 +1,4 @@
-"""Servers and models that talk to them."""
+"""Fake servers, and specifications of remote models on them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Start = Callable[..., StandIn]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start a server that speaks an API."""
+    """Start fake servers with a given API."""
     servers: list[StandIn] = []
 
-    def starts(api: str = "tei") -> StandIn:
+    def start_server(api: str = "tei") -> StandIn:
         servers.append(StandIn(api))
         return servers[-1]
 
-    yield starts
+    yield start_server
     for server in servers:
         server.stop()
 
@@ -39,8 +39,9 @@ def any_server(request: pytest.FixtureRequest, start: Start) -> StandIn:
 
 
 def remote(*servers: StandIn, **settings: Any) -> RemoteSpec:
-    """Return a model on servers of one kind, which gives up fast."""
+    """Return the specification of a model on servers with the same API."""
     api: Any = servers[0].api
-    named: dict[str, Any] = {"model": "m"} if api in ("cohere", "jina") else {}
-    defaults: dict[str, Any] = {"timeout_s": 10.0, "deadline_s": 30.0, "token": TOKEN, **named}
-    return RemoteSpec([one.url for one in servers], api=api, **defaults | settings)
+    defaults: dict[str, Any] = {"timeout_s": 10.0, "deadline_s": 30.0, "token": TOKEN}
+    if api in ("cohere", "jina"):
+        defaults["model"] = "m"
+    return RemoteSpec([server.url for server in servers], api=api, **defaults | settings)
