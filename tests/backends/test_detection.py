@@ -116,10 +116,10 @@ def test_a_chat_template_without_the_two_roles_is_refused(tmp_path: Path) -> Non
 def test_a_fine_tuned_model_uses_the_prompt_of_its_family(tmp_path: Path) -> None:
     folder = save_language_model("qwen3", tmp_path / "tuned")
     model = DecoderSpec(str(folder), family="qwen3", instruction="Find the clause.")
-    scores = Reranker(model, dtype="float32").score(PAIRS)
+    scores = Reranker(model, dtype="float32", activation="none").score(PAIRS)
     expected = prompted_scores("qwen3", folder, PAIRS, "Find the clause.")
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
-    other = Reranker(DecoderSpec(str(folder), family="qwen3"), dtype="float32")
+    other = Reranker(DecoderSpec(str(folder), family="qwen3"), dtype="float32", activation="none")
     assert np.abs(other.score(PAIRS) - expected).max() > 1e-3
     again = Reranker(model, dtype="float32")
     assert other.engine.identity.fingerprint != again.engine.identity.fingerprint
@@ -147,7 +147,7 @@ def test_settings_of_other_variants_are_refused(tmp_path: Path) -> None:
     for settings, message in (
         (
             {"compress_ratio": 2},
-            "compress_ratio is 2, and .* is layerwise, which does not support it",
+            "compress_ratio is 2, but .* is layerwise, which does not support it",
         ),
         ({"cutoff_layers": 1}, "cutoff_layers is 1; .* scores after layers 2 to 4"),
     ):

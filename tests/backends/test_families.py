@@ -53,7 +53,7 @@ def expected(case: Case, folder: Path) -> FloatArray:
 
 @pytest.mark.filterwarnings("ignore")  # warnings of the reference libraries
 def test_scores_equal_the_reference(case: Case, folder: Path, expected: FloatArray) -> None:
-    reranker = Reranker(case.model(folder), dtype="float32")
+    reranker = Reranker(case.model(folder), dtype="float32", activation="none")
     assert reranker.engine.backend.identity.backend == case.backend
     np.testing.assert_allclose(reranker.score(PAIRS), expected, rtol=0, atol=tolerance(expected))
 
@@ -63,7 +63,9 @@ def test_other_backends_give_the_same_scores(
     case: Case, folder: Path, expected: FloatArray
 ) -> None:
     for backend in case.others:
-        scores = Reranker(case.model(folder), backend=backend, dtype="float32").score(PAIRS)
+        scores = Reranker(
+            case.model(folder), backend=backend, dtype="float32", activation="none"
+        ).score(PAIRS)
         np.testing.assert_allclose(scores, expected, rtol=0, atol=tolerance(expected))
 
 
@@ -90,7 +92,7 @@ def test_truncation_removes_only_the_end_of_the_document(case: Case, folder: Pat
 def test_a_query_beyond_the_maximum_length_leaves_room_for_the_document(
     case: Case, folder: Path
 ) -> None:
-    reranker = Reranker(case.model(folder), dtype="float32", max_length=None)
+    reranker = Reranker(case.model(folder), dtype="float32", activation="none", max_length=None)
     backend = reranker.engine.backend
     query = " ".join(TEXTS * 60)
     first, second = backend.prepare([TextPair(query, "rain"), TextPair(query, "snow")])

@@ -54,7 +54,7 @@ def folder(reranker_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_the_unchanged_folder_works(folder: Path) -> None:
-    assert np.isfinite(Reranker(folder).score([("rain", "water")])).all()
+    assert np.isfinite(Reranker(folder, activation="none").score([("rain", "water")])).all()
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_only_max_length_limits_a_model_with_relative_positions(tmp_path: Path) 
     tokenizer = _unigram("$A </s> $B </s>")
     tokenizer.model_max_length = 10**6
     tokenizer.save_pretrained(tmp_path)
-    reranker = Reranker(tmp_path, dtype="float32", max_length=700)
+    reranker = Reranker(tmp_path, dtype="float32", activation="none", max_length=700)
     assert reranker.rank("rain", ["rain " * 2000]).stats.tokens == 700
     pairs = [(TEXTS[0], document) for document in TEXTS]
     peer = CrossEncoder(str(tmp_path), device="cpu")
@@ -457,11 +457,15 @@ def test_a_cached_hub_model_needs_no_network(folder: Path, tmp_path: Path) -> No
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     start = time.perf_counter()
-    reranker = Reranker("some-owner/some-model", cache_folder=tmp_path / "cache", dtype="float32")
+    reranker = Reranker(
+        "some-owner/some-model", cache_folder=tmp_path / "cache", dtype="float32", activation="none"
+    )
     pairs = [(TEXTS[0], document) for document in TEXTS]
     scores = reranker.score(pairs)
     assert time.perf_counter() - start < 10
-    np.testing.assert_array_equal(scores, Reranker(folder, dtype="float32").score(pairs))
+    np.testing.assert_array_equal(
+        scores, Reranker(folder, dtype="float32", activation="none").score(pairs)
+    )
 
 
 def test_no_request_is_sent_to_the_hub_when_offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,8 +59,8 @@ def replicas(*devices: str) -> tuple[CrossEncoderReplicas, list[Any]]:
 
 def test_scores_equal_those_of_one_device(tmp_path: Path) -> None:
     folder = save_reranker("bert", tmp_path)
-    single = Reranker(folder, device="cpu", dtype="float32")
-    double = Reranker(folder, device=["cpu", "cpu"], dtype="float32")
+    single = Reranker(folder, device="cpu", dtype="float32", activation="none")
+    double = Reranker(folder, device=["cpu", "cpu"], dtype="float32", activation="none")
     np.testing.assert_allclose(double.score(PAIRS), single.score(PAIRS), rtol=0, atol=1e-5)
     assert double.engine is not single.engine
     assert double.engine.identity == single.engine.identity
@@ -193,6 +193,6 @@ def test_adapters_take_several_devices(tmp_path: Path) -> None:
 def test_all_gpus_score_like_one(tmp_path: Path) -> None:
     folder = save_reranker("bert", tmp_path)
     names = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    single = Reranker(folder, device="cuda:0").score(PAIRS)
-    replicated = Reranker(folder, device=[*names, *names]).score(PAIRS)
+    single = Reranker(folder, device="cuda:0", activation="none").score(PAIRS)
+    replicated = Reranker(folder, device=[*names, *names], activation="none").score(PAIRS)
     np.testing.assert_allclose(replicated, single, rtol=0, atol=0.02 * float(np.ptp(single)))

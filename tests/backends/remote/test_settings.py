@@ -78,7 +78,7 @@ def test_a_url_alone_is_not_enough() -> None:
     with pytest.raises(ConfigurationError, match="url must be an address"):
         Reranker("mini", backend="tei").warm_up()
     with pytest.raises(ConfigurationError, match="backend is 'tei'; allowed are auto, sentence"):
-        BiEncoder(RemoteSpec(URL, api="tei")).warm_up()  # type: ignore[arg-type]
+        BiEncoder(RemoteSpec(URL, api="tei")).warm_up()
 
 
 def test_equal_settings_compare_equal() -> None:
