@@ -22,8 +22,7 @@ from rerank_plugins.backends.hub import bi_encoder_folder, hub_options, locate, 
 from rerank_plugins.backends.model_files import validate_modules, validate_source
 from rerank_plugins.backends.text import replace_surrogates
 from rerank_plugins.backends.tokenizer import private_tokenizer
-from rerank_plugins.backends.torch.loading import agrees
-from rerank_plugins.backends.torch.packing import PackedEncoder, can_pack_encoder
+from rerank_plugins.backends.torch.packing import PackedEncoder, can_pack_encoder, outputs_agree
 from rerank_plugins.backends.torch.tokenization import RoleTokenizer
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Role, RoleText, TokenizedItem, unit_vectors
@@ -100,8 +99,8 @@ class SentenceTransformerBiEncoder:
         self._role_tokens = RoleTokenizer(self._tokenizer, self.prompts, max_seq_length)
         self._packed = self._checked_packing() if can_pack_encoder(model) else None
         self.is_padded = self._packed is None
-        if self._packed is not None and self._packed.lanes is not None:
-            self.batch_tokens = self._packed.lanes.batch_tokens
+        if self._packed is not None and self._packed.thread_pool is not None:
+            self.batch_tokens = self._packed.thread_pool.batch_tokens
 
     def prepare(
         self, items: Sequence[RoleText], max_length: int | None = None
@@ -185,7 +184,7 @@ class SentenceTransformerBiEncoder:
             self.model, getattr(torch, dtype), max_seq_length=self.identity.max_length, name=name
         )
         vectors = unit_vectors(packed(self._role_tokens.prepare(PROBES, 128)))
-        if agrees(vectors, expected, name, dtype):
+        if outputs_agree(vectors, expected, name, dtype):
             return packed
         packed.close()
         return None

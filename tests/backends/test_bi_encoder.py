@@ -1,4 +1,4 @@
-"""Embeddings equal those of sentence-transformers, normalized."""
+"""Embedding parity with sentence-transformers, normalized."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def prompted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reference(folder: Path, **kwargs: Any) -> tuple[FloatArray, FloatArray]:
-    """Return reference embeddings of the documents, as queries and as documents."""
+    """Return sentence-transformers' embeddings of the documents, as queries and as documents."""
     peer = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
     options = {"normalize_embeddings": True, "show_progress_bar": False, **kwargs}
     queries = peer.encode_query(DOCUMENTS, **options)
@@ -75,14 +75,14 @@ def assert_close(vectors: FloatArray, expected: FloatArray) -> None:
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
 
 
-def test_embeddings_with_the_models_prompts_equal_the_reference(folder: Path) -> None:
+def test_embeddings_equal_the_reference_with_the_models_prompts(folder: Path) -> None:
     encoder = BiEncoder(folder, dtype="float32")
     queries, documents = reference(folder)
     assert_close(encoder.encode_query(DOCUMENTS), queries)
     assert_close(encoder.encode_document(DOCUMENTS), documents)
 
 
-def test_the_models_prompts_change_embeddings(prompted: Path) -> None:
+def test_prompts_change_embeddings(prompted: Path) -> None:
     queries, documents = reference(prompted)
     plain, _ = reference(prompted, prompt="")
     assert np.abs(queries - documents).max() > 0.01
@@ -95,10 +95,10 @@ def test_prompts_can_be_overridden(prompted: Path) -> None:
     assert_close(encoder.encode_document(DOCUMENTS), reference(prompted, prompt="")[1])
 
 
-def test_lone_surrogates_in_prompts_are_replaced(prompted: Path) -> None:
-    broken = BiEncoder(prompted, dtype="float32", prompts={"query": "a \ud800: "})
+def test_an_invalid_prompt_is_read_like_an_invalid_text(prompted: Path) -> None:
+    invalid = BiEncoder(prompted, dtype="float32", prompts={"query": "a \ud800: "})
     replaced = BiEncoder(prompted, dtype="float32", prompts={"query": "a \ufffd: "})
-    assert_close(broken.encode_query(["rain"]), replaced.encode_query(["rain"]))
+    assert_close(invalid.encode_query(["rain"]), replaced.encode_query(["rain"]))
 
 
 def test_the_embedded_model_equals_the_reference() -> None:
@@ -135,14 +135,14 @@ def test_max_length_truncates_prompt_and_text_together(prompted: Path) -> None:
     assert (short.truncated, long.truncated, long.tokens) == (False, True, 20)
 
 
-def test_max_length_cannot_exceed_the_models_maximum(prompted: Path) -> None:
+def test_max_length_is_limited_by_the_model(prompted: Path) -> None:
     assert BiEncoder(prompted, max_length=100_000).engine.backend.identity.max_length == 512
 
 
 def test_an_embedding_does_not_depend_on_its_batch(prompted: Path) -> None:
     encoder = BiEncoder(prompted, dtype="float32")
     together = encoder.encode_document(DOCUMENTS)
-    alone = np.concatenate([encoder.encode_document([text]) for text in DOCUMENTS])
-    reverse = encoder.encode_document(DOCUMENTS[::-1])[::-1]
-    assert_close(together, alone)
-    assert_close(reverse, alone)
+    single = np.concatenate([encoder.encode_document([text]) for text in DOCUMENTS])
+    reversed_order = encoder.encode_document(DOCUMENTS[::-1])[::-1]
+    assert_close(together, single)
+    assert_close(reversed_order, single)

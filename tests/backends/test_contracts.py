@@ -1,4 +1,4 @@
-"""Contract suites for every local backend, on tiny models."""
+"""Contract suite of every backend, on tiny models."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ has_flag = pytest.mark.skipif(
 )
 
 
-def make_config(folder: Path, backend: str = "") -> ModelConfig:
+def config(folder: Path, backend: str = "") -> ModelConfig:
     return ModelConfig(str(folder), backend=backend, dtype="float32", max_length=None)
 
 
-def flag_backend(model: FlagSpec) -> FlagCrossEncoder:
-    config = ModelConfig(str(model), backend="flag", dtype="float32", spec=model)
-    return FlagCrossEncoder(FlagCrossEncoder.resolve(config))
+def flag(model: FlagSpec) -> FlagCrossEncoder:
+    settings = ModelConfig(str(model), backend="flag", dtype="float32", spec=model)
+    return FlagCrossEncoder(FlagCrossEncoder.resolve(settings))
 
 
 class TestDecoder(CrossEncoderContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> CrossEncoderBackend:
         folder = save_logit_score("qwen3", tmp_path)
-        return DecoderCrossEncoder(DecoderCrossEncoder.resolve(make_config(folder)))
+        return DecoderCrossEncoder(DecoderCrossEncoder.resolve(config(folder)))
 
 
 class TestModular(CrossEncoderContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> Iterator[CrossEncoderBackend]:
         folder = save_modular("modernbert", tmp_path)
-        backend = TorchCrossEncoder(TorchCrossEncoder.resolve(make_config(folder)))
+        backend = TorchCrossEncoder(TorchCrossEncoder.resolve(config(folder)))
         yield backend
         backend.close()
 
@@ -58,18 +58,18 @@ class TestSbertModular(CrossEncoderContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> CrossEncoderBackend:
         cls = SentenceTransformerCrossEncoder
-        return cls(cls.resolve(make_config(save_modular("bert", tmp_path, pooling="mean"))))
+        return cls(cls.resolve(config(save_modular("bert", tmp_path, pooling="mean"))))
 
 
 class TestSbertDecoder(CrossEncoderContract):
-    # For scores up to 3. sentence-transformers passes no positions, so padding on the left shifts
-    # them, and the rotary angles are rounded to float32.
+    # For scores up to 3: sentence-transformers passes no positions, so padding on the left shifts
+    # them, and rotary angles are rounded to float32.
     tolerance = 3e-5
 
     @pytest.fixture
     def backend(self, tmp_path: Path) -> CrossEncoderBackend:
         cls = SentenceTransformerCrossEncoder
-        return cls(cls.resolve(make_config(save_logit_score("gemma2", tmp_path))))
+        return cls(cls.resolve(config(save_logit_score("gemma2", tmp_path))))
 
 
 class TestLayerwise(CrossEncoderContract):
@@ -77,30 +77,30 @@ class TestLayerwise(CrossEncoderContract):
 
     @pytest.fixture
     def backend(self, tmp_path: Path) -> CrossEncoderBackend:
-        return flag_backend(FlagSpec(str(save_layerwise(tmp_path)), cutoff_layers=3))
+        return flag(FlagSpec(str(save_layerwise(tmp_path)), cutoff_layers=3))
 
 
 class TestLightweight(CrossEncoderContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> CrossEncoderBackend:
         folder = str(save_lightweight(tmp_path))
-        return flag_backend(FlagSpec(folder, compress_ratio=4, compress_layers=(1, 2)))
+        return flag(FlagSpec(folder, compress_ratio=4, compress_layers=(1, 2)))
 
 
 @has_flag
-@pytest.mark.filterwarnings("ignore")  # warnings of the library's imports
+@pytest.mark.filterwarnings("ignore")  # warnings of the imports of FlagEmbedding
 class TestFlagReference(CrossEncoderContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> CrossEncoderBackend:
         folder = str(save_reranker("roberta", tmp_path))
-        return flag_backend(FlagSpec(folder, variant="encoder-only"))
+        return flag(FlagSpec(folder, variant="encoder-only"))
 
 
 class TestBiEncoder(BiEncoderContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> BiEncoderBackend:
         cls = SentenceTransformerBiEncoder
-        return cls(cls.resolve(make_config(save_dense("qwen3", tmp_path))))
+        return cls(cls.resolve(config(save_dense("qwen3", tmp_path))))
 
 
 @has_flag
@@ -109,4 +109,4 @@ class TestFlagBiEncoder(BiEncoderContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> BiEncoderBackend:
         folder = save_dense("xlm-roberta", tmp_path)
-        return FlagBiEncoder(FlagBiEncoder.resolve(make_config(folder)))
+        return FlagBiEncoder(FlagBiEncoder.resolve(config(folder)))

@@ -87,13 +87,13 @@ def test_other_kinds_of_models_are_refused(tmp_path: Path) -> None:
     language_model = save_language_model("llama", tmp_path / "lm")
     with pytest.raises(ModelLoadError, match="LlamaForCausalLM, a generative language model"):
         Reranker(language_model).warm_up()
-    with pytest.raises(ModelLoadError, match="nothing in its files says how it reranks"):
+    with pytest.raises(ModelLoadError, match="files do not describe how it reranks"):
         Reranker(DecoderSpec(str(language_model))).warm_up()
     classifier = save_classifier("qwen2", tmp_path / "five", labels=5)
     with pytest.raises(ModelLoadError, match="has 5 labels"):
         Reranker(classifier).warm_up()
     encoder = save_reranker("bert", tmp_path / "encoder")
-    with pytest.raises(ModelLoadError, match="is none of FlagEmbedding's rerankers"):
+    with pytest.raises(ModelLoadError, match="is not one of FlagEmbedding's rerankers"):
         Reranker(FlagSpec(str(language_model))).warm_up()
     (encoder / "modules.json").write_text('{"a": 1}')
     with pytest.raises(ModelLoadError, match=r"modules\.json .* does not list modules"):
@@ -109,7 +109,7 @@ def test_a_chat_template_that_the_backend_ignores_is_refused(tmp_path: Path) -> 
 def test_a_chat_template_without_the_two_roles_is_refused(tmp_path: Path) -> None:
     template = "{% for m in messages %}{{ m.content | trim }}{% endfor %}"
     folder = save_classifier("qwen3", tmp_path, template=template)
-    with pytest.raises(ModelLoadError, match="does not put a message of the role query"):
+    with pytest.raises(ModelLoadError, match="does not insert a message of the role query"):
         Reranker(folder).warm_up()
 
 
@@ -154,7 +154,7 @@ def test_settings_of_other_variants_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match=message):
             Reranker(FlagSpec(str(layerwise), **settings)).warm_up()  # type: ignore[arg-type]
     gemma = save_language_model("gemma", tmp_path / "bge-reranker-v2-gemma")
-    with pytest.raises(ConfigurationError, match="has no place for one"):
+    with pytest.raises(ConfigurationError, match="takes no instruction"):
         Reranker(DecoderSpec(str(gemma), family="gemma", instruction="x")).warm_up()
 
 

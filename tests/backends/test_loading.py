@@ -111,7 +111,7 @@ def test_a_hub_name_without_network_fails_quickly(
 OTHER_MODELS: dict[str, tuple[Callable[[], transformers.PreTrainedModel], str]] = {
     "encoder": (
         lambda: transformers.BertModel(transformers.BertConfig(**SIZES)),
-        r"is BertModel, not a reranker: .*belongs into BiEncoder",
+        r"is BertModel, not a reranker: .*Use BiEncoder",
     ),
     "masked language model": (
         lambda: transformers.BertForMaskedLM(transformers.BertConfig(**SIZES)),
@@ -127,7 +127,7 @@ OTHER_MODELS: dict[str, tuple[Callable[[], transformers.PreTrainedModel], str]] 
                 **SIZES, id2label={0: "contradiction", 1: "entailment", 2: "neutral"}
             )
         ),
-        r"has 3 labels \(contradiction, entailment, neutral\): it classifies",
+        r"has 3 labels \(contradiction, entailment, neutral\): it is a classifier",
     ),
 }
 

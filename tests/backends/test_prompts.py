@@ -1,4 +1,4 @@
-"""Prompts in a model's configuration."""
+"""Prompts of a model's own configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rerank_plugins.backends.model_files import read_prompts
 from rerank_plugins.errors import ModelLoadError
 
 
-def test_prompts_of_the_configuration_are_used(tmp_path: Path) -> None:
+def test_prompts_of_the_models_configuration_are_used(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(cross_encoder_folder(), tmp_path / "prompted"))
     settings = {"prompts": {"query": "query: ", "document": "passage: "}}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
@@ -38,9 +38,7 @@ def test_prompts_of_the_configuration_are_used(tmp_path: Path) -> None:
         ({"prompts": {"query": "", "document": "d: "}}, {"document": "d: "}),
     ],
 )
-def test_prompts_are_read_by_name(
-    settings: object, expected: dict[str, str], tmp_path: Path
-) -> None:
+def test_prompts_are_read(settings: object, expected: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings))
     assert read_prompts(str(tmp_path), {}) == expected
 

@@ -1,4 +1,4 @@
-"""Replicas on several devices behind one queue, tested with CPU replicas."""
+"""Replicas on several devices behind one queue, tested with replicas on the CPU."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ BATCH = [TextPair("red apple", "red apple"), TextPair("red apple", "blue sky")]
 
 
 class Device(FakeCrossEncoder):
-    """A device that may fail, and counts its batches."""
+    """A backend whose device may fail, and which counts its batches."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.name = str(config.device)
-        self.batch_count = 0
+        self.ran = 0
         self.closed = False
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
@@ -45,7 +45,7 @@ class Device(FakeCrossEncoder):
         if any(item.tokens > 30 for item in batch):
             message = "bad batch"
             raise RuntimeError(message)
-        self.batch_count += 1
+        self.ran += 1
         return super().run(batch)
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ def test_every_device_works_and_a_small_request_stays_on_one(
 ) -> None:
     reranker = Reranker(save_reranker("bert", tmp_path), device=("cpu",) * 3, dtype="float32")
     backends: Any = reranker.engine.backend._replicas  # type: ignore[attr-defined]
-    together = threading.Barrier(3, timeout=60)
+    barrier = threading.Barrier(3, timeout=60)
     calls: list[int] = []
     waiting = True
 
@@ -82,7 +82,7 @@ def test_every_device_works_and_a_small_request_stays_on_one(
         def call(batch: Sequence[TokenizedItem]) -> FloatArray:
             calls.append(number)
             if waiting:
-                together.wait()
+                barrier.wait()
             scores: FloatArray = run(batch)
             return scores
 
@@ -90,7 +90,7 @@ def test_every_device_works_and_a_small_request_stays_on_one(
 
     for number, backend in enumerate(backends):
         monkeypatch.setattr(backend, "run", recorded(number, backend.run))
-    # Each request fills a batch: the barrier opens only if three batches run at once.
+    # No two requests fit into one batch: the barrier opens only if three run at once.
     with ThreadPoolExecutor(3) as pool:
         monkeypatch.setattr(reranker.engine._scheduler._desk._queue, "budget", 1)
         list(pool.map(lambda text: reranker.score([(text, text)]), TEXTS[:3]))
@@ -105,7 +105,7 @@ def test_every_device_works_and_a_small_request_stays_on_one(
     assert len(calls) == 5
 
 
-def test_a_failing_device_is_removed(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_device_is_no_longer_used(caplog: pytest.LogCaptureFixture) -> None:
     backend, devices = replicas("missing:0", "good:0", "good:1")
     with caplog.at_level(logging.ERROR, "rerank_plugins"):
         for _ in range(6):
@@ -113,12 +113,12 @@ def test_a_failing_device_is_removed(caplog: pytest.LogCaptureFixture) -> None:
     assert len(caplog.records) == 1
     assert "missing:0 failed (RuntimeError: device lost)" in caplog.text
     assert "continuing with good:0, good:1" in caplog.text
-    assert sum(device.batch_count for device in devices) == 6
+    assert sum(device.ran for device in devices) == 6
     backend.close()
     assert all(device.closed for device in devices)
 
 
-def test_a_batch_that_fails_on_every_device_removes_none(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_batch_that_fails_on_every_device_disables_none(caplog: pytest.LogCaptureFixture) -> None:
     backend, _ = replicas("good:0", "good:1")
     for _ in range(3):
         with pytest.raises(RuntimeError, match="bad batch"):
@@ -127,7 +127,7 @@ def test_a_batch_that_fails_on_every_device_removes_none(caplog: pytest.LogCaptu
     assert not caplog.records
 
 
-def test_requests_fail_if_all_devices_fail() -> None:
+def test_requests_fail_without_hanging_if_all_devices_fail() -> None:
     backend, _ = replicas("missing:0", "missing:1")
     reranker = Reranker(backend)
     with ThreadPoolExecutor(8) as pool:
@@ -137,17 +137,17 @@ def test_requests_fail_if_all_devices_fail() -> None:
                 future.result(timeout=60)
 
 
-def test_a_loading_failure_closes_the_other_replicas() -> None:
+def test_a_device_that_fails_to_load_releases_the_others() -> None:
     loaded: list[Device] = []
 
     def make(config: ModelConfig) -> Device:
         if config.device == "small":
-            message = "out of memory"
+            message = "no room"
             raise ModelLoadError(message)
         loaded.append(Device(config))
         return loaded[-1]
 
-    with pytest.raises(ModelLoadError, match="out of memory"):
+    with pytest.raises(ModelLoadError, match="no room"):
         CrossEncoderReplicas(make, ModelConfig(device=["large", "small"]))
     assert [device.closed for device in loaded] == [True]
 
@@ -160,7 +160,7 @@ def test_invalid_devices_are_refused(device: Any) -> None:
         CrossEncoderCompressor(device=device).compress_documents([], "a")
 
 
-def test_an_unavailable_device_of_several_is_named() -> None:
+def test_a_missing_device_of_several_is_named() -> None:
     with pytest.raises(ConfigurationError, match="device is 'cuda:77'"):
         TorchCrossEncoder.resolve(ModelConfig(device=["cpu", "cuda:77"]))
 
@@ -171,7 +171,7 @@ def test_devices_share_one_data_type(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (mixed.device, mixed.dtype) == (("cuda:0", "cpu"), "float32")
 
 
-def test_bi_encoders_have_replicas() -> None:
+def test_bi_encoder_replicas_embed_the_same() -> None:
     texts = TEXTS * 20
     single, double = (
         BiEncoder(device=device, dtype="float32") for device in ("cpu", ["cpu", "cpu"])
@@ -181,12 +181,12 @@ def test_bi_encoders_have_replicas() -> None:
     double.close()
 
 
-def test_adapters_take_several_devices(tmp_path: Path) -> None:
+def test_adapters_accept_several_devices(tmp_path: Path) -> None:
     folder = str(save_reranker("bert", tmp_path))
     compressor = CrossEncoderCompressor(model=folder, device=["cpu", "cpu"], dtype="float32")
-    restored = CrossEncoderCompressor(**compressor.model_dump())
+    again = CrossEncoderCompressor(**compressor.model_dump())
     engine = Reranker(folder, device=["cpu", "cpu"], dtype="float32").engine
-    assert restored.reranker().engine is engine
+    assert again.reranker().engine is engine
 
 
 @pytest.mark.gpu
@@ -194,5 +194,5 @@ def test_all_gpus_score_like_one(tmp_path: Path) -> None:
     folder = save_reranker("bert", tmp_path)
     names = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     single = Reranker(folder, device="cuda:0", activation="none").score(PAIRS)
-    replicated = Reranker(folder, device=[*names, *names], activation="none").score(PAIRS)
-    np.testing.assert_allclose(replicated, single, rtol=0, atol=0.02 * float(np.ptp(single)))
+    many = Reranker(folder, device=[*names, *names], activation="none").score(PAIRS)
+    np.testing.assert_allclose(many, single, rtol=0, atol=0.02 * float(np.ptp(single)))

@@ -78,11 +78,11 @@ def _threads() -> set[threading.Thread]:
     for engine in engines:
         source: Any = engine._source
         backend = source._backend
-        for lanes in (
-            getattr(backend, "_lanes", None),
-            getattr(getattr(backend, "_packed", None), "lanes", None),
+        for pool in (
+            getattr(backend, "_thread_pool", None),
+            getattr(getattr(backend, "_packed", None), "thread_pool", None),
         ):
-            kept |= set(lanes.threads) if lanes is not None else set()
+            kept |= set(pool.threads) if pool is not None else set()
     return {
         thread
         for thread in threading.enumerate()

@@ -17,7 +17,7 @@ from tests.robustness.faults.scripts import run_script
 ROOT: Final = Path(__file__).parents[3]
 
 WALL_CLOCK: Final = {
-    "backends/openvino/store.py": "ages of files, whose times are the wall clock's",
+    "backends/openvino/model_cache.py": "ages of files, whose times are the wall clock's",
     "backends/remote/answers.py": "a Retry-After header may hold a date; its wait is bounded",
     "serving/logs.py": "when a line was logged",
     "tracing/tracer.py": "when a span began",
@@ -223,24 +223,24 @@ def test_a_conversion_that_looks_old_is_at_worst_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another process, for which a year has passed, tidies up in the middle of a write."""
-    store: Any = pytest.importorskip(
-        "rerank_plugins.backends.openvino.conversion", exc_type=ImportError
+    model_cache: Any = pytest.importorskip(
+        "rerank_plugins.backends.openvino.model_cache", exc_type=ImportError
     )
-    save, now = store.openvino.save_model, store.time.time
+    save, now = model_cache.openvino.save_model, model_cache.time.time
 
     def save_and_sweep(*values: Any, **named: Any) -> None:
         save(*values, **named)
         with monkeypatch.context() as patch:
-            patch.setattr(store.time, "time", lambda: now() + 400 * 86_400)
-            store._sweep(tmp_path)
+            patch.setattr(model_cache.time, "time", lambda: now() + 400 * 86_400)
+            model_cache._remove_stale(tmp_path)
 
-    given = store.openvino.opset13.parameter([-1], np.float32)
-    model = store.openvino.Model([given], [given])
+    given = model_cache.openvino.opset13.parameter([-1], np.float32)
+    model = model_cache.openvino.Model([given], [given])
     with monkeypatch.context() as patch:
-        patch.setattr(store.openvino, "save_model", save_and_sweep)
-        assert store.stored_model(tmp_path, "key", lambda: model) is model
-    assert "the converted model is not kept" in caplog.text
-    store.stored_model(tmp_path, "key", lambda: model)
+        patch.setattr(model_cache.openvino, "save_model", save_and_sweep)
+        assert model_cache.load_or_build(tmp_path, "key", lambda: model) is model
+    assert "the converted model is not cached" in caplog.text
+    model_cache.load_or_build(tmp_path, "key", lambda: model)
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 

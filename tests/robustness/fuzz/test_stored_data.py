@@ -162,14 +162,16 @@ def test_any_calibrator_is_refused_or_monotone(content: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def store() -> Any:
+def model_cache() -> Any:
     """The module of converted models; it needs OpenVINO."""
-    return pytest.importorskip("rerank_plugins.backends.openvino.conversion", exc_type=ImportError)
+    return pytest.importorskip("rerank_plugins.backends.openvino.model_cache", exc_type=ImportError)
 
 
 @fuzz(few=4, many=100, number=st.integers(0, 2), data=st.data())
-def test_damaged_conversions_are_built_anew(store: Any, number: int, data: st.DataObject) -> None:
-    openvino = store.openvino
+def test_damaged_conversions_are_built_anew(
+    model_cache: Any, number: int, data: st.DataObject
+) -> None:
+    openvino = model_cache.openvino
     built = []
 
     def build() -> Any:
@@ -178,7 +180,7 @@ def test_damaged_conversions_are_built_anew(store: Any, number: int, data: st.Da
         return openvino.Model([openvino.opset13.add(given, np.float32(5))], [given])
 
     with tempfile.TemporaryDirectory() as name:
-        store.stored_model(Path(name), "key", build)
+        model_cache.load_or_build(Path(name), "key", build)
         files = _files(Path(name) / "key")
         assert len(files) == 3
         valid = files[number].read_bytes()
@@ -189,7 +191,7 @@ def test_damaged_conversions_are_built_anew(store: Any, number: int, data: st.Da
         else:
             content = data.draw(damaged(valid) | st.just(b""))
         files[number].write_bytes(content)
-        model = store.stored_model(Path(name), "key", build)
+        model = model_cache.load_or_build(Path(name), "key", build)
         (found,) = openvino.compile_model(model, "CPU")([np.zeros(1, np.float32)])[0]
         assert found == 5
         assert len(built) == (1 if content == valid else 2) or files[number].suffix == ".json"

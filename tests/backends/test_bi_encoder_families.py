@@ -1,4 +1,4 @@
-"""Embeddings of bi-encoder families equal those of sentence-transformers, prompts included."""
+"""Parity of bi-encoders of every family with sentence-transformers, prompts included."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def test_prompts_of_the_family_are_used(family: tuple[Any, ...], tmp_path: Path)
     architecture, name, pooling, prompts, query, document = family
     folder = save_dense(architecture, tmp_path, pooling=pooling, prompts=prompts, name=name)
     encoder = BiEncoder(folder, dtype="float32")
-    vectors = (encoder.encode_query(DOCUMENTS), encoder.encode_document(DOCUMENTS))
-    np.testing.assert_allclose(vectors[0], reference(folder, query), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(vectors[1], reference(folder, document), rtol=0, atol=1e-5)
+    queries, documents = encoder.encode_query(DOCUMENTS), encoder.encode_document(DOCUMENTS)
+    np.testing.assert_allclose(queries, reference(folder, query), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(documents, reference(folder, document), rtol=0, atol=1e-5)
 
 
-def test_truncated_embeddings_equal_the_reference(tmp_path: Path) -> None:
+def test_truncated_dimensions_equal_the_reference(tmp_path: Path) -> None:
     folder = save_dense("bert", tmp_path)
     vectors = BiEncoder(folder, dtype="float32", truncate_dim=12).encode_document(DOCUMENTS)
     np.testing.assert_allclose(vectors, reference(folder, "", 12), rtol=0, atol=1e-5)
 
 
 @pytest.mark.skipif(find_spec("FlagEmbedding") is None, reason="the extra flag is not installed")
-@pytest.mark.filterwarnings("ignore")  # warnings of the library's imports
-def test_bge_m3_equals_sentence_transformers(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # warnings of the imports of FlagEmbedding
+def test_flag_bge_m3_equals_sentence_transformers(tmp_path: Path) -> None:
     folder = save_dense("xlm-roberta", tmp_path, pooling="cls")
     encoder = BiEncoder(folder, backend="flag", dtype="float32")
     assert encoder.engine.backend.identity.backend == "flag"
