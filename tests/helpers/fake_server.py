@@ -23,7 +23,7 @@ def score(api: str, query: str, document: str) -> float:
     return 1 / (1 + math.exp(-logit)) if api in PROBABILITIES else logit
 
 
-class Answer:
+class Response:
     """What to send instead of scores.
 
     Attributes:
@@ -38,11 +38,11 @@ class Answer:
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-Misbehavior = Callable[["Handler", Request], "Answer | None"]
+Misbehavior = Callable[["Handler", Request], "Response | None"]
 """Called with each valid request; None answers as usual, after whatever it did."""
 
 
-class StandIn(Loopback):
+class FakeServer(Loopback):
     """The server.
 
     Attributes:
@@ -57,7 +57,7 @@ class StandIn(Loopback):
         super().__init__(Handler)
         self.api = api
         self.requests: list[Request] = []
-        self.most = 0
+        self.max_concurrency = 0
         self.misbehave: list[Misbehavior] = []
         self.always: Misbehavior = lambda _handler, _request: None
         self.inside = 0
@@ -68,14 +68,14 @@ class StandIn(Loopback):
 class Handler(Quiet):
     """One connection."""
 
-    server: StandIn
+    server: FakeServer
 
     def do_POST(self) -> None:
         server = self.server
         body = self.rfile.read(int(self.headers["Content-Length"]))
         with server.lock:
             server.inside += 1
-            server.most = max(server.most, server.inside)
+            server.max_concurrency = max(server.max_concurrency, server.inside)
         try:
             answer = self._answer(body)
         finally:
@@ -84,7 +84,7 @@ class Handler(Quiet):
         if answer is not None:
             self.send(answer)
 
-    def send(self, answer: Answer) -> None:
+    def send(self, answer: Response) -> None:
         self.send_response(answer.status)
         for name, value in {"Content-Type": "application/json", **answer.headers}.items():
             self.send_header(name, value)
@@ -92,19 +92,19 @@ class Handler(Quiet):
         self.end_headers()
         self.wfile.write(answer.body)
 
-    def _answer(self, body: bytes) -> Answer | None:
+    def _answer(self, body: bytes) -> Response | None:
         server = self.server
         path, schema = SCHEMAS[server.api]
         if self.path != path:
-            return Answer(404, json.dumps({"error": f"no {self.path} here"}))
+            return Response(404, json.dumps({"error": f"no {self.path} here"}))
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return Answer(401, json.dumps({"message": "invalid api token"}))
+            return Response(401, json.dumps({"message": "invalid api token"}))
         if len(body) > 2_000_000:
-            return Answer(413, json.dumps({"error": "too large", "error_type": "validation"}))
+            return Response(413, json.dumps({"error": "too large", "error_type": "validation"}))
         try:
             request = schema.model_validate_json(body)
         except ValidationError as error:
-            return Answer(422, json.dumps({"error": str(error), "error_type": "validation"}))
+            return Response(422, json.dumps({"error": str(error), "error_type": "validation"}))
         with server.lock:
             server.requests.append(request)
             act = server.misbehave.pop(0) if server.misbehave else server.always
@@ -112,12 +112,12 @@ class Handler(Quiet):
         if other is not None:
             return None if other.status == 0 else other
         scores = [score(server.api, request.query, text) for text in request.sent()]
-        return Answer(200, json.dumps(request.answer(scores)))
+        return Response(200, json.dumps(request.answer(scores)))
 
 
-def says(status: int, body: bytes | str = "", **headers: str) -> Misbehavior:
+def respond(status: int, body: bytes | str = "", **headers: str) -> Misbehavior:
     """Answer so."""
-    return lambda _handler, _request: Answer(status, body, **headers)
+    return lambda _handler, _request: Response(status, body, **headers)
 
 
 def slow(seconds: float) -> Misbehavior:
@@ -129,10 +129,10 @@ def slow(seconds: float) -> Misbehavior:
     return act
 
 
-def cut(handler: Handler, _request: Request) -> Answer:
+def drop_connection(handler: Handler, _request: Request) -> Response:
     """Begin an answer and cut the connection."""
     handler.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n[{"index": 0')
     handler.wfile.flush()
     handler.close_connection = True
     handler.connection.close()
-    return Answer(0, b"")
+    return Response(0, b"")

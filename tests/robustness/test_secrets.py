@@ -32,7 +32,7 @@ from rerank_plugins.ray.settings import RayServeSettings
 from rerank_plugins.serving import ServerSettings, create_app
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.helpers.fake_server import TOKEN as CLIENTS
-from tests.helpers.fake_server import Answer, StandIn, cut, says
+from tests.helpers.fake_server import FakeServer, Response, drop_connection, respond
 from tests.serving.live import live
 from tests.tracing.conftest import Spans, exporter, spans
 
@@ -97,13 +97,13 @@ def chain(error: BaseException) -> str:
 
 
 @pytest.fixture
-def server() -> Iterator[StandIn]:
-    stand_in = StandIn("tei")
-    yield stand_in
-    stand_in.stop()
+def server() -> Iterator[FakeServer]:
+    fake_server = FakeServer("tei")
+    yield fake_server
+    fake_server.stop()
 
 
-def remote(server: StandIn, **settings: Any) -> RemoteSpec:
+def remote(server: FakeServer, **settings: Any) -> RemoteSpec:
     given: dict[str, Any] = {
         "timeout_s": 5.0,
         "deadline_s": 5.0,
@@ -127,7 +127,7 @@ def test_the_search_finds_a_secret_that_is_shown(secret: str) -> None:
         assert found_in(f"... {form} ...") == [secret]
 
 
-def test_no_representation_of_what_asks_a_server(server: StandIn) -> None:
+def test_no_representation_of_what_asks_a_server(server: FakeServer) -> None:
     """Settings, configurations, rerankers, adapters of both frameworks, engines, rankings."""
     model = remote(server)
     reranker = Reranker(model, cache_mb=1)
@@ -151,7 +151,7 @@ def test_no_representation_of_what_asks_a_server(server: StandIn) -> None:
     reranker.close()
 
 
-def test_nothing_of_it_is_on_the_disk(server: StandIn, tmp_path: Path) -> None:
+def test_nothing_of_it_is_on_the_disk(server: FakeServer, tmp_path: Path) -> None:
     pytest.importorskip("diskcache")
     with Reranker(remote(server), cache_mb=1) as reranker:
         reranker.rank("faust", DOCUMENTS)
@@ -163,23 +163,23 @@ def test_nothing_of_it_is_on_the_disk(server: StandIn, tmp_path: Path) -> None:
         assert not found_in(file.read_bytes().decode("latin-1")), file
 
 
-def repeats(_: Any, __: Any) -> Answer:
+def repeats(_: Any, __: Any) -> Response:
     """Answer as a careless server does: with the token in it."""
-    return Answer(401, json.dumps({"error": f"no such token: {CLIENTS}"}))
+    return Response(401, json.dumps({"error": f"no such token: {CLIENTS}"}))
 
 
-TROUBLES: Final[dict[str, Callable[..., Answer | None]]] = {
+TROUBLES: Final[dict[str, Callable[..., Response | None]]] = {
     "repeats it": repeats,
-    "repeats it as an answer": lambda *_: Answer(200, json.dumps([{"token": CLIENTS}])),
-    "repeats it in a header": lambda *_: Answer(503, "busy", Retry_After=CLIENTS),
-    "fails": says(500),
-    "drops the connection": cut,
+    "repeats it as an answer": lambda *_: Response(200, json.dumps([{"token": CLIENTS}])),
+    "repeats it in a header": lambda *_: Response(503, "busy", Retry_After=CLIENTS),
+    "fails": respond(500),
+    "drops the connection": drop_connection,
 }
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_no_error_log_or_span_of_a_failed_request(
-    server: StandIn,
+    server: FakeServer,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
     spans: Spans,

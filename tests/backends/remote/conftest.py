@@ -9,18 +9,18 @@ import pytest
 
 from rerank_plugins import RemoteSpec
 from tests.backends.remote.schemas import SCHEMAS
-from tests.helpers.fake_server import TOKEN, StandIn
+from tests.helpers.fake_server import TOKEN, FakeServer
 
-Start = Callable[..., StandIn]
+Start = Callable[..., FakeServer]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start a server that speaks an API."""
-    servers: list[StandIn] = []
+    servers: list[FakeServer] = []
 
-    def starts(api: str = "tei") -> StandIn:
-        servers.append(StandIn(api))
+    def starts(api: str = "tei") -> FakeServer:
+        servers.append(FakeServer(api))
         return servers[-1]
 
     yield starts
@@ -29,16 +29,16 @@ def start() -> Iterator[Start]:
 
 
 @pytest.fixture
-def server(start: Start) -> StandIn:
+def server(start: Start) -> FakeServer:
     return start()
 
 
 @pytest.fixture(params=sorted(SCHEMAS))
-def any_server(request: pytest.FixtureRequest, start: Start) -> StandIn:
+def any_server(request: pytest.FixtureRequest, start: Start) -> FakeServer:
     return start(request.param)
 
 
-def remote(*servers: StandIn, **settings: Any) -> RemoteSpec:
+def remote(*servers: FakeServer, **settings: Any) -> RemoteSpec:
     """Return a model on servers of one kind, which gives up fast."""
     api: Any = servers[0].api
     named: dict[str, Any] = {"model": "m"} if api in ("cohere", "jina") else {}

@@ -23,7 +23,16 @@ from rerank_plugins.errors import (
 from rerank_plugins.types import TextPair
 from tests.backends.remote.conftest import Start, remote
 from tests.backends.remote.schemas import Request
-from tests.helpers.fake_server import TOKEN, Answer, Misbehavior, StandIn, cut, says, score, slow
+from tests.helpers.fake_server import (
+    TOKEN,
+    FakeServer,
+    Misbehavior,
+    Response,
+    drop_connection,
+    respond,
+    score,
+    slow,
+)
 
 QUERY = "who wrote faust"
 DOCUMENTS = ["rain", "goethe wrote faust", "faust"]
@@ -34,54 +43,54 @@ def order(model: Any) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "trouble", [says(429), says(502), says(503, "<h1>busy</h1>"), says(504), slow(1.5)]
+    "trouble", [respond(429), respond(502), respond(503, "<h1>busy</h1>"), respond(504), slow(1.5)]
 )
-def test_what_passes_is_tried_again(server: StandIn, trouble: Misbehavior) -> None:
+def test_what_passes_is_tried_again(server: FakeServer, trouble: Misbehavior) -> None:
     server.misbehave = [trouble, trouble]
     assert order(remote(server, timeout_s=0.8)) == [1, 2, 0]
     assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 424, 500, 301])
-def test_what_does_not_pass_is_not_tried_again(server: StandIn, status: int) -> None:
-    server.misbehave = [says(status, json.dumps({"error": "not like this", "error_type": "x"}))]
+def test_what_does_not_pass_is_not_tried_again(server: FakeServer, status: int) -> None:
+    server.misbehave = [respond(status, json.dumps({"error": "not like this", "error_type": "x"}))]
     with pytest.raises(RemoteStatusError, match=f"answered {status}: not like this") as caught:
         order(remote(server))
     assert caught.value.status == status
     assert len(server.requests) == 1
 
 
-def test_retries_end(server: StandIn) -> None:
-    server.always = says(503, "warming up")
+def test_retries_end(server: FakeServer) -> None:
+    server.always = respond(503, "warming up")
     with pytest.raises(RemoteStatusError, match="503: warming up"):
         order(remote(server, retries=2))
     assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("seconds", [1, None])
-def test_retry_after_is_honoured(server: StandIn, seconds: int | None) -> None:
+def test_retry_after_is_honoured(server: FakeServer, seconds: int | None) -> None:
     """In seconds, or as a date of whole seconds."""
     when = str(seconds) if seconds else formatdate(time.time() + 2, usegmt=True)
-    server.misbehave = [says(429, "slow down", Retry_After=when)]
+    server.misbehave = [respond(429, "slow down", Retry_After=when)]
     start = time.monotonic()
     assert order(remote(server)) == [1, 2, 0]
     assert time.monotonic() - start >= 1
 
 
-def test_other_requests_wait_too_when_the_server_asked(server: StandIn) -> None:
-    server.misbehave = [says(503, Retry_After="1")]
+def test_other_requests_wait_too_when_the_server_asked(server: FakeServer) -> None:
+    server.misbehave = [respond(503, Retry_After="1")]
     model = remote(server, max_concurrent=1)
     with pytest.raises(RemoteStatusError):
         order(remote(server, max_concurrent=1, retries=0, deadline_s=9))
-    server.misbehave = [says(503, Retry_After="1")]
+    server.misbehave = [respond(503, Retry_After="1")]
     start = time.monotonic()
     Reranker(model).rank(QUERY, [f"document {n}" for n in range(100)])
     assert time.monotonic() - start >= 1
     assert len(server.requests) == 6
 
 
-def test_a_wait_beyond_the_deadline_is_not_begun(server: StandIn) -> None:
-    server.always = says(429, "come back tomorrow", Retry_After="86400")
+def test_a_wait_beyond_the_deadline_is_not_begun(server: FakeServer) -> None:
+    server.always = respond(429, "come back tomorrow", Retry_After="86400")
     start = time.monotonic()
     with pytest.raises(RemoteStatusError, match="come back tomorrow") as caught:
         order(remote(server))
@@ -90,7 +99,7 @@ def test_a_wait_beyond_the_deadline_is_not_begun(server: StandIn) -> None:
     assert len(server.requests) == 1
 
 
-def test_the_deadline_holds_for_all_attempts_together(server: StandIn) -> None:
+def test_the_deadline_holds_for_all_attempts_together(server: FakeServer) -> None:
     server.always = slow(0.4)
     start = time.monotonic()
     with pytest.raises(RemoteTimeoutError, match=r"timeout_s=0\.3"):
@@ -98,7 +107,7 @@ def test_the_deadline_holds_for_all_attempts_together(server: StandIn) -> None:
     assert time.monotonic() - start < 20
 
 
-def test_an_answer_that_drips_ends_at_the_deadline(server: StandIn) -> None:
+def test_an_answer_that_drips_ends_at_the_deadline(server: FakeServer) -> None:
     def drip(handler: Any, _request: object) -> None:
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
         for _ in range(40):
@@ -139,8 +148,8 @@ def results(*pairs: tuple[Any, Any]) -> str:
         (b" " * 3_000_000, "more than [0-9]+ bytes for 3 documents"),
     ],
 )
-def test_answers_that_cannot_be_used(server: StandIn, body: bytes | str, complaint: str) -> None:
-    server.misbehave = [says(200, body)]
+def test_answers_that_cannot_be_used(server: FakeServer, body: bytes | str, complaint: str) -> None:
+    server.misbehave = [respond(200, body)]
     with pytest.raises(RemoteError, match=complaint) as caught:
         order(remote(server))
     assert len(str(caught.value)) < 800
@@ -148,11 +157,11 @@ def test_answers_that_cannot_be_used(server: StandIn, body: bytes | str, complai
     assert order(remote(server)) == [1, 2, 0]
 
 
-def test_a_compressed_bomb_is_not_unpacked_to_the_end(server: StandIn) -> None:
+def test_a_compressed_bomb_is_not_unpacked_to_the_end(server: FakeServer) -> None:
     bomb = gzip.compress(b" " * 50_000_000)
     server.misbehave = [
-        says(200, bomb, Content_Encoding="gzip"),
-        says(200, b"no gzip at all", Content_Encoding="gzip"),
+        respond(200, bomb, Content_Encoding="gzip"),
+        respond(200, b"no gzip at all", Content_Encoding="gzip"),
     ]
     with pytest.raises(RemoteError, match="more than"):
         order(remote(server))
@@ -160,34 +169,36 @@ def test_a_compressed_bomb_is_not_unpacked_to_the_end(server: StandIn) -> None:
         order(remote(server))
 
 
-def test_any_order_of_results_is_right(server: StandIn) -> None:
+def test_any_order_of_results_is_right(server: FakeServer) -> None:
     for permutation in ([2, 0, 1], [0, 1, 2], [1, 0, 2], [2, 1, 0]):
 
-        def shuffled(_handler: object, request: Request, order: list[int] = permutation) -> Answer:
+        def shuffled(
+            _handler: object, request: Request, order: list[int] = permutation
+        ) -> Response:
             texts = request.sent()
-            return Answer(200, results(*((n, score("tei", QUERY, texts[n])) for n in order)))
+            return Response(200, results(*((n, score("tei", QUERY, texts[n])) for n in order)))
 
         server.misbehave = [shuffled]
         assert order(remote(server)) == [1, 2, 0]
 
 
-def test_a_cut_connection_is_an_error_and_the_next_request_works(server: StandIn) -> None:
-    server.misbehave = [cut]
+def test_a_cut_connection_is_an_error_and_the_next_request_works(server: FakeServer) -> None:
+    server.misbehave = [drop_connection]
     with pytest.raises(RemoteConnectionError, match=r"127\.0\.0\.1.*cannot be asked"):
         order(remote(server))
     assert order(remote(server)) == [1, 2, 0]
 
 
-def test_nobody_at_the_address(server: StandIn) -> None:
+def test_nobody_at_the_address(server: FakeServer) -> None:
     model = remote(server)
     server.stop()
     with pytest.raises(RemoteConnectionError, match="cannot be asked: ConnectError"):
         order(model)
 
 
-def test_one_failed_request_of_a_list_fails_it_once(server: StandIn) -> None:
+def test_one_failed_request_of_a_list_fails_it_once(server: FakeServer) -> None:
     """Four requests; the engine does not run the batch again, the others are given up."""
-    server.always = says(503, "no")
+    server.always = respond(503, "no")
     with pytest.raises(RemoteStatusError):
         Reranker(remote(server, retries=1)).rank(QUERY, [f"document {n}" for n in range(100)])
     assert len(server.requests) <= 8
@@ -198,7 +209,7 @@ def test_another_server_takes_over(start: Start) -> None:
     down, busy, good = start(), start(), start()
     model = remote(down, busy, good)
     down.stop()
-    busy.always = says(503, "full")
+    busy.always = respond(503, "full")
     for _ in range(5):
         assert order(model) == [1, 2, 0]
     assert len(good.requests) == 5
@@ -213,7 +224,7 @@ def test_a_server_that_dies_under_load_loses_no_call(start: Start) -> None:
         reranker.engine.submit([TextPair(f"{QUERY} {n}", "faust") for n in range(5)])
         for _ in range(40)
     ]
-    first.always = cut
+    first.always = drop_connection
     for future in futures:
         assert len(future.result(30).values) == 5
     assert first.requests

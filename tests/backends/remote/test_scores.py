@@ -21,7 +21,7 @@ from rerank_plugins.testing import CrossEncoderContract
 from rerank_plugins.types import ScoreScale
 from tests.backends.remote.conftest import Start, remote
 from tests.backends.remote.schemas import PROBABILITIES
-from tests.helpers.fake_server import TOKEN, StandIn, score, slow
+from tests.helpers.fake_server import TOKEN, FakeServer, score, slow
 
 ROOT = Path(__file__).parents[3]
 QUERY = "who wrote faust"
@@ -38,8 +38,8 @@ def check(reranker: Reranker, api: str, query: str, documents: list[str]) -> Non
     assert raw == sorted(raw, reverse=True)
 
 
-def test_every_api_gives_its_scores(any_server: StandIn) -> None:
-    """The stand-in refuses a field too many, a list too long, and lists best first."""
+def test_every_api_gives_its_scores(any_server: FakeServer) -> None:
+    """The fake server refuses a field too many, a list too long, and lists best first."""
     reranker = Reranker(remote(any_server))
     check(reranker, any_server.api, QUERY, DOCUMENTS)
     one = reranker.rank(QUERY, DOCUMENTS)[0]
@@ -52,32 +52,32 @@ def test_every_api_gives_its_scores(any_server: StandIn) -> None:
     assert len(any_server.requests) == calls
 
 
-async def test_async_twin(server: StandIn) -> None:
+async def test_async_twin(server: FakeServer) -> None:
     ranking = await Reranker(remote(server)).arank(QUERY, DOCUMENTS)
     assert [one.index for one in ranking] == [
         one.index for one in Reranker(remote(server)).rank(QUERY, DOCUMENTS)
     ]
 
 
-def test_long_lists_are_cut_evenly_and_run_at_once(server: StandIn) -> None:
+def test_long_lists_are_cut_evenly_and_run_at_once(server: FakeServer) -> None:
     server.always = slow(0.2)
     check(Reranker(remote(server)), "tei", QUERY, DOCUMENTS)
     assert sorted(len(one.sent()) for one in server.requests) == [25, 25, 25, 25]
-    assert server.most == 4
+    assert server.max_concurrency == 4
 
 
-def test_a_small_list_is_one_request(server: StandIn) -> None:
+def test_a_small_list_is_one_request(server: FakeServer) -> None:
     check(Reranker(remote(server)), "tei", QUERY, DOCUMENTS[:32])
     assert len(server.requests) == 1
 
 
-def test_bodies_stay_below_the_limit(server: StandIn) -> None:
-    """Sixty texts of 40 kB that JSON makes six times as long: the stand-in would say 413."""
+def test_bodies_stay_below_the_limit(server: FakeServer) -> None:
+    """Sixty texts of 40 kB that JSON makes six times as long: the fake server would say 413."""
     documents = [f"{n} faust " + "\x01" * 40_000 for n in range(60)]
     check(Reranker(remote(server)), "tei", QUERY, documents)
 
 
-def test_many_callers_get_their_own_scores_within_the_limit(server: StandIn) -> None:
+def test_many_callers_get_their_own_scores_within_the_limit(server: FakeServer) -> None:
     server.always = slow(0.02)
     reranker = Reranker(remote(server, max_concurrent=3))
     with ThreadPoolExecutor(16) as pool:
@@ -87,7 +87,7 @@ def test_many_callers_get_their_own_scores_within_the_limit(server: StandIn) -> 
         ]
         for job in jobs:
             job.result()
-    assert 1 < server.most <= 3
+    assert 1 < server.max_concurrency <= 3
 
 
 def test_one_callers_bad_text_fails_nobody_else(start: Start) -> None:
@@ -109,7 +109,7 @@ def test_texts_are_cut_to_what_the_api_takes(start: Start) -> None:
     assert [one.truncated for one in ranking] == [True, False]
 
 
-def test_equal_settings_share_an_engine_and_its_cache(server: StandIn) -> None:
+def test_equal_settings_share_an_engine_and_its_cache(server: FakeServer) -> None:
     first = Reranker(remote(server), cache_mb=1)
     assert Reranker(remote(server), top_n=3).engine is first.engine
     assert Reranker(remote(server, retries=0)).engine is not first.engine
@@ -134,7 +134,7 @@ def test_a_whole_address_is_used_as_it_is(start: Start) -> None:
     assert len(Reranker(model).rank(QUERY, DOCUMENTS[:3])) == 3
 
 
-def test_a_thin_client_needs_no_model_library(server: StandIn) -> None:
+def test_a_thin_client_needs_no_model_library(server: FakeServer) -> None:
     """In a process where torch and its friends cannot even be imported."""
     code = f"""
         import sys
@@ -160,7 +160,7 @@ class TestContract(CrossEncoderContract):
     """What the core relies on, over HTTP."""
 
     @pytest.fixture
-    def backend(self, server: StandIn) -> Iterator[RemoteCrossEncoder]:
+    def backend(self, server: FakeServer) -> Iterator[RemoteCrossEncoder]:
         model = remote(server, max_characters=5_000)
         config = ModelConfig(str(model), backend="tei", settings=model)
         backend = RemoteCrossEncoder(RemoteCrossEncoder.resolve(config))
@@ -169,7 +169,7 @@ class TestContract(CrossEncoderContract):
         backend.close()
 
 
-def test_the_engine_is_closed_while_requests_run(server: StandIn) -> None:
+def test_the_engine_is_closed_while_requests_run(server: FakeServer) -> None:
     server.always = slow(0.3)
     reranker = Reranker(remote(server))
     with ThreadPoolExecutor(1) as pool:

@@ -65,7 +65,7 @@ from rerank_plugins import RemoteSpec, Reranker
 from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.loading import get_loader, register_loader
 from tests.helpers.engines import GatedCrossEncoder, PinnedCrossEncoder, engine_of, expected, pairs
-from tests.helpers.fake_server import TOKEN, Answer, StandIn
+from tests.helpers.fake_server import TOKEN, Response, FakeServer
 
 set_ahead = ctypes.CDLL(None).set_ahead
 
@@ -154,14 +154,14 @@ from rerank_plugins.config import ModelConfig
 from rerank_plugins.backends.remote.cross_encoder import RemoteCrossEncoder
 from rerank_plugins.errors import BatchError
 
-server = StandIn("tei")
+server = FakeServer("tei")
 model = RemoteSpec(server.url, api="tei", token=TOKEN, deadline_s=5)
 asking = RemoteCrossEncoder(RemoteCrossEncoder.resolve(ModelConfig(str(model), settings=model)))
 
 def busy(until):
     def answer(*_):
         soon(jump)
-        return Answer(429, "busy", Retry_After=until())
+        return Response(429, "busy", Retry_After=until())
     server.misbehave.append(answer)
     return asking.run(asking.prepare(pairs("query", 3)))
 
@@ -175,7 +175,7 @@ far = by_date(2)
 set_ahead(0)
 try:  # a date by a clock that is set otherwise: an error at once, or the answer at once
     start = time.monotonic()
-    server.misbehave.append(lambda *_: Answer(429, "busy", Retry_After=far))
+    server.misbehave.append(lambda *_: Response(429, "busy", Retry_After=far))
     asking.run(asking.prepare(pairs("query", 3)))
 except BatchError:
     pass

@@ -14,7 +14,7 @@ from rerank_plugins import RemoteSpec, Reranker
 from rerank_plugins.errors import RemoteError, RemoteStatusError
 from tests.backends.remote.conftest import remote
 from tests.backends.remote.schemas import SCHEMAS
-from tests.helpers.fake_server import TOKEN, Answer, StandIn
+from tests.helpers.fake_server import TOKEN, FakeServer, Response
 from tests.robustness.fuzz.fuzz_budget import fuzz
 from tests.robustness.fuzz.mutations import any_json, changed, damaged, encoded
 
@@ -74,9 +74,9 @@ answers = st.sampled_from(sorted(SCHEMAS)).flatmap(
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[dict[str, tuple[StandIn, Reranker]]]:
+def servers() -> Iterator[dict[str, tuple[FakeServer, Reranker]]]:
     """A server and a reranker that asks it, of each API."""
-    running = {api: StandIn(api) for api in SCHEMAS}
+    running = {api: FakeServer(api) for api in SCHEMAS}
     models: dict[str, RemoteSpec] = {
         api: remote(server, retries=0, timeout_s=20.0) for api, server in running.items()
     }
@@ -106,7 +106,7 @@ def check_refused(error: RemoteError, status: int) -> None:
     assert isinstance(error, RemoteStatusError) or status < 300
 
 
-def ask(server: StandIn, reranker: Reranker, answer: Answer) -> dict[str, float]:
+def ask(server: FakeServer, reranker: Reranker, answer: Response) -> dict[str, float]:
     """Return the score of each document from a server that answers so, best first."""
     server.misbehave = [lambda _handler, _request: answer]
     try:
@@ -117,19 +117,19 @@ def ask(server: StandIn, reranker: Reranker, answer: Answer) -> dict[str, float]
         server.misbehave = []
 
 
-def sent(server: StandIn) -> list[str]:
+def sent(server: FakeServer) -> list[str]:
     """Return the documents as the server got them; the engine sorts them by length."""
     return server.requests[-1].sent()
 
 
 @fuzz(few=60, many=1200, answer=answers)
 def test_any_answer_is_right_or_a_remote_error(
-    servers: dict[str, tuple[StandIn, Reranker]], answer: Any
+    servers: dict[str, tuple[FakeServer, Reranker]], answer: Any
 ) -> None:
     api, body, status, given = answer
     server, reranker = servers[api]
     try:
-        got = ask(server, reranker, Answer(status, body, **given))
+        got = ask(server, reranker, Response(status, body, **given))
     except RemoteError as error:
         check_refused(error, status)
     else:
@@ -143,8 +143,8 @@ def test_any_answer_is_right_or_a_remote_error(
 
 @fuzz(few=4, many=60, api=st.sampled_from(sorted(SCHEMAS)), scores=st.permutations(SCORES))
 def test_a_valid_answer_is_taken(
-    servers: dict[str, tuple[StandIn, Reranker]], api: str, scores: list[float]
+    servers: dict[str, tuple[FakeServer, Reranker]], api: str, scores: list[float]
 ) -> None:
     server, reranker = servers[api]
-    got = ask(server, reranker, Answer(200, json.dumps(valid(api, scores))))
+    got = ask(server, reranker, Response(200, json.dumps(valid(api, scores))))
     assert got == dict(zip(sent(server), scores, strict=True))
