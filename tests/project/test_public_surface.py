@@ -37,6 +37,9 @@ TERMS: Final = {
 }
 """Terms by which readers search for a class; the first line of its docstring contains them."""
 
+# Ray imports models that use a deprecated feature of pydantic.
+pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
+
 
 def load(package: str) -> ModuleType:
     pytest.importorskip(PACKAGES[package])
