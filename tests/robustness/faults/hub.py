@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from tests.helpers.loopback import Loopback, Quiet
+from tests.helpers.loopback import Loopback, QuietHandler
 
 COMMIT: Final = "0123456789abcdef0123456789abcdef01234567"
 MODEL: Final = "owner/tiny"
@@ -42,7 +42,7 @@ class Hub(Loopback):
         super().stop()
 
 
-class _Handler(Quiet):
+class _Handler(QuietHandler):
     server: Hub
 
     def do_HEAD(self) -> None:
