@@ -1,4 +1,4 @@
-"""A tokenizer that panics, which is none of Python's errors: an error for who asked."""
+"""Tokenizers that panic: an error of Rust that is no ``Exception`` in Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.helpers.tiny_models import save_reranker
 
 EMPTY = {"type": "Replace", "pattern": {"Regex": ""}, "content": "b"}
 PANICS = {"type": "Sequence", "normalizers": [EMPTY, {"type": "ByteLevel"}]}
-"""What tokenizers 0.23 cannot do one after the other."""
+"""Two normalizers that make tokenizers 0.23 panic in this order."""
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_reranker("bert", tmp_path_factory.mktemp("made"))
 
 
-def spoil(made: Path, folder: Path, normalizer: object) -> Path:
+def copy_with_normalizer(made: Path, folder: Path, normalizer: object) -> Path:
     shutil.copytree(made, folder)
     file = folder / "tokenizer.json"
     settings = json.loads(file.read_text("utf-8"))
@@ -32,18 +32,18 @@ def spoil(made: Path, folder: Path, normalizer: object) -> Path:
 
 
 @pytest.mark.parametrize("cls", [Reranker, BiEncoder])
-def test_a_panic_of_a_tokenizer_refuses_the_model(
+def test_a_model_whose_tokenizer_panics_is_refused(
     made: Path, tmp_path: Path, cls: type[Reranker | BiEncoder]
 ) -> None:
     with pytest.raises(ModelLoadError, match="index out of bounds"):
-        cls(spoil(made, tmp_path / "model", PANICS)).warm_up()
+        cls(copy_with_normalizer(made, tmp_path / "model", PANICS)).warm_up()
 
 
-def test_a_panic_reaches_only_its_request(made: Path, tmp_path: Path) -> None:
-    """A tokenizer that panics at one letter only; the engine goes on with the same threads."""
+def test_a_panic_fails_only_its_request(made: Path, tmp_path: Path) -> None:
+    """The tokenizer panics for one character, and the threads of the engine continue."""
     rule = {"type": "Replace", "pattern": {"String": "\u20ac"}, "content": ""}
-    reranker = Reranker(spoil(made, tmp_path / "model", rule), dtype="float32")
-    wanted = reranker.score([("rain", "water")])
+    reranker = Reranker(copy_with_normalizer(made, tmp_path / "model", rule), dtype="float32")
+    scores = reranker.score([("rain", "water")])
     backend: Any = reranker.engine.backend
     tokenizer = backend._pairs._tokenizer
 
@@ -57,9 +57,9 @@ def test_a_panic_reaches_only_its_request(made: Path, tmp_path: Path) -> None:
     threads = set(reranker.engine._scheduler.crew._threads)
     with pytest.raises(InferenceError, match="the tokenizer broke down"):
         reranker.score([("rain", "5 \u20ac")])
-    assert reranker.score([("rain", "water")]) == wanted
+    assert reranker.score([("rain", "water")]) == scores
     assert set(reranker.engine._scheduler.crew._threads) == threads
 
 
 class PanicException(BaseException):
-    """As pyo3 raises it."""
+    """Exception of pyo3 for a panic."""
