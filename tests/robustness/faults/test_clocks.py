@@ -18,7 +18,7 @@ ROOT: Final = Path(__file__).parents[3]
 
 WALL_CLOCK: Final = {
     "backends/openvino/conversion.py": "ages of files, which have wall clock times",
-    "backends/remote/client.py": "a Retry-After header may contain a date; the wait is bounded",
+    "backends/remote/apis.py": "a Retry-After header may contain a date; the wait is bounded",
     "serving/logging.py": "times of log lines",
     "tracing.py": "start times of spans",
 }

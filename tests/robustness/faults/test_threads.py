@@ -119,7 +119,7 @@ STEPS: tuple[tuple[Any, str], ...] = (
     (JobQueue, "next_batch"),
     (Request, "take"),
     (UserBackend, "backend"),
-    (crew, "execute"),
+    (crew, "run_batch"),
     (Desk, "shrink"),
     (JobQueue, "put_back"),
     (TieredCache, "add"),
