@@ -134,11 +134,11 @@ def test_the_documentation_is_short() -> None:
 @pytest.mark.parametrize("folder", [PACKAGE, DOCS, ROOT / "tests"], ids=page_name)
 def test_there_are_no_odd_words(folder: Path) -> None:
     files = sorted(folder.rglob("*.py")) + (PAGES if folder == DOCS else [])
-    odd = [
+    matches = [
         f"{page_name(file)}:{number}: {match[0]}"
         for file in files
         if file != Path(__file__)
         for number, line in enumerate(file.read_text("utf-8").splitlines(), 1)
         for match in ODD_WORD.finditer(line)
     ]
-    assert odd == []
+    assert matches == []

@@ -50,19 +50,19 @@ print(json.dumps(scores()))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_reranker("bert", tmp_path_factory.mktemp("made"))
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_reranker("bert", tmp_path_factory.mktemp("saved"))
 
 
 @pytest.fixture(scope="module")
-def expected_scores(made: Path) -> FloatArray:
-    with Reranker(made, dtype="float32") as reranker:
+def expected_scores(saved_model: Path) -> FloatArray:
+    with Reranker(saved_model, dtype="float32") as reranker:
         return reranker.score(PAIRS)
 
 
 @pytest.fixture
-def hub(made: Path) -> Iterator[Hub]:
-    server = Hub(made)
+def hub(saved_model: Path) -> Iterator[Hub]:
+    server = Hub(saved_model)
     yield server
     server.stop()
 
@@ -117,7 +117,7 @@ def test_a_process_killed_during_a_download_leaves_no_partial_model(
     np.testing.assert_allclose(json.loads(output), expected_scores, rtol=0, atol=1e-6)
 
 
-def save_in_hub_cache(made: Path, home: Path) -> Path:
+def save_in_hub_cache(saved_model: Path, home: Path) -> Path:
     """Save a model in the layout of the Hub cache; return the folder of its files."""
     root = home / f"models--{MODEL.replace('/', '--')}"
     (root / "refs").mkdir(parents=True)
@@ -125,7 +125,7 @@ def save_in_hub_cache(made: Path, home: Path) -> Path:
     (root / "blobs").mkdir()
     snapshot = root / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
-    for file in made.iterdir():
+    for file in saved_model.iterdir():
         blob = root / "blobs" / f"blob-of-{file.name}"
         blob.write_bytes(file.read_bytes())
         (snapshot / file.name).symlink_to(blob)
@@ -161,9 +161,9 @@ DAMAGES: Final[dict[str, Callable[[Path], None]]] = {
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", WEIGHTS])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_model_in_the_hub_cache_is_refused(
-    made: Path, tmp_path: Path, damage: str, name: str
+    saved_model: Path, tmp_path: Path, damage: str, name: str
 ) -> None:
-    snapshot = save_in_hub_cache(made, tmp_path)
+    snapshot = save_in_hub_cache(saved_model, tmp_path)
     DAMAGES[damage](snapshot / name)
     settings = {"cache_folder": tmp_path, "local_files_only": True, "dtype": "float32"}
     with pytest.raises(ModelLoadError, match=MODEL):
@@ -171,8 +171,8 @@ def test_a_damaged_model_in_the_hub_cache_is_refused(
 
 
 def test_a_complete_model_in_the_hub_cache_is_loaded(
-    made: Path, tmp_path: Path, expected_scores: FloatArray
+    saved_model: Path, tmp_path: Path, expected_scores: FloatArray
 ) -> None:
-    save_in_hub_cache(made, tmp_path)
+    save_in_hub_cache(saved_model, tmp_path)
     with Reranker(MODEL, cache_folder=tmp_path, local_files_only=True, dtype="float32") as model:
         np.testing.assert_allclose(model.score(PAIRS), expected_scores, rtol=0, atol=1e-6)

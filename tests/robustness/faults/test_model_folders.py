@@ -27,13 +27,13 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_reranker("bert", tmp_path_factory.mktemp("made"))
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_reranker("bert", tmp_path_factory.mktemp("saved"))
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "model"))
+def folder(saved_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved_model, tmp_path / "model"))
 
 
 @pytest.mark.parametrize(

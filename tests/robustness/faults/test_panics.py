@@ -19,12 +19,12 @@ PANICS = {"type": "Sequence", "normalizers": [EMPTY, {"type": "ByteLevel"}]}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_reranker("bert", tmp_path_factory.mktemp("made"))
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_reranker("bert", tmp_path_factory.mktemp("saved"))
 
 
-def copy_with_normalizer(made: Path, folder: Path, normalizer: object) -> Path:
-    shutil.copytree(made, folder)
+def copy_with_normalizer(saved_model: Path, folder: Path, normalizer: object) -> Path:
+    shutil.copytree(saved_model, folder)
     file = folder / "tokenizer.json"
     settings = json.loads(file.read_text("utf-8"))
     file.write_text(json.dumps({**settings, "normalizer": normalizer}), "utf-8")
@@ -33,16 +33,18 @@ def copy_with_normalizer(made: Path, folder: Path, normalizer: object) -> Path:
 
 @pytest.mark.parametrize("cls", [Reranker, BiEncoder])
 def test_a_model_whose_tokenizer_panics_is_refused(
-    made: Path, tmp_path: Path, cls: type[Reranker | BiEncoder]
+    saved_model: Path, tmp_path: Path, cls: type[Reranker | BiEncoder]
 ) -> None:
     with pytest.raises(ModelLoadError, match="index out of bounds"):
-        cls(copy_with_normalizer(made, tmp_path / "model", PANICS)).warm_up()
+        cls(copy_with_normalizer(saved_model, tmp_path / "model", PANICS)).warm_up()
 
 
-def test_a_panic_fails_only_its_request(made: Path, tmp_path: Path) -> None:
+def test_a_panic_fails_only_its_request(saved_model: Path, tmp_path: Path) -> None:
     """The tokenizer panics for one character, and the threads of the engine continue."""
     rule = {"type": "Replace", "pattern": {"String": "\u20ac"}, "content": ""}
-    reranker = Reranker(copy_with_normalizer(made, tmp_path / "model", rule), dtype="float32")
+    reranker = Reranker(
+        copy_with_normalizer(saved_model, tmp_path / "model", rule), dtype="float32"
+    )
     scores = reranker.score([("rain", "water")])
     backend: Any = reranker.engine.backend
     tokenizer = backend._pairs._tokenizer
