@@ -22,7 +22,7 @@ from langchain_core.load import dumps
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
-from rerank_plugins import Cascade, RemoteSpec, Reranker
+from rerank_plugins import Cache, Cascade, RemoteSpec, Reranker
 from rerank_plugins.cli.app import app as command
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import RemoteStatusError, RerankError
@@ -130,13 +130,13 @@ def test_a_visible_secret_is_found(secret: str) -> None:
 def test_objects_that_use_a_remote_model(server: FakeServer) -> None:
     """Settings, configurations, rerankers, adapters, engines and rankings."""
     model = remote(server)
-    reranker = Reranker(model, cache_mb=1)
+    reranker = Reranker(model, cache=Cache(memory_mb=1))
     ranking = reranker.rank("faust", DOCUMENTS)  # works only with the token
     cascade = Cascade([(Reranker(FakeCrossEncoder()), 2), reranker])
     compressor = CrossEncoderCompressor(model=model)
     check(
         model=model,
-        config=ModelConfig("remote", settings=model),
+        config=ModelConfig("remote", spec=model),
         reranker=reranker,
         cascade=cascade,
         compressor=compressor,
@@ -153,7 +153,7 @@ def test_objects_that_use_a_remote_model(server: FakeServer) -> None:
 
 def test_files(server: FakeServer, tmp_path: Path) -> None:
     pytest.importorskip("diskcache")
-    with Reranker(remote(server), cache_mb=1) as reranker:
+    with Reranker(remote(server), cache=Cache(memory_mb=1)) as reranker:
         reranker.rank("faust", DOCUMENTS)
         (tmp_path / "ranking.pickle").write_bytes(pickle.dumps(reranker.rank("faust", DOCUMENTS)))
         (tmp_path / "reranker.pickle").write_bytes(

@@ -119,16 +119,16 @@ assert np.allclose(timed(lambda: engine.compute(items)).values, expected(items))
 engine.close()
 
 # Entries of the disk cache are found at any time, whenever they were written.
-scores = Reranker(PinnedCrossEncoder(), cache_dir={folder!r})
+scores = Reranker(PinnedCrossEncoder(), cache=Cache(folder={folder!r}))
 first = scores.rank("a b", ["a", "b", "a b"])
 scores.close()
 jump()
-scores = Reranker(PinnedCrossEncoder(), cache_dir={folder!r})
+scores = Reranker(PinnedCrossEncoder(), cache=Cache(folder={folder!r}))
 assert scores.rank("a b", ["a", "b", "a b"]).stats.disk_hits == 3
 scores.rank("a b", ["c", "d"])
 scores.close()
 set_ahead(0)
-scores = Reranker(PinnedCrossEncoder(), cache_dir={folder!r})
+scores = Reranker(PinnedCrossEncoder(), cache=Cache(folder={folder!r}))
 assert scores.rank("a b", ["a", "b", "a b", "c", "d"]).stats.disk_hits == 5
 scores.close()
 

@@ -53,7 +53,7 @@ def load(kind: str, folder: str) -> dict[str, Any]:
         if kind == "bi-encoder":
             with BiEncoder(folder, device="cpu", dtype="float32") as encoder:
                 return {
-                    "values": encoder.encode_documents([document for _, document in PAIRS]).tolist()
+                    "values": encoder.encode_document([document for _, document in PAIRS]).tolist()
                 }
         with Reranker(model, device="cpu", dtype="float32") as reranker:
             single = [reranker.score([pair])[0] for pair in PAIRS]

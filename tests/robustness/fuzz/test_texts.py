@@ -58,8 +58,7 @@ def check(query: str, count: int, ranked: list[float | None]) -> None:
         optional={
             "long_documents": st.just("windows"),
             "max_length": st.sampled_from([16, 64, 512]),
-            "query_prompt": any_text,
-            "document_prompt": any_text,
+            "prompts": st.fixed_dictionaries({"query": any_text, "document": any_text}),
         },
     ),
 )  # fmt: skip
@@ -131,10 +130,12 @@ ANYTHING: Final = st.one_of(
 )  # fmt: skip
 
 
-@fuzz(few=40, many=500, query=ANYTHING, documents=ANYTHING, first_stage=st.none() | ANYTHING)
-def test_values_that_are_no_text_are_refused(query: Any, documents: Any, first_stage: Any) -> None:
+@fuzz(few=40, many=500, query=ANYTHING, documents=ANYTHING, retrieval_scores=st.none() | ANYTHING)
+def test_values_that_are_no_text_are_refused(
+    query: Any, documents: Any, retrieval_scores: Any
+) -> None:
     try:
-        ranking = Reranker().rank(query, documents, first_stage=first_stage)
+        ranking = Reranker().rank(query, documents, retrieval_scores=retrieval_scores)
     except RerankError as error:
         message = str(error)
         assert 0 < len(message) < 1_000
