@@ -165,9 +165,13 @@ def test_a_part_imports_inner_layers_only(part: str) -> None:
     assert wrong == set()
 
 
-def test_engine_and_core_import_numpy_only() -> None:
-    imports = third_party_imports("engine", "core")
-    assert {(module, name) for module, name in imports if not is_below(name, "numpy")} == set()
+@pytest.mark.parametrize(
+    ("part", "libraries"),
+    [("engine", ("numpy",)), ("core", ("numpy", "pydantic", "typing_extensions"))],
+)
+def test_engine_and_core_import_few_libraries(part: str, libraries: tuple[str, ...]) -> None:
+    imports = third_party_imports(part)
+    assert {(module, name) for module, name in imports if not is_below(name, *libraries)} == set()
 
 
 def test_frameworks_are_imported_by_their_adapter_and_the_command_line_only() -> None:
