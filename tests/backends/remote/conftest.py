@@ -9,18 +9,18 @@ import pytest
 
 from rerank_plugins import RemoteSpec
 from tests.backends.remote.schemas import SCHEMAS
-from tests.helpers.fake_server import TOKEN, StandIn
+from tests.helpers.fake_server import TOKEN, FakeServer
 
-Start = Callable[..., StandIn]
+Start = Callable[..., FakeServer]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start fake servers with a given API."""
-    servers: list[StandIn] = []
+    servers: list[FakeServer] = []
 
-    def start_server(api: str = "tei") -> StandIn:
-        servers.append(StandIn(api))
+    def start_server(api: str = "tei") -> FakeServer:
+        servers.append(FakeServer(api))
         return servers[-1]
 
     yield start_server
@@ -29,16 +29,16 @@ def start() -> Iterator[Start]:
 
 
 @pytest.fixture
-def server(start: Start) -> StandIn:
+def server(start: Start) -> FakeServer:
     return start()
 
 
 @pytest.fixture(params=sorted(SCHEMAS))
-def any_server(request: pytest.FixtureRequest, start: Start) -> StandIn:
+def any_server(request: pytest.FixtureRequest, start: Start) -> FakeServer:
     return start(request.param)
 
 
-def remote(*servers: StandIn, **settings: Any) -> RemoteSpec:
+def remote(*servers: FakeServer, **settings: Any) -> RemoteSpec:
     """Return the specification of a model on servers with the same API."""
     api: Any = servers[0].api
     defaults: dict[str, Any] = {"timeout_s": 10.0, "deadline_s": 30.0, "token": TOKEN}

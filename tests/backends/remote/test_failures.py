@@ -23,7 +23,16 @@ from rerank_plugins.errors import (
 from rerank_plugins.types import TextPair
 from tests.backends.remote.conftest import Start, remote
 from tests.backends.remote.schemas import Request
-from tests.helpers.fake_server import TOKEN, Answer, Misbehavior, StandIn, cut, says, score, slow
+from tests.helpers.fake_server import (
+    TOKEN,
+    FakeServer,
+    Misbehavior,
+    Response,
+    drop_connection,
+    respond,
+    score,
+    slow,
+)
 
 QUERY = "who wrote faust"
 DOCUMENTS = ["rain", "goethe wrote faust", "faust"]
@@ -34,54 +43,54 @@ def order(model: Any) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "failure", [says(429), says(502), says(503, "<h1>busy</h1>"), says(504), slow(1.5)]
+    "failure", [respond(429), respond(502), respond(503, "<h1>busy</h1>"), respond(504), slow(1.5)]
 )
-def test_transient_failures_are_retried(server: StandIn, failure: Misbehavior) -> None:
+def test_transient_failures_are_retried(server: FakeServer, failure: Misbehavior) -> None:
     server.misbehave = [failure, failure]
     assert order(remote(server, timeout_s=0.8)) == [1, 2, 0]
     assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 424, 500, 301])
-def test_permanent_failures_are_not_retried(server: StandIn, status: int) -> None:
-    server.misbehave = [says(status, json.dumps({"error": "not like this", "error_type": "x"}))]
+def test_permanent_failures_are_not_retried(server: FakeServer, status: int) -> None:
+    server.misbehave = [respond(status, json.dumps({"error": "not like this", "error_type": "x"}))]
     with pytest.raises(RemoteStatusError, match=f"answered {status}: not like this") as caught:
         order(remote(server))
     assert caught.value.status == status
     assert len(server.requests) == 1
 
 
-def test_retries_are_limited(server: StandIn) -> None:
-    server.always = says(503, "warming up")
+def test_retries_are_limited(server: FakeServer) -> None:
+    server.always = respond(503, "warming up")
     with pytest.raises(RemoteStatusError, match="503: warming up"):
         order(remote(server, retries=2))
     assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("seconds", [1, None])
-def test_retry_after_is_respected(server: StandIn, seconds: int | None) -> None:
+def test_retry_after_is_respected(server: FakeServer, seconds: int | None) -> None:
     """The header holds seconds, or a date in whole seconds."""
     header = str(seconds) if seconds else formatdate(time.time() + 2, usegmt=True)
-    server.misbehave = [says(429, "slow down", Retry_After=header)]
+    server.misbehave = [respond(429, "slow down", Retry_After=header)]
     start = time.monotonic()
     assert order(remote(server)) == [1, 2, 0]
     assert time.monotonic() - start >= 1
 
 
-def test_retry_after_delays_other_requests_too(server: StandIn) -> None:
-    server.misbehave = [says(503, Retry_After="1")]
+def test_retry_after_delays_other_requests_too(server: FakeServer) -> None:
+    server.misbehave = [respond(503, Retry_After="1")]
     model = remote(server, max_concurrent=1)
     with pytest.raises(RemoteStatusError):
         order(remote(server, max_concurrent=1, retries=0, deadline_s=9))
-    server.misbehave = [says(503, Retry_After="1")]
+    server.misbehave = [respond(503, Retry_After="1")]
     start = time.monotonic()
     Reranker(model).rank(QUERY, [f"document {n}" for n in range(100)])
     assert time.monotonic() - start >= 1
     assert len(server.requests) == 6
 
 
-def test_a_wait_beyond_the_deadline_is_not_started(server: StandIn) -> None:
-    server.always = says(429, "come back tomorrow", Retry_After="86400")
+def test_a_wait_beyond_the_deadline_is_not_started(server: FakeServer) -> None:
+    server.always = respond(429, "come back tomorrow", Retry_After="86400")
     start = time.monotonic()
     with pytest.raises(RemoteStatusError, match="come back tomorrow") as caught:
         order(remote(server))
@@ -90,7 +99,7 @@ def test_a_wait_beyond_the_deadline_is_not_started(server: StandIn) -> None:
     assert len(server.requests) == 1
 
 
-def test_the_deadline_covers_all_attempts(server: StandIn) -> None:
+def test_the_deadline_covers_all_attempts(server: FakeServer) -> None:
     server.always = slow(0.4)
     start = time.monotonic()
     with pytest.raises(RemoteTimeoutError, match=r"timeout_s=0\.3"):
@@ -98,7 +107,7 @@ def test_the_deadline_covers_all_attempts(server: StandIn) -> None:
     assert time.monotonic() - start < 20
 
 
-def test_a_slowly_dripping_response_ends_at_the_deadline(server: StandIn) -> None:
+def test_a_slowly_dripping_response_ends_at_the_deadline(server: FakeServer) -> None:
     def drip(handler: Any, _request: object) -> None:
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
         for _ in range(40):
@@ -139,8 +148,8 @@ def results(*pairs: tuple[Any, Any]) -> str:
         (b" " * 3_000_000, "more than [0-9]+ bytes for 3 documents"),
     ],
 )
-def test_invalid_responses_are_errors(server: StandIn, body: bytes | str, error: str) -> None:
-    server.misbehave = [says(200, body)]
+def test_invalid_responses_are_errors(server: FakeServer, body: bytes | str, error: str) -> None:
+    server.misbehave = [respond(200, body)]
     with pytest.raises(RemoteError, match=error) as caught:
         order(remote(server))
     assert len(str(caught.value)) < 800
@@ -148,11 +157,11 @@ def test_invalid_responses_are_errors(server: StandIn, body: bytes | str, error:
     assert order(remote(server)) == [1, 2, 0]
 
 
-def test_a_decompression_bomb_is_not_decompressed_completely(server: StandIn) -> None:
+def test_a_decompression_bomb_is_not_decompressed_completely(server: FakeServer) -> None:
     bomb = gzip.compress(b" " * 50_000_000)
     server.misbehave = [
-        says(200, bomb, Content_Encoding="gzip"),
-        says(200, b"no gzip at all", Content_Encoding="gzip"),
+        respond(200, bomb, Content_Encoding="gzip"),
+        respond(200, b"no gzip at all", Content_Encoding="gzip"),
     ]
     with pytest.raises(RemoteError, match="more than"):
         order(remote(server))
@@ -160,34 +169,36 @@ def test_a_decompression_bomb_is_not_decompressed_completely(server: StandIn) ->
         order(remote(server))
 
 
-def test_results_may_have_any_order(server: StandIn) -> None:
+def test_results_may_have_any_order(server: FakeServer) -> None:
     for permutation in ([2, 0, 1], [0, 1, 2], [1, 0, 2], [2, 1, 0]):
 
-        def shuffled(_handler: object, request: Request, order: list[int] = permutation) -> Answer:
+        def shuffled(
+            _handler: object, request: Request, order: list[int] = permutation
+        ) -> Response:
             texts = request.sent()
-            return Answer(200, results(*((n, score("tei", QUERY, texts[n])) for n in order)))
+            return Response(200, results(*((n, score("tei", QUERY, texts[n])) for n in order)))
 
         server.misbehave = [shuffled]
         assert order(remote(server)) == [1, 2, 0]
 
 
-def test_a_closed_connection_is_an_error_and_the_next_request_works(server: StandIn) -> None:
-    server.misbehave = [cut]
+def test_a_closed_connection_is_an_error_and_the_next_request_works(server: FakeServer) -> None:
+    server.misbehave = [drop_connection]
     with pytest.raises(RemoteConnectionError, match=r"the request to .*127\.0\.0\.1.* failed"):
         order(remote(server))
     assert order(remote(server)) == [1, 2, 0]
 
 
-def test_an_unreachable_server_is_a_connection_error(server: StandIn) -> None:
+def test_an_unreachable_server_is_a_connection_error(server: FakeServer) -> None:
     model = remote(server)
     server.stop()
     with pytest.raises(RemoteConnectionError, match="failed: ConnectError"):
         order(model)
 
 
-def test_a_failed_request_fails_its_ranking_without_repeating_the_batch(server: StandIn) -> None:
+def test_a_failed_request_fails_its_ranking_without_repeating_the_batch(server: FakeServer) -> None:
     """Four requests: one fails, the others are cancelled, and the batch is not run again."""
-    server.always = says(503, "no")
+    server.always = respond(503, "no")
     with pytest.raises(RemoteStatusError):
         Reranker(remote(server, retries=1)).rank(QUERY, [f"document {n}" for n in range(100)])
     assert len(server.requests) <= 8
@@ -198,7 +209,7 @@ def test_failover_to_a_working_server(start: Start) -> None:
     down, overloaded, working = start(), start(), start()
     model = remote(down, overloaded, working)
     down.stop()
-    overloaded.always = says(503, "full")
+    overloaded.always = respond(503, "full")
     for _ in range(5):
         assert order(model) == [1, 2, 0]
     assert len(working.requests) == 5
@@ -213,7 +224,7 @@ def test_no_request_is_lost_if_a_server_fails_under_load(start: Start) -> None:
         reranker.engine.submit([TextPair(f"{QUERY} {n}", "faust") for n in range(5)])
         for _ in range(40)
     ]
-    first.always = cut
+    first.always = drop_connection
     for future in futures:
         assert len(future.result(30).values) == 5
     assert first.requests

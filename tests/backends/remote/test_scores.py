@@ -21,7 +21,7 @@ from rerank_plugins.testing import CrossEncoderContract
 from rerank_plugins.types import ScoreScale
 from tests.backends.remote.conftest import Start, remote
 from tests.backends.remote.schemas import PROBABILITIES
-from tests.helpers.fake_server import TOKEN, StandIn, score, slow
+from tests.helpers.fake_server import TOKEN, FakeServer, score, slow
 
 ROOT = Path(__file__).parents[3]
 QUERY = "who wrote faust"
@@ -38,7 +38,7 @@ def check(reranker: Reranker, api: str, query: str, documents: list[str]) -> Non
     assert raw == sorted(raw, reverse=True)
 
 
-def test_every_api_gives_its_scores(any_server: StandIn) -> None:
+def test_every_api_gives_its_scores(any_server: FakeServer) -> None:
     """The fake server rejects unknown fields and long lists, and returns the best first."""
     reranker = Reranker(remote(any_server))
     check(reranker, any_server.api, QUERY, DOCUMENTS)
@@ -52,31 +52,31 @@ def test_every_api_gives_its_scores(any_server: StandIn) -> None:
     assert len(any_server.requests) == calls
 
 
-async def test_arank_equals_rank(server: StandIn) -> None:
+async def test_arank_equals_rank(server: FakeServer) -> None:
     ranking = await Reranker(remote(server)).arank(QUERY, DOCUMENTS)
     expected = Reranker(remote(server)).rank(QUERY, DOCUMENTS)
     assert [document.index for document in ranking] == [document.index for document in expected]
 
 
-def test_long_lists_are_split_evenly_and_sent_concurrently(server: StandIn) -> None:
+def test_long_lists_are_split_evenly_and_sent_concurrently(server: FakeServer) -> None:
     server.always = slow(0.2)
     check(Reranker(remote(server)), "tei", QUERY, DOCUMENTS)
     assert sorted(len(request.sent()) for request in server.requests) == [25, 25, 25, 25]
-    assert server.most == 4
+    assert server.max_concurrency == 4
 
 
-def test_a_short_list_is_one_request(server: StandIn) -> None:
+def test_a_short_list_is_one_request(server: FakeServer) -> None:
     check(Reranker(remote(server)), "tei", QUERY, DOCUMENTS[:32])
     assert len(server.requests) == 1
 
 
-def test_request_bodies_stay_below_the_size_limit(server: StandIn) -> None:
+def test_request_bodies_stay_below_the_size_limit(server: FakeServer) -> None:
     """JSON makes these sixty texts of 40 kB six times longer; the server would return 413."""
     documents = [f"{n} faust " + "\x01" * 40_000 for n in range(60)]
     check(Reranker(remote(server)), "tei", QUERY, documents)
 
 
-def test_concurrent_callers_get_their_own_scores_within_max_concurrent(server: StandIn) -> None:
+def test_concurrent_callers_get_their_own_scores_within_max_concurrent(server: FakeServer) -> None:
     server.always = slow(0.02)
     reranker = Reranker(remote(server, max_concurrent=3))
     with ThreadPoolExecutor(16) as pool:
@@ -86,7 +86,7 @@ def test_concurrent_callers_get_their_own_scores_within_max_concurrent(server: S
         ]
         for future in futures:
             future.result()
-    assert 1 < server.most <= 3
+    assert 1 < server.max_concurrency <= 3
 
 
 def test_a_rejected_text_fails_only_its_own_caller(start: Start) -> None:
@@ -108,7 +108,7 @@ def test_texts_are_truncated_to_the_limit_of_the_api(start: Start) -> None:
     assert [document.truncated for document in ranking] == [True, False]
 
 
-def test_equal_settings_share_an_engine_and_its_cache(server: StandIn) -> None:
+def test_equal_settings_share_an_engine_and_its_cache(server: FakeServer) -> None:
     first = Reranker(remote(server), cache=Cache(memory_mb=1))
     assert Reranker(remote(server), top_n=3).engine is first.engine
     assert Reranker(remote(server, retries=0)).engine is not first.engine
@@ -133,7 +133,7 @@ def test_a_url_with_the_endpoint_is_used_unchanged(start: Start) -> None:
     assert len(Reranker(model).rank(QUERY, DOCUMENTS[:3])) == 3
 
 
-def test_a_thin_client_needs_no_model_library(server: StandIn) -> None:
+def test_a_thin_client_needs_no_model_library(server: FakeServer) -> None:
     """Torch, transformers, sentence-transformers and tokenizers cannot be imported."""
     code = f"""
         import sys
@@ -159,7 +159,7 @@ class TestContract(CrossEncoderContract):
     """The remote backend keeps the contract of cross-encoders."""
 
     @pytest.fixture
-    def backend(self, server: StandIn) -> Iterator[RemoteCrossEncoder]:
+    def backend(self, server: FakeServer) -> Iterator[RemoteCrossEncoder]:
         model = remote(server, max_characters=5_000)
         config = ModelConfig(str(model), backend="tei", spec=model)
         backend = RemoteCrossEncoder(RemoteCrossEncoder.resolve(config))
@@ -168,7 +168,7 @@ class TestContract(CrossEncoderContract):
         backend.close()
 
 
-def test_closing_the_engine_cancels_running_requests(server: StandIn) -> None:
+def test_closing_the_engine_cancels_running_requests(server: FakeServer) -> None:
     server.always = slow(0.3)
     reranker = Reranker(remote(server))
     with ThreadPoolExecutor(1) as pool:

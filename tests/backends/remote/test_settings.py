@@ -19,7 +19,7 @@ from rerank_plugins.errors import ConfigurationError, RemoteStatusError, RerankE
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 from tests.backends.remote.conftest import remote
-from tests.helpers.fake_server import TOKEN, Misbehavior, StandIn, cut, says
+from tests.helpers.fake_server import TOKEN, FakeServer, Misbehavior, drop_connection, respond
 
 URL = "http://127.0.0.1:9"
 
@@ -98,7 +98,7 @@ def test_the_token_is_in_no_representation() -> None:
 
 
 def test_a_pickled_spec_reads_its_token_from_the_environment(
-    monkeypatch: pytest.MonkeyPatch, server: StandIn
+    monkeypatch: pytest.MonkeyPatch, server: FakeServer
 ) -> None:
     without_token = pickle.loads(pickle.dumps(remote(server)))  # noqa: S301
     with pytest.raises(ConfigurationError, match="Set token_env to an environment variable"):
@@ -120,10 +120,10 @@ def test_an_invalid_token_is_refused(token: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "failure", [cut, says(401, f'{{"error": "bad token {TOKEN}"}}'), says(503)]
+    "failure", [drop_connection, respond(401, f'{{"error": "bad token {TOKEN}"}}'), respond(503)]
 )
 def test_the_token_is_in_no_error_and_no_log(
-    server: StandIn, caplog: pytest.LogCaptureFixture, failure: Misbehavior
+    server: FakeServer, caplog: pytest.LogCaptureFixture, failure: Misbehavior
 ) -> None:
     caplog.set_level(logging.DEBUG)
     server.always = failure
@@ -139,7 +139,7 @@ def test_the_token_is_in_no_error_and_no_log(
         assert "bad token ***" in str(caught.value)
 
 
-def test_both_frameworks_rank_remotely(server: StandIn) -> None:
+def test_both_frameworks_rank_remotely(server: FakeServer) -> None:
     model = remote(server)
     texts = ["rain", "goethe wrote faust"]
     compressor = CrossEncoderCompressor(model=model, top_n=1)
@@ -155,7 +155,7 @@ def test_both_frameworks_rank_remotely(server: StandIn) -> None:
 
 
 def test_specs_survive_serialization_of_adapters(
-    server: StandIn, monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RERANK_TOKEN", TOKEN)
     model = remote(server, token=None, token_env="RERANK_TOKEN")  # noqa: S106
@@ -167,7 +167,7 @@ def test_specs_survive_serialization_of_adapters(
     assert CrossEncoderCompressor(**json.loads(compressor.model_dump_json())).model == model
 
 
-def test_nothing_is_sent_before_the_first_ranking(server: StandIn, tmp_path: Path) -> None:
+def test_nothing_is_sent_before_the_first_ranking(server: FakeServer, tmp_path: Path) -> None:
     Reranker(remote(server)).warm_up()
     assert server.requests == []
     assert len(Reranker(remote(server)).rank("query", [])) == 0
