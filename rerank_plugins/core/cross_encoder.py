@@ -239,7 +239,7 @@ def _shares(
 ) -> list[ScoringResult]:
     """Give each task its part of what was computed together."""
     return [
-        task.scored(computed.part(own), engine.identity, engine.scale)
+        task.scored(computed.select(own), engine.identity, engine.scale)
         for task, own in zip(paired, places, strict=True)
     ]
 

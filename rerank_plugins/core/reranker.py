@@ -73,7 +73,7 @@ class Pipeline:
         with self._traced(tasks, config) as trace:
             rankings = self._rankings(tasks, config)
             if trace is not None:
-                trace.ranked(rankings)
+                trace.record_rankings(rankings)
         return rankings
 
     async def arun(self, task: ScoringRequest, config: RerankConfig) -> Ranking:
@@ -81,7 +81,7 @@ class Pipeline:
         with self._traced([task], config) as trace:
             ranking = await self._aranking(task, config)
             if trace is not None:
-                trace.ranked([ranking])
+                trace.record_rankings([ranking])
         return ranking
 
     def warm_up(self) -> None:
@@ -151,7 +151,7 @@ def _passed_through(
         raise error
     kind = type(error).__name__
     if (trace := current_trace()) is not None:
-        trace.failed(error)
+        trace.record_error(error)
     # The message may repeat texts, as a server's answer does: it is for the caller alone.
     _log.warning("scoring %d documents failed, their order is kept: %s", len(task.texts), kind)
     message = f"{kind}: {error}"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.config import ModelConfig
-from rerank_plugins.engine.cache import Entry, MemoryCache
+from rerank_plugins.engine.cache import CacheEntry, MemoryCache
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 from rerank_plugins.types import TextPair
@@ -18,8 +18,8 @@ from tests.helpers.engines import FaultyCrossEncoder, engine_of, expected, pairs
 ROOMY = 2**20
 
 
-def entry(score: float = 1.0) -> Entry:
-    return Entry(np.array(score, dtype=np.float32), 5, False)
+def entry(score: float = 1.0) -> CacheEntry:
+    return CacheEntry(np.array(score, dtype=np.float32), 5, False)
 
 
 words = st.sampled_from(["a", "b", "ab", "abc", ""])
@@ -31,7 +31,7 @@ def test_cache_on_equals_cache_off(requests: list[tuple[str, str]], size: int) -
     """Queries and texts whose concatenations are equal are different pairs."""
     backend = FakeCrossEncoder()
     with engine_of(backend) as engine:
-        engine.cache.grow(ROOMY)
+        engine.cache.memory.grow(ROOMY)
         for start in range(0, len(requests), size):
             items = [TextPair(*pair) for pair in requests[start : start + size]]
             result = engine.compute(items)
@@ -49,7 +49,7 @@ def test_cache_on_equals_cache_off(requests: list[tuple[str, str]], size: int) -
 def test_hits_are_reported_and_not_scored_again() -> None:
     backend = FakeCrossEncoder()
     reranker = Reranker(backend)
-    reranker.engine.cache.grow(ROOMY)
+    reranker.engine.cache.memory.grow(ROOMY)
     first = reranker.rank("red apple", ["red", "apple", "sky"])
     again = reranker.rank("red apple", ["sky", "red", "new"])
     assert (first.stats.cache_hits, again.stats.cache_hits) == (0, 2)
@@ -63,14 +63,14 @@ def test_another_length_is_another_score() -> None:
     long = " ".join(f"word{number}" for number in range(200))
     for length in (64, 128, 64):
         reranker = Reranker(backend, max_length=length)
-        reranker.engine.cache.grow(ROOMY)
+        reranker.engine.cache.memory.grow(ROOMY)
         assert reranker.rank("word1", [long]).stats.tokens == length
     assert len(backend.batches) == 2
 
 
 def test_truncation_is_remembered() -> None:
     reranker = Reranker(backend := FakeCrossEncoder(max_length=20))
-    reranker.engine.cache.grow(ROOMY)
+    reranker.engine.cache.memory.grow(ROOMY)
     for _ in range(2):
         ranking = reranker.rank("query", ["word " * 100, "short"])
         assert ranking.stats.truncated == 1
@@ -80,7 +80,7 @@ def test_truncation_is_remembered() -> None:
 def test_embeddings_are_cached_by_role_and_prompt() -> None:
     backend = FakeBiEncoder()
     plain, prompted = BiEncoder(backend), BiEncoder(backend, query_prompt="topic: ")
-    plain.engine.cache.grow(ROOMY)
+    plain.engine.cache.memory.grow(ROOMY)
     first = plain.encode_queries(["rain", "snow"])
     np.testing.assert_array_equal(plain.encode_queries(["snow", "rain"]), first[::-1])
     assert len(backend.batches) == 1
@@ -90,7 +90,7 @@ def test_embeddings_are_cached_by_role_and_prompt() -> None:
 def test_a_failed_result_is_not_kept() -> None:
     backend = FaultyCrossEncoder(poison=frozenset({"query"}))
     with engine_of(backend) as engine:
-        engine.cache.grow(ROOMY)
+        engine.cache.memory.grow(ROOMY)
         with pytest.raises(Exception, match="not finite"):
             engine.compute(pairs("query", 2))
         backend.poison = frozenset()
@@ -107,21 +107,21 @@ def test_the_least_recently_used_go_first_and_the_bound_holds() -> None:
     for index in range(100):
         cache.find(items, [0], None)
         cache.add([((items[index], None), entry(index))])
-        assert cache.bytes <= 3_000
+        assert cache.size_bytes <= 3_000
     kept = cache.find(items, range(100), None)
     assert 0 in kept
     assert 99 in kept
     assert 2 <= len(kept) < 10
     assert all(float(one.row) == index for index, one in kept.items())
     cache.clear()
-    assert cache.bytes == 0
+    assert cache.size_bytes == 0
     assert cache.find(items, range(100), None) == {}
 
 
 def test_off_unless_asked_for() -> None:
     cache = MemoryCache()
     cache.add([((TextPair("q", "d"), None), entry())])
-    assert cache.bytes == 0
+    assert cache.size_bytes == 0
     backend = FakeCrossEncoder()
     for _ in range(2):
         Reranker(backend).rank("query", ["text"])
@@ -131,7 +131,7 @@ def test_off_unless_asked_for() -> None:
 def test_the_setting_reaches_the_shared_engine_and_never_shrinks_it() -> None:
     engine = Reranker("mini", dtype="float32", cache_mb=2).engine
     assert Reranker("mini", dtype="float32").engine is engine
-    assert engine.cache.memory.bounds == (2 * 2**20, None)
+    assert engine.cache.memory.limits == (2 * 2**20, None)
     engine.close()  # other tests count what the model computes
 
 

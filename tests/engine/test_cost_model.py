@@ -40,7 +40,7 @@ def test_is_bounded_and_positive_whatever_it_sees(
         model.learn(tokens, taken)
         assert 0 <= model.overhead_s < math.inf
         assert 0 < model.per_token_s < math.inf
-        fitting = model.fitting(seconds)
+        fitting = model.tokens_within(seconds)
         assert 0 <= fitting < math.inf
         if fitting:
             assert model.seconds(fitting) <= seconds * (1 + 1e-9)
@@ -48,9 +48,9 @@ def test_is_bounded_and_positive_whatever_it_sees(
 
 def test_nothing_fits_before_anything_is_learned() -> None:
     model = CostModel()
-    assert model.fitting(1_000.0) == 0
+    assert model.tokens_within(1_000.0) == 0
     model.learn(10, 0.01)
-    assert model.fitting(1_000.0) > 10
+    assert model.tokens_within(1_000.0) > 10
 
 
 def test_one_stall_is_forgiven_and_a_slower_machine_is_not() -> None:
@@ -67,5 +67,5 @@ def test_one_stall_is_forgiven_and_a_slower_machine_is_not() -> None:
 def test_the_margin_grows_with_the_noise() -> None:
     sizes = [100, 2_000, 500, 1_000] * 10
     quiet, noisy = (taught(sizes, 0.01, 1e-4, noise) for noise in (0.0, 0.3))
-    assert noisy.fitting(0.2) < 0.85 * quiet.fitting(0.2)
-    assert quiet.fitting(0.2) > 0.9 * (0.2 - 0.01) / 1e-4
+    assert noisy.tokens_within(0.2) < 0.85 * quiet.tokens_within(0.2)
+    assert quiet.tokens_within(0.2) > 0.9 * (0.2 - 0.01) / 1e-4

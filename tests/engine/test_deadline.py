@@ -186,11 +186,11 @@ def test_a_caller_is_answered_at_the_deadline_while_others_compute(how: str) -> 
 def test_a_batch_that_ends_too_late_still_fills_the_cache() -> None:
     backend = GatedCrossEncoder(batch_tokens=40)
     with engine_of(backend) as engine:
-        engine.cache.grow(1_000_000)
+        engine.cache.memory.grow(1_000_000)
         items = pairs("query", 3)
         assert not engine.compute(items, deadline=within(0.05)).done.any()
         backend.gate.set()
-        while not engine.cache.memory.bytes:
+        while not engine.cache.memory.size_bytes:
             time.sleep(0.001)
         known = engine.cache.find(items, range(3), None)
         assert list(known) == [0]
@@ -224,7 +224,7 @@ def test_cached_items_are_done_wherever_they_stand() -> None:
     items = pairs("query", 1_000)
     known = [3, 400, 401, 998, 999]
     with engine_of(backend) as engine:
-        engine.cache.grow(10_000_000)
+        engine.cache.memory.grow(10_000_000)
         engine.compute([items[index] for index in known])
         computed = engine.compute(items, deadline=within(0.1))
     assert_right(computed, items)
@@ -239,7 +239,7 @@ def test_all_known_needs_no_batch() -> None:
     backend = FakeCrossEncoder()
     items = pairs("query", 300)
     with engine_of(backend) as engine:
-        engine.cache.grow(10_000_000)
+        engine.cache.memory.grow(10_000_000)
         engine.compute(items)
         computed = engine.compute(items, deadline=within(5))
     assert computed.done.all()
@@ -317,7 +317,7 @@ def test_nothing_is_lost_in_chaos(seed: int) -> None:
 
     backend = FaultyCrossEncoder(fault, delay_s=0.002, seed=seed, batch_tokens=200)
     engine = engine_of(backend, max_queue_tokens=2_000)
-    engine.cache.grow(20_000)
+    engine.cache.memory.grow(20_000)
 
     def request(number: int) -> str:
         mine = np.random.default_rng((seed, number))

@@ -148,7 +148,7 @@ def test_a_backend_that_outlives_the_engines_dies_in_silence(tmp_path: Path) -> 
             """
             import numpy as np
             from rerank_plugins import Reranker
-            from rerank_plugins.engine.backend import Prepared
+            from rerank_plugins.engine.backend import TokenizedItem
             from rerank_plugins.types import ModelIdentity, ScoreScale
 
             class Own:
@@ -156,7 +156,7 @@ def test_a_backend_that_outlives_the_engines_dies_in_silence(tmp_path: Path) -> 
                 scale, batch_tokens, is_padded = ScoreScale.LOGIT, 100, False
 
                 def prepare(self, items, max_length=None):
-                    return [Prepared(3, False, len(item.document)) for item in items]
+                    return [TokenizedItem(3, False, len(item.document)) for item in items]
 
                 def run(self, batch):
                     return np.array([one.payload for one in batch], dtype=np.float32)

@@ -12,7 +12,7 @@ import pytest
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.loading import get_loader, register_loader
-from rerank_plugins.engine.registry import aget_engine, get_engine
+from rerank_plugins.engine.registry import get_engine
 from rerank_plugins.errors import ModelLoadError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 
@@ -149,7 +149,9 @@ def test_other_configurations_do_not(
 async def test_what_a_user_asks_for_reaches_an_engine_that_is_loaded_for_it(
     loader: CountingLoader, config: ModelConfig
 ) -> None:
-    engine = await aget_engine("cross-encoder", config, replace(config, idle_unload_s=99))
+    reranker = Reranker(config.model, idle_unload_s=99)
+    await reranker.arank("rain", ["snow"])
+    engine = reranker.engine
     assert engine.idle_unload_s == 99
     assert len(loader.loaded) == 1
     engine.close()

@@ -13,7 +13,7 @@ def test_a_job_ends_after_its_batch_was_put_back() -> None:
     for early in (False, True):
         job = DeadlineRequest(items, None, "interactive", [5, 5], 1.0)
         indices = job.take_in_order(10, 2)
-        job.add_prepared(indices, FakeCrossEncoder().prepare(items))
+        job.add_tokenized(indices, FakeCrossEncoder().prepare(items))
         job.take(0)
         if early:
             job.give_up()

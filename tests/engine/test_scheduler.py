@@ -38,7 +38,7 @@ from tests.helpers.engines import (
 
 
 def threads_of(engine: Engine[Any]) -> list[threading.Thread]:
-    return [thread for thread in engine._scheduler.crew._threads if thread.is_alive()]
+    return [thread for thread in engine._scheduler.threads if thread.is_alive()]
 
 
 def test_threads_loops_and_futures_share_batches() -> None:

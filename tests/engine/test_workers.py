@@ -167,7 +167,7 @@ def test_a_dead_worker_ends_all_and_a_new_crew_takes_over() -> None:
         engine.compute(pairs("next", 50)).values, expected(pairs("next", 50))
     )
     engine.close()
-    assert not any(thread.is_alive() for thread in engine._scheduler.crew._threads)
+    assert not any(thread.is_alive() for thread in engine._scheduler.threads)
 
 
 def test_close_ends_every_worker() -> None:
@@ -175,7 +175,7 @@ def test_close_ends_every_worker() -> None:
     engine = engine_of(backend)
     future = engine.submit(pairs("query", 100))
     backend.wait_for(WORKERS)
-    threads = engine._scheduler.crew._threads
+    threads = engine._scheduler.threads
     assert len(threads) == 1 + WORKERS
     closer = threading.Thread(target=engine.close)
     closer.start()

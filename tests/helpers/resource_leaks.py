@@ -61,22 +61,22 @@ concurrent.futures.Future.__init__ = _noting  # type: ignore[method-assign, assi
 
 def _kept(engine: Engine[Any]) -> bool:
     """Return whether an engine is the process's: that of the embedded model."""
-    return isinstance(engine._source, LazyModel) and engine._source._config.model == MINI
+    return isinstance(engine._provider, LazyModel) and engine._provider._config.model == MINI
 
 
 def _engines() -> set[Engine[Any]]:
     """Return the engines that the process knows, but for those it keeps."""
     known = registry._registry
-    engines = [*known._engines.values(), *known._injected.values()]
+    engines = [*known.engines.values(), *known.user_engines.values()]
     return {engine for engine in engines if not _kept(engine)}
 
 
 def _threads() -> set[threading.Thread]:
     """Return the threads that count: not those allowed, nor of engines the process keeps."""
-    engines = [one for one in registry._registry._engines.values() if _kept(one)]
-    kept = {thread for engine in engines for thread in engine._scheduler.crew._threads}
+    engines = [one for one in registry._registry.engines.values() if _kept(one)]
+    kept = {thread for engine in engines for thread in engine._scheduler.threads}
     for engine in engines:
-        source: Any = engine._source
+        source: Any = engine._provider
         backend = source._backend
         for lanes in (
             getattr(backend, "_lanes", None),
@@ -192,7 +192,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     threads, engines, sockets = item.stash[_BEFORE]
     del item.stash[_BEFORE]
     for engine in _engines() - engines:
-        if isinstance(engine._source, UserBackend):
+        if isinstance(engine._provider, UserBackend):
             engine.abandon()  # the backend stays usable for whoever holds it
         else:
             engine.close()

@@ -28,7 +28,7 @@ from rerank_plugins.errors import InferenceError
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
-from rerank_plugins.tracing import MOST_STEPS
+from rerank_plugins.tracing import MAX_STEPS
 from tests.helpers.engines import FaultyCrossEncoder, GatedCrossEncoder, out_of_memory_beyond
 from tests.tracing.conftest import Spans, times, trace_of, values
 
@@ -183,7 +183,7 @@ def test_a_thousand_documents_stay_within_the_limit_of_an_sdk(spans: Spans) -> N
 def test_the_steps_of_a_long_call_are_bounded(spans: Spans) -> None:
     Reranker(FakeCrossEncoder(batch_tokens=8)).rank("w1", [f"w{n} x" for n in range(300)])
     call = spans.one("rerank")
-    assert len(spans.under(call)) == MOST_STEPS
+    assert len(spans.under(call)) == MAX_STEPS
     assert values(call)["rerank_plugins.steps_left_out"] > 0
 
 

@@ -60,7 +60,7 @@ class TwoColumns(FakeCrossEncoder):
 def test_columns_in_one_batch_of_many_reach_only_their_request() -> None:
     backend = TwoColumns(batch_tokens=20)
     with engine_of(backend) as engine:
-        engine.cache.grow(2**20)
+        engine.cache.memory.grow(2**20)
         check_only_bad_fails_in(engine, InvalidScoresError, r"shape \(1, 2\) .* must be \(1,\)")
         known = pairs("bad", 2)  # of its other batches, what was right is kept
         np.testing.assert_allclose(engine.compute(known).values, expected(known))

@@ -54,11 +54,11 @@ def test_a_panic_reaches_only_its_request(made: Path, tmp_path: Path) -> None:
             return rust.encode_batch_fast(texts, **options)
 
     rust, tokenizer._tokenizer = tokenizer._tokenizer, Panicking()
-    threads = set(reranker.engine._scheduler.crew._threads)
+    threads = set(reranker.engine._scheduler.threads)
     with pytest.raises(InferenceError, match="the tokenizer broke down"):
         reranker.score([("rain", "5 \u20ac")])
     assert reranker.score([("rain", "water")]) == wanted
-    assert set(reranker.engine._scheduler.crew._threads) == threads
+    assert set(reranker.engine._scheduler.threads) == threads
 
 
 class PanicException(BaseException):

@@ -10,7 +10,7 @@ from rerank_plugins.config import Priority
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.engine.batch_planner import BatchItem
 from rerank_plugins.engine.request import DeadlineRequest, Request
-from rerank_plugins.engine.request_queue import AHEAD_BATCHES, PREPARE_ITEMS, JobQueue
+from rerank_plugins.engine.request_queue import AHEAD_BATCHES, PREPARE_ITEMS, WaitingRequests
 
 BUDGET = 1_000
 
@@ -19,12 +19,12 @@ def make_job(lengths: list[int], priority: Priority = "interactive") -> Request[
     return Request([(length,) for length in lengths], None, priority, [100] * len(lengths))
 
 
-def prepare_all(queue: JobQueue) -> int:
+def prepare_all(queue: WaitingRequests) -> int:
     """Prepare what the queue asks for; return how many items."""
     count = 0
-    while (work := queue.next_to_prepare()) is not None:
+    while (work := queue.next_to_tokenize()) is not None:
         job, indices, _ = work
-        queue.add_prepared(
+        queue.add_tokenized(
             job, indices, [TokenizedItem(job.items[index][0], False, None) for index in indices]
         )
         count += len(indices)
@@ -32,7 +32,7 @@ def prepare_all(queue: JobQueue) -> int:
 
 
 def serve(
-    queue: JobQueue, *, padded: bool = True
+    queue: WaitingRequests, *, padded: bool = True
 ) -> tuple[list[BatchItem], list[Request[tuple[int]]]]:
     """Prepare, take a batch and complete it; return it and the jobs it finished."""
     prepare_all(queue)
@@ -48,7 +48,7 @@ lengths = st.lists(st.integers(1, 600), min_size=1, max_size=30)
 def test_every_item_is_served_once_within_the_budget(
     requests: list[list[int]], padded: bool
 ) -> None:
-    queue = JobQueue(BUDGET)
+    queue = WaitingRequests(BUDGET)
     jobs = [make_job(items) for items in requests]
     for job in jobs:
         queue.add(job)
@@ -66,7 +66,7 @@ def test_every_item_is_served_once_within_the_budget(
 
 def test_a_short_request_passes_a_long_job() -> None:
     """Ten pairs beside ten thousand are done within a few batches."""
-    queue = JobQueue(BUDGET)
+    queue = WaitingRequests(BUDGET)
     long_job = make_job([100] * 10_000)
     queue.add(long_job)
     for _ in range(50):
@@ -84,7 +84,7 @@ def test_a_short_request_passes_a_long_job() -> None:
 def test_a_short_request_waits_for_no_large_batch() -> None:
     """Its items are not spread over the batches of a long job, nor its batch filled by it."""
     rng = np.random.default_rng(5)
-    queue = JobQueue(BUDGET)
+    queue = WaitingRequests(BUDGET)
     queue.add(make_job(rng.integers(10, 60, 5_000).tolist()))
     for _ in range(30):
         serve(queue)
@@ -99,17 +99,17 @@ def test_a_short_request_waits_for_no_large_batch() -> None:
 
 def test_a_long_job_is_not_starved() -> None:
     """Though short requests keep coming, the long job gets its share."""
-    queue = JobQueue(BUDGET)
+    queue = WaitingRequests(BUDGET)
     long_job = make_job([100] * 2_000, "bulk")
     queue.add(long_job)
     for _ in range(400):
         queue.add(make_job([100] * 10))
         serve(queue)
-    assert long_job.served >= 400 // 8 * 100
+    assert long_job.served_tokens >= 400 // 8 * 100
 
 
 def test_equal_requests_are_served_in_order_of_arrival() -> None:
-    queue = JobQueue(BUDGET)
+    queue = WaitingRequests(BUDGET)
     jobs = [make_job([50, 100, 150, 200] * 5) for _ in range(20)]
     for job in jobs:
         queue.add(job)
@@ -121,18 +121,18 @@ def test_equal_requests_are_served_in_order_of_arrival() -> None:
 
 
 def test_bulk_stands_behind_interactive() -> None:
-    queue = JobQueue(BUDGET)
+    queue = WaitingRequests(BUDGET)
     bulk, interactive = make_job([100] * 50, "bulk"), make_job([100] * 50)
     queue.add(bulk)
     queue.add(interactive)
     while not interactive.finished:
         serve(queue)
-    assert bulk.served <= 2 * BUDGET
+    assert bulk.served_tokens <= 2 * BUDGET
 
 
 def test_batches_of_many_requests_hold_neighbors_in_length() -> None:
     """Shared batches waste little padding, as one sorted job would."""
-    queue = JobQueue(BUDGET)
+    queue = WaitingRequests(BUDGET)
     rng = np.random.default_rng(3)
     for _ in range(40):
         queue.add(make_job(rng.integers(20, 300, 10).tolist()))
@@ -146,7 +146,7 @@ def test_batches_of_many_requests_hold_neighbors_in_length() -> None:
 
 
 def test_preparing_stops_when_enough_is_ready() -> None:
-    queue = JobQueue(BUDGET)
+    queue = WaitingRequests(BUDGET)
     queue.add(make_job([100] * 10_000))
     ahead = prepare_all(queue)
     assert AHEAD_BATCHES * BUDGET <= ahead * 100 < AHEAD_BATCHES * BUDGET + 100 * PREPARE_ITEMS
@@ -160,7 +160,7 @@ def test_preparing_stops_when_enough_is_ready() -> None:
 
 
 def test_a_discarded_job_leaves_nothing_behind() -> None:
-    queue = JobQueue(BUDGET)
+    queue = WaitingRequests(BUDGET)
     kept, gone = make_job([100] * 5), make_job([100] * 5)
     queue.add(kept)
     queue.add(gone)
@@ -179,15 +179,15 @@ def test_a_discarded_job_leaves_nothing_behind() -> None:
 def test_a_first_batch_takes_half_of_the_time_and_the_next_the_rest() -> None:
     """With one batch of all that fits, a machine a little slower than predicted answers nothing."""
     now = 0.0
-    queue = JobQueue(BUDGET, clock=lambda: now)
+    queue = WaitingRequests(BUDGET, clock=lambda: now)
     queue.costs.learn(100, 0.1)
     job = DeadlineRequest([(10,)] * 50, None, "interactive", [10] * 50, deadline=0.4)
     queue.add(job)
     tokens = []
     while job in queue and not job.given_up:
-        while (step := queue.next_to_prepare()) is not None and step.prepare:
+        while (step := queue.next_to_tokenize()) is not None and step.tokenize:
             known = [TokenizedItem(10, False, None) for _ in step.indices]
-            queue.add_prepared(job, step.indices, known)
+            queue.add_tokenized(job, step.indices, known)
         batch = queue.next_batch(is_padded=False)
         tokens.append(10 * len(batch))
         now += queue.costs.seconds(tokens[-1])
