@@ -102,7 +102,7 @@ def run_batch(backend: Backend[Any], batch: Sequence[BatchItem]) -> BatchResult:
             result.rows += part.rows
             result.failed |= part.failed
         return result
-    finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1).tolist()
+    finite = np.logical_and.reduce(np.isfinite(rows.reshape(len(rows), -1)), axis=1)
     for number, (request, index) in enumerate(batch):
         if number in errors:
             result.failed.setdefault(request, errors[number])
