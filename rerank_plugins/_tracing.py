@@ -17,7 +17,7 @@ from rerank_plugins._lazy import require
 from rerank_plugins.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from rerank_plugins.config import RerankConfig
+    from rerank_plugins.config import RankingSettings
     from rerank_plugins.types import Ranking, ScoringRequest
 
 Step = Literal["queue", "tokenize", "score"]
@@ -78,7 +78,7 @@ class Tracer(Protocol):
     """Records calls."""
 
     def rank(
-        self, requests: Sequence[ScoringRequest], config: RerankConfig, model: str
+        self, requests: Sequence[ScoringRequest], config: RankingSettings, model: str
     ) -> AbstractContextManager[Trace | None]:
         """Record a call of a reranker; the trace is None if nothing is recorded."""
         ...
@@ -94,7 +94,7 @@ class NoTracer:
     """A tracer that records nothing."""
 
     def rank(
-        self, requests: Sequence[ScoringRequest], config: RerankConfig, model: str
+        self, requests: Sequence[ScoringRequest], config: RankingSettings, model: str
     ) -> AbstractContextManager[None]:
         """Do nothing."""
         return nullcontext()

@@ -20,7 +20,7 @@ from rerank_plugins import __version__
 from rerank_plugins._tracing import RemoteCall, ServerCall, Step, within
 
 if TYPE_CHECKING:
-    from rerank_plugins.config import RerankConfig
+    from rerank_plugins.config import RankingSettings
     from rerank_plugins.types import Ranking, ScoringRequest
 
 Value = str | int | float
@@ -43,7 +43,7 @@ _SHARED: Final = ("batches", "cache_hits", "disk_hits", "queue_s", "compute_s")
 
 
 def call_attributes(
-    requests: Sequence[ScoringRequest], config: RerankConfig, model: str
+    requests: Sequence[ScoringRequest], config: RankingSettings, model: str
 ) -> Attributes:
     """Return the attributes of a call that begins."""
     documents = sum(len(request.texts) for request in requests)
@@ -80,7 +80,7 @@ def ranking_attributes(rankings: Sequence[Ranking]) -> Attributes:
 
 
 def _inputs(request: ScoringRequest) -> Iterator[tuple[int, float]]:
-    scores = request.first_stage
+    scores = request.retrieval_scores
     for index in range(len(request.texts)):
         yield index, math.nan if scores is None else float(scores[index])
 
@@ -244,7 +244,7 @@ class OpenTelemetryTracer:
 
     @contextmanager
     def rank(
-        self, requests: Sequence[ScoringRequest], config: RerankConfig, model: str
+        self, requests: Sequence[ScoringRequest], config: RankingSettings, model: str
     ) -> Iterator[SpanTrace | None]:
         """Record a call of a reranker; see :class:`~rerank_plugins._tracing.Tracer`."""
         offset = time.time_ns() - time.perf_counter_ns()

@@ -10,12 +10,11 @@ import asyncio
 import atexit
 import os
 import threading
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from rerank_plugins.config import ModelConfig, ModelSpec
+from rerank_plugins.config import ModelConfig, ModelSettings, ModelSpec, Optimize
 from rerank_plugins.engine.backend import Backend, validate_backend
 from rerank_plugins.engine.engine import ClosableMixin, Engine
 from rerank_plugins.engine.loading import Kind, LazyModel, UserBackend, get_loader
@@ -74,31 +73,39 @@ class EngineClient(ClosableMixin, Generic[ItemT]):
     A context manager that loads the model, and closes it for the whole process.
     """
 
-    _kind: ClassVar[Kind]
-    _protocol: ClassVar[type[Any]]
-
-    def __init__(self, model: object, cache_folder: str | Path | None, **settings: Any) -> None:  # noqa: ANN401
-        """Check the settings; the model is loaded when it is first needed.
+    def __init__(
+        self,
+        kind: Kind,
+        protocol: type[Any],
+        settings: ModelSettings,
+        *,
+        max_length: int | None,
+        optimize: Optimize = "none",
+    ) -> None:
+        """Validate the model, which is loaded when it is first needed.
 
         Args:
-            model: A name, a folder, the specification of a model, or a backend object.
-            cache_folder: Folder of downloads.
-            settings: The other fields of :class:`ModelConfig`.
+            kind: ``"cross-encoder"`` or ``"bi-encoder"``.
+            protocol: Protocol that a backend object must implement.
+            settings: The model (a name, a folder, a spec or a backend object), and where and how
+                it runs.
+            max_length: Maximum number of tokens per item; None is the model's own.
+            optimize: How torch compiles the model.
 
         Raises:
-            ConfigurationError: If the model is none of these, or a setting is out of range.
+            ConfigurationError: If the model is none of these.
         """
+        model = settings.model
         spec = model if isinstance(model, ModelSpec) else None
-        is_named = isinstance(model, (str, Path)) or spec is not None
-        # A backend object has its own settings; those given with it are checked all the same.
+        is_named = isinstance(model, str) or spec is not None
+        values = {name: getattr(settings, name) for name in ModelSettings.model_fields}
+        values["model"] = str(model) if is_named else type(model).__name__
         self._model_config = ModelConfig(
-            str(model) if is_named else "given",
-            cache_folder=None if cache_folder is None else str(cache_folder),
-            settings=spec,
-            **settings,
+            **values, max_length=max_length, optimize=optimize, spec=spec
         )
         if not is_named:
-            validate_backend(model, self._protocol)
+            validate_backend(model, protocol)
+        self._kind: Kind = kind
         self._model: Any = self._model_config if is_named else model
         self._last_engine: Engine[ItemT] | None = None
 
@@ -123,7 +130,7 @@ class EngineClient(ClosableMixin, Generic[ItemT]):
             self._last_engine = engine
         return engine
 
-    async def _aengine(self) -> Engine[ItemT]:
+    async def aengine(self) -> Engine[ItemT]:
         """Return the engine without blocking the event loop: a thread loads the model."""
         if (
             self._open_engine() is None
@@ -173,10 +180,13 @@ def _apply_policies(config: ModelConfig, engine: Engine[Any]) -> None:
     """Apply the settings that are no part of the model: idle time and caches."""
     if config.idle_unload_s is not None:
         engine.idle_unload_s = config.idle_unload_s
-    engine.cache.memory.grow(int(config.cache_mb * 2**20), config.cache_entries)
-    if config.cache_dir is not None:
-        folder = Path(config.cache_dir).expanduser().absolute()
-        engine.cache.attach(folder, int(config.cache_dir_mb * 2**20))
+    cache = config.cache
+    if cache is None:
+        return
+    engine.cache.memory.grow(int(cache.memory_mb * 2**20), cache.max_entries)
+    if cache.folder is not None:
+        folder = Path(cache.folder).expanduser().absolute()
+        engine.cache.attach(folder, int(cache.folder_mb * 2**20))
 
 
 _Key: TypeAlias = tuple[Kind, ModelConfig]
@@ -239,7 +249,7 @@ class _Registry:
 
 def _resolve(kind: Kind, config: ModelConfig) -> _Key:
     # The maximum length is a setting of each request, so it does not distinguish engines.
-    return kind, replace(get_loader(kind).resolve(config), max_length=None)
+    return kind, get_loader(kind).resolve(config).replace(max_length=None)
 
 
 _registry = _Registry()

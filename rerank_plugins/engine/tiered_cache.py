@@ -68,9 +68,10 @@ class TieredCache:
                 self._disk = DiskCache(folder, max_bytes, self._shape)
             elif self._disk.folder != folder:
                 message = (
-                    f"cache_dir is {str(folder)!r}, but the engine of {self.identity.model!r}, "
-                    f"which the whole process shares, uses {str(self._disk.folder)!r}. Give that "
-                    "folder, or none, or close the engine first."
+                    f"the cache folder is {str(folder)!r}, but the engine of "
+                    f"{self.identity.model!r}, which the whole process shares, uses "
+                    f"{str(self._disk.folder)!r}. Give that folder, or none, or close the engine "
+                    "first."
                 )
                 raise ConfigurationError(message)
             self._disk.max_bytes = max(self._disk.max_bytes, max_bytes)
@@ -130,8 +131,8 @@ class TieredCache:
         if self.identity.fingerprint or self.identity.revision:
             return
         message = (
-            f"cache_dir is {str(folder)!r}, but the model {self.identity.model!r} has neither a "
-            "fingerprint nor a revision, so its results could be mistaken for those of other "
-            "weights. Leave cache_dir out, or give the backend's identity a fingerprint."
+            f"the cache folder is {str(folder)!r}, but the model {self.identity.model!r} has "
+            "neither a fingerprint nor a revision, so its results could be mistaken for those of "
+            "other weights. Leave the folder out, or give the backend's identity a fingerprint."
         )
         raise ConfigurationError(message)

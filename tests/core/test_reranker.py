@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins import Reranker
-from rerank_plugins.config import Activation
 from rerank_plugins.core.ranking import activate
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.testing import FakeCrossEncoder
@@ -180,7 +179,9 @@ def test_top_n_counts_what_the_threshold_left() -> None:
 
 @pytest.mark.parametrize("activation", ["sigmoid", "none"])
 @pytest.mark.parametrize("scale", list(ScoreScale))
-def test_relevance_follows_activation_and_scale(activation: Activation, scale: ScoreScale) -> None:
+def test_relevance_follows_activation_and_scale(
+    activation: Literal["sigmoid", "none"], scale: ScoreScale
+) -> None:
     texts = ["-3", "0.25", "9"]
     reranker = Reranker(FakeCrossEncoder(logit_of_text, scale=scale), activation=activation)
     ranking = reranker.rank("q", texts)
