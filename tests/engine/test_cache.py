@@ -1,4 +1,4 @@
-"""The cache changes no score, only the work; and it stays within its bound."""
+"""The memory cache: equal scores, less work, bounded size."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_cache_on_equals_cache_off(requests: list[tuple[str, str]], size: int) -
             result = engine.compute(items)
             np.testing.assert_array_equal(result.values, expected(items))
             np.testing.assert_array_equal(
-                result.tokens, [one.tokens for one in backend.prepare(items)]
+                result.tokens, [item.tokens for item in backend.prepare(items)]
             )
         scored = [pair for batch in backend.batches for pair in batch]
         stats = engine.stats()
@@ -54,11 +54,11 @@ def test_hits_are_reported_and_not_scored_again() -> None:
     again = reranker.rank("red apple", ["sky", "red", "new"])
     assert (first.stats.cache_hits, again.stats.cache_hits) == (0, 2)
     assert [len(batch) for batch in backend.batches] == [3, 1]
-    scores = {one.text: one.raw_score for one in [*first, *again]}
-    assert all(one.raw_score == scores[one.text] for one in first)
+    scores = {document.text: document.raw_score for document in [*first, *again]}
+    assert all(document.raw_score == scores[document.text] for document in first)
 
 
-def test_another_length_is_another_score() -> None:
+def test_the_maximum_length_is_part_of_the_key() -> None:
     backend = FakeCrossEncoder()
     long = " ".join(f"word{number}" for number in range(200))
     for length in (64, 128, 64):
@@ -68,7 +68,7 @@ def test_another_length_is_another_score() -> None:
     assert len(backend.batches) == 2
 
 
-def test_truncation_is_remembered() -> None:
+def test_truncation_is_cached() -> None:
     reranker = Reranker(backend := FakeCrossEncoder(max_length=20))
     reranker.engine.cache.memory.grow(ROOMY)
     for _ in range(2):
@@ -87,7 +87,7 @@ def test_embeddings_are_cached_by_role_and_prompt() -> None:
     assert not np.array_equal(prompted.encode_query(["rain"])[0], first[0])
 
 
-def test_a_failed_result_is_not_kept() -> None:
+def test_a_failed_result_is_not_cached() -> None:
     backend = FaultyCrossEncoder(poison=frozenset({"query"}))
     with engine_of(backend) as engine:
         engine.cache.memory.grow(ROOMY)
@@ -100,7 +100,7 @@ def test_a_failed_result_is_not_kept() -> None:
         assert engine.stats().cache_hits == 0
 
 
-def test_the_least_recently_used_go_first_and_the_bound_holds() -> None:
+def test_the_least_recently_used_are_evicted_and_the_limit_holds() -> None:
     cache = MemoryCache()
     cache.grow(3_000)
     items = [TextPair("query", str(number)) for number in range(100)]
@@ -108,17 +108,17 @@ def test_the_least_recently_used_go_first_and_the_bound_holds() -> None:
         cache.find(items, [0], None)
         cache.add([((items[index], None), entry(index))])
         assert cache.size_bytes <= 3_000
-    kept = cache.find(items, range(100), None)
-    assert 0 in kept
-    assert 99 in kept
-    assert 2 <= len(kept) < 10
-    assert all(float(one.row) == index for index, one in kept.items())
+    cached = cache.find(items, range(100), None)
+    assert 0 in cached
+    assert 99 in cached
+    assert 2 <= len(cached) < 10
+    assert all(float(result.row) == index for index, result in cached.items())
     cache.clear()
     assert cache.size_bytes == 0
     assert cache.find(items, range(100), None) == {}
 
 
-def test_off_unless_asked_for() -> None:
+def test_disabled_by_default() -> None:
     cache = MemoryCache()
     cache.add([((TextPair("q", "d"), None), entry())])
     assert cache.size_bytes == 0
@@ -136,6 +136,6 @@ def test_the_setting_reaches_the_shared_engine_and_never_shrinks_it() -> None:
 
 
 @pytest.mark.parametrize("value", [-1, True, float("nan"), float("inf"), "1"])
-def test_a_size_that_is_none_is_refused(value: float) -> None:
+def test_an_invalid_size_is_refused(value: float) -> None:
     with pytest.raises(ConfigurationError, match=r"memory_mb is .* megabytes"):
         ModelConfig(cache=Cache(memory_mb=value))

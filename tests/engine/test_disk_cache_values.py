@@ -26,19 +26,19 @@ scores = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 @given(st.lists(st.tuples(items, st.none() | st.integers(16, 600)), min_size=2, max_size=12))
-def test_equal_keys_mean_equal_items(given: list[tuple[TextPair | RoleText, int | None]]) -> None:
-    """Whatever the texts, and up to the model's maximum length whatever the length."""
+def test_equal_keys_mean_equal_items(pairs: list[tuple[TextPair | RoleText, int | None]]) -> None:
+    """Lengths beyond the model's maximum length equal that length."""
     keys = DiskKeys(PINNED)
     by_key = {
         keys.key(item, length): (type(item), item, min(length or 512, 512))
-        for item, length in given
+        for item, length in pairs
     }
-    meant = {(type(item), item, min(length or 512, 512)) for item, length in given}
-    assert set(by_key.values()) == meant
-    assert len(by_key) == len(meant)
+    expected = {(type(item), item, min(length or 512, 512)) for item, length in pairs}
+    assert set(by_key.values()) == expected
+    assert len(by_key) == len(expected)
 
 
-def test_texts_are_not_run_together() -> None:
+def test_texts_are_not_concatenated() -> None:
     keys = DiskKeys(PINNED)
     alike = [
         TextPair("ab", "c"),
@@ -54,13 +54,13 @@ def test_texts_are_not_run_together() -> None:
     assert len({keys.key(item, None) for item in alike}) == len(alike)
 
 
-def test_every_field_of_the_identity_counts() -> None:
+def test_every_field_of_the_identity_is_part_of_the_key() -> None:
     others = ModelIdentity("other", "v2", "openvino", "bfloat16", 256, "e" * 64)
     item = TextPair("query", "text")
     key = DiskKeys(PINNED).key(item, 64)
     for field in fields(ModelIdentity):
         other = DiskKeys(replace(PINNED, **{field.name: getattr(others, field.name)})).key(item, 64)
-        # A fingerprint says more than a name.
+        # A fingerprint replaces the name and the revision.
         assert (other == key) == (field.name in {"model", "revision"}), field.name
         plain = replace(PINNED, fingerprint="")
         changed = replace(plain, **{field.name: getattr(others, field.name)})
@@ -68,7 +68,7 @@ def test_every_field_of_the_identity_counts() -> None:
 
 
 @given(st.lists(scores, min_size=1, max_size=8), st.integers(0, 2**32 - 1), st.booleans())
-def test_values_survive(row: list[float], tokens: int, truncated: bool) -> None:
+def test_values_are_restored_exactly(row: list[float], tokens: int, truncated: bool) -> None:
     vector = np.array(row, dtype=np.float32)
     for value in (vector, vector[0]):
         read = unpack(KEY, pack(KEY, CacheEntry(value, tokens, truncated)), np.shape(value))
@@ -77,7 +77,7 @@ def test_values_survive(row: list[float], tokens: int, truncated: bool) -> None:
         assert (read.tokens, read.truncated) == (tokens, truncated)
         assert read.row.dtype == np.float32
         assert read.row.tobytes() == value.tobytes()
-        read.row.fill(0)  # the caller's own
+        read.row.fill(0)  # the row is writable
 
 
 def test_any_changed_bit_is_a_miss() -> None:
