@@ -84,7 +84,7 @@ def measure(
     for number in range(engines):
         chaos = Chaos(backend, seed + number, rate)
         with Engine[TextPair](UserBackend(chaos)) as engine:
-            engine.cache.grow(_CACHED_BYTES if number % 2 else 0)
+            engine.cache.memory.grow(_CACHED_BYTES if number % 2 else 0)
             callers = Callers(engine, known, tolerance)
             callers.ask(requests, threads, seed + number)
             chaos.rate = 0.0

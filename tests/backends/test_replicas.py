@@ -92,7 +92,7 @@ def test_every_device_works_and_a_small_request_stays_on_one(
         monkeypatch.setattr(backend, "run", recorded(number, backend.run))
     # No two requests fit into one batch: the barrier opens only if three run at once.
     with ThreadPoolExecutor(3) as pool:
-        monkeypatch.setattr(reranker.engine._scheduler._desk._queue, "budget", 1)
+        monkeypatch.setattr(reranker.engine._queue._waiting, "budget", 1)
         list(pool.map(lambda text: reranker.score([(text, text)]), TEXTS[:3]))
         monkeypatch.undo()
     assert sorted(calls) == [0, 1, 2]

@@ -100,7 +100,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     threads, engines, sockets = item.stash[_BEFORE]
     del item.stash[_BEFORE]
     for engine in _engines() - engines:
-        if isinstance(engine._source, UserBackend):
+        if isinstance(engine._provider, UserBackend):
             engine.abandon()  # other references to the backend may still use it
         else:
             engine.close()
@@ -115,21 +115,21 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 
 def _is_shared(engine: Engine[Any]) -> bool:
     """Return whether an engine is that of the bundled model, which all tests share."""
-    return isinstance(engine._source, LazyModel) and engine._source._config.model == MINI
+    return isinstance(engine._provider, LazyModel) and engine._provider._config.model == MINI
 
 
 def _engines() -> set[Engine[Any]]:
     """Return the registered engines, except the shared one."""
-    engines = [*registry._registry._engines.values(), *registry._registry._injected.values()]
+    engines = [*registry._registry.engines.values(), *registry._registry.user_engines.values()]
     return {engine for engine in engines if not _is_shared(engine)}
 
 
 def _threads() -> set[threading.Thread]:
     """Return the running threads, except allowed ones and those of the shared engine."""
     ignored = _langchain_threads()
-    for engine in filter(_is_shared, registry._registry._engines.values()):
-        ignored |= set(engine._scheduler.crew._threads)
-        source: Any = engine._source
+    for engine in filter(_is_shared, registry._registry.engines.values()):
+        ignored |= set(engine._scheduler.threads)
+        source: Any = engine._provider
         backend = source._backend
         for pool in (
             getattr(backend, "_thread_pool", None),

@@ -60,7 +60,7 @@ class TwoColumns(FakeCrossEncoder):
 def test_two_columns_in_one_of_many_batches_fail_only_their_request() -> None:
     backend = TwoColumns(batch_tokens=20)
     with engine_of(backend) as engine:
-        engine.cache.grow(2**20)
+        engine.cache.memory.grow(2**20)
         check_only_bad_fails_in(engine, InvalidScoresError, r"shape \(1, 2\) .* must be \(1,\)")
         cached = pairs("bad", 2)  # the scores of the valid batches are cached
         np.testing.assert_allclose(engine.compute(cached).values, expected(cached))

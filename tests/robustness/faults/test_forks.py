@@ -93,7 +93,7 @@ def test_a_child_can_close_the_engine_of_its_parent() -> None:
 taken = threading.Event()
 
 def hold():
-    with engine._scheduler._desk._wake:  # as any thread may at the moment of a fork
+    with engine._queue._condition:  # as any thread may at the moment of a fork
         taken.set()
         time.sleep(1)
 

@@ -56,11 +56,11 @@ def test_a_panic_fails_only_its_request(saved_model: Path, tmp_path: Path) -> No
             return rust.encode_batch_fast(texts, **options)
 
     rust, tokenizer._tokenizer = tokenizer._tokenizer, Panicking()
-    threads = set(reranker.engine._scheduler.crew._threads)
+    threads = set(reranker.engine._scheduler.threads)
     with pytest.raises(InferenceError, match="the tokenizer panicked"):
         reranker.score([("rain", "5 \u20ac")])
     assert reranker.score([("rain", "water")]) == scores
-    assert set(reranker.engine._scheduler.crew._threads) == threads
+    assert set(reranker.engine._scheduler.threads) == threads
 
 
 class PanicException(BaseException):

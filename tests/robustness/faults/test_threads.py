@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from rerank_plugins.backends.remote.background_loop import BackgroundLoop
-from rerank_plugins.engine import scheduler as crew
+from rerank_plugins.engine import scheduler
 from rerank_plugins.engine.loading import UserBackend
 from rerank_plugins.engine.request import Request
-from rerank_plugins.engine.request_queue import Desk, JobQueue, Line
-from rerank_plugins.engine.result_cache import TieredCache
+from rerank_plugins.engine.request_queue import RequestQueue, WaitingRequests
+from rerank_plugins.engine.tiered_cache import TieredCache
 from rerank_plugins.errors import EngineClosedError, InferenceError
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.helpers.engines import (
@@ -108,28 +108,30 @@ def test_a_timeout_error_of_a_coroutine_is_raised_unchanged() -> None:
 
 
 STEPS: tuple[tuple[Any, str], ...] = (
-    (Desk, "next_to_prepare"),
+    (RequestQueue, "next_to_tokenize"),
+    (WaitingRequests, "next_to_tokenize"),
     (TieredCache, "find"),
-    (Desk, "add_known"),
-    (JobQueue, "add_known"),
-    (crew, "prepare"),
-    (Desk, "add_prepared"),
-    (JobQueue, "add_prepared"),
-    (Request, "add_prepared"),
-    (JobQueue, "next_batch"),
+    (RequestQueue, "add_cached"),
+    (WaitingRequests, "add_cached"),
+    (scheduler, "tokenize"),
+    (RequestQueue, "add_tokenized"),
+    (WaitingRequests, "add_tokenized"),
+    (Request, "add_tokenized"),
+    (RequestQueue, "next_batch"),
+    (WaitingRequests, "next_batch"),
     (Request, "take"),
     (UserBackend, "backend"),
-    (crew, "run_batch"),
-    (Desk, "shrink"),
-    (JobQueue, "put_back"),
+    (scheduler, "run_batch"),
+    (RequestQueue, "shrink"),
+    (WaitingRequests, "put_back"),
     (TieredCache, "add"),
-    (crew, "note_batch"),
-    (Desk, "done"),
-    (JobQueue, "complete"),
+    (scheduler, "record_batch"),
+    (RequestQueue, "complete"),
+    (WaitingRequests, "complete"),
     (Request, "complete"),
-    (Request, "result"),
+    (Request, "output"),
     (Request, "finish"),
-    (Line, "admit"),
+    (RequestQueue, "_admit"),
 )
 """Steps of the threads of an engine, in the order in which they run."""
 
@@ -142,12 +144,12 @@ def test_a_thread_that_ends_at_any_step_leaves_no_request_waiting(
     """The thread exits or is out of memory before each step."""
     backend = FaultyCrossEncoder(out_of_memory_beyond(9), batch_tokens=300)
     with engine_of(backend) as engine:
-        engine.cache.grow(2**20)
+        engine.cache.memory.grow(2**20)
         engine.compute(pairs("cached", 5))
         original, ended = getattr(owner, step), threading.Event()
 
         def fail_once(*values: Any, **named: Any) -> Any:
-            is_worker = threading.current_thread() in engine._scheduler.crew._threads
+            is_worker = threading.current_thread() in engine._scheduler.threads
             if is_worker and not ended.is_set():
                 ended.set()
                 message = "ended by the test"
