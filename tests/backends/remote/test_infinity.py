@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.load.work import Work, make_work
-from benchmarks.serving.process import INFINITY, Server, infinity
+from benchmarks.clients import Request, make_requests
+from benchmarks.servers import INFINITY, Server, infinity
 from rerank_plugins import Ranking, RemoteSpec, Reranker
 from rerank_plugins.errors import RemoteStatusError
 
@@ -19,10 +19,10 @@ pytestmark = [
 ]
 
 # Sentences, a few passages, and a document beyond the model's 512 tokens.
-WORK = [
-    *make_work(6, 20, "sentence"),
-    *make_work(1, 4, "passage"),
-    Work("Who wrote Faust?", ("Goethe wrote Faust. " * 400, "It rains.", "Ünïcode 漢字 🎭")),
+REQUESTS = [
+    *make_requests(6, 20, "sentence"),
+    *make_requests(1, 4, "passage"),
+    Request("Who wrote Faust?", ("Goethe wrote Faust. " * 400, "It rains.", "Ünïcode 漢字 🎭")),
 ]
 
 
@@ -38,32 +38,34 @@ def reranker(server: Server) -> Reranker:
     return Reranker(remote)
 
 
-def check(work: Work, ranking: Ranking) -> None:
-    expected = Reranker(dtype="float32").rank(work.query, work.documents)
+def check(request: Request, ranking: Ranking) -> None:
+    expected = Reranker(dtype="float32").rank(request.query, request.documents)
     by_index = {document.index: document for document in expected}
-    assert sorted(document.index for document in ranking) == list(range(len(work.documents)))
+    assert sorted(document.index for document in ranking) == list(range(len(request.documents)))
     for document in ranking:
         local = by_index[document.index]
-        assert document.text == work.documents[document.index]
+        assert document.text == request.documents[document.index]
         assert document.raw_score == pytest.approx(local.raw_score, abs=1e-5)
         assert document.relevance_score == pytest.approx(local.relevance_score, abs=1e-5)
 
 
 def test_scores_equal_local_ones(reranker: Reranker) -> None:
-    for work in WORK:
-        check(work, reranker.rank(work.query, work.documents))
+    for request in REQUESTS:
+        check(request, reranker.rank(request.query, request.documents))
 
 
 async def test_concurrent_scores_equal_local_ones(reranker: Reranker) -> None:
-    rankings = await asyncio.gather(*(reranker.arank(work.query, work.documents) for work in WORK))
-    for work, ranking in zip(WORK, rankings, strict=True):
-        check(work, ranking)
+    rankings = await asyncio.gather(
+        *(reranker.arank(request.query, request.documents) for request in REQUESTS)
+    )
+    for request, ranking in zip(REQUESTS, rankings, strict=True):
+        check(request, ranking)
 
 
 def test_long_lists_are_split_and_merged(server: Server) -> None:
-    (work,) = make_work(1, 50, "sentence", seed=3)
+    (request,) = make_requests(1, 50, "sentence", seed=3)
     remote = RemoteSpec(server.url, api="infinity", max_documents=7, timeout_s=120, deadline_s=300)
-    check(work, Reranker(remote).rank(work.query, work.documents))
+    check(request, Reranker(remote).rank(request.query, request.documents))
 
 
 def test_errors_of_the_server_are_reported(server: Server) -> None:
