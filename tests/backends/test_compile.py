@@ -59,8 +59,8 @@ def test_one_graph_serves_every_layer_and_number_of_tokens(
     counter = CompileCounterWithBackend("eager")
     modes = compile_with(counter)
     folder = save_reranker(architecture, tmp_path)
-    compiled = Reranker(folder, device="cpu", dtype="float32", optimize=optimize)
-    plain = Reranker(folder, device="cpu", dtype="float32")
+    compiled = Reranker(folder, device="cpu", dtype="float32", optimize=optimize, activation="none")
+    plain = Reranker(folder, device="cpu", dtype="float32", activation="none")
     assert compiled.engine is not plain.engine
     for repeats in (1, 2, 5, 9):
         expected = plain.score(PAIRS * repeats)
@@ -92,10 +92,17 @@ def test_cuda_graphs_get_few_sizes_in_one_thread_and_copy_no_weights(
     monkeypatch.setattr(PackedModel, "__call__", recorded)
     folder = save_reranker("bert", tmp_path)
     models = [
-        Reranker(folder, device="cpu", dtype="float32", optimize="reduce-overhead", max_length=size)
+        Reranker(
+            folder,
+            device="cpu",
+            dtype="float32",
+            optimize="reduce-overhead",
+            max_length=size,
+            activation="none",
+        )
         for size in (64, 100)
     ]
-    plain = Reranker(folder, device="cpu", dtype="float32", max_length=64)
+    plain = Reranker(folder, device="cpu", dtype="float32", max_length=64, activation="none")
     expected = plain.score(PAIRS * 9)
     calls.clear()
     with ThreadPoolExecutor(4) as pool:
@@ -143,8 +150,8 @@ def test_an_unknown_optimization_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)])
 def test_generated_code_computes_the_same_scores(device: str) -> None:
-    compiled = Reranker(device=device, dtype="float32", optimize="compile")
-    expected = Reranker(device=device, dtype="float32").score(PAIRS * 8)
+    compiled = Reranker(device=device, dtype="float32", optimize="compile", activation="none")
+    expected = Reranker(device=device, dtype="float32", activation="none").score(PAIRS * 8)
     np.testing.assert_allclose(compiled.score(PAIRS * 8), expected, rtol=0, atol=1e-5)
     compiled.close()
 
@@ -157,8 +164,10 @@ def test_cuda_graphs_compute_the_same_scores(
 ) -> None:
     """Each size is run for warm-up, recording and replay, interleaved with other sizes."""
     folder = save_reranker(architecture, tmp_path)
-    graphs = Reranker(folder, device="cuda:0", dtype=dtype, optimize="reduce-overhead")
-    plain = Reranker(folder, device="cuda:0", dtype=dtype)
+    graphs = Reranker(
+        folder, device="cuda:0", dtype=dtype, optimize="reduce-overhead", activation="none"
+    )
+    plain = Reranker(folder, device="cuda:0", dtype=dtype, activation="none")
     batches = [PAIRS[start:] + PAIRS[:start] for start in range(7)] + [PAIRS[:1], PAIRS * 8]
     for batch in batches * 4:
         assert_close(graphs.score(batch), plain.score(batch), dtype)
@@ -170,10 +179,14 @@ def test_cuda_graphs_compute_the_same_scores(
 def test_models_with_cuda_graphs_share_a_device_among_threads(tmp_path: Path) -> None:
     folders = [save_reranker(name, tmp_path / name) for name in ("bert", "xlm-roberta")]
     settings: dict[str, Any] = {"device": "cuda:0", "dtype": "float16"}
-    models = [Reranker(folder, optimize="reduce-overhead", **settings) for folder in folders]
+    models = [
+        Reranker(folder, optimize="reduce-overhead", **settings, activation="none")
+        for folder in folders
+    ]
     batches = [PAIRS[:1], PAIRS, PAIRS[::-1], PAIRS * 8]
     expected = [
-        [Reranker(folder, **settings).score(batch) for batch in batches] for folder in folders
+        [Reranker(folder, **settings, activation="none").score(batch) for batch in batches]
+        for folder in folders
     ]
 
     def work(number: int) -> None:
@@ -190,7 +203,9 @@ def test_models_with_cuda_graphs_share_a_device_among_threads(tmp_path: Path) ->
 @pytest.mark.gpu
 def test_each_compiled_layer_is_replayed_in_one_launch(tmp_path: Path) -> None:
     folder = save_reranker("bert", tmp_path)
-    graphs = Reranker(folder, device="cuda:0", dtype="float16", optimize="reduce-overhead")
+    graphs = Reranker(
+        folder, device="cuda:0", dtype="float16", optimize="reduce-overhead", activation="none"
+    )
     for _ in range(3):
         graphs.score(PAIRS)
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]

@@ -34,8 +34,8 @@ def config(folder: Path, backend: str = "") -> ModelConfig:
 
 
 def flag(model: FlagSpec) -> FlagCrossEncoder:
-    settings = ModelConfig(str(model), backend="flag", dtype="float32", spec=model)
-    return FlagCrossEncoder(FlagCrossEncoder.resolve(settings))
+    model_config = ModelConfig(str(model), backend="flag", dtype="float32", spec=model)
+    return FlagCrossEncoder(FlagCrossEncoder.resolve(model_config))
 
 
 class TestDecoder(CrossEncoderContract):

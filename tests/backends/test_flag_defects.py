@@ -28,7 +28,7 @@ needs_flag = pytest.mark.skipif(
 
 @pytest.fixture
 def reranker(tmp_path: Path) -> Reranker:
-    return Reranker(FlagSpec(str(save_lightweight(tmp_path))), dtype="float32")
+    return Reranker(FlagSpec(str(save_lightweight(tmp_path))), dtype="float32", activation="none")
 
 
 def test_no_batch_is_computed_twice(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,8 @@ def test_threads_with_different_max_lengths_do_not_interfere(tmp_path: Path) -> 
     folder = save_layerwise(tmp_path)
     lengths = [150, 200, 300, 400]
     rerankers = [
-        Reranker(FlagSpec(str(folder)), dtype="float32", max_length=length) for length in lengths
+        Reranker(FlagSpec(str(folder)), dtype="float32", max_length=length, activation="none")
+        for length in lengths
     ]
     documents = [LONG[:end] for end in (50, 400, 900, 2_000)]
     single = [
@@ -95,7 +96,7 @@ def test_threads_with_different_max_lengths_do_not_interfere(tmp_path: Path) -> 
 def test_the_encoder_starts_no_process(tmp_path: Path) -> None:
     folder = save_reranker("roberta", tmp_path)
     model = FlagSpec(str(folder), variant="encoder-only")
-    reranker = Reranker(model, dtype="float32", device="cpu")
+    reranker = Reranker(model, dtype="float32", device="cpu", activation="none")
     pairs = [("who wrote faust", text) for text in TEXTS]
     from FlagEmbedding import FlagReranker  # noqa: PLC0415
 
@@ -113,7 +114,7 @@ def test_texts_are_not_decoded_and_tokenized_again(tmp_path: Path) -> None:
     pairs = [("who wrote faust", text) for text in TEXTS]
     expected = sentence_transformers_scores(folder, pairs)
     model = FlagSpec(str(folder), variant="encoder-only")
-    scores = Reranker(model, dtype="float32").score(pairs)
+    scores = Reranker(model, dtype="float32", activation="none").score(pairs)
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
     from FlagEmbedding import FlagReranker  # noqa: PLC0415
 

@@ -36,7 +36,7 @@ SLOW = {"electra", "roberta", "xlm-roberta"}
 )
 def test_float32_scores_equal_the_reference(architecture: str, tmp_path: Path) -> None:
     folder = save_reranker(architecture, tmp_path)
-    with Reranker(folder, backend="openvino", dtype="float32") as reranker:
+    with Reranker(folder, backend="openvino", dtype="float32", activation="none") as reranker:
         scores = reranker.score(PAIRS)
         assert reranker.engine.backend.identity.backend == "openvino"
     assert np.ptp(scores) > 0.1, "the test needs scores that differ"
@@ -45,8 +45,8 @@ def test_float32_scores_equal_the_reference(architecture: str, tmp_path: Path) -
 
 def test_two_labels_use_the_second(tmp_path: Path) -> None:
     folder = save_reranker("bert", tmp_path, labels=2)
-    expected = Reranker(folder, dtype="float32", backend="torch").score(PAIRS)
-    scores = Reranker(folder, dtype="float32", backend="openvino").score(PAIRS)
+    expected = Reranker(folder, dtype="float32", backend="torch", activation="none").score(PAIRS)
+    scores = Reranker(folder, dtype="float32", backend="openvino", activation="none").score(PAIRS)
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
 
 
@@ -58,8 +58,8 @@ def test_token_types_are_ignored_by_a_model_without_them(tmp_path: Path) -> None
     for part in content["post_processor"]["pair"][-2:]:
         next(iter(part.values()))["type_id"] = 1
     file.write_text(json.dumps(content))
-    expected = Reranker(folder, dtype="float32", backend="torch").score(PAIRS)
-    scores = Reranker(folder, dtype="float32", backend="openvino").score(PAIRS)
+    expected = Reranker(folder, dtype="float32", backend="torch", activation="none").score(PAIRS)
+    scores = Reranker(folder, dtype="float32", backend="openvino", activation="none").score(PAIRS)
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
 
 
@@ -68,7 +68,7 @@ def test_max_seq_length_is_that_of_the_model(tmp_path: Path) -> None:
     folder = save_reranker("roberta", tmp_path)
     long = TextPair("rain", " ".join(TEXTS * 200))
     openvino, torch = (
-        Reranker(folder, backend=name, dtype="float32", max_length=None)
+        Reranker(folder, backend=name, dtype="float32", max_length=None, activation="none")
         for name in ("openvino", "torch")
     )
     assert openvino.engine.backend.identity.max_length == 512
@@ -100,7 +100,7 @@ def test_int8_identity_depends_on_the_calibration_texts(tmp_path: Path) -> None:
     spec = OpenVINOSpec(folder, calibration=[(text, text) for text in TEXTS] * 2)
     identities = set()
     for model in (folder, spec):
-        with Reranker(model, dtype="int8") as reranker:
+        with Reranker(model, dtype="int8", activation="none") as reranker:
             assert np.isfinite(reranker.score(PAIRS)).all()
             identities.add(reranker.engine.backend.identity)
     assert {identity.backend for identity in identities} == {"openvino"}
@@ -172,7 +172,9 @@ def test_row_groups_contain_every_row_once_with_little_padding() -> None:
 def test_threads_share_an_engine_that_unloads_when_idle(tmp_path: Path) -> None:
     """Threads whose requests share batches get the scores of single requests."""
     folder = save_reranker("bert", tmp_path)
-    with Reranker(folder, backend="openvino", dtype="float32", idle_unload_s=0.2) as reranker:
+    with Reranker(
+        folder, backend="openvino", dtype="float32", idle_unload_s=0.2, activation="none"
+    ) as reranker:
         single = [reranker.score([pair])[0] for pair in PAIRS]
         with ThreadPoolExecutor(8) as pool:
             together = list(pool.map(lambda pair: reranker.score([pair])[0], PAIRS * 8))
@@ -197,9 +199,10 @@ def test_mini_in_int8_orders_as_in_float32() -> None:
     ]
     pairs += [TextPair(text.split(". ")[0], text) for text in texts[::200]]
     exact, openvino = (
-        Reranker(backend=backend, dtype="float32").score(pairs) for backend in ("torch", "openvino")
+        Reranker(backend=backend, dtype="float32", activation="none").score(pairs)
+        for backend in ("torch", "openvino")
     )
-    int8 = Reranker(dtype="int8").score(pairs)
+    int8 = Reranker(dtype="int8", activation="none").score(pairs)
     np.testing.assert_allclose(openvino, exact, rtol=0, atol=1e-4)
     peers = reference(cross_encoder_folder(), [(pair.query, pair.document) for pair in pairs[:8]])
     np.testing.assert_allclose(exact[:8], peers, rtol=0, atol=1e-5)

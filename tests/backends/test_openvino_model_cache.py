@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def score(folder: Path | OpenVINOSpec, cache: Path, **settings: object) -> np.ndarray:
     settings = {"backend": "openvino", "dtype": "float32", "cache_folder": cache, **settings}
-    with Reranker(folder, **settings) as reranker:  # type: ignore[arg-type]
+    with Reranker(folder, **settings, activation="none") as reranker:  # type: ignore[arg-type]
         return reranker.score(PAIRS)
 
 

@@ -66,12 +66,12 @@ def test_a_model_that_overflows_at_load_is_computed_in_bfloat16(
 ) -> None:
     folder = save_large(tmp_path)
     with caplog.at_level(logging.WARNING, "rerank_plugins"):
-        reranker = Reranker(folder, device="cpu").warm_up()
+        reranker = Reranker(folder, device="cpu", activation="none").warm_up()
     assert reranker.engine.identity.dtype == "bfloat16"
     assert caplog.text.count("overflows in float16") == 1
     backend = reranker.engine.backend
     assert not backend.is_padded
-    exact = Reranker(folder, device="cpu", dtype="float32").score(
+    exact = Reranker(folder, device="cpu", dtype="float32", activation="none").score(
         [(TEXTS[0], text) for text in TEXTS]
     )
     scores = reranker.score([(TEXTS[0], text) for text in TEXTS])
@@ -82,7 +82,7 @@ def test_a_text_that_overflows_later_switches_the_model_to_bfloat16(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = save_large(tmp_path, word="faust")
-    reranker = Reranker(folder, device="cpu", cache=Cache(memory_mb=1))
+    reranker = Reranker(folder, device="cpu", cache=Cache(memory_mb=1), activation="none")
     reranker.rank("rain", [TEXTS[2]])
     assert reranker.engine.identity.dtype == "float16"
     assert reranker.rank("rain", [TEXTS[2]]).stats.cache_hits == 1
@@ -95,13 +95,13 @@ def test_a_text_that_overflows_later_switches_the_model_to_bfloat16(
     # Scores cached in float16 belong to another identity.
     assert reranker.rank("rain", [TEXTS[2]]).stats.cache_hits == 0
     reranker.close()
-    again = Reranker(folder, device="cpu").warm_up()
+    again = Reranker(folder, device="cpu", activation="none").warm_up()
     assert again.engine.identity.dtype == "bfloat16"
 
 
 def test_replicas_switch_together(tmp_path: Path) -> None:
     folder = save_large(tmp_path, word="faust")
-    reranker = Reranker(folder, device=["cpu", "cpu"]).warm_up()
+    reranker = Reranker(folder, device=["cpu", "cpu"], activation="none").warm_up()
     reranker.score([("rain", "faust")])
     for _ in range(4):
         reranker.score([("rain", TEXTS[2])])
@@ -111,7 +111,7 @@ def test_replicas_switch_together(tmp_path: Path) -> None:
 def test_an_explicit_float16_has_no_fallback(tmp_path: Path) -> None:
     folder = save_large(tmp_path)
     with pytest.raises(ModelLoadError, match=r"not finite in float16 .*dtype='float32'"):
-        Reranker(folder, device="cpu", dtype="float16").rank("rain", TEXTS)
+        Reranker(folder, device="cpu", dtype="float16", activation="none").rank("rain", TEXTS)
     assert Reranker(folder, device="cpu").engine.identity.dtype == "bfloat16"
 
 

@@ -72,7 +72,9 @@ def test_scores_equal_those_of_one_device(tmp_path: Path) -> None:
 def test_every_device_works_and_a_small_request_stays_on_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reranker = Reranker(save_reranker("bert", tmp_path), device=("cpu",) * 3, dtype="float32")
+    reranker = Reranker(
+        save_reranker("bert", tmp_path), device=("cpu",) * 3, dtype="float32", activation="none"
+    )
     backends: Any = reranker.engine.backend._replicas  # type: ignore[attr-defined]
     barrier = threading.Barrier(3, timeout=60)
     calls: list[int] = []

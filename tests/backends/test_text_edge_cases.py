@@ -24,7 +24,7 @@ CALLS = 50
 
 @pytest.fixture(scope="module")
 def reranker() -> Reranker:
-    return Reranker(dtype="float32").warm_up()
+    return Reranker(dtype="float32", activation="none").warm_up()
 
 
 def score(reranker: Reranker, document: str, query: str = QUERY) -> float:
@@ -123,7 +123,9 @@ def test_all_unicode_blocks_have_finite_scores(reranker: Reranker) -> None:
 def test_threads_with_different_max_lengths_do_not_interfere() -> None:
     """A tokenizer shared by threads mixes up their truncation (transformers#47085)."""
     documents = [f"{GOOD} {number} " * 6 for number in range(2)]
-    rerankers = [Reranker(dtype="float32", max_length=length) for length in (16, 24)]
+    rerankers = [
+        Reranker(dtype="float32", max_length=length, activation="none") for length in (16, 24)
+    ]
     expected = [reranker.rank(QUERY, documents) for reranker in rerankers]
     assert expected[0][0].raw_score != expected[1][0].raw_score
     assert [ranking.stats.tokens for ranking in expected] == [2 * 16, 2 * 24]
