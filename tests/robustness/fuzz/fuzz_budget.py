@@ -3,7 +3,7 @@
 A test decorated with :func:`fuzz` runs with few examples and, marked ``slow``, with many; these
 examples are always the same. If ``RERANK_FUZZ_SECONDS`` is set, it instead runs for that time with
 random examples and appends their number to the file ``RERANK_FUZZ_COUNTS``, as used by
-``python -m benchmarks.reliability.fuzz``.
+``python -m benchmarks robustness DATA --suites fuzz``.
 """
 
 from __future__ import annotations
