@@ -32,8 +32,8 @@ MAX_WORDS: Final = {"README.md": 800, "docs": 20_000}
 """Words, code included and borders of tables excluded; of ``docs`` without the API reference."""
 
 ODD_WORDS: Final = (
-    "anew", "hitherto", "thereof", "whoever", "whomever", "whosoever", "nobody", "so many",
-    "so much", "a say", "tokenis\\w+", "quantis\\w+", "normalis\\w+", "optimis\\w+",
+    "anew", "hitherto", "thereof", "whoever", "whomever", "whosoever", "so many",
+    "a say", "tokenis\\w+", "quantis\\w+", "normalis\\w+", "optimis\\w+",
     "labelled", "labelling", "behaviours?", "neighbours?", "honour\\w*", "colours?",
 )  # fmt: skip
 """Words that plain US English does not need: archaic, roundabout or in British spelling."""

@@ -156,7 +156,7 @@ from rerank_plugins.errors import BatchError
 
 server = FakeServer("tei")
 model = RemoteSpec(server.url, api="tei", token=TOKEN, deadline_s=5)
-remote = RemoteCrossEncoder(RemoteCrossEncoder.resolve(ModelConfig(str(model), settings=model)))
+remote = RemoteCrossEncoder(RemoteCrossEncoder.resolve(ModelConfig(str(model), spec=model)))
 
 def busy(until):
     def respond(*_):
