@@ -137,7 +137,7 @@ def test_cuda_graphs_on_a_cpu_are_refused(tmp_path: Path) -> None:
 
 def test_other_backends_are_refused(tmp_path: Path) -> None:
     folder = save_reranker("bert", tmp_path)
-    with pytest.raises(ConfigurationError, match=r"overhead', and .* only torch's can optimize"):
+    with pytest.raises(ConfigurationError, match=r"overhead', but .* only 'torch' can"):
         Reranker(folder, backend="sbert", device="cpu", optimize="reduce-overhead").warm_up()
 
 

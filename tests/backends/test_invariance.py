@@ -15,7 +15,7 @@ from rerank_plugins import FlagSpec, RemoteSpec, Reranker
 from rerank_plugins.config import Dtype
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.types import FloatArray, TextPair
-from tests.helpers.fake_server import TOKEN, StandIn
+from tests.helpers.fake_server import TOKEN, FakeServer
 from tests.helpers.tiny_decoders import save_logit_score
 from tests.helpers.tiny_flag import save_layerwise
 from tests.helpers.tiny_models import TEXTS, save_reranker
@@ -150,13 +150,13 @@ def test_int8_scores_do_not_depend_on_their_batch(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[StandIn]:
-    stand_in = StandIn("tei")
-    yield stand_in
-    stand_in.stop()
+def server() -> Iterator[FakeServer]:
+    fake_server = FakeServer("tei")
+    yield fake_server
+    fake_server.stop()
 
 
-def test_a_remote_model_maps_every_score_to_its_pair(server: StandIn) -> None:
+def test_a_remote_model_maps_every_score_to_its_pair(server: FakeServer) -> None:
     with Reranker(RemoteSpec(server.url, api="tei", token=TOKEN), activation="none") as reranker:
         expected = single_scores(reranker)
         check_invariance(reranker, expected, 1e-6)

@@ -94,7 +94,7 @@ def test_every_device_works_and_a_small_request_stays_on_one(
         monkeypatch.setattr(backend, "run", recorded(number, backend.run))
     # No two requests fit into one batch: the barrier opens only if three run at once.
     with ThreadPoolExecutor(3) as pool:
-        monkeypatch.setattr(reranker.engine._scheduler._desk._queue, "budget", 1)
+        monkeypatch.setattr(reranker.engine._queue._waiting, "budget", 1)
         list(pool.map(lambda text: reranker.score([(text, text)]), TEXTS[:3]))
         monkeypatch.undo()
     assert sorted(calls) == [0, 1, 2]
@@ -114,7 +114,7 @@ def test_a_failing_device_is_no_longer_used(caplog: pytest.LogCaptureFixture) ->
             assert len(backend.run(backend.prepare(BATCH))) == 2
     assert len(caplog.records) == 1
     assert "missing:0 failed (RuntimeError: device lost)" in caplog.text
-    assert "going on with good:0, good:1" in caplog.text
+    assert "continuing with good:0, good:1" in caplog.text
     assert sum(device.ran for device in devices) == 6
     backend.close()
     assert all(device.closed for device in devices)

@@ -29,13 +29,8 @@ from rerank_plugins.backends.decoder.prompts import (
     plain_template,
 )
 from rerank_plugins.backends.families import PROMPTS, Prompt, family
-from rerank_plugins.backends.hub import (
-    cross_encoder_folder,
-    fingerprint,
-    hub_options,
-    locate,
-    quiet_loading,
-)
+from rerank_plugins.backends.fingerprint import fingerprint
+from rerank_plugins.backends.hub import cross_encoder_folder, hub_options, locate, quiet_loading
 from rerank_plugins.backends.model_files import default_prompt, validate_source
 from rerank_plugins.backends.model_specs import DecoderSpec
 from rerank_plugins.backends.tokenizer import private_tokenizer

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rerank_plugins.backends.model_files import read_json, read_modules, smallest_max_seq_length
+from rerank_plugins.backends.config_limits import smallest_max_seq_length
+from rerank_plugins.backends.model_files import read_json, read_modules
 from rerank_plugins.errors import ModelLoadError
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from rerank_plugins.backends.families import BOS, Prompt
-from rerank_plugins.backends.text import encodable
+from rerank_plugins.backends.text import replace_surrogates
 from rerank_plugins.backends.torch.tokenization import PairTemplate, token_spans
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError, InvalidInputError, ModelLoadError
@@ -104,7 +104,7 @@ class PromptTokenizer:
         items: dict[int, TokenizedItem] = {}
         for query, rows in rows_of_query.items():
             kept_query, _, query_truncated = self._truncate_query(query, max_length)
-            documents = [encodable(pairs[row].document) for row in rows]
+            documents = [replace_surrogates(pairs[row].document) for row in rows]
             filled = self._template.fill(kept_query, documents)
             for row, (head, document, tail) in zip(rows, filled, strict=True):
                 document_truncated = len(head) + len(document) + len(tail) > max_length
@@ -144,7 +144,7 @@ class PromptTokenizer:
                 "length."
             )
             raise ConfigurationError(message)
-        return self._template.truncate_query(encodable(query), available // 2)
+        return self._template.truncate_query(replace_surrogates(query), available // 2)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,7 @@ from transformers import Gemma2Config, Gemma2Model, GraniteConfig, GraniteModel
 from transformers.utils.hub import cached_file
 
 from rerank_plugins.backends.decoder.forward import Head
-from rerank_plugins.backends.decoder.loading import (
-    LoadedDecoder,
-    ModelSource,
-    digest,
-    open_source,
-)
+from rerank_plugins.backends.decoder.loading import LoadedDecoder, ModelSource, digest, open_source
 from rerank_plugins.backends.decoder.model_config import config_max_seq_length
 from rerank_plugins.backends.decoder.prompts import PromptTokenizer, family_template
 from rerank_plugins.backends.families import GEMMA, LIGHTWEIGHT, Prompt

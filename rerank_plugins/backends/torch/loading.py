@@ -7,16 +7,16 @@ from typing import Any, Final, NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from rerank_plugins.backends.detection import own_prompts
+from rerank_plugins.backends.config_limits import smallest_max_seq_length
+from rerank_plugins.backends.fingerprint import fingerprint
 from rerank_plugins.backends.hub import (
     adapter_options,
     cross_encoder_folder,
-    fingerprint,
     hub_options,
     locate,
     quiet_loading,
 )
-from rerank_plugins.backends.model_files import is_modular, smallest_max_seq_length, validate_source
+from rerank_plugins.backends.model_files import is_modular, read_prompts, validate_source
 from rerank_plugins.backends.torch.modular import load_modular
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Role
@@ -75,7 +75,7 @@ def load_reranker(config: ModelConfig) -> LoadedReranker:
                 'document without one. Use backend="decoder".'
             )
             raise ModelLoadError(message)
-        prompts = own_prompts(source, options)
+        prompts = read_prompts(source, options)
     digest = fingerprint(source, config.revision, config.cache_folder)
     return LoadedReranker(model.eval(), tokenizer, digest, prompts)
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rerank_plugins.backends.text import encodable
-from rerank_plugins.backends.tokenizer import cutting
+from rerank_plugins.backends.text import replace_surrogates
+from rerank_plugins.backends.tokenizer import truncating_tokenizer
 from rerank_plugins.engine.backend import Role, RoleText, TokenizedItem
 from rerank_plugins.errors import ModelLoadError
 from rerank_plugins.types import TextPair
@@ -152,7 +152,7 @@ class PairTokenizer:
 
     def _encode(self, texts: list[str]) -> dict[str, NDArray[np.int32]]:
         encodings = self._tokenizer.encode_batch_fast(
-            [encodable(text) for text in texts], add_special_tokens=False
+            [replace_surrogates(text) for text in texts], add_special_tokens=False
         )
         return {text: _int32(encoding.ids) for text, encoding in zip(texts, encodings, strict=True)}
 
@@ -223,7 +223,9 @@ class RoleTokenizer:
         """
         self._prompts = prompts
         self._max_seq_length = max_seq_length
-        self._truncating = lru_cache(maxsize=16)(lambda length: cutting(tokenizer, length))
+        self._truncating = lru_cache(maxsize=16)(
+            lambda length: truncating_tokenizer(tokenizer, length)
+        )
 
     def prepare(
         self, items: Sequence[RoleText], max_length: int | None = None
@@ -234,8 +236,8 @@ class RoleTokenizer:
             Items whose payload is a :class:`TokenPair` of token type 0.
         """
         texts = [
-            (self._prompts[item.role] if item.prompt is None else encodable(item.prompt))
-            + encodable(item.text)
+            (self._prompts[item.role] if item.prompt is None else replace_surrogates(item.prompt))
+            + replace_surrogates(item.text)
             for item in items
         ]
         length = min(max_length or self._max_seq_length, self._max_seq_length)
@@ -250,7 +252,7 @@ class RoleTokenizer:
 def token_spans(tokenizer: Tokenizer, texts: Sequence[str]) -> list[NDArray[np.int64]]:
     """Return the character span ``[start, end)`` of each token, ``(tokens, 2)`` per text."""
     encodings = tokenizer.encode_batch(
-        [encodable(text) for text in texts], add_special_tokens=False
+        [replace_surrogates(text) for text in texts], add_special_tokens=False
     )
     return [
         np.array(encoding.offsets, dtype=np.int64).reshape(len(encoding), 2)
