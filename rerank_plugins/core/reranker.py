@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import PrivateAttr
 from typing_extensions import Self
 
@@ -32,7 +33,6 @@ from rerank_plugins.core.steps import Steps, arun, run
 from rerank_plugins.engine.engine import ClosableMixin, Engine
 from rerank_plugins.errors import ConfigurationError, InferenceError
 from rerank_plugins.types import (
-    FloatArray,
     RankedDocument,
     Ranking,
     Scorer,
@@ -146,7 +146,7 @@ class Reranker(Settings, RerankerSettings, ClosableMixin):
         validated = validate_requests(requests, retrieval_scores)
         return run(self._steps(validated, self._effective(top_n, deadline_ms)))
 
-    def score(self, pairs: Iterable[tuple[str, str]]) -> FloatArray:
+    def score(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float64]:
         """Score text pairs: the ``relevance_score`` that :meth:`rank` gives each document.
 
         Prompts, windows and the activation apply; fusion, thresholds, deduplication and deadlines
