@@ -1,13 +1,25 @@
-"""What a server serves, and how much it takes on."""
+"""Server settings and the bearer token.
+
+The settings hold no secret, so they can be pickled and logged. The token is never among them.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Any, Final
 
-from rerank_plugins.config import MINI, Activation, Dtype, Fusion, LongDocuments, Optimize
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rerank_plugins.config import (
+    MINI,
+    Activation,
+    Dtype,
+    Fusion,
+    LongDocuments,
+    ModelSpec,
+    Optimize,
+)
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.engine.backend import BiEncoderBackend, CrossEncoderBackend
@@ -15,60 +27,84 @@ from rerank_plugins.engine.engine import MAX_QUEUE_TOKENS
 from rerank_plugins.errors import ConfigurationError
 
 TOKEN_VARIABLE: Final = "RERANK_PLUGINS_TOKEN"  # noqa: S105  (the variable's name)
-"""The environment variable that holds the bearer token."""
+"""Environment variable of the bearer token."""
 
-_COUNTS: Final = ("max_documents", "max_characters", "max_body_bytes", "max_queue_tokens")
+Limit = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True)
-class ServerSettings:
-    """Settings of a server; plain values without a secret, so they can be pickled and logged.
+class Settings(BaseModel):
+    """Base of the settings: immutable; an invalid value raises ConfigurationError."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True
+    )
+
+    def __init__(self, /, **values: Any) -> None:  # noqa: ANN401  (checked by pydantic)
+        """Validate types and limits; the models validate the rest.
+
+        Raises:
+            ConfigurationError: If a value is invalid.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigurationError(_message(error)) from error
+
+    def values(self) -> dict[str, Any]:
+        """Return the fields by name, without converting their values."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+
+class ServerSettings(Settings):
+    """Models, ranking options and request limits of a server.
+
+    The fields from ``score_threshold`` to ``deadline_ms`` mean the same as in
+    :class:`~rerank_plugins.Reranker`.
 
     Attributes:
-        model: The cross-encoder: ``"mini"``, a Hub name, a folder or a backend object.
-        embedding_model: The bi-encoder of ``/v1/embeddings``; None serves none.
-        backend: What computes the cross-encoder; ``"auto"`` chooses by the model.
-        device: A torch device for both models; None chooses.
-        dtype: Data type of the arithmetic of both models.
-        optimize: ``"compile"`` or ``"reduce-overhead"`` (with CUDA graphs) compiles the
-            cross-encoder.
-        max_length: Most tokens a query with a document may have; the document is cut to fit.
-        revision: Branch, tag or commit of the cross-encoder on the hub.
-        cache_folder: Where downloads are kept.
-        local_files_only: Whether to use only what is already on this machine.
-        trust_remote_code: Whether to run Python code that comes with a model.
-        idle_unload_s: Seconds without work before the models are unloaded; None keeps them.
-        cache_mb: Megabytes for results computed before; 0 keeps none.
-        cache_entries: Most results in those megabytes; None sets no bound.
-        cache_dir: Folder for results that outlast the process; None keeps none.
-        cache_dir_mb: Megabytes of that folder.
-        score_threshold: As in :class:`~rerank_plugins.Reranker`, like all up to
-            ``document_prompt``; what they leave out is not in the answer.
+        model: Cross-encoder: ``"mini"``, a Hub name, a folder, a model spec or a backend object.
+        embedding_model: Bi-encoder of ``/v1/embeddings``; None disables that endpoint.
+        backend: Backend of the cross-encoder; ``"auto"`` selects it by the model.
+        device: Torch device of both models; None selects the best one available.
+        dtype: Data type of both models.
+        optimize: ``"compile"`` or ``"reduce-overhead"`` compiles the cross-encoder.
+        max_length: Maximum tokens of a query with a document; longer documents are truncated.
+        revision: Branch, tag or commit of the cross-encoder on the Hub.
+        cache_folder: Folder of downloaded models.
+        local_files_only: Whether to use only files that are already on this machine.
+        trust_remote_code: Whether to run Python code from the model's repository.
+        idle_unload_s: Idle seconds before the models are unloaded; None keeps them loaded.
+        cache_mb: Megabytes of memory for cached results; 0 disables the cache.
+        cache_entries: Maximum number of results cached in memory; None sets no limit.
+        cache_dir: Folder of the disk cache; None disables it.
+        cache_dir_mb: Maximum megabytes of the disk cache.
+        score_threshold: Documents with a lower relevance score are not returned.
         activation: ``"sigmoid"`` or ``"none"``.
-        calibrator: Its JSON file, or the object.
-        fusion: The first stage has a say by the order in which documents are sent.
-        fusion_weight: The model's share in it.
-        drop_similar: Cosine from which a document repeats a better one.
-        similarity_model: The bi-encoder that tells.
+        calibrator: Calibrator, or the path of its JSON file.
+        fusion: ``"rrf"`` or ``"weighted"`` combines model scores with the order of the request.
+        fusion_weight: Weight of the model in the fusion.
+        drop_similar: Cosine similarity from which a document is a near-duplicate of a better one.
+        similarity_model: Bi-encoder that detects near-duplicates.
         long_documents: ``"truncate"`` or ``"windows"``.
-        window_overlap: Tokens that a window shares with the one before it.
-        max_windows: Most windows of a document.
-        best_windows: How many windows a document's score is the mean of.
-        query_prompt: Put before every query.
-        document_prompt: Put before every document.
-        deadline_ms: Milliseconds for a ranking whose request names no ``X-Deadline-Ms``.
-        max_documents: Most documents (or texts to embed) in a request.
-        max_characters: Most characters in a request, query and documents together.
-        max_body_bytes: Most bytes in the body of a request.
-        max_queue_tokens: Tokens that may wait; a request beyond them is answered 429.
-        body_timeout_s: Seconds in which the headers of a request must have arrived, then its
-            body; and in which a client must read on in an answer.
+        window_overlap: Tokens that two consecutive windows share.
+        max_windows: Maximum windows per document.
+        best_windows: Number of highest-scoring windows averaged into the document score.
+        query_prompt: Text before every query; None uses the model's own prompt.
+        document_prompt: Text before every document; None uses the model's own prompt.
+        deadline_ms: Default of the request header ``X-Deadline-Ms``.
+        max_documents: Maximum documents, or texts to embed, per request.
+        max_characters: Maximum characters per request, query and documents together.
+        max_body_bytes: Maximum bytes of a request body.
+        max_queue_tokens: Maximum tokens in the queue; requests beyond it get 429.
+        body_timeout_s: Timeout for the request headers, for the request body, and for the client
+            to read more of a response.
     """
 
-    model: str | Path | CrossEncoderBackend = MINI
+    model: str | Path | ModelSpec | CrossEncoderBackend = MINI
     embedding_model: str | Path | BiEncoderBackend | None = MINI
     backend: str = "auto"
-    device: str | None = None
+    device: str | Sequence[str] | None = None
     dtype: Dtype = "auto"
     optimize: Optimize = "none"
     max_length: int | None = 512
@@ -95,52 +131,40 @@ class ServerSettings:
     query_prompt: str | None = None
     document_prompt: str | None = None
     deadline_ms: float | None = None
-    max_documents: int = 1_000
-    max_characters: int = 2_000_000
-    max_body_bytes: int = 8 * 2**20
-    max_queue_tokens: int = MAX_QUEUE_TOKENS
-    body_timeout_s: float = 10.0
-
-    def __post_init__(self) -> None:
-        """Check the limits; the models check their own settings.
-
-        Raises:
-            ConfigurationError: If one is out of range.
-        """
-        for name in _COUNTS:
-            _validate_bound(name, getattr(self, name))
-        validate_seconds("body_timeout_s", self.body_timeout_s)
+    max_documents: Limit = 1_000
+    max_characters: Limit = 2_000_000
+    max_body_bytes: Limit = 8 * 2**20
+    max_queue_tokens: Limit = MAX_QUEUE_TOKENS
+    body_timeout_s: Seconds = 10.0
 
 
-def _validate_bound(name: str, bound: int) -> None:
-    if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
-        message = f"{name} is {bound!r}; it must be an integer of at least 1."
-        raise ConfigurationError(message)
-
-
-def validate_seconds(name: str, seconds: float) -> float:
-    """Return a duration if it is a finite number above 0.
-
-    Raises:
-        ConfigurationError: If it is anything else.
-    """
-    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not number or not math.isfinite(seconds) or seconds <= 0:
-        message = f"{name} is {seconds!r}; it must be a finite number of seconds above 0."
-        raise ConfigurationError(message)
-    return seconds
+def _message(error: ValidationError) -> str:
+    """Return one sentence per invalid field, with its value and what is allowed."""
+    sentences: dict[object, str] = {}
+    for detail in error.errors():
+        field = detail["loc"][0] if detail["loc"] else None
+        rule = detail["msg"].removeprefix("Value error, ").replace("Input should", "it must")
+        if detail["type"] == "extra_forbidden":
+            sentence = f"{field} is not a setting."
+        elif field is None:  # the fields are valid, their combination is not
+            sentence = f"{rule}."
+        else:
+            sentence = f"{field} is {detail['input']!r}; {rule}."
+        sentences.setdefault(field, sentence)  # a union reports an error for each of its types
+    return " ".join(sentences.values())
 
 
 def validate_token(token: str | None) -> str | None:
-    """Return the bearer token if a header can carry it; the message never shows it.
+    """Return the bearer token if an HTTP header can carry it.
 
     Raises:
-        ConfigurationError: If it is empty, or holds more than visible ASCII characters.
+        ConfigurationError: If it is empty or contains anything but visible ASCII characters. The
+            message does not show the token.
     """
-    if token is None or (token and all("!" <= letter <= "~" for letter in token)):
+    if token is None or (token and all("!" <= character <= "~" for character in token)):
         return token
     message = (
-        "the bearer token is empty or holds a space, a line end or a letter outside ASCII. "
-        f"Give visible ASCII characters, or unset {TOKEN_VARIABLE} to serve everybody."
+        "the bearer token is empty or contains a space, a line end or a character outside ASCII. "
+        f"Use visible ASCII characters, or unset {TOKEN_VARIABLE} to serve without a token."
     )
     raise ConfigurationError(message)
