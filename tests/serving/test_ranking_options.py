@@ -64,7 +64,7 @@ def test_a_calibrator_file(tmp_path: Path) -> None:
 
 def test_the_deadlines_of_the_server_and_of_the_request() -> None:
     slow = FaultyCrossEncoder(delay_s=0.2, batch_tokens=8)
-    settings = ServerSettings(model=slow, embedding_model=None, deadline_ms=300)
+    settings = ServerSettings(model=slow, embedding_model=None, deadline_ms=1_000)
     texts = [f"rain {number}" for number in range(100)]
     response = rerank(settings, texts)
     assert response.headers["X-Ranking-Status"] == "partial"
