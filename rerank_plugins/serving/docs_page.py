@@ -12,6 +12,10 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
+_STYLE: Final = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:auto}pre{white-space:pre-wrap}"
+)
+
 router: Final = APIRouter(include_in_schema=False)
 
 
@@ -26,8 +30,7 @@ def render_page(schema: dict[str, Any]) -> str:
     title = escape(f"{schema['info']['title']} {schema['info']['version']}")
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>",
-        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:auto}"
-        "pre{white-space:pre-wrap}</style>",
+        f"<style>{_STYLE}</style>",
         f"<h1>{title}</h1><p>{escape(schema['info']['description'])}</p>",
         "<p>Machine-readable: <a href='openapi.json'>openapi.json</a></p>",
     ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from rerank_plugins.config import (
     MINI,
@@ -136,6 +136,11 @@ class ServerSettings(Settings):
     max_body_bytes: Limit = 8 * 2**20
     max_queue_tokens: Limit = MAX_QUEUE_TOKENS
     body_timeout_s: Seconds = 10.0
+
+    @field_serializer("model", "embedding_model", "calibrator", "similarity_model")
+    def _serialize_object(self, value: object) -> str | None:
+        """Return the name of a model or calibrator; a model spec may hold a token."""
+        return None if value is None else str(value)
 
 
 def _message(error: ValidationError) -> str:

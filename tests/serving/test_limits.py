@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from rerank_plugins import RemoteSpec
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.serving import ServerSettings, create_app
@@ -115,6 +116,12 @@ def test_repr_and_pickle_do_not_contain_the_token(monkeypatch: pytest.MonkeyPatc
     for value in (settings, app, vars(app.state), app.user_middleware):
         assert TOKEN not in repr(value)
     assert TOKEN.encode() not in pickle.dumps(settings)
+
+
+def test_serialized_settings_do_not_contain_the_token_of_a_remote_model() -> None:
+    settings = ServerSettings(model=RemoteSpec("http://127.0.0.1:1", api="tei", token=TOKEN))
+    for value in (settings, settings.model_dump(), settings.model_dump_json()):
+        assert TOKEN not in repr(value)
 
 
 @pytest.mark.parametrize("token", ["", "a b", "line\n", "caf\xe9"])
