@@ -94,14 +94,14 @@ class TwoStages:
         parts = []
         for start in range(0, len(self._texts), CHUNK):
             part = self._texts[start : start + CHUNK]
-            parts.append(self._encoder.encode_documents(part, show_progress=False))
+            parts.append(self._encoder.encode_document(part, show_progress=False))
             advance(len(part))
         self._index = np.concatenate(parts)
 
     def answer(self, identifier: str, question: str, right: int) -> Answer:
         """Search, rerank, and take the time of both."""
         start = perf_counter()
-        cosines = (self._encoder.encode_queries([question]) @ self._index.T)[0]
+        cosines = (self._encoder.encode_query([question]) @ self._index.T)[0]
         best = np.argsort(-cosines, kind="stable")[: self._depth]
         searched = perf_counter()
         ranking = self._reranker.rank(question, [self._texts[position] for position in best])

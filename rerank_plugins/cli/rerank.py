@@ -42,7 +42,7 @@ from rerank_plugins.cli.options import (
     printable,
 )
 from rerank_plugins.config import MINI, LongDocuments, OnError
-from rerank_plugins.core.inputs import WINDOW, known_scores, notes, shown, with_metadata
+from rerank_plugins.core.inputs import WINDOW, complete_scores, notes, shown, with_metadata
 from rerank_plugins.errors import InvalidInputError
 
 STDIN: Final = "-"
@@ -212,7 +212,7 @@ def rerank(
     calibrator: CalibratorFile = None,
     fusion: FusionOption = "none",
     fusion_weight: FusionWeight = 0.5,
-    first_stage_key: Annotated[
+    retrieval_score_key: Annotated[
         str,
         typer.Option(help="JSONL field of the first stage's score.", rich_help_panel="Ranking"),
     ] = "score",
@@ -289,7 +289,7 @@ def rerank(
     ranking = reranker.rank(
         query,
         [with_metadata(item.text, item.fields, metadata_key or []) for item in items],
-        first_stage=known_scores(item.fields.get(first_stage_key) for item in items),
+        first_stage=complete_scores(item.fields.get(retrieval_score_key) for item in items),
     )
     for rank, document in enumerate(ranking, start=1):
         show_document(rank, document, ranking, items[document.index], as_json=as_json)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rerank_plugins.config import ScoringConfig, validate_count
-from rerank_plugins.core.cross_encoder import prompts_of
+from rerank_plugins.config import ScoringSettings, Windows, validate_count
+from rerank_plugins.core.cross_encoder import effective_prompts
 from rerank_plugins.core.ranking import validate_scores
-from rerank_plugins.core.windows import WindowSplitter, sentences, thin_out
+from rerank_plugins.core.windows import WindowSplitter, sentences, subsample
 from rerank_plugins.engine.backend import CrossEncoderBackend, SupportsTokenSpans
 from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.registry import find_engine
@@ -37,7 +37,7 @@ class Reading:
     """
 
     engine: Engine[TextPair]
-    config: ScoringConfig
+    config: ScoringSettings
     query: str
     prompt: str
 
@@ -49,7 +49,7 @@ class Reading:
         engine = find_engine(ranking.model, CrossEncoderBackend)
         if engine is None:
             return None
-        prompts = prompts_of(engine.prompts, ranking.scoring)
+        prompts = effective_prompts(engine.prompts, ranking.scoring)
         query = prompts["query"] + ranking.query
         return cls(engine, ranking.scoring, query, prompts["document"])
 
@@ -71,15 +71,17 @@ class Reading:
         backend = self.engine.backend
         if not isinstance(backend, SupportsTokenSpans):
             return None
-        if self.config.long_documents == "windows":
+        if self.config.windows is not None:
             return self._between_windows(backend, document.text)
         (spans,) = backend.spans([self.prompt + document.text])
         return max(0, len(spans) - backend.room(self.query, self.config.max_length))
 
     def _between_windows(self, backend: SupportsTokenSpans, text: str) -> int:
-        length, overlap = self.config.max_length, self.config.window_overlap
-        cut = WindowSplitter(self.engine.backend, length, overlap, self.prompt)
-        kept = thin_out(cut(self.query, [text])[0], self.config.max_windows)
+        windows = self.config.windows or Windows()
+        splitter = WindowSplitter(
+            self.engine.backend, self.config.max_length, windows.overlap, self.prompt
+        )
+        kept = subsample(splitter(self.query, [text])[0], windows.max_windows)
         starts = backend.spans([text])[0][:, 0]
         read = np.zeros(len(starts), dtype=np.bool_)
         for window in kept:

@@ -60,7 +60,7 @@ def _row(explanation: Explanation, one: ExplainedDocument, most: float) -> str:
     share = min(max(document.relevance_score, 0.0), 1.0) if document.scored else 0.0
     score = f"{document.relevance_score:.3f}" if document.scored else "&ndash;"
     raw = f"{document.raw_score:.3f}" if document.scored else "&ndash;"
-    first = "&ndash;" if document.first_stage is None else f"{document.first_stage:.3f}"
+    first = "&ndash;" if document.retrieval_score is None else f"{document.retrieval_score:.3f}"
     note = explanation.why(one)
     shown = f'<div class="note">{escape(note)}</div>' if note else ""
     return (
@@ -130,7 +130,7 @@ def table(explanation: Explanation) -> Table:
     made.add_column("note")
     for one in explanation:
         document = one.document
-        first = "" if document.first_stage is None else f"{document.first_stage:.3f}"
+        first = "" if document.retrieval_score is None else f"{document.retrieval_score:.3f}"
         scores = (document.relevance_score, document.raw_score)
         shown = [f"{score:.3f}" if document.scored else "" for score in scores]
         made.add_row(

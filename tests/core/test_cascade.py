@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins import BiEncoder, Cascade, Ranking, Reranker, Stage
+from rerank_plugins import BiEncoder, Cascade, Ranking, Reranker, Stage, Windows
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.errors import ConfigurationError, InferenceError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
@@ -90,7 +90,7 @@ def test_nothing_is_lost_and_no_stage_scores_more_than_it_is_given(
 
 @given(queries, documents, st.integers(1, 5))
 def test_a_deadline_of_infinity_equals_none(query: str, texts: list[str], keep: int) -> None:
-    cascade = Cascade([Stage(Reranker(CHEAP), keep, share=0.5), Reranker(DEAR)])
+    cascade = Cascade([Stage(Reranker(CHEAP), keep, time_fraction=0.5), Reranker(DEAR)])
     task = ScoringRequest(query, texts)
     untimed, timed = (cascade.score_requests([task], limit)[0] for limit in (None, math.inf))
     np.testing.assert_array_equal(untimed.scores, timed.scores)
@@ -102,7 +102,7 @@ def test_a_deadline_of_infinity_equals_none(query: str, texts: list[str], keep: 
 
 @given(st.lists(st.tuples(queries, documents), max_size=4), st.integers(1, 3))
 def test_many_equal_one_by_one(requests: list[tuple[str, list[str]]], keep: int) -> None:
-    cascade = Cascade([Stage(Reranker(CHEAP), keep, margin=2), Reranker(DEAR)])
+    cascade = Cascade([Stage(Reranker(CHEAP), keep, early_exit_margin=2), Reranker(DEAR)])
     together = Reranker(cascade).rank_many(requests)
     assert list(map(plain, together)) == [plain(cascade.rank(*one)) for one in requests]
 
@@ -132,7 +132,7 @@ def test_truncated_and_scale_are_those_of_the_last_stage() -> None:
 
 
 def test_windows_of_the_last_stage() -> None:
-    long = Reranker(FakeCrossEncoder(max_length=12), long_documents="windows", window_overlap=0)
+    long = Reranker(FakeCrossEncoder(max_length=12), long_documents=Windows(overlap=0))
     cascade = Cascade([(Reranker(CHEAP), 1), long])
     text = "hail " * 10 + "rain"
     ranking = cascade.rank("rain", [text, "rain"])
@@ -208,7 +208,9 @@ class Watching:
 
 def test_a_share_is_one_of_what_is_left() -> None:
     stages = [Watching(), Watching(), Watching()]
-    cascade = Cascade([Stage(stages[0], share=0.25), Stage(stages[1], share=0.5), stages[2]])
+    cascade = Cascade(
+        [Stage(stages[0], time_fraction=0.25), Stage(stages[1], time_fraction=0.5), stages[2]]
+    )
     cascade.rank("rain", TEXTS, deadline_ms=60_000)
     given_s = [stage.given[0] for stage in stages]
     assert given_s == pytest.approx([15, 30, 60], rel=0.05)
@@ -230,7 +232,7 @@ def test_without_time_for_the_last_stage_the_one_before_orders() -> None:
     assert (ranking.status, ranking.stats.scored, ranking.model) == ("partial", 0, None)
     assert not any(document.scored for document in ranking)
     assert all(math.isnan(document.relevance_score) for document in ranking)
-    for policy in ({"score_threshold": 1e9}, {"calibrator": CALIBRATOR}):
+    for policy in ({"score_threshold": 1e9}, {"activation": CALIBRATOR}):
         assert order(Reranker(cascade, **policy).rank("rain", TEXTS)) == [1, 2, 0, 3, 4]
 
 
@@ -256,7 +258,7 @@ def test_a_slow_last_stage_scores_the_best_of_the_first() -> None:
 
 def test_a_sure_stage_ends_the_cascade() -> None:
     dear = FakeCrossEncoder()
-    cascade = Cascade([Stage(Reranker(CHEAP), 2, margin=5), Reranker(dear)])
+    cascade = Cascade([Stage(Reranker(CHEAP), 2, early_exit_margin=5), Reranker(dear)])
     sure = cascade.rank("rain", ["rain", "a text much longer"])
     assert (shown(sure), sure.status) == ([(1, 18), (0, 4)], "complete")
     assert asked_of(dear) == 0
@@ -268,7 +270,7 @@ def test_a_sure_stage_ends_the_cascade() -> None:
 
 def test_a_stage_out_of_time_is_never_sure() -> None:
     last = Watching()
-    Cascade([Stage(Watching(1), margin=0), last]).rank("rain", TEXTS)
+    Cascade([Stage(Watching(1), early_exit_margin=0), last]).rank("rain", TEXTS)
     assert len(last.asked) == 1
 
 
@@ -284,7 +286,7 @@ def test_a_stage_out_of_time_is_never_sure() -> None:
         ({"deadline_ms": 10}, "deadline_ms"),
         ({"fusion": "rrf"}, "fusion"),
         ({"on_error": "passthrough"}, "on_error"),
-        ({"drop_similar": 0.9}, "drop_similar"),
+        ({"dedup": 0.9}, "dedup"),
     ],
 )
 def test_a_rerankers_policy_is_refused(settings: dict[str, Any], named: str) -> None:
@@ -293,14 +295,14 @@ def test_a_rerankers_policy_is_refused(settings: dict[str, Any], named: str) -> 
 
 
 def test_a_calibrator_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="sets calibrator"):
-        Stage(Reranker(DEAR, calibrator=CALIBRATOR))
+    with pytest.raises(ConfigurationError, match="sets activation"):
+        Stage(Reranker(DEAR, activation=CALIBRATOR))
 
 
-@pytest.mark.parametrize("policy", [{"score_threshold": 0.5}, {"calibrator": CALIBRATOR}])
+@pytest.mark.parametrize("policy", [{"score_threshold": 0.5}, {"activation": CALIBRATOR}])
 def test_scores_of_two_scales_are_not_compared(policy: dict[str, Any]) -> None:
-    early = Cascade([Stage(Reranker(CHEAP), 2, margin=5), Reranker(DEAR)])
-    with pytest.raises(ConfigurationError, match=f"{next(iter(policy))} is set.*margin"):
+    early = Cascade([Stage(Reranker(CHEAP), 2, early_exit_margin=5), Reranker(DEAR)])
+    with pytest.raises(ConfigurationError, match="(score_threshold|a calibrator) is set.*margin"):
         Reranker(early, **policy)
     Reranker(Cascade([(Reranker(CHEAP), 2), Reranker(DEAR)]), **policy).rank("rain", TEXTS)
 
@@ -312,12 +314,12 @@ def test_scores_of_two_scales_are_not_compared(policy: dict[str, Any]) -> None:
         (["mini"], "is str; give a Reranker"),
         ([DEAR], r"FakeCrossEncoder.*Reranker\('mini'\)"),
         ([(Reranker(DEAR), 3)], "keep of the last stage is 3"),
-        ([Stage(Reranker(DEAR), margin=1)], "margin of the last stage"),
+        ([Stage(Reranker(DEAR), early_exit_margin=1)], "margin of the last stage"),
         ([Cascade([Reranker(DEAR)]), Reranker(DEAR)], "stage 0 is a cascade"),
         ([(Reranker(DEAR), 0), Reranker(DEAR)], "keep is 0"),
         ([(Reranker(DEAR), True), Reranker(DEAR)], "keep is True"),
-        ([(Reranker(DEAR), 1, 1.5), Reranker(DEAR)], "share is 1.5"),
-        ([(Reranker(DEAR), 1, 0), Reranker(DEAR)], "share is 0"),
+        ([(Reranker(DEAR), 1, 1.5), Reranker(DEAR)], "time_fraction is 1.5"),
+        ([(Reranker(DEAR), 1, 0), Reranker(DEAR)], "time_fraction is 0"),
         ([(Reranker(DEAR), 1, 1, -1), Reranker(DEAR)], "margin is -1"),
         ([(), Reranker(DEAR)], "has 0 elements"),
         ([(Reranker(DEAR), 1, 1, 1, 1), Reranker(DEAR)], "has 5 elements"),

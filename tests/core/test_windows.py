@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rerank_plugins import RankedDocument, Ranking, Reranker
-from rerank_plugins.core.windows import Spans, estimated_spans, split, thin_out
+from rerank_plugins import RankedDocument, Ranking, Reranker, Windows
+from rerank_plugins.core.windows import Spans, estimated_spans, split, subsample
 from rerank_plugins.testing import FakeCrossEncoder
 from rerank_plugins.types import Window
 from tests.helpers.strategies import any_text, documents, queries, words
@@ -78,12 +78,12 @@ def test_estimates_count_letters_and_characters_without_spaces() -> None:
 @given(st.integers(1, 30), st.integers(1, 30))
 def test_thinning_keeps_first_and_last(count: int, most: int) -> None:
     windows = [Window(start, start + 1) for start in range(count)]
-    kept = thin_out(windows, most)
+    kept = subsample(windows, most)
     assert len(kept) == min(count, most)
     assert kept == sorted(set(kept))
     assert kept[0] == windows[0]
     assert most == 1 or kept[-1] == windows[-1]
-    assert thin_out(windows, None) == windows
+    assert subsample(windows, None) == windows
 
 
 @given(words.filter(bool) | queries, documents, st.integers(9, 40), st.sampled_from(["", "see: "]))
@@ -93,7 +93,9 @@ def test_windows_equal_truncate_where_nothing_is_long(
     query: str, texts: list[str], reach: int, prompt: str
 ) -> None:
     cut, windows = (
-        Reranker(FakeCrossEncoder(max_length=reach), long_documents=how, document_prompt=prompt)
+        Reranker(
+            FakeCrossEncoder(max_length=reach), long_documents=how, prompts={"document": prompt}
+        )
         for how in ("truncate", "windows")
     )
     expected = cut.rank(query, texts)
@@ -117,13 +119,11 @@ def test_a_real_model_reads_what_fits_in_one(words: int) -> None:
     assert cut.stats.truncated == 1 or whole == cut
 
 
-def windowed(**settings: int | None) -> Reranker:
+def windowed(**settings: Any) -> Reranker:
     return Reranker(
         FakeCrossEncoder(max_length=16),
         max_length=None,
-        long_documents="windows",
-        window_overlap=0,
-        **settings,  # type: ignore[arg-type]
+        long_documents=Windows(overlap=0, **settings),
     )
 
 
@@ -146,11 +146,9 @@ def test_the_best_window_wins_and_is_named() -> None:
     assert whole.stats.truncated == 1
 
 
-def test_the_mean_of_the_best_windows() -> None:
+def test_the_mean_of_the_top_k_windows() -> None:
     backend = FakeCrossEncoder(max_length=16)
-    reranker = Reranker(
-        backend, max_length=None, long_documents="windows", window_overlap=0, best_windows=2
-    )
+    reranker = Reranker(backend, max_length=None, long_documents=Windows(overlap=0, top_k=2))
     score = reranker.rank("needle rain", [HAYSTACK])[0].raw_score
     scored = sorted((backend._score(*pair) for pair in backend.batches[0]), reverse=True)
     assert score == pytest.approx(sum(scored[:2]) / 2, abs=1e-6)

@@ -10,7 +10,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from rerank_plugins import BiEncoder, Cascade, Ranking, Reranker
+from rerank_plugins import BiEncoder, Cascade, Ranking, Reranker, Windows
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 from tests.helpers.engines import PinnedCrossEncoder
@@ -26,14 +26,14 @@ def ranked(texts: list[str] = TEXTS, **options: object) -> tuple[Ranking, FakeCr
 
 def test_ranks_before_and_after() -> None:
     backend = FakeCrossEncoder()
-    ranking = Reranker(backend).rank(QUERY, TEXTS, first_stage=[0.9, 0.8, 0.7])
+    ranking = Reranker(backend).rank(QUERY, TEXTS, retrieval_scores=[0.9, 0.8, 0.7])
     found = ranking.explain()
     assert [(one.rank_before, one.rank_after, one.moved) for one in found] == [
         (3, 1, 2),
         (2, 2, 0),
         (1, 3, -2),
     ]
-    assert [one.document.first_stage for one in found] == [0.7, 0.8, 0.9]
+    assert [one.document.retrieval_score for one in found] == [0.7, 0.8, 0.9]
     assert [one.document for one in found] == list(ranking)
     assert sum(one.moved for one in found) == 0
     assert found.left_out == 0
@@ -50,7 +50,7 @@ def test_what_top_n_left_out_is_counted() -> None:
 def test_tokens_cut_are_those_that_the_model_did_not_read(model: str) -> None:
     """A text shortened by the count is read whole; one token longer it is not."""
     backend: object = "mini" if model == "real" else FakeCrossEncoder()
-    reranker = Reranker(backend, max_length=32)  # type: ignore[arg-type]
+    reranker = Reranker(backend, max_length=32)
     words = ["word"] * 60
     (one,) = reranker.rank(QUERY, [" ".join(words)]).explain()
     assert one.document.truncated
@@ -66,12 +66,14 @@ def test_tokens_cut_are_those_that_the_model_did_not_read(model: str) -> None:
 def test_tokens_between_windows_are_counted() -> None:
     backend = FakeCrossEncoder()
     text = " ".join(f"w{number}." for number in range(200))
-    how = {"max_length": 32, "long_documents": "windows", "window_overlap": 0}
-    reranker = Reranker(backend, **how, max_windows=None)  # type: ignore[arg-type]
+    every = Windows(overlap=0, max_windows=None)
+    reranker = Reranker(backend, max_length=32, long_documents=every)
     (whole,) = reranker.rank(QUERY, [text]).explain()
     assert whole.tokens_cut == 0
     assert "best part: characters" in reranker.rank(QUERY, [text]).explain().why(whole)
-    (thin,) = Reranker(backend, **how, max_windows=2).rank(QUERY, [text]).explain()  # type: ignore[arg-type]
+    two = Windows(overlap=0, max_windows=2)
+    reranker = Reranker(backend, max_length=32, long_documents=two)
+    (thin,) = reranker.rank(QUERY, [text]).explain()
     assert thin.tokens_cut
     assert 150 < thin.tokens_cut < 180  # two of nine windows, one of them short
 
@@ -103,7 +105,7 @@ def test_highlights_are_those_of_the_part_that_was_read() -> None:
     (one,) = reranker.rank(QUERY, [text]).explain(highlight=1)
     assert one.highlights[0].start == 0
     assert one.highlights[-1].end == len("A b c. " * 5 + "who wrote faust.")  # 18 words fit
-    windows = Reranker(backend, max_length=24, long_documents="windows", query_prompt="Q: ")
+    windows = Reranker(backend, max_length=24, long_documents="windows", prompts={"query": "Q: "})
     (best,) = windows.rank(QUERY, [text]).explain(highlight=1)
     assert best.document.window is not None
     assert (best.highlights[0].start, best.highlights[-1].end) == tuple(best.document.window)

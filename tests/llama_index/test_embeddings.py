@@ -31,7 +31,7 @@ def floats(vector: list[float]) -> bool:
 def test_vectors_are_the_cores_sync_and_async() -> None:
     embedding = make()
     core = embedding.bi_encoder()
-    documents, queries = core.encode_documents(TEXTS).tolist(), core.encode_queries(TEXTS).tolist()
+    documents, queries = core.encode_document(TEXTS).tolist(), core.encode_query(TEXTS).tolist()
     assert embedding.get_text_embedding_batch(TEXTS) == documents
     assert [embedding.get_text_embedding(text) for text in TEXTS] == documents
     assert [embedding.get_query_embedding(text) for text in TEXTS] == queries
@@ -62,7 +62,7 @@ def test_no_texts_no_vectors() -> None:
 
 def test_queries_and_documents_have_prompts_of_their_own() -> None:
     model = FakeBiEncoder()
-    embedding = make(model=model, query_prompt="query: ", document_prompt="passage: ")
+    embedding = make(model=model, prompts={"query": "query: ", "document": "passage: "})
     embedding.get_query_embedding("faust")
     asyncio.run(embedding.aget_query_embedding("faust"))
     embedding.get_text_embedding("faust")
@@ -106,7 +106,7 @@ def test_model_name_may_be_given_instead_of_model() -> None:
 
 
 def test_two_names_that_differ_are_refused() -> None:
-    with pytest.raises(ValueError, match="two words for the same setting"):
+    with pytest.raises(ValueError, match="two names of one setting"):
         BiEncoderEmbedding(model="a", model_name="b")
 
 
@@ -131,7 +131,7 @@ def test_constructing_loads_nothing() -> None:
 
 
 def test_events_name_the_model_and_nothing_more(reported: Reported) -> None:
-    embedding = make(cache_folder="private", query_prompt="private")
+    embedding = make(cache_folder="private", prompts={"query": "private"})
     embedding.get_query_embedding("faust")
     asyncio.run(embedding.aget_text_embedding_batch(["faust"]))
     starts, ends = reported.events.of("EmbeddingStart"), reported.events.of("EmbeddingEnd")
@@ -157,7 +157,7 @@ def test_a_vector_index_finds_what_the_dot_product_finds(use_async: bool) -> Non
     found = retriever.retrieve("word4")
     core: BiEncoder = embedding.bi_encoder()
     texts = [node.text for node in nodes]
-    similarity = core.encode_documents(texts) @ core.encode_queries(["word4"])[0]
+    similarity = core.encode_document(texts) @ core.encode_query(["word4"])[0]
     assert found[0].node_id == "4"
     assert found[0].score == pytest.approx(float(np.max(similarity)), abs=1e-6)
     again = asyncio.run(retriever.aretrieve("word4"))

@@ -120,7 +120,7 @@ def test_openai(server: Live, encoding: str | None) -> None:
     options: Any = {} if encoding is None else {"encoding_format": encoding}
     with openai.OpenAI(api_key=TOKEN, base_url=f"{server.url}/v1") as client:
         response = client.embeddings.create(model="any", input=TEXTS, **options)
-    expected = BiEncoder(dtype="float32").encode_documents(TEXTS)
+    expected = BiEncoder(dtype="float32").encode_document(TEXTS)
     for item, vector in zip(response.data, expected, strict=True):
         embedding: Any = item.embedding
         if encoding == "base64":  # the client decodes it only if no encoding is requested
@@ -149,6 +149,6 @@ def test_langchain_openai(server: Live) -> None:
     with embeddings.client._client:
         vectors = embeddings.embed_documents(TEXTS)
         query = embeddings.embed_query(QUESTION)
-    expected = BiEncoder(dtype="float32").encode_documents(TEXTS)
+    expected = BiEncoder(dtype="float32").encode_document(TEXTS)
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
     assert len(query) == expected.shape[1]
