@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+import json
+from contextlib import suppress
+from typing import Any, get_args
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+from typing_extensions import Self
 
-from rerank_plugins.serving.settings import Seconds, ServerSettings
-
-SelfT = TypeVar("SelfT", bound="RayServeSettings")
+from rerank_plugins.errors import ConfigurationError
+from rerank_plugins.serving.settings import Limit, Seconds, ServerSettings
 
 
 class RayServeSettings(ServerSettings):
@@ -17,52 +19,91 @@ class RayServeSettings(ServerSettings):
     They are the ``args`` of a Serve configuration file. A change of ``args`` restarts the
     replicas one after the other. A change of a server setting in the ``user_config`` of the
     deployment ``Reranker`` is applied without a restart.
-
-    Attributes:
-        replicas: Number of scoring replicas with one engine each; the minimum with autoscaling.
-        max_replicas: Maximum number of replicas; autoscaling is on if it exceeds ``replicas``.
-        target_ongoing_requests: Running and queued requests per replica that autoscaling targets.
-        upscale_delay_s: Seconds above the target before replicas are added.
-        downscale_delay_s: Seconds below the target before replicas are removed.
-        num_cpus: CPU cores per replica, and its number of torch threads.
-        num_gpus: GPUs per replica; a fraction shares a GPU between replicas.
-        ingress_replicas: Number of processes that receive requests and retry failed ones.
-        retries: Maximum retries per request.
-        request_timeout_s: Timeout of a request, including all retries.
-        require_token: Whether a replica fails to start without a bearer token in its
-            environment.
-        max_ongoing_requests: Maximum concurrent requests per replica; they share batches.
-        health_check_period_s: Seconds between two health checks; each scores a pair.
-        health_check_timeout_s: Timeout of a health check; the replica is then replaced.
-        drain_s: Seconds for requests in flight to finish when a replica is stopped.
     """
 
-    model_config = ConfigDict(strict=False)  # `serve run` passes every argument as a string
+    replicas: Limit = Field(
+        default=1,
+        description=(
+            "Number of scoring replicas with one engine each; the minimum with autoscaling."
+        ),
+    )
+    max_replicas: Limit | None = Field(
+        default=None,
+        description="Maximum number of replicas; autoscaling is on if it exceeds replicas.",
+    )
+    target_ongoing_requests: float = Field(
+        default=8.0,
+        gt=0,
+        description="Running and queued requests per replica that autoscaling targets.",
+    )
+    upscale_delay_s: float = Field(
+        default=10.0, ge=0, description="Seconds above the target before replicas are added."
+    )
+    downscale_delay_s: float = Field(
+        default=300.0, ge=0, description="Seconds below the target before replicas are removed."
+    )
+    num_cpus: float = Field(
+        default=1.0, ge=0, description="CPU cores per replica, and its number of torch threads."
+    )
+    num_gpus: float = Field(
+        default=0.0,
+        ge=0,
+        description="GPUs per replica; a fraction shares a GPU between replicas.",
+    )
+    ingress_replicas: Limit = Field(
+        default=2,
+        description="Number of processes that receive requests and retry failed ones.",
+    )
+    retries: int = Field(default=3, ge=0, le=20, description="Maximum retries per request.")
+    request_timeout_s: Seconds = Field(
+        default=120.0, description="Timeout of a request, including all retries."
+    )
+    require_token: bool = Field(
+        default=False,
+        description="Whether a replica fails to start without a bearer token in its environment.",
+    )
+    max_ongoing_requests: Limit = Field(
+        default=64, description="Maximum concurrent requests per replica; they share batches."
+    )
+    health_check_period_s: Seconds = Field(
+        default=10.0, description="Seconds between two health checks; each scores a pair."
+    )
+    health_check_timeout_s: Seconds = Field(
+        default=30.0, description="Timeout of a health check; the replica is then replaced."
+    )
+    drain_s: Seconds = Field(
+        default=30.0,
+        description="Seconds for requests in flight to finish when a replica is stopped.",
+    )
 
-    replicas: Annotated[int, Field(ge=1)] = 1
-    max_replicas: Annotated[int | None, Field(ge=1)] = None
-    target_ongoing_requests: Annotated[float, Field(gt=0)] = 8.0
-    upscale_delay_s: Annotated[float, Field(ge=0)] = 10.0
-    downscale_delay_s: Annotated[float, Field(ge=0)] = 300.0
-    num_cpus: Annotated[float, Field(ge=0)] = 1.0
-    num_gpus: Annotated[float, Field(ge=0)] = 0.0
-    ingress_replicas: Annotated[int, Field(ge=1)] = 2
-    retries: Annotated[int, Field(ge=0, le=20)] = 3
-    request_timeout_s: Seconds = 120.0
-    require_token: bool = False
-    max_ongoing_requests: Annotated[int, Field(ge=1)] = 64
-    health_check_period_s: Seconds = 10.0
-    health_check_timeout_s: Seconds = 30.0
-    drain_s: Seconds = 30.0
+    @model_validator(mode="before")
+    @classmethod
+    def _parse_strings(cls, values: Any) -> Any:  # noqa: ANN401  (not validated yet)
+        """Parse numbers and the like: ``serve run`` passes every argument as a string."""
+        if not isinstance(values, dict):
+            return values
+        return {name: _parse(cls, name, value) for name, value in values.items()}
+
+    @field_validator("model", "embedding_model")
+    @classmethod
+    def _validate_name(cls, value: object, info: ValidationInfo) -> object:
+        """Replicas load their models by name."""
+        if value is None or isinstance(value, str):
+            return value
+        message = (
+            f"{info.field_name} is {value!r}; on Ray it must be a name, or a folder that all "
+            "nodes see."
+        )
+        raise ConfigurationError(message)
 
     @model_validator(mode="after")
-    def _validate_replicas(self: SelfT) -> SelfT:
+    def _validate_replicas(self) -> Self:
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             message = (
                 f"max_replicas is {self.max_replicas}; it must be at least replicas, "
-                f"which is {self.replicas}"
+                f"which is {self.replicas}."
             )
-            raise ValueError(message)
+            raise ConfigurationError(message)
         return self
 
     def server(self) -> dict[str, Any]:
@@ -82,3 +123,14 @@ class RayServeSettings(ServerSettings):
                 "downscale_delay_s": self.downscale_delay_s,
             }
         }
+
+
+def _parse(cls: type[RayServeSettings], name: str, value: object) -> object:
+    """Return the JSON value of a string, unless the field of that name accepts strings."""
+    field = cls.model_fields.get(name)
+    if not isinstance(value, str) or field is None or field.annotation in (str, Any):
+        return value
+    if str not in get_args(field.annotation):
+        with suppress(ValueError):  # "rrf" is a value as it is
+            return json.loads(value)
+    return value

@@ -140,7 +140,7 @@ async def rerank_v1(
 
 def _validate_chunks(settings: ServerSettings, max_chunks: int | None) -> None:
     """Reject a maximum below the windows of the server; without windows it is one."""
-    max_windows = settings.max_windows if settings.long_documents == "windows" else 1
+    max_windows = 1 if settings.windows is None else settings.windows.max_windows
     if max_chunks is not None and (max_windows is None or max_chunks < max_windows):
         windows = "all" if max_windows is None else f"up to {max_windows}"
         message = (

@@ -10,8 +10,7 @@ from typing import Any, Final, Literal
 from fastapi import Request
 
 from rerank_plugins import BiEncoder, Ranking, Reranker
-from rerank_plugins._fields import RerankerFields
-from rerank_plugins.config import Priority
+from rerank_plugins.config import ModelSettings, Priority, RerankerSettings
 from rerank_plugins.engine.backend import Role, RoleText
 from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.request import RequestOutput
@@ -23,19 +22,8 @@ from rerank_plugins.serving.settings import ServerSettings
 _MAX_RETRY_AFTER_S: Final = 60
 _MIN_DEADLINE_MS: Final = 1  # of a reranker
 
-_SHARED_SETTINGS: Final = (
-    "device",
-    "dtype",
-    "cache_folder",
-    "local_files_only",
-    "trust_remote_code",
-    "idle_unload_s",
-    "cache_mb",
-    "cache_entries",
-    "cache_dir",
-    "cache_dir_mb",
-)
-"""Settings that apply to both models."""
+_CROSS_ENCODER_SETTINGS: Final = frozenset(("model", "backend", "revision"))
+"""Settings of a model that apply to the cross-encoder only."""
 
 
 class Models:
@@ -51,15 +39,17 @@ class Models:
 
     def __init__(self, settings: ServerSettings) -> None:
         """Validate the settings; :meth:`load` loads the models."""
-        values = settings.values()
-        options = {name: values[name] for name in RerankerFields.model_fields if name in values}
-        self.reranker, self.bulk = (
-            Reranker(**options, priority=priority, overload="raise")
-            for priority in ("interactive", "bulk")
-        )
+        options = {
+            name: getattr(settings, name)
+            for name in RerankerSettings.model_fields
+            if name in ServerSettings.model_fields
+        }
+        self.reranker = Reranker(**options, when_full=settings.when_full)
+        self.bulk = self.reranker.replace(priority="bulk")
         self.encoder: BiEncoder | None = None
         if settings.embedding_model is not None:
-            shared = {name: values[name] for name in _SHARED_SETTINGS}
+            names = ModelSettings.model_fields.keys() - _CROSS_ENCODER_SETTINGS
+            shared = {name: options[name] for name in names}
             self.encoder = BiEncoder(settings.embedding_model, **shared)
         self.loaded = False
         self.error: RerankError | None = None

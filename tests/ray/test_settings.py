@@ -56,8 +56,10 @@ def test_invalid_settings_are_rejected(invalid: dict[str, Any]) -> None:
 
 
 def test_strings_of_the_command_line_are_converted() -> None:
-    settings = RayServeSettings.model_validate({"replicas": "2", "max_documents": "50"})
-    assert (settings.replicas, settings.max_documents) == (2, 50)
+    arguments = {"replicas": "2", "max_length": "256", "revision": "1", "fusion": "rrf"}
+    settings = RayServeSettings.model_validate(arguments)
+    assert (settings.replicas, settings.max_length) == (2, 256)
+    assert (settings.revision, settings.fusion) == ("1", "rrf")
 
 
 def test_serve_can_read_the_class_of_the_arguments() -> None:

@@ -9,10 +9,10 @@ import httpx
 import numpy as np
 import pytest
 
-from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins import BiEncoder, Dedup, Fusion, Reranker, Windows
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.errors import ConfigurationError
-from rerank_plugins.serving import ServerSettings, create_app
+from rerank_plugins.serving import ServerSettings
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 from tests.helpers.engines import FaultyCrossEncoder
 from tests.serving.live import live
@@ -30,11 +30,11 @@ def rerank(settings: ServerSettings, texts: list[str], **headers: str) -> httpx.
 @pytest.mark.parametrize(
     "options",
     [
-        {"long_documents": "windows", "window_overlap": 0, "max_length": None},
-        {"fusion": "weighted", "fusion_weight": 0.2},
+        {"long_documents": Windows(overlap=0), "max_length": None},
+        {"fusion": Fusion("weighted", 0.2)},
         {"activation": "none", "score_threshold": 1.0},
-        {"drop_similar": 0.99, "similarity_model": BiEncoder(FakeBiEncoder())},
-        {"query_prompt": "rain snow ", "document_prompt": "sun "},
+        {"dedup": Dedup(0.99, model=BiEncoder(FakeBiEncoder()))},
+        {"prompts": {"query": "rain snow ", "document": "sun "}},
     ],
     ids=lambda options: next(iter(options)),
 )
@@ -55,7 +55,7 @@ def test_a_calibrator_file(tmp_path: Path) -> None:
     model = fake.identity
     fitted = Calibrator.fit(np.linspace(-3, 3, 40), np.arange(40) > 20, model=model)
     fitted.save(file)
-    settings = ServerSettings(model=fake, embedding_model=None, calibrator=file)
+    settings = ServerSettings(model=fake, embedding_model=None, activation=file)
     results = rerank(settings, TEXTS).json()["results"]
     raw = {document.index: document.raw_score for document in Reranker(fake).rank(QUERY, TEXTS)}
     for result in results:
@@ -77,7 +77,9 @@ def test_the_deadlines_of_the_server_and_of_the_request() -> None:
 def test_fewer_chunks_than_windows_are_rejected() -> None:
     body = {"query": QUERY, "documents": TEXTS, "max_chunks_per_doc": 4}
     settings = ServerSettings(
-        model=FakeCrossEncoder(), embedding_model=None, long_documents="windows", max_windows=8
+        model=FakeCrossEncoder(),
+        embedding_model=None,
+        long_documents=Windows(max_windows=8),
     )
     with live(settings) as server:
         rejected = httpx.post(f"{server.url}/v1/rerank", json=body)
@@ -86,7 +88,12 @@ def test_fewer_chunks_than_windows_are_rejected() -> None:
     assert "scores up to 8 windows" in rejected.text
 
 
-def test_invalid_ranking_options_are_rejected_by_create_app() -> None:
-    settings = ServerSettings(model=FakeCrossEncoder(), embedding_model=None, fusion_weight=2)
-    with pytest.raises(ConfigurationError, match="fusion_weight is 2"):
-        create_app(settings)
+def test_invalid_ranking_options_are_rejected() -> None:
+    with pytest.raises(ConfigurationError, match="weight is 2"):
+        ServerSettings(fusion={"method": "weighted", "weight": 2})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["top_n", "on_error", "priority", "when_full"])
+def test_settings_of_a_request_are_no_settings_of_a_server(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"no setting '{name}'"):
+        ServerSettings(**{name: getattr(Reranker(), name)})
