@@ -1,149 +1,182 @@
-"""Options that several commands have: which model, and where and how it runs."""
+"""Options that set a reranker, derived from the fields of its settings.
+
+An option takes its default, its type and its help text from a field.
+:func:`reranker_options` adds options to a command, and :func:`reranker_settings` turns their
+values into arguments of :class:`~rerank_plugins.Reranker`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Final
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Final, NamedTuple, TypeVar, get_args
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from pydantic import BaseModel
 
-from rerank_plugins.config import Activation, Dtype, Fusion, LongDocuments, Optimize
+from rerank_plugins._fields import RerankerFields
+from rerank_plugins.config import Activation
 
-Model = Annotated[
-    str, typer.Option(help='"mini" (embedded, English), a Hugging Face Hub name or a folder.')
-]
-Backend = Annotated[str, typer.Option(help="What computes; auto chooses by the model.")]
-Device = Annotated[
-    str | None,
-    typer.Option(help="A torch device such as cuda:0 or cpu, or cuda:0,cuda:1; chosen by default."),
-]
-DataType = Annotated[Dtype, typer.Option(help="Data type of the arithmetic.")]
-Optimizing = Annotated[
-    Optimize,
-    typer.Option(help="compile or reduce-overhead (with CUDA graphs) compiles the model."),
-]
-MaxLength = Annotated[int, typer.Option(help="Most tokens a pair may have.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
-CacheFolder = Annotated[str | None, typer.Option(help="Where downloads are kept.")]
-LocalFilesOnly = Annotated[
-    bool, typer.Option("--local-files-only", help="Use only what is already on this machine.")
-]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
-]
-
-# How a ranking is made of scores; the names are those of the reranker's settings.
-
-_RANKING: Final = "Ranking"
-_READING: Final = "What the model reads"
-
-ScoreThreshold = Annotated[
-    float | None,
-    typer.Option(help="Leave out documents with a lower score.", rich_help_panel=_RANKING),
-]
-ActivationOption = Annotated[
-    Activation,
-    typer.Option(
-        "--activation",
-        help="sigmoid for scores from 0 to 1, none for logits.",
-        rich_help_panel=_RANKING,
-    ),
-]
-CalibratorFile = Annotated[
-    str | None,
-    typer.Option(help="JSON file that makes probabilities of scores.", rich_help_panel=_RANKING),
-]
-FusionOption = Annotated[
-    Fusion,
-    typer.Option(
-        "--fusion",
-        help="rrf or weighted lets the first stage have a say: its scores, or the input's order.",
-        rich_help_panel=_RANKING,
-    ),
-]
-FusionWeight = Annotated[
-    float,
-    typer.Option(help="The model's share in a fusion, 0 to 1.", rich_help_panel=_RANKING),
-]
-DropSimilar = Annotated[
-    float | None,
-    typer.Option(
-        help="Leave out documents this similar to a better one, 0 to 1.", rich_help_panel=_RANKING
-    ),
-]
-SimilarityModel = Annotated[
-    str,
-    typer.Option(help="The bi-encoder that tells what is similar.", rich_help_panel=_RANKING),
-]
-LongDocumentsOption = Annotated[
-    LongDocuments,
-    typer.Option(
-        "--long-documents",
-        help="truncate, or read long documents whole in windows.",
-        rich_help_panel=_READING,
-    ),
-]
-WindowOverlap = Annotated[
-    int,
-    typer.Option(
-        help="Tokens that a window shares with the one before it.", rich_help_panel=_READING
-    ),
-]
-MaxWindows = Annotated[
-    int,
-    typer.Option(
-        help="Most windows of a document, spread evenly over it.", rich_help_panel=_READING
-    ),
-]
-BestWindows = Annotated[
-    int,
-    typer.Option(
-        help="A document's score is the mean of its best so many windows.",
-        rich_help_panel=_READING,
-    ),
-]
-QueryPrompt = Annotated[
-    str | None,
-    typer.Option(
-        help="Put before the query; the model's own by default.", rich_help_panel=_READING
-    ),
-]
-DocumentPrompt = Annotated[
-    str | None,
-    typer.Option(
-        help="Put before documents; the model's own by default.", rich_help_panel=_READING
-    ),
-]
-CacheDir = Annotated[
-    str | None, typer.Option(help="Folder for scores that outlast the process; none by default.")
-]
-CacheDirMb = Annotated[float, typer.Option(help="Megabytes of that folder.")]
+Command = TypeVar("Command", bound=Callable[..., None])
 
 
-out: Final = Console()
-err: Final = Console(stderr=True)
+class Option(NamedTuple):
+    """An option of the command line."""
+
+    type: Any
+    default: Any
+    help: str
+    panel: str
 
 
-def printable(text: str) -> str:
-    r"""Return the text on one line, without what would control a terminal.
+def option(
+    field: str,
+    panel: str,
+    *,
+    settings: type[BaseModel] = RerankerFields,
+    type: Any = None,  # noqa: ANN401  (any type that typer supports)
+    help: str | None = None,
+) -> Option:
+    """Return the option that sets a field.
 
-    >>> printable("a\n\x1b[31mb\ud800")
-    'a [31mb'
+    Args:
+        field: Name of the field.
+        panel: Heading of the option in ``--help``.
+        settings: The model that declares the field.
+        type: Type on the command line; None is the type of the field.
+        help: Help text; None is the description of the field.
     """
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-@contextmanager
-def progress() -> Iterator[Progress]:
-    """Show progress bars on standard error while the block runs; nothing where it is a file."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+    info = settings.model_fields[field]
+    return Option(
+        info.annotation if type is None else type,
+        info.default,
+        (info.description or "") if help is None else help,
+        panel,
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        yield bars
+
+
+_MODEL: Final = "Model"
+_CACHE: Final = "Cache"
+_INPUT: Final = "Model input"
+_RANKING: Final = "Ranking"
+
+OPTIONS: Final[Mapping[str, Option]] = {
+    "model": option(
+        "model", _MODEL, type=str, help='"mini" (embedded, English), a Hub name or a folder.'
+    ),
+    "backend": option("backend", _MODEL),
+    "device": option(
+        "device",
+        _MODEL,
+        type=str | None,
+        help="Torch device such as cpu or cuda:0, or several, separated by commas; "
+        "chosen automatically by default.",
+    ),
+    "dtype": option("dtype", _MODEL),
+    "optimize": option("optimize", _MODEL),
+    "revision": option("revision", _MODEL),
+    "cache_folder": option("cache_folder", _MODEL),
+    "local_files_only": option("local_files_only", _MODEL),
+    "trust_remote_code": option("trust_remote_code", _MODEL),
+    "idle_unload_s": option("idle_unload_s", _MODEL),
+    "cache_mb": option("cache_mb", _CACHE),
+    "cache_entries": option("cache_entries", _CACHE),
+    "cache_dir": option("cache_dir", _CACHE),
+    "cache_dir_mb": option("cache_dir_mb", _CACHE),
+    "max_length": option("max_length", _INPUT),
+    "long_documents": option("long_documents", _INPUT),
+    "window_overlap": option("window_overlap", _INPUT),
+    "max_windows": option("max_windows", _INPUT),
+    "window_top_k": option(
+        "best_windows",
+        _INPUT,
+        help="Number of highest-scoring windows to average into the document score.",
+    ),
+    "query_prompt": option("query_prompt", _INPUT),
+    "document_prompt": option("document_prompt", _INPUT),
+    "top_n": option("top_n", _RANKING),
+    "score_threshold": option("score_threshold", _RANKING),
+    "activation": option(
+        "activation",
+        _RANKING,
+        type=str,
+        help="sigmoid for scores from 0 to 1, none for raw scores, or the JSON file of a "
+        "calibrator for probabilities.",
+    ),
+    "fusion": option(
+        "fusion",
+        _RANKING,
+        help="rrf or weighted combines model and retrieval scores; without retrieval scores, "
+        "the input order is used.",
+    ),
+    "fusion_weight": option(
+        "fusion_weight", _RANKING, help="Weight of the model in the fusion, from 0 to 1."
+    ),
+    "dedup_threshold": option(
+        "drop_similar",
+        _RANKING,
+        help="Remove documents whose cosine similarity to a better one is at least this value.",
+    ),
+    "dedup_model": option(
+        "similarity_model",
+        _RANKING,
+        type=str,
+        help="Embedding model used to detect near-duplicates.",
+    ),
+    "deadline_ms": option("deadline_ms", _RANKING),
+    "on_error": option("on_error", _RANKING),
+}
+"""Options by their parameter names; the option of ``top_n`` is ``--top-n``."""
+
+
+def reranker_options(
+    include: Iterable[str] = OPTIONS, *, exclude: Iterable[str] = ()
+) -> Callable[[Command], Command]:
+    """Add options to a command, which receives them as ``**options``.
+
+    A command may declare an option of the same name itself, to change its type or help text.
+
+    Args:
+        include: Names in :data:`OPTIONS`; others are ignored.
+        exclude: Names to leave out.
+    """
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        *declared, _ = signature.parameters.values()  # the last one is **options
+        names = {name for name in include if name in OPTIONS}
+        names -= {*exclude, *signature.parameters}
+        added = [_parameter(name, OPTIONS[name]) for name in OPTIONS if name in names]
+        new = signature.replace(parameters=[*declared, *added])
+        command.__signature__ = new  # type: ignore[attr-defined]  # typer reads it
+        return command
+
+    return decorate
+
+
+def reranker_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of :class:`~rerank_plugins.Reranker` for values of options."""
+    settings = {_PARAMETERS.get(name, name): value for name, value in options.items()}
+    if (activation := settings.get("activation")) not in (None, *get_args(Activation)):
+        del settings["activation"]
+        settings["calibrator"] = activation
+    return settings
+
+
+_PARAMETERS: Final = {
+    "window_top_k": "best_windows",
+    "dedup_threshold": "drop_similar",
+    "dedup_model": "similarity_model",
+}
+"""Parameters of the reranker that have another name than their option."""
+
+
+def _parameter(name: str, declared: Option) -> inspect.Parameter:
+    flag = f"--{name.replace('_', '-')}"  # an explicit flag has no --no- form
+    information = typer.Option(flag, help=declared.help, rich_help_panel=declared.panel)
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=declared.default,
+        annotation=Annotated[declared.type, information],
+    )
