@@ -64,9 +64,9 @@ class Results:
         parquet: Any = require("pyarrow.parquet", "batch")
         if dead:
             text = "".join(json.dumps(one, default=str) + "\n" for one in dead)
-            atomically(self._dead(key), lambda path: _wrote(path, text))
+            write_atomically(self._dead(key), lambda path: _wrote(path, text))
         table = arrow.Table.from_pylist(ranked, schema())
-        atomically(self._ranked(key), lambda path: parquet.write_table(table, path))
+        write_atomically(self._ranked(key), lambda path: parquet.write_table(table, path))
 
     def read(self, key: str) -> tuple[list[Record], list[Record]]:
         """Return the ranked rows and the dead letters of a key."""
@@ -99,7 +99,7 @@ class Results:
         return self.dead / f"{key}.jsonl"
 
 
-class Folder:
+class OutputFolder:
     """An output folder.
 
     Attributes:
@@ -126,7 +126,7 @@ class Folder:
         file = self.path / _SETTINGS
         text = json.dumps(settings, indent=1)
         if not file.exists():
-            atomically(file, lambda path: _wrote(path, text))
+            write_atomically(file, lambda path: _wrote(path, text))
             return
         before = json.loads(file.read_text("utf-8"))
         changed = [name for name in settings if before.get(name) != settings[name]]
@@ -141,10 +141,10 @@ class Folder:
     def summarize(self, summary: Mapping[str, object]) -> None:
         """Write what the run came to."""
         text = json.dumps(summary, indent=1) + "\n"
-        atomically(self.path / _SUMMARY, lambda path: _wrote(path, text))
+        write_atomically(self.path / _SUMMARY, lambda path: _wrote(path, text))
 
 
-def atomically(target: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
     """Make a file appear whole or not at all, whenever the process or the machine stops."""
     unfinished = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:

@@ -16,7 +16,7 @@ from rerank_plugins import Ranking, Reranker
 from rerank_plugins._lazy import require
 from rerank_plugins.batch.files import (
     BadRowError,
-    Folder,
+    OutputFolder,
     Record,
     Row,
     Task,
@@ -179,7 +179,7 @@ _ROW_FAULTS: Final = (InvalidInputError, InvalidScoresError, OutOfMemoryError)
 """Errors that one row alone can cause; any other stops the run, and nothing is lost."""
 
 
-def do_unit(unit: Unit, reranker: Reranker, folder: Folder) -> None:
+def rank_unit(unit: Unit, reranker: Reranker, folder: OutputFolder) -> None:
     """Rank the rows of a unit and write the results.
 
     Raises:
@@ -203,7 +203,7 @@ def do_unit(unit: Unit, reranker: Reranker, folder: Folder) -> None:
     results.write(unit.key, ranked, dead)
 
 
-def merge_parts(parts: Sequence[Unit], folder: Folder, top_n: int | None) -> None:
+def merge_parts(parts: Sequence[Unit], folder: OutputFolder, top_n: int | None) -> None:
     """Put the parts of one row together: the order is that of the whole list.
 
     A part has its best ``top_n``, and the best of the whole are among those. If a part could
@@ -282,7 +282,7 @@ def _letter(unit: Unit, row: Row, reason: str) -> Record:
     return {"source": unit.source, "row": row.number, "reason": reason, "content": content}
 
 
-Run = Callable[[list[Unit], BatchSettings, Folder], Iterable[int]]
+Run = Callable[[list[Unit], BatchSettings, OutputFolder], Iterable[int]]
 """Does units, in any order, and yields the number of documents of each that is done."""
 
 Progress = Callable[[int, int], object]
@@ -345,7 +345,7 @@ def rerank_files(
     require("pyarrow", "batch")
     started = perf_counter()
     settings = settings or BatchSettings()
-    folder = Folder(Path(output))
+    folder = OutputFolder(Path(output))
     units = list(plan(find_sources(Path(source)), settings.max_documents))
     folder.open(asdict(settings))
     pending = [unit for unit in units if not _done(unit, folder)]
@@ -362,20 +362,20 @@ def rerank_files(
     return summary
 
 
-def in_process(units: list[Unit], settings: BatchSettings, folder: Folder) -> Iterator[int]:
+def in_process(units: list[Unit], settings: BatchSettings, folder: OutputFolder) -> Iterator[int]:
     """Do units one after the other."""
     reranker = settings.reranker()
     for unit in units:
-        do_unit(unit, reranker, folder)
+        rank_unit(unit, reranker, folder)
         yield unit.documents
 
 
-def _done(unit: Unit, folder: Folder) -> bool:
+def _done(unit: Unit, folder: OutputFolder) -> bool:
     merged = folder.results.done(unit.whole)
     return merged or (unit.part is not None and folder.parts.done(unit.key))
 
 
-def _finish(units: list[Unit], settings: BatchSettings, folder: Folder) -> None:
+def _finish(units: list[Unit], settings: BatchSettings, folder: OutputFolder) -> None:
     """Merge what was split, and remove what is not of this input."""
     for whole, parts in groupby(units, key=lambda unit: unit.whole):
         if not folder.results.done(whole):
@@ -384,7 +384,7 @@ def _finish(units: list[Unit], settings: BatchSettings, folder: Folder) -> None:
     folder.results.keep(unit.whole for unit in units)
 
 
-def _summary(units: list[Unit], resumed: int, folder: Folder, seconds: float) -> BatchSummary:
+def _summary(units: list[Unit], resumed: int, folder: OutputFolder, seconds: float) -> BatchSummary:
     """Count what is in the files.
 
     Raises:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from rerank_plugins import Reranker
 from rerank_plugins.batch import BatchSettings, rerank_files
-from rerank_plugins.batch.files import Folder, find_sources
+from rerank_plugins.batch.files import OutputFolder, find_sources
 from rerank_plugins.batch.job import Unit, in_process, plan
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 
@@ -116,7 +116,7 @@ def test_a_run_that_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     worked: list[str] = []
 
     def until(most: int) -> Any:
-        def run(units: list[Unit], settings: BatchSettings, folder: Folder) -> Iterator[int]:
+        def run(units: list[Unit], settings: BatchSettings, folder: OutputFolder) -> Iterator[int]:
             for unit in units[:most]:
                 worked.append(unit.key)
                 yield from in_process([unit], settings, folder)
