@@ -52,7 +52,9 @@ def dead(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
 
 
-def assert_as_alone(results: list[dict[str, Any]], rows: list[dict[str, Any]], top_n: int) -> None:
+def assert_ranked_like_single_queries(
+    results: list[dict[str, Any]], rows: list[dict[str, Any]], top_n: int
+) -> None:
     reranker = Reranker(top_n=top_n, dtype="float32")
     assert len(results) == len(rows)
     for result, given in zip(results, rows, strict=True):
@@ -83,7 +85,7 @@ def test_a_batch_ranks_as_each_query_alone_and_merges_split_lists(
     assert max(unit.documents for unit in units) <= 10
     summary = rerank_files(source, tmp_path / "out", SETTINGS)
     assert (summary.rows, summary.ranked, summary.dead, summary.documents) == (6, 6, 0, 48)
-    assert_as_alone(ranked(tmp_path / "out"), GOOD, 4)
+    assert_ranked_like_single_queries(ranked(tmp_path / "out"), GOOD, 4)
     assert list((tmp_path / "out" / "parts").rglob("*.parquet")) == []
 
 
@@ -96,7 +98,7 @@ def test_bad_rows_are_dead_letters_and_the_counts_add_up(tmp_path: Path) -> None
     (source / "deep" / "b.ndjson").write_text(lines(GOOD[2:]), "utf-8")
     summary = rerank_files(source, tmp_path / "out", SETTINGS)
     assert (summary.rows, summary.ranked, summary.dead) == (10, 6, 4)
-    assert_as_alone(ranked(tmp_path / "out"), GOOD, 4)
+    assert_ranked_like_single_queries(ranked(tmp_path / "out"), GOOD, 4)
     letters = {(one["source"], one["row"]): one for one in dead(tmp_path / "out")}
     assert [letters["a.jsonl", at]["reason"] for at in (2, 3, 4, 5)] == [
         "query is int, not a string",
@@ -131,7 +133,7 @@ def test_a_run_that_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     summary = rerank_files(source, output, SETTINGS, run=until(99))
     assert len(worked) == len(set(worked)) == summary.units
     assert summary.resumed == 4
-    assert_as_alone(ranked(output), GOOD, 4)
+    assert_ranked_like_single_queries(ranked(output), GOOD, 4)
     again = rerank_files(source, output, SETTINGS, run=until(0))
     assert (again.resumed, again.ranked) == (again.units, 6)
 
@@ -144,7 +146,7 @@ def test_only_what_changed_is_done_again(tmp_path: Path) -> None:
     source.write_text(lines(changed), "utf-8")
     summary = rerank_files(source, output, SETTINGS)
     assert summary.resumed == summary.units - 1
-    assert_as_alone(ranked(output), changed, 4)
+    assert_ranked_like_single_queries(ranked(output), changed, 4)
 
 
 def test_results_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
