@@ -62,8 +62,8 @@ def nearest(
         ``depth`` of them for each query, best first.
     """
     encoder = BiEncoder()
-    index = encoder.encode_documents(texts)
-    cosines = encoder.encode_queries(queries) @ index.T
+    index = encoder.encode_document(texts)
+    cosines = encoder.encode_query(queries) @ index.T
     return cosines, np.argsort(-cosines, axis=1, kind="stable")[:, :depth]
 
 

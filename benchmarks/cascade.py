@@ -147,7 +147,7 @@ def time_set(folder: Path, questions: int, reranker: Reranker) -> dict[str, Any]
 def _cheap(pool: Pool) -> Cheap:
     texts = list(dict.fromkeys(text for documents in pool.documents for text in documents))
     encoder = BiEncoder()
-    stored = dict(zip(texts, encoder.encode_documents(texts), strict=True))
+    stored = dict(zip(texts, encoder.encode_document(texts), strict=True))
     return Cheap(BiEncoderScorer(encoder, stored))
 
 

@@ -64,7 +64,7 @@ def first_stage(folder: Path, questions: int) -> Found:
     if len(asked) > questions:
         asked = random.Random(SEED).sample(asked, questions)  # noqa: S311  (no secret)
     encoder = BiEncoder()
-    index = encoder.encode_documents([passage.content for passage in data.passages])
-    cosines = encoder.encode_queries([data.queries[one] for one in asked]) @ index.T
+    index = encoder.encode_document([passage.content for passage in data.passages])
+    cosines = encoder.encode_query([data.queries[one] for one in asked]) @ index.T
     best = np.argsort(-cosines, axis=1, kind="stable")[:, :DEPTH]
     return Found(data, asked, best, np.take_along_axis(cosines, best, axis=1))

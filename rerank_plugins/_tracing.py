@@ -17,7 +17,7 @@ from rerank_plugins._lazy import require
 from rerank_plugins.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from rerank_plugins.config import RerankConfig
+    from rerank_plugins.config import RankingSettings
     from rerank_plugins.types import Ranking, ScoringRequest
 
 Step = Literal["queue", "tokenize", "score"]
@@ -78,7 +78,7 @@ class Tracer(Protocol):
     """Records calls."""
 
     def rank(
-        self, tasks: Sequence[ScoringRequest], config: RerankConfig, model: str
+        self, tasks: Sequence[ScoringRequest], config: RankingSettings, model: str
     ) -> AbstractContextManager[Trace | None]:
         """Record a call of a reranker; None if nobody wants to know."""
         ...
@@ -96,7 +96,7 @@ class NoTracer:
     def rank(
         self,
         tasks: Sequence[ScoringRequest],
-        config: RerankConfig,
+        config: RankingSettings,
         model: str,
     ) -> AbstractContextManager[None]:
         """Do nothing."""

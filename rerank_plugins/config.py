@@ -1,34 +1,68 @@
-"""What a model is: its identity in this process."""
+"""Settings: each is declared once, with its default, its validation and its description.
+
+Every public object derives from these models: :class:`~rerank_plugins.Reranker` and
+:class:`~rerank_plugins.BiEncoder`, the adapters of both frameworks, the server, Ray and the
+command line. Settings that belong together are value groups: :class:`Windows`, :class:`Cache`,
+:class:`Fusion` and :class:`Dedup`.
+"""
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
+    Annotated,
+    Any,
     Final,
     Literal,
     Protocol,
+    TypeVar,
     get_args,
     runtime_checkable,
 )
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from typing_extensions import Self
+
 from rerank_plugins.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from rerank_plugins.core.calibration import Calibrator
+MINI: Final = "mini"
+"""The name of the embedded models, which need no network."""
 
+MIN_MAX_LENGTH: Final = 16
+"""Room for the special tokens, a few words of the query and a few of the document."""
+
+Dtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
+Optimize = Literal["none", "compile", "reduce-overhead"]
 Priority = Literal["interactive", "bulk"]
+WhenFull = Literal["wait", "raise"]
+OnError = Literal["raise", "passthrough"]
+FusionMethod = Literal["rrf", "weighted"]
+Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+
+_ROLES: Final = ("query", "document")
+
+
+class Unset(Enum):
+    """The type of :data:`UNSET`, for parameters where None is a value."""
+
+    UNSET = "unset"
+
+
+UNSET: Final = Unset.UNSET
+"""The parameter was not given: the object's own setting applies."""
 
 
 @runtime_checkable
 class ModelSpec(Protocol):
-    """Describes a model where a name would not say enough, as that of a remote server.
+    """A description of a model that a name alone does not describe, such as a remote server.
 
-    Frozen and hashable: equal ones share one engine. ``str()`` of it is the model's name.
+    It is frozen and hashable: equal specs share one engine. ``str()`` of it is the model's name.
     """
 
     @property
@@ -37,16 +71,32 @@ class ModelSpec(Protocol):
         ...
 
 
+@runtime_checkable
+class ScoreCalibrator(Protocol):
+    """A function from raw scores to probabilities, such as a fitted ``Calibrator``."""
+
+    def __call__(self, raw_scores: Any, /) -> Any:  # noqa: ANN401  (arrays; numpy loads later)
+        """Return the probability of relevance of each raw score."""
+        ...
+
+    def validate_model(self, model: Any) -> None:  # noqa: ANN401  (a ModelIdentity)
+        """Refuse the scores of another model."""
+        ...
+
+
+# --- Validation of single values -----------------------------------------------------------------
+
+
 def validate_count(
     name: str, count: int | None, absent: str | None = None, *, least: int = 1
 ) -> int | None:
     """Return a count if it is an integer of at least ``least``.
 
     Args:
-        name: What the setting is called.
+        name: Name of the setting.
         count: Its value.
-        absent: What None means, for the message: "for all"; None where it is not allowed.
-        least: The smallest that is allowed.
+        absent: Meaning of None, for the message, as in "for all"; None where None is not allowed.
+        least: The smallest allowed value.
 
     Raises:
         ConfigurationError: If it is anything else.
@@ -92,7 +142,7 @@ def validate_number(
 
 
 def validate_deadline(deadline_ms: float | None) -> float | None:
-    """Return a deadline of at least a millisecond; None and infinity are none.
+    """Return a deadline of at least a millisecond; None and infinity mean no deadline.
 
     Raises:
         ConfigurationError: If it is anything else.
@@ -102,11 +152,11 @@ def validate_deadline(deadline_ms: float | None) -> float | None:
     return validate_number("deadline_ms", deadline_ms, "for no deadline", low=1)
 
 
-def validate_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Check that a setting has one of its values.
+def validate_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuse a setting that has none of its allowed values.
 
     Raises:
-        ConfigurationError: If it has not.
+        ConfigurationError: If it has none of them.
     """
     if value not in allowed:
         message = f"{name} is {value!r}; allowed are {', '.join(allowed)}."
@@ -126,10 +176,10 @@ def validate_prompt(name: str, prompt: object) -> str | None:
 
 
 def validate_devices(device: object) -> str | tuple[str, ...] | None:
-    """Return the name of one device, the names of several, or None for a choice.
+    """Return the name of one device, the names of several, or None for an automatic choice.
 
     Args:
-        device: A name, names with commas between them, a list or tuple of names, or None.
+        device: A name, names separated by commas, a list or tuple of names, or None.
 
     Raises:
         ConfigurationError: If it is none of these.
@@ -149,224 +199,557 @@ def validate_devices(device: object) -> str | tuple[str, ...] | None:
     return tuple(words) if len(words) > 1 else words[0]
 
 
-Dtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
-Optimize = Literal["none", "compile", "reduce-overhead"]
+def validate_max_length(max_length: object) -> int | None:
+    """Return a maximum length in tokens if it is long enough for a query and a document.
+
+    Raises:
+        ConfigurationError: If it is anything else; None is the model's own maximum length.
+    """
+    if max_length is None:
+        return None
+    if (
+        isinstance(max_length, bool)
+        or not isinstance(max_length, int)
+        or max_length < MIN_MAX_LENGTH
+    ):
+        message = (
+            f"max_length is {max_length!r}; it must be an integer of at least {MIN_MAX_LENGTH} "
+            "tokens (the model's own maximum length also applies), or None for the latter alone."
+        )
+        raise ConfigurationError(message)
+    return max_length
 
 
-class Unset(Enum):
-    """The type of :data:`UNSET`, for settings where None means something."""
-
-    UNSET = "unset"
+# --- Validators of fields ------------------------------------------------------------------------
 
 
-UNSET: Final = Unset.UNSET
-"""Not given: use the object's own setting."""
+def _count(absent: str | None = None, *, least: int = 1) -> BeforeValidator:
+    def validate(value: Any, info: ValidationInfo) -> int | None:  # noqa: ANN401
+        return validate_count(str(info.field_name), value, absent, least=least)
 
-MINI: Final = "mini"
-"""The name of the embedded models, which need no network."""
-
-MIN_MAX_LENGTH: Final = 16
-"""Room for the special tokens, a few words of the query and a few of the document."""
+    return BeforeValidator(validate)
 
 
-def _validate_megabytes(name: str, value: float, least: int, bound: str) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not least <= value < 2**20:
-        message = f"{name} is {value!r}; it must be a number of megabytes, {bound}."
+def _number(absent: str | None = None, **bounds: float) -> BeforeValidator:
+    def validate(value: Any, info: ValidationInfo) -> float | None:  # noqa: ANN401
+        return validate_number(str(info.field_name), value, absent, **bounds)
+
+    return BeforeValidator(validate)
+
+
+def _choice(literal: Any) -> BeforeValidator:  # noqa: ANN401  (a Literal)
+    def validate(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+        validate_choice(str(info.field_name), value, get_args(literal))
+        return value
+
+    return BeforeValidator(validate)
+
+
+def _megabytes(least: int, bound: str) -> BeforeValidator:
+    def validate(value: Any, info: ValidationInfo) -> float:  # noqa: ANN401
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not least <= value < 2**20:
+            message = f"{info.field_name} is {value!r}; it must be a number of megabytes, {bound}."
+            raise ConfigurationError(message)
+        return float(value) if isinstance(value, float) else value
+
+    return BeforeValidator(validate)
+
+
+def _validate_idle(value: Any) -> float | None:  # noqa: ANN401
+    if value is not None and not (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    ):
+        message = f"idle_unload_s is {value!r}; it must be a number above 0, or None for never."
+        raise ConfigurationError(message)
+    return value
+
+
+def _validate_folder(value: Any, info: ValidationInfo) -> str | None:  # noqa: ANN401
+    if value is not None and (not isinstance(value, (str, Path)) or not str(value).strip()):
+        message = f"{info.field_name} is {value!r}; it must be a folder, or None."
+        raise ConfigurationError(message)
+    return None if value is None else str(value)
+
+
+def _validate_prompts(value: Any) -> dict[str, str] | None:  # noqa: ANN401
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        message = (
+            f'prompts is {value!r}; give {{"query": ..., "document": ...}}, or None for the '
+            "model's own prompts."
+        )
+        raise ConfigurationError(message)
+    for role, prompt in value.items():
+        validate_choice("a role in prompts", role, _ROLES)
+        validate_prompt(f'prompts["{role}"]', prompt)
+    return {role: prompt for role, prompt in value.items() if prompt is not None}
+
+
+def _path_as_text(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+GroupT = TypeVar("GroupT", bound="ValueGroup")
+
+
+def _group(
+    kind: Callable[[], type[ValueGroup]], *strings: str, number: str | None = None
+) -> BeforeValidator:
+    """Validate a value group, or one of the plain values that stand for it.
+
+    Args:
+        kind: Returns the group's class.
+        strings: Plain strings that are allowed in its place.
+        number: The field that a plain number stands for.
+    """
+
+    def validate(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+        cls = kind()
+        if value is None or isinstance(value, cls) or value in strings:
+            return value
+        if isinstance(value, Mapping):
+            return cls(**value)
+        if number is not None and isinstance(value, (int, float)):
+            return cls(**{number: value})
+        plain = [repr(text) for text in strings]
+        plain += [] if number is None else [f"a {number}"]
+        allowed = ", ".join([*plain, f"{cls.__name__}(...)"])
+        message = f"{info.field_name} is {value!r}; allowed are {allowed}."
         raise ConfigurationError(message)
 
+    return BeforeValidator(validate)
 
-@dataclass(frozen=True)
-class ModelConfig:
+
+# --- Models --------------------------------------------------------------------------------------
+
+
+class Settings(BaseModel):
+    """A model whose errors are :class:`~rerank_plugins.errors.ConfigurationError`."""
+
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True, extra="forbid", frozen=True, protected_namespaces=()
+    )
+
+    if not TYPE_CHECKING:  # Static tools derive the signature from the fields.
+
+        def __init__(self, *values: Any, **named: Any) -> None:
+            """Validate the settings; positional values are those of the first fields."""
+            names = [
+                name for name, field in type(self).model_fields.items() if field.kw_only is False
+            ]
+            if len(values) > len(names):
+                message = (
+                    f"{type(self).__name__} takes {len(names)} positional values and got "
+                    f"{len(values)}; name the others."
+                )
+                raise TypeError(message)
+            positional = dict(zip(names, values, strict=False))
+            twice = positional.keys() & named.keys()
+            if twice:
+                message = f"{type(self).__name__} got {', '.join(sorted(twice))} twice."
+                raise TypeError(message)
+            try:
+                super().__init__(**positional, **named)
+            except ValidationError as error:
+                raise _configuration_error(error, type(self)) from error
+
+    def replace(self, **changes: Any) -> Self:  # noqa: ANN401
+        """Return a copy with other values, validated like new ones."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**values | changes)
+
+    def __repr_args__(self) -> Any:  # noqa: ANN401  (pydantic's own type)
+        """Show the settings that differ from their defaults."""
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if field.repr and (field.is_required() or value != field.default):
+                yield name, value
+
+
+def _configuration_error(error: ValidationError, cls: type[BaseModel]) -> ConfigurationError:
+    """Return the error of a setting as ours: its value, what is allowed, and the next step."""
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigurationError):
+        return cause
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, cls.model_fields, 1, 0.5)
+        hint = f"; did you mean {close[0]}?" if close else "."
+        return ConfigurationError(f"{cls.__name__} has no setting {name!r}{hint}")
+    if first["type"] == "missing":
+        return ConfigurationError(f"{cls.__name__} needs {name}.")
+    return ConfigurationError(f"{name} is {first['input']!r}; {first['msg'].lower()}.")
+
+
+class ValueGroup(Settings):
+    """Settings that belong together and are passed as one value."""
+
+
+class Windows(ValueGroup):
+    """How a long document is split into windows that the model reads in full.
+
+    Example:
+        >>> from rerank_plugins import Reranker, Windows
+        >>> Reranker(long_documents=Windows(overlap=32, top_k=2)).long_documents
+        Windows(overlap=32, top_k=2)
+    """
+
+    overlap: Annotated[int, _count(least=0)] = Field(
+        default=64, description="Tokens that a window shares with the window before it."
+    )
+    max_windows: Annotated[int | None, _count("for all")] = Field(
+        default=32,
+        description=(
+            "Maximum number of windows per document; more are subsampled evenly from the first "
+            "to the last. None scores all."
+        ),
+    )
+    top_k: Annotated[int, _count()] = Field(
+        default=1,
+        description=(
+            "The document's score is the mean of its top_k windows; 1 is the best window alone "
+            "(MaxP, Dai and Callan, 2019)."
+        ),
+    )
+
+
+class Cache(ValueGroup):
+    """Where computed scores or embeddings are kept for later requests.
+
+    Example:
+        >>> from rerank_plugins import Cache, Reranker
+        >>> Reranker(cache=Cache(memory_mb=64)).cache
+        Cache(memory_mb=64)
+    """
+
+    memory_mb: Annotated[float, _megabytes(0, "0 for no cache in memory")] = Field(
+        default=0, description="Megabytes of memory, texts included; 0 keeps nothing in memory."
+    )
+    max_entries: Annotated[int | None, _count("for no bound")] = Field(
+        default=None, description="Maximum number of results in memory; None sets no bound."
+    )
+    folder: Annotated[str | Path | None, BeforeValidator(_validate_folder)] = Field(
+        default=None,
+        description=(
+            "Folder of results that outlast the process and that processes share; None keeps "
+            "nothing on disk. An engine uses one folder."
+        ),
+    )
+    folder_mb: Annotated[float, _megabytes(1, "at least 1")] = Field(
+        default=1024, description="Megabytes of that folder; the oldest results are evicted first."
+    )
+
+    def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's signature)
+        """Refuse a bound on the entries of a memory cache that is off."""
+        super().model_post_init(context)
+        if self.max_entries is not None and not self.memory_mb:
+            message = (
+                f"max_entries is {self.max_entries}, and memory_mb is 0, which keeps nothing in "
+                "memory. Give memory_mb as well."
+            )
+            raise ConfigurationError(message)
+
+
+class Fusion(ValueGroup):
+    """How model scores and retrieval scores are combined.
+
+    Example:
+        >>> from rerank_plugins import Fusion, Reranker
+        >>> Reranker(fusion=Fusion("weighted", 0.4)).fusion
+        Fusion(method='weighted', weight=0.4)
+    """
+
+    method: Annotated[FusionMethod, _choice(FusionMethod)] = Field(
+        default="rrf",
+        kw_only=False,
+        description='"rrf" (reciprocal rank fusion) or "weighted" (mean of min-max scaled scores).',
+    )
+    weight: Annotated[float, _number(low=0, high=1)] = Field(
+        default=0.5,
+        kw_only=False,
+        description="Weight of the model, 0 to 1; retrieval has the rest.",
+    )
+
+
+class Dedup(ValueGroup):
+    """When a document is left out because it nearly repeats a better one.
+
+    Example:
+        >>> from rerank_plugins import Dedup, Reranker
+        >>> Reranker(dedup=0.9).dedup
+        Dedup(threshold=0.9)
+    """
+
+    threshold: Annotated[float, _number(low=0, high=1)] = Field(
+        default=0.95,
+        kw_only=False,
+        description="Cosine of two embeddings from which the lower-ranked document is left out.",
+    )
+    model: Annotated[Any, BeforeValidator(_path_as_text)] = Field(
+        default=MINI, description="The bi-encoder that embeds the documents, or its name."
+    )
+
+
+def _validate_activation(value: Any) -> Any:  # noqa: ANN401
+    value = _path_as_text(value)
+    if value in ("sigmoid", "none") or isinstance(value, ScoreCalibrator):
+        return value
+    if isinstance(value, str) and (value.endswith(".json") or os.path.isfile(value)):
+        return value
+    message = (
+        f"activation is {value!r}; allowed are sigmoid, none, a Calibrator, or the path of its "
+        "JSON file."
+    )
+    raise ConfigurationError(message)
+
+
+MaxLength = Annotated[int | None, BeforeValidator(validate_max_length)]
+Optimization = Annotated[Optimize, _choice(Optimize)]
+Prompts = Annotated[Mapping[str, str] | None, BeforeValidator(_validate_prompts)]
+
+
+def _as_lists(value: Any) -> Any:  # noqa: ANN401  (an array, lists or None)
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+class ModelSettings(BaseModel):
+    """The model, and where and how it runs."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+
+    model: Annotated[Any, BeforeValidator(_path_as_text)] = Field(
+        default=MINI,
+        kw_only=False,
+        description=(
+            '"mini" (embedded, English), a Hugging Face Hub name, a folder, a RemoteSpec, '
+            "DecoderSpec, FlagSpec or OpenVINOSpec, a Cascade, or a backend object."
+        ),
+    )
+    backend: str = Field(
+        default="auto", description='Name of the backend; "auto" chooses by the model.'
+    )
+    device: Annotated[str | Sequence[str] | None, BeforeValidator(validate_devices)] = Field(
+        default=None,
+        description=(
+            'A torch device such as "cuda:0" or "cpu", or several, each with a replica of the '
+            "model; None chooses."
+        ),
+    )
+    dtype: Annotated[Dtype, _choice(Dtype)] = Field(
+        default="auto",
+        description=(
+            'Data type of the arithmetic; "auto" chooses by the device, and never "int8", which '
+            "changes scores slightly and runs on a CPU through OpenVINO."
+        ),
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the Hub.")
+    cache_folder: Annotated[str | Path | None, BeforeValidator(_validate_folder)] = Field(
+        default=None, description="Folder of downloaded models; None is Hugging Face's default."
+    )
+    local_files_only: bool = Field(
+        default=False, description="Load only files that are already on this machine."
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run Python code that comes with the model."
+    )
+    idle_unload_s: Annotated[float | None, BeforeValidator(_validate_idle)] = Field(
+        default=None,
+        description="Unload the model after this many idle seconds; None keeps it loaded.",
+    )
+    cache: Annotated[Cache | None, _group(lambda: Cache)] = Field(
+        default=None, description="Cache of computed results; None computes every result."
+    )
+
+
+class ScoringSettings(BaseModel):
+    """How a cross-encoder reads and scores the texts of a request."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+
+    max_length: MaxLength = Field(
+        default=512,
+        description=(
+            "Maximum tokens per pair; longer documents are truncated, and the query only beyond "
+            "half of it. None is the model's own maximum length."
+        ),
+    )
+    long_documents: Annotated[
+        Literal["truncate", "windows"] | Windows,
+        _group(lambda: Windows, "truncate", "windows"),
+    ] = Field(
+        default="truncate",
+        description=(
+            '"truncate" reads the beginning of a document that is too long; "windows" or '
+            "Windows(...) reads all of it."
+        ),
+    )
+    prompts: Prompts = Field(
+        default=None,
+        description=(
+            'Texts before every query and document, {"query": ..., "document": ...}; a role '
+            "left out has the model's own prompt."
+        ),
+    )
+    priority: Annotated[Priority, _choice(Priority)] = Field(
+        default="interactive",
+        description='Queue priority: "interactive", or "bulk" for lower priority.',
+    )
+    when_full: Annotated[WhenFull, _choice(WhenFull)] = Field(
+        default="wait",
+        description=(
+            'When the queue is full: "wait" for room, or "raise" an EngineOverloadedError.'
+        ),
+    )
+
+    @property
+    def windows(self) -> Windows | None:
+        """How long documents are split; None truncates them."""
+        if isinstance(self.long_documents, Windows):
+            return self.long_documents
+        return Windows() if self.long_documents == "windows" else None
+
+
+class ActivationSettings(BaseModel):
+    """How raw scores become relevance scores."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+
+    activation: Annotated[
+        Literal["sigmoid", "none"] | str | Path | ScoreCalibrator,
+        BeforeValidator(_validate_activation),
+    ] = Field(
+        default="sigmoid",
+        description=(
+            '"sigmoid" maps logits to 0..1; "none" keeps raw scores; a Calibrator, or the path '
+            "of its JSON file, maps them to probabilities."
+        ),
+    )
+
+
+class RankingSettings(ActivationSettings):
+    """How scores become a ranking."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+
+    top_n: Annotated[int | None, _count("for all")] = Field(
+        default=None, description="How many documents to return, at least 1; None returns all."
+    )
+    score_threshold: Annotated[float | None, _number("to keep all")] = Field(
+        default=None, description="Documents with a lower relevance_score are left out."
+    )
+    fusion: Annotated[
+        Literal["none", "rrf", "weighted"] | Fusion,
+        _group(lambda: Fusion, "none", "rrf", "weighted"),
+    ] = Field(
+        default="none",
+        description=(
+            'Combine model scores with retrieval scores: "none", "rrf", "weighted" or Fusion(...).'
+        ),
+    )
+    dedup: Annotated[float | Dedup | None, _group(lambda: Dedup, number="threshold")] = Field(
+        default=None,
+        description=(
+            "Leave out documents that nearly repeat a better one: a cosine threshold or "
+            "Dedup(...); None keeps them."
+        ),
+    )
+    deadline_ms: Annotated[float | None, BeforeValidator(validate_deadline)] = Field(
+        default=None,
+        description=(
+            "Return after this many milliseconds, with the documents scored by then; None waits."
+        ),
+    )
+    on_error: Annotated[OnError, _choice(OnError)] = Field(
+        default="raise",
+        description='When scoring fails: "raise", or "passthrough" the documents in input order.',
+    )
+
+    @property
+    def fusion_settings(self) -> Fusion | None:
+        """How scores are fused; None ranks by the model alone."""
+        if isinstance(self.fusion, Fusion):
+            return self.fusion
+        return None if self.fusion == "none" else Fusion(self.fusion)
+
+    def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's signature)
+        """Refuse settings that contradict each other."""
+        super().model_post_init(context)
+        calibrated = self.activation not in ("sigmoid", "none")
+        if calibrated and self.fusion_settings is not None:
+            message = (
+                f"fusion is {self.fusion_settings.method!r} and activation is a calibrator, but a "
+                "fused score is not a score of the model and has no probability. Leave one of "
+                "them out; calibrator(raw_scores) gives the probabilities next to a fusion."
+            )
+            raise ConfigurationError(message)
+
+
+class RerankerSettings(RankingSettings, ScoringSettings, ModelSettings):
+    """All settings of a reranker."""
+
+    optimize: Optimization = Field(
+        default="none",
+        description=(
+            'torch.compile for encoders of BERT\'s families: "compile", or "reduce-overhead" for '
+            "small batches on CUDA; the first batches then take a minute or more."
+        ),
+    )
+
+
+class BiEncoderSettings(ModelSettings):
+    """All settings of a bi-encoder."""
+
+    max_length: MaxLength = Field(
+        default=None,
+        description="Maximum tokens per text; None is the model's own maximum length.",
+    )
+    prompts: Prompts = Field(
+        default=None,
+        description=(
+            'Texts before every query and document, {"query": ..., "document": ...}; a role '
+            "left out has the model's own prompt."
+        ),
+    )
+    truncate_dim: Annotated[int | None, _count("for all dimensions")] = Field(
+        default=None, description="Number of leading dimensions to keep; None keeps all."
+    )
+    precision: Annotated[Precision, _choice(Precision)] = Field(
+        default="float32",
+        description='"float32", "int8", "uint8", "binary" or "ubinary".',
+    )
+    ranges: Annotated[Any, BeforeValidator(_as_lists)] = Field(
+        default=None,
+        description=(
+            'For "int8" and "uint8": the result of quantization_ranges on a sample of documents.'
+        ),
+    )
+
+
+class ModelConfig(Settings, ModelSettings):
     """The identity of a model in this process: equal configurations share one engine.
 
-    Attributes:
-        model: ``"mini"`` (embedded), a Hugging Face Hub name or a folder.
-        backend: ``"auto"`` or the name of a backend.
-        device: A torch device such as ``"cuda:0"`` or ``"cpu"``; None chooses the best here.
-            Several (a sequence, or names with commas between them) have a replica each.
-        dtype: Data type of the encoder's arithmetic; ``"auto"`` chooses by the device, and
-            never ``"int8"``, which changes scores a little and runs on a CPU by OpenVINO.
-        optimize: ``"compile"`` has torch fuse what stands between matrix products; the first
-            batches then take a minute or more. ``"reduce-overhead"`` also records the compiled
-            parts as CUDA graphs, for small batches on a CUDA device. Both for encoders of
-            BERT's families.
-        max_length: Most tokens an input may have, special tokens included; lowered to the
-            model's own reach where that is shorter. None is the model's own maximum length.
-        revision: Branch, tag or commit on the hub.
-        cache_folder: Where downloads are kept; None is Hugging Face's own place.
-        local_files_only: Whether to use only what is already on this machine.
-        trust_remote_code: Whether to run Python code that comes with the model.
-        idle_unload_s: Seconds without work after which the model's memory is given back,
-            until the next request; None keeps it. Not part of the identity: the last who
-            asks for a model with a number sets it.
-        cache_mb: Megabytes for results computed before, texts included; 0 keeps none. Not
-            part of the identity either: the most that anybody asks for.
-        cache_entries: Most results in those megabytes; None is as many as find room.
-        cache_dir: Folder for results that outlast the process and that processes share;
-            None keeps none there. An engine uses one folder: who asks for another gets an
-            error, who asks for none uses the one that is there.
-        cache_dir_mb: Megabytes of that folder; the oldest results go beyond them.
-        settings: What describes the model beyond its name, as that of a remote server.
+    ``idle_unload_s`` and ``cache`` are not part of the identity.
     """
 
-    model: str = MINI
-    backend: str = "auto"
-    device: str | Sequence[str] | None = None
-    dtype: Dtype = "auto"
-    optimize: Optimize = "none"
-    max_length: int | None = 512
-    revision: str | None = None
-    cache_folder: str | None = None
-    local_files_only: bool = False
-    trust_remote_code: bool = False
-    idle_unload_s: float | None = field(default=None, compare=False)
-    cache_mb: float = field(default=0, compare=False)
-    cache_entries: int | None = field(default=None, compare=False)
-    cache_dir: str | Path | None = field(default=None, compare=False)
-    cache_dir_mb: float = field(default=1024, compare=False)
-    settings: ModelSpec | None = None
+    max_length: MaxLength = None
+    optimize: Optimization = "none"
+    spec: ModelSpec | None = None
 
-    def __post_init__(self) -> None:
-        """Check every field.
+    @property
+    def _identity(self) -> tuple[Any, ...]:
+        return tuple(
+            getattr(self, name)
+            for name in type(self).model_fields
+            if name not in ("idle_unload_s", "cache")
+        )
 
-        Raises:
-            ConfigurationError: If one is out of range.
-        """
-        if not isinstance(self.model, str) or not self.model.strip():
-            message = f'model is {self.model!r}; give "mini", a Hub name or a folder.'
-            raise ConfigurationError(message)
-        object.__setattr__(self, "device", validate_devices(self.device))
-        validate_choice("dtype", self.dtype, get_args(Dtype))
-        validate_choice("optimize", self.optimize, get_args(Optimize))
-        idle = self.idle_unload_s
-        if idle is not None and not (isinstance(idle, (int, float)) and idle > 0):
-            message = f"idle_unload_s is {idle!r}; it must be a number above 0, or None for never."
-            raise ConfigurationError(message)
-        self._check_caches()
-        length = self.max_length
-        if length is None:
-            return
-        if isinstance(length, bool) or not isinstance(length, int) or length < MIN_MAX_LENGTH:
-            message = (
-                f"max_length is {length!r}; it must be an integer of at least "
-                f"{MIN_MAX_LENGTH} tokens (the model's own maximum length is applied on top)."
-            )
-            raise ConfigurationError(message)
+    def __eq__(self, other: object) -> bool:
+        """Return whether both mean the same model."""
+        return isinstance(other, ModelConfig) and self._identity == other._identity
 
-    def _check_caches(self) -> None:
-        _validate_megabytes("cache_mb", self.cache_mb, 0, "0 for no cache")
-        _validate_megabytes("cache_dir_mb", self.cache_dir_mb, 1, "at least 1")
-        if (
-            validate_count("cache_entries", self.cache_entries, "for no bound")
-            and not self.cache_mb
-        ):
-            message = (
-                f"cache_entries is {self.cache_entries}, and cache_mb is 0, which keeps nothing "
-                "in memory. Give cache_mb as well."
-            )
-            raise ConfigurationError(message)
-        folder = self.cache_dir
-        if folder is not None and (not isinstance(folder, (str, Path)) or not str(folder).strip()):
-            message = f"cache_dir is {folder!r}; it must be a folder, or None for no disk cache."
-            raise ConfigurationError(message)
-
-
-Activation = Literal["sigmoid", "none"]
-Overload = Literal["wait", "raise"]
-OnError = Literal["raise", "passthrough"]
-Fusion = Literal["none", "rrf", "weighted"]
-LongDocuments = Literal["truncate", "windows"]
-
-
-@dataclass(frozen=True)
-class RerankConfig:
-    """How a ranking is made from scores.
-
-    Attributes:
-        top_n: How many documents to return; None returns all.
-        score_threshold: Documents below this ``relevance_score`` are left out; a document
-            at the threshold stays. None keeps all.
-        activation: ``"sigmoid"`` maps logits to 0..1; ``"none"`` leaves them as they are.
-        calibrator: Maps raw scores to probabilities, instead of the activation.
-        fusion: How the first stage has a say: ``"none"``, ``"rrf"`` or ``"weighted"``.
-        fusion_weight: The model's share in a fusion; the rest is the first stage's.
-        deadline_ms: Milliseconds after which a ranking is answered with what is scored; None
-            and infinity wait for all.
-        on_error: If scoring fails, ``"raise"``, or ``"passthrough"`` the input's order.
-    """
-
-    top_n: int | None = None
-    score_threshold: float | None = None
-    activation: Activation = "sigmoid"
-    calibrator: Calibrator | None = None
-    fusion: Fusion = "none"
-    fusion_weight: float = 0.5
-    deadline_ms: float | None = None
-    on_error: OnError = "raise"
-
-    def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ConfigurationError: If one is out of range.
-        """
-        validate_top_n(self.top_n)
-        validate_number("score_threshold", self.score_threshold, "to keep all")
-        validate_choice("activation", self.activation, get_args(Activation))
-        validate_choice("fusion", self.fusion, get_args(Fusion))
-        validate_number("fusion_weight", self.fusion_weight, low=0, high=1)
-        validate_deadline(self.deadline_ms)
-        validate_choice("on_error", self.on_error, get_args(OnError))
-        if self.calibrator is not None and self.fusion != "none":
-            message = (
-                f"fusion is {self.fusion!r} and there is a calibrator, but a fused score is no "
-                "score of the model, and has no probability. Leave one of them out; "
-                "calibrator(raw_scores) gives the probabilities beside a fusion."
-            )
-            raise ConfigurationError(message)
-
-
-@dataclass(frozen=True)
-class ScoringConfig:
-    """How a model scores a request.
-
-    Attributes:
-        max_length: Most tokens a pair may have; None is the model's maximum length.
-        long_documents: ``"truncate"`` reads the beginning of a document beyond the maximum length,
-            ``"windows"`` all of it, in windows.
-        window_overlap: Tokens that a window shares with the one before it.
-        max_windows: Most windows of a document; of a longer one so many are read that lie
-            evenly from its first to its last. None reads all.
-        best_windows: A document's score is the mean of its best so many windows; 1 is the
-            best one alone (MaxP, Dai and Callan, 2019).
-        query_prompt: Put before the query; None is the model's own.
-        document_prompt: Put before every document and window; None is the model's own.
-        priority: ``"interactive"``, or ``"bulk"`` to stand behind the former.
-        overload: What to do while the engine's queue is full: ``"wait"``, or ``"raise"``.
-    """
-
-    max_length: int | None = 512
-    long_documents: LongDocuments = "truncate"
-    window_overlap: int = 64
-    max_windows: int | None = 32
-    best_windows: int = 1
-    query_prompt: str | None = None
-    document_prompt: str | None = None
-    priority: Priority = "interactive"
-    overload: Overload = "wait"
-
-    def __post_init__(self) -> None:
-        """Check every field; ``max_length`` is checked with the model's configuration.
-
-        Raises:
-            ConfigurationError: If one is out of range.
-        """
-        validate_choice("long_documents", self.long_documents, get_args(LongDocuments))
-        validate_count("window_overlap", self.window_overlap, least=0)
-        validate_count("max_windows", self.max_windows, "for all")
-        validate_count("best_windows", self.best_windows)
-        validate_prompt("query_prompt", self.query_prompt)
-        validate_prompt("document_prompt", self.document_prompt)
-        validate_choice("priority", self.priority, get_args(Priority))
-        validate_choice("overload", self.overload, get_args(Overload))
+    def __hash__(self) -> int:
+        """Hash what :meth:`__eq__` compares."""
+        return hash(self._identity)

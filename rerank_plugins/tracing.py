@@ -16,7 +16,7 @@ from rerank_plugins import __version__
 from rerank_plugins._tracing import RemoteCall, ServerCall, Step, within
 
 if TYPE_CHECKING:
-    from rerank_plugins.config import RerankConfig
+    from rerank_plugins.config import RankingSettings
     from rerank_plugins.types import Ranking, ScoringRequest
 
 Value = str | int | float
@@ -37,7 +37,7 @@ _SHARED: Final = ("batches", "cache_hits", "disk_hits", "queue_s", "compute_s")
 """Of all queries of a call together, so that their rankings repeat them."""
 
 
-def asked(tasks: Sequence[ScoringRequest], config: RerankConfig, model: str) -> Attributes:
+def asked(tasks: Sequence[ScoringRequest], config: RankingSettings, model: str) -> Attributes:
     """Return what is known when a call begins."""
     documents = sum(len(task.texts) for task in tasks)
     attributes: Attributes = {
@@ -73,7 +73,7 @@ def answered(rankings: Sequence[Ranking]) -> Attributes:
 
 def _inputs(task: ScoringRequest) -> Iterator[tuple[int, float]]:
     for index in range(len(task.texts)):
-        yield index, math.nan if task.first_stage is None else float(task.first_stage[index])
+        yield index, math.nan if task.retrieval_scores is None else float(task.retrieval_scores[index])
 
 
 def _listed(name: str, documents: Iterator[tuple[int, float]]) -> Attributes:
@@ -230,7 +230,7 @@ class OpenTelemetryTracer:
 
     @contextmanager
     def rank(
-        self, tasks: Sequence[ScoringRequest], config: RerankConfig, model: str
+        self, tasks: Sequence[ScoringRequest], config: RankingSettings, model: str
     ) -> Iterator[SpanTrace | None]:
         """Record a call of a reranker; see :class:`~rerank_plugins._tracing.Tracer`."""
         offset = time.time_ns() - time.perf_counter_ns()

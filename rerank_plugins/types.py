@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rerank_plugins._lazy import require
 
 if TYPE_CHECKING:
-    from rerank_plugins.config import ScoringConfig
+    from rerank_plugins.config import ScoringSettings
 
 FloatArray = NDArray[np.float32]
 
@@ -92,7 +92,7 @@ class RankedDocument:
             that it did: the time was up, the model failed, or an earlier stage of a cascade
             sorted it out.
         window: The part of the text that was scored highest; None if it was read in one.
-        first_stage: The first stage's score; None if the caller gave none.
+        retrieval_score: The retrieval score; None if the caller gave none.
     """
 
     index: int
@@ -102,7 +102,7 @@ class RankedDocument:
     truncated: bool
     scored: bool = True
     window: Window | None = None
-    first_stage: float | None = None
+    retrieval_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Ranking(Sequence[RankedDocument]):
     stats: RankingStats
     status: RankingStatus = "complete"
     error: str | None = None
-    scoring: ScoringConfig | None = field(default=None, compare=False)
+    scoring: ScoringSettings | None = field(default=None, compare=False)
 
     def __iter__(self) -> Iterator[RankedDocument]:
         """Iterate over the documents, best first."""
@@ -210,12 +210,12 @@ class ScoringRequest:
     Attributes:
         query: The query.
         texts: The documents' texts, in first-stage order.
-        first_stage: The first stage's scores, float64 of shape ``(texts,)``; None if unknown.
+        retrieval_scores: The retrieval scores, float64 of shape ``(texts,)``; None if unknown.
     """
 
     query: str
     texts: list[str]
-    first_stage: NDArray[np.float64] | None = None
+    retrieval_scores: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class ScoringResult:
     status: RankingStatus = "complete"
     error: str | None = None
     final: bool = True
-    scoring: ScoringConfig | None = None
+    scoring: ScoringSettings | None = None
 
     @classmethod
     def nothing(
@@ -273,7 +273,7 @@ class Scorer(Protocol):
     """Scores documents for queries: one model, or a cascade of them. Safe from any thread."""
 
     def score_requests(
-        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
+        self, requests: Sequence[ScoringRequest], deadline: float | None = None
     ) -> list[ScoringResult]:
         """Score the documents of each task.
 
@@ -290,7 +290,7 @@ class Scorer(Protocol):
         ...
 
     async def ascore_requests(
-        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
+        self, requests: Sequence[ScoringRequest], deadline: float | None = None
     ) -> list[ScoringResult]:
         """Do the same without blocking the event loop; see :meth:`score_requests`."""
         ...
@@ -415,7 +415,7 @@ class Explanation(Sequence[ExplainedDocument]):
                 "moved": one.moved,
                 "relevance_score": one.document.relevance_score,
                 "raw_score": one.document.raw_score,
-                "first_stage": one.document.first_stage,
+                "retrieval_score": one.document.retrieval_score,
                 "scored": one.document.scored,
                 "tokens_cut": one.tokens_cut,
                 "window": one.document.window and tuple(one.document.window),

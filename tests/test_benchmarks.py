@@ -95,7 +95,7 @@ def test_candidates_of_a_set(small_set: Path) -> None:
     assert found.grades.tolist() == [[1, 0]]
     assert found.missed.shape == (1, 0)
     assert found.raw_scores[0, 0] > found.raw_scores[0, 1]
-    assert found.first_stage[0, 0] > found.first_stage[0, 1]
+    assert found.retrieval_score[0, 0] > found.retrieval_score[0, 1]
     (small_set / "corpus.jsonl").unlink()
     again = candidates(small_set, 5, Reranker(), scored)  # from the file
     assert np.array_equal(again.raw_scores, found.raw_scores)

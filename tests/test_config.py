@@ -12,8 +12,8 @@ from rerank_plugins import BiEncoder, RemoteSpec, Reranker
 from rerank_plugins.config import (
     UNSET,
     ModelConfig,
-    RerankConfig,
-    ScoringConfig,
+    RankingSettings,
+    ScoringSettings,
     Unset,
     validate_top_n,
 )
@@ -77,7 +77,7 @@ def test_a_model_is_a_name_or_a_backend(model: Any) -> None:
 
 @pytest.mark.parametrize(("settings", "message"), BAD_POLICIES)
 def test_policies_are_checked(settings: dict[str, Any], message: str) -> None:
-    for cls in (RerankConfig, Reranker):
+    for cls in (RankingSettings, Reranker):
         with pytest.raises(ConfigurationError, match=message):
             cls(**settings)
 
@@ -96,7 +96,7 @@ BAD_SCORING: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("settings", "message"), BAD_SCORING)
 def test_scoring_settings_are_checked(settings: dict[str, Any], message: str) -> None:
-    for cls in (ScoringConfig, Reranker):
+    for cls in (ScoringSettings, Reranker):
         with pytest.raises(ConfigurationError, match=message):
             cls(**settings)
 
@@ -122,12 +122,12 @@ def test_settings_at_the_limit_work() -> None:
     assert ModelConfig(max_length=16).max_length == 16
     assert ModelConfig(max_length=None).max_length is None
     for threshold in (None, 0, 0.0, -3.5, 1):
-        assert RerankConfig(score_threshold=threshold).score_threshold == threshold
+        assert RankingSettings(score_threshold=threshold).score_threshold == threshold
 
 
-@pytest.mark.parametrize("config", [ModelConfig(), RerankConfig(), ScoringConfig()])
+@pytest.mark.parametrize("config", [ModelConfig(), RankingSettings(), ScoringSettings()])
 def test_configurations_are_frozen_values(
-    config: ModelConfig | RerankConfig | ScoringConfig,
+    config: ModelConfig | RankingSettings | ScoringSettings,
 ) -> None:
     same = dataclasses.replace(config)
     assert same == config

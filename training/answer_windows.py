@@ -42,7 +42,7 @@ def answer_windows(
     ambiguous = [row for row, choice in enumerate(choices) if len(choice) > 1]
     if not ambiguous:
         return answers
-    queries = encoder.encode_queries([questions[row].text for row in ambiguous])
+    queries = encoder.encode_query([questions[row].text for row in ambiguous])
     probabilities = [
         _softmax(vectors[choices[row]] @ query / _TEMPERATURE)
         for row, query in zip(ambiguous, queries, strict=True)

@@ -142,7 +142,7 @@ class Miner:
             pool = lists.pool
             if held_out:
                 pool = replace(pool, allowed=np.ones_like(pool.allowed))
-            vectors = self._encoder.encode_queries([query.clean_text for query in queries])
+            vectors = self._encoder.encode_query([query.clean_text for query in queries])
             dense = pool.dense_search(vectors, settings.dense_depth)
             lexical = pool.lexical_search([query.text for query in queries], settings.lexical_depth)
             for row, query in enumerate(tqdm(queries, desc=kind, unit="list", disable=None)):
@@ -169,7 +169,7 @@ class Miner:
         return answer_windows(questions, windows, vectors, self._encoder, reader)
 
     def _chunk_pool(self, chunks: Chunks) -> CandidatePool:
-        vectors = self._encoder.encode_documents(chunks.texts)
+        vectors = self._encoder.encode_document(chunks.texts)
         allowed = ~self._corpus.held_out[chunks.passages]
         return CandidatePool(chunks.texts, chunks.passages, vectors, allowed)
 
@@ -185,7 +185,7 @@ class Miner:
                 texts[row] += "\n" + " ".join(words)
         # Each question counts as a passage: several questions of a passage may be in a list.
         numbers = np.arange(len(texts), dtype=np.int64)
-        vectors = self._encoder.encode_documents(texts)
+        vectors = self._encoder.encode_document(texts)
         return CandidatePool(texts, numbers, vectors, numbers < allowed)
 
     def _render_passage(self, _: ListQuery, window: int) -> tuple[str, list[int]]:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from rerank_plugins.core.windows import sentences, split, thin_out
+from rerank_plugins.core.windows import sentences, split, subsample
 from rerank_plugins.errors import InvalidInputError
 from training.corpus import Chunks, Corpus, Question
 from training.settings import PrepareSettings, Settings, SourceSettings
@@ -118,7 +118,7 @@ def windows_of(text: str, settings: PrepareSettings) -> list[str]:
     """Split a text into overlapping windows that end with sentences; a short text is one."""
     spans = np.array([word.span() for word in _WORD.finditer(text)], dtype=np.int64).reshape(-1, 2)
     windows = split(text, spans, settings.window_words, settings.overlap_words)
-    return [text[start:end].strip() for start, end in thin_out(windows, settings.max_windows)]
+    return [text[start:end].strip() for start, end in subsample(windows, settings.max_windows)]
 
 
 def sentences_of(text: str, settings: PrepareSettings) -> list[str]:
@@ -129,7 +129,7 @@ def sentences_of(text: str, settings: PrepareSettings) -> list[str]:
         for window in sentences(text)
         if shortest <= len(text[window.start : window.end].split()) <= longest
     ]
-    return [text[start:end].strip() for start, end in thin_out(suitable, settings.max_sentences)]
+    return [text[start:end].strip() for start, end in subsample(suitable, settings.max_sentences)]
 
 
 def _file(folders: Sequence[Path], source: str) -> Path:

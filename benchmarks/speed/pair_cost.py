@@ -45,7 +45,7 @@ def measure_pair_cost(
     for number in range(rounds + 1):
         query, texts = asked[number % len(asked)]
         texts = texts[:passages]
-        index = encoder.encode_documents(texts)
+        index = encoder.encode_document(texts)
         ways: dict[str, Callable[[], object]] = {
             "cross_encoder": partial(reranker.rank, query, texts),
             "embedded": partial(_search, encoder, query, index),
@@ -71,8 +71,8 @@ def measure_pair_cost(
 
 
 def _search(encoder: BiEncoder, query: str, index: FloatArray) -> object:
-    return np.argsort(-(encoder.encode_queries([query]) @ index.T)[0], kind="stable")
+    return np.argsort(-(encoder.encode_query([query]) @ index.T)[0], kind="stable")
 
 
 def _embed_and_search(encoder: BiEncoder, query: str, texts: Sequence[str]) -> object:
-    return _search(encoder, query, encoder.encode_documents(texts))
+    return _search(encoder, query, encoder.encode_document(texts))

@@ -5,7 +5,6 @@ Importing it imports no backend; it registers the loaders that the core calls.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rerank_plugins._lazy import require
@@ -91,8 +90,8 @@ class TableLoader:
             ModelLoadError: If none is named, and the model is not one that any could run.
         """
         name = config.backend
-        if config.settings is not None:
-            name = config.settings.backend_name
+        if config.spec is not None:
+            name = config.spec.backend_name
             if config.backend not in ("auto", name):
                 message = f"backend is {config.backend!r}, but {config.model} speaks {name!r}."
                 raise ConfigurationError(message)
@@ -114,7 +113,7 @@ class TableLoader:
                 f"{name!r}; only torch's can optimize a model. Leave it out."
             )
             raise ConfigurationError(message)
-        resolved: ModelConfig = self._class(name).resolve(replace(config, backend=name))
+        resolved: ModelConfig = self._class(name).resolve(config.replace(backend=name))
         return resolved
 
     def load(self, config: ModelConfig) -> Backend[Any]:

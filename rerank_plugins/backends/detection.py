@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,7 +118,7 @@ def _options(config: ModelConfig, source: str) -> dict[str, Any]:
         ),
         str,
     )
-    return hub_options(replace(config, local_files_only=config.local_files_only or known), source)
+    return hub_options(config.replace(local_files_only=config.local_files_only or known), source)
 
 
 _FILE: Final = "config_sentence_transformers.json"

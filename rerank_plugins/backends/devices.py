@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 
@@ -100,7 +99,7 @@ def resolve_local(config: ModelConfig) -> ModelConfig:
     device = devices if len(devices) > 1 else devices[0]
     folder = None if config.model == MINI else find_folder(config.model)
     model = config.model if folder is None else str(folder)
-    return replace(config, model=model, device=device, dtype=dtype)
+    return config.replace(model=model, device=device, dtype=dtype)
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
             'model.safetensors, a Hub name such as "BAAI/bge-reranker-v2-m3", or "mini".'
         )
         raise ModelLoadError(message)
-    return config.model
+    return str(config.model)
 
 
 def hub_answers() -> bool:
@@ -241,7 +241,7 @@ _UNREADABLE: Final = (ArithmeticError, AttributeError, LookupError, OSError, Typ
 """What comes of a file whose header or list of modules is none."""
 
 
-def fingerprint(source: str, revision: str | None, cache_folder: str | None) -> str:
+def fingerprint(source: str, revision: str | None, cache_folder: str | Path | None) -> str:
     """Return the digest of a model's files: the same wherever they lie.
 
     Files are read whole, but of large weights the header and blocks spread evenly over
@@ -272,7 +272,7 @@ def fingerprint(source: str, revision: str | None, cache_folder: str | None) -> 
     return digest.hexdigest()
 
 
-def _folder(source: str, revision: str | None, cache_folder: str | None) -> Path:
+def _folder(source: str, revision: str | None, cache_folder: str | Path | None) -> Path:
     if Path(source).is_absolute():
         return Path(source)
     for name in ("config.json", "modules.json"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -51,7 +50,7 @@ class Replicas:
         self._replicas: list[Any] = []
         try:
             for device in self._devices:
-                self._replicas.append(make(replace(config, device=device)))
+                self._replicas.append(make(config.replace(device=device)))
         except BaseException:
             self.close()
             raise

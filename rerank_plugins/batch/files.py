@@ -244,11 +244,12 @@ class OutputFolder:
             results.ranked.mkdir(parents=True, exist_ok=True)
             results.dead.mkdir(parents=True, exist_ok=True)
         file = self.path / _SETTINGS
+        text = json.dumps(settings, indent=1, default=str)
         if not file.exists():
-            _write_text(file, json.dumps(settings, indent=1))
+            _write_text(file, text)
             return
         stored = json.loads(file.read_text("utf-8"))
-        for name, value in settings.items():
+        for name, value in json.loads(text).items():
             if stored.get(name) != value:
                 message = (
                     f"{self.path} contains results with {name}={stored.get(name)!r}, not "

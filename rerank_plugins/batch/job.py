@@ -11,10 +11,13 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby, pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import Final
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, Field
 
 from rerank_plugins import Ranking, Reranker
 from rerank_plugins._lazy import require
@@ -31,8 +34,9 @@ from rerank_plugins.batch.files import (
     parse_row,
     read_rows,
 )
-from rerank_plugins.config import MINI, Activation, Dtype, validate_count
+from rerank_plugins.config import RerankerSettings, Settings, validate_count
 from rerank_plugins.errors import (
+    ConfigurationError,
     InferenceError,
     InvalidInputError,
     InvalidScoresError,
@@ -42,48 +46,43 @@ from rerank_plugins.errors import (
 MAX_ROWS: Final = 1_000
 """Maximum number of rows per unit, however few documents they have."""
 
+UNSUPPORTED: Final = ("fusion", "dedup", "deadline_ms", "on_error")
+"""Settings of a reranker that a batch does not support."""
+
 _NOT_IN_FILE_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _ROW_ERRORS: Final = (InvalidInputError, InvalidScoresError, OutOfMemoryError)
 """Errors that a single row can cause. Any other error ends the run, which can be resumed."""
 
 
-@dataclass(frozen=True)
-class BatchSettings:
-    """Settings of a batch; those not listed are the ones of :class:`~rerank_plugins.Reranker`.
+class BatchSettings(Settings, RerankerSettings):
+    """Settings of a reranker and the size of a unit of work.
 
-    Attributes:
-        max_documents: Maximum number of documents per unit of work. A row with more is split;
-            its parts are ranked separately and then merged.
+    Fusion, deduplication, a deadline and ``on_error="passthrough"`` are not supported.
     """
 
-    model: str = MINI
-    backend: str = "auto"
-    device: str | None = None
-    dtype: Dtype = "auto"
-    max_length: int | None = 512
-    revision: str | None = None
-    cache_folder: str | None = None
-    local_files_only: bool = False
-    trust_remote_code: bool = False
-    top_n: int | None = None
-    score_threshold: float | None = None
-    activation: Activation = "sigmoid"
-    max_documents: int = 2_000
+    max_documents: Annotated[int, BeforeValidator(partial(validate_count, "max_documents"))] = (
+        Field(
+            default=2_000,
+            description=(
+                "Maximum number of documents per unit of work. A row with more is split; its parts "
+                "are ranked separately and then merged."
+            ),
+        )
+    )
 
-    def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            ConfigurationError: If one is out of range.
-        """
-        validate_count("max_documents", self.max_documents)
+    def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's signature)
+        """Refuse what depends on all documents of a row, and what leaves documents unscored."""
+        super().model_post_init(context)
+        for name in UNSUPPORTED:
+            value, default = getattr(self, name), RerankerSettings.model_fields[name].default
+            if value != default:
+                message = f"{name} is {value!r}; a batch supports only {default!r}."
+                raise ConfigurationError(message)
         self.reranker()
 
     def reranker(self) -> Reranker:
         """Return a reranker with these settings; its model is loaded on first use."""
-        settings = asdict(self)
-        del settings["max_documents"]
-        return Reranker(**settings)
+        return Reranker(**{name: getattr(self, name) for name in RerankerSettings.model_fields})
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ def rerank_files(
     settings = settings or BatchSettings()
     folder = OutputFolder(Path(output))
     units = list(plan_units(find_sources(Path(source)), settings.max_documents))
-    folder.open(asdict(settings))
+    folder.open(settings.model_dump())
     pending = [unit for unit in units if not _is_done(unit, folder)]
     total = sum(unit.documents for unit in units)
     done = total - sum(unit.documents for unit in pending)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -13,10 +12,14 @@ from rerank_plugins.batch.files import DEAD, RANKED
 from rerank_plugins.batch.job import BatchSettings, rerank_files
 from rerank_plugins.cli.console import out, print_message, progress
 from rerank_plugins.cli.options import reranker_options, reranker_settings
-from rerank_plugins.config import Activation
+
+_UNSUPPORTED: Final = (
+    *("fusion", "fusion_weight", "dedup_threshold", "dedup_model"),
+    *("deadline_ms", "on_error"),
+)
 
 
-@reranker_options(field.name for field in fields(BatchSettings))
+@reranker_options(exclude=_UNSUPPORTED)
 def batch(
     source: Annotated[
         Path,
@@ -28,16 +31,10 @@ def batch(
         Path, typer.Argument(metavar="OUT", help="Folder for the results, to resume from.")
     ],
     *,
-    activation: Annotated[
-        Activation,
-        typer.Option(
-            help="sigmoid for scores from 0 to 1, none for raw scores.", rich_help_panel="Ranking"
-        ),
-    ] = "sigmoid",
     max_documents: Annotated[
         int,
         typer.Option(help="Maximum number of documents per unit of work; longer lists are split."),
-    ] = 2_000,
+    ] = BatchSettings.model_fields["max_documents"].default,
     actors: Annotated[
         int,
         typer.Option(min=0, help="Number of Ray actors, each with a model; 0 does not use Ray."),
@@ -54,10 +51,7 @@ def batch(
 ) -> None:
     """Rank the candidates of many queries; an interrupted run resumes where it stopped."""
     require("pyarrow", "batch")
-    settings = {
-        **reranker_settings({**options, "activation": activation}),
-        "max_documents": max_documents,
-    }
+    settings = {**reranker_settings(options), "max_documents": max_documents}
     with progress() as bars:
         bar = bars.add_task("Ranking documents", total=None)
 

@@ -163,7 +163,7 @@ class TwoStageSearch:
         parts = []
         for start in range(0, len(self._texts), _CHUNK):
             texts = self._texts[start : start + _CHUNK]
-            parts.append(self._encoder.encode_documents(texts, show_progress=False))
+            parts.append(self._encoder.encode_document(texts, show_progress=False))
             advance(len(texts))
         self._index = np.concatenate(parts)
 
@@ -176,7 +176,7 @@ class TwoStageSearch:
             relevant: Position of the relevant passage.
         """
         start = perf_counter()
-        cosines = (self._encoder.encode_queries([question]) @ self._index.T)[0]
+        cosines = (self._encoder.encode_query([question]) @ self._index.T)[0]
         best = np.argsort(-cosines, kind="stable")[: self._depth]
         searched = perf_counter()
         ranking = self._reranker.rank(question, [self._texts[position] for position in best])

@@ -1,23 +1,26 @@
-"""Options that set a reranker, derived from the fields of its settings.
+"""Options that set a reranker, derived from the fields of :mod:`rerank_plugins.config`.
 
-An option takes its default, its type and its help text from a field.
-:func:`reranker_options` adds options to a command, and :func:`reranker_settings` turns their
-values into arguments of :class:`~rerank_plugins.Reranker`.
+An option takes its default, its type and its help text from a field. The fields of a value
+group, such as :class:`~rerank_plugins.Windows`, are separate options. :func:`reranker_options`
+adds options to a command, and :func:`reranker_settings` turns their values into arguments of
+:class:`~rerank_plugins.Reranker`.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Final, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 import typer
 from pydantic import BaseModel
 
-from rerank_plugins._fields import RerankerFields
-from rerank_plugins.config import Activation
+from rerank_plugins.config import Cache, Dedup, Fusion, RerankerSettings, ValueGroup, Windows
+from rerank_plugins.errors import ConfigurationError
 
 Command = TypeVar("Command", bound=Callable[..., None])
+Group = TypeVar("Group", bound=ValueGroup)
 
 
 class Option(NamedTuple):
@@ -33,9 +36,10 @@ def option(
     field: str,
     panel: str,
     *,
-    settings: type[BaseModel] = RerankerFields,
+    settings: type[BaseModel] = RerankerSettings,
     type: Any = None,  # noqa: ANN401  (any type that typer supports)
-    help: str | None = None,
+    help: str = "",
+    **default: Any,  # noqa: ANN401
 ) -> Option:
     """Return the option that sets a field.
 
@@ -43,16 +47,33 @@ def option(
         field: Name of the field.
         panel: Heading of the option in ``--help``.
         settings: The model that declares the field.
-        type: Type on the command line; None is the type of the field.
-        help: Help text; None is the description of the field.
+        type: Type on the command line, if it is not the type of the field.
+        help: Help text, if it is not the description of the field.
+        **default: ``default``, if it is not the default of the field.
     """
     info = settings.model_fields[field]
     return Option(
-        info.annotation if type is None else type,
-        info.default,
-        (info.description or "") if help is None else help,
+        type or info.annotation,
+        default.get("default", info.default),
+        help or _help_text(info.description or ""),
         panel,
     )
+
+
+def _help_text(description: str) -> str:
+    """Return a description without what concerns Python: quotes, and the meaning of None.
+
+    >>> _help_text('Folder of models; None is the default one. "mini" needs no folder.')
+    'Folder of models. mini needs no folder.'
+    """
+    clauses = re.split(r"(?<=[.;]) ", description.replace('"', ""))
+    text = ""
+    for clause in clauses:
+        if clause.startswith("None "):
+            text = f"{text.rstrip(' .;')}. "
+        else:
+            text += f"{clause} "
+    return text.strip()
 
 
 _MODEL: Final = "Model"
@@ -62,7 +83,7 @@ _RANKING: Final = "Ranking"
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "model": option(
-        "model", _MODEL, type=str, help='"mini" (embedded, English), a Hub name or a folder.'
+        "model", _MODEL, type=str, help="mini (embedded, English), a Hub name or a folder."
     ),
     "backend": option("backend", _MODEL),
     "device": option(
@@ -75,25 +96,42 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "dtype": option("dtype", _MODEL),
     "optimize": option("optimize", _MODEL),
     "revision": option("revision", _MODEL),
-    "cache_folder": option("cache_folder", _MODEL),
+    "cache_folder": option("cache_folder", _MODEL, type=str | None),
     "local_files_only": option("local_files_only", _MODEL),
     "trust_remote_code": option("trust_remote_code", _MODEL),
     "idle_unload_s": option("idle_unload_s", _MODEL),
-    "cache_mb": option("cache_mb", _CACHE),
-    "cache_entries": option("cache_entries", _CACHE),
-    "cache_dir": option("cache_dir", _CACHE),
-    "cache_dir_mb": option("cache_dir_mb", _CACHE),
+    "cache_mb": option("memory_mb", _CACHE, settings=Cache),
+    "cache_entries": option("max_entries", _CACHE, settings=Cache),
+    "cache_dir": option("folder", _CACHE, settings=Cache, type=str | None),
+    "cache_dir_mb": option("folder_mb", _CACHE, settings=Cache),
     "max_length": option("max_length", _INPUT),
-    "long_documents": option("long_documents", _INPUT),
-    "window_overlap": option("window_overlap", _INPUT),
-    "max_windows": option("max_windows", _INPUT),
-    "window_top_k": option(
-        "best_windows",
+    "long_documents": option(
+        "long_documents",
         _INPUT,
+        type=Literal["truncate", "windows"],
+        help="truncate scores the beginning of a document that is too long; windows scores all "
+        "of it.",
+    ),
+    "window_overlap": option("overlap", _INPUT, settings=Windows),
+    "max_windows": option("max_windows", _INPUT, settings=Windows),
+    "window_top_k": option(
+        "top_k",
+        _INPUT,
+        settings=Windows,
         help="Number of highest-scoring windows to average into the document score.",
     ),
-    "query_prompt": option("query_prompt", _INPUT),
-    "document_prompt": option("document_prompt", _INPUT),
+    "query_prompt": option(
+        "prompts",
+        _INPUT,
+        type=str | None,
+        help="Text before the query; the model's own prompt by default.",
+    ),
+    "document_prompt": option(
+        "prompts",
+        _INPUT,
+        type=str | None,
+        help="Text before each document; the model's own prompt by default.",
+    ),
     "top_n": option("top_n", _RANKING),
     "score_threshold": option("score_threshold", _RANKING),
     "activation": option(
@@ -106,20 +144,23 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "fusion": option(
         "fusion",
         _RANKING,
+        type=Literal["none", "rrf", "weighted"],
         help="rrf or weighted combines model and retrieval scores; without retrieval scores, "
         "the input order is used.",
     ),
-    "fusion_weight": option(
-        "fusion_weight", _RANKING, help="Weight of the model in the fusion, from 0 to 1."
-    ),
+    "fusion_weight": option("weight", _RANKING, settings=Fusion),
     "dedup_threshold": option(
-        "drop_similar",
+        "threshold",
         _RANKING,
-        help="Remove documents whose cosine similarity to a better one is at least this value.",
+        settings=Dedup,
+        type=float | None,
+        default=None,
+        help="Leave out documents whose cosine similarity to a better one is at least this value.",
     ),
     "dedup_model": option(
-        "similarity_model",
+        "model",
         _RANKING,
+        settings=Dedup,
         type=str,
         help="Embedding model used to detect near-duplicates.",
     ),
@@ -129,46 +170,25 @@ OPTIONS: Final[Mapping[str, Option]] = {
 """Options by their parameter names; the option of ``top_n`` is ``--top-n``."""
 
 
-def reranker_options(
-    include: Iterable[str] = OPTIONS, *, exclude: Iterable[str] = ()
-) -> Callable[[Command], Command]:
-    """Add options to a command, which receives them as ``**options``.
+def reranker_options(*, exclude: Iterable[str] = ()) -> Callable[[Command], Command]:
+    """Add :data:`OPTIONS` to a command, which receives them as ``**options``.
 
     A command may declare an option of the same name itself, to change its type or help text.
 
     Args:
-        include: Names in :data:`OPTIONS`; others are ignored.
-        exclude: Names to leave out.
+        exclude: Names of options to leave out.
     """
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
         *declared, _ = signature.parameters.values()  # the last one is **options
-        names = {name for name in include if name in OPTIONS}
-        names -= {*exclude, *signature.parameters}
-        added = [_parameter(name, OPTIONS[name]) for name in OPTIONS if name in names]
+        names = [name for name in OPTIONS if name not in {*exclude, *signature.parameters}]
+        added = [_parameter(name, OPTIONS[name]) for name in names]
         new = signature.replace(parameters=[*declared, *added])
         command.__signature__ = new  # type: ignore[attr-defined]  # typer reads it
         return command
 
     return decorate
-
-
-def reranker_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of :class:`~rerank_plugins.Reranker` for values of options."""
-    settings = {_PARAMETERS.get(name, name): value for name, value in options.items()}
-    if (activation := settings.get("activation")) not in (None, *get_args(Activation)):
-        del settings["activation"]
-        settings["calibrator"] = activation
-    return settings
-
-
-_PARAMETERS: Final = {
-    "window_top_k": "best_windows",
-    "dedup_threshold": "drop_similar",
-    "dedup_model": "similarity_model",
-}
-"""Parameters of the reranker that have another name than their option."""
 
 
 def _parameter(name: str, declared: Option) -> inspect.Parameter:
@@ -180,3 +200,60 @@ def _parameter(name: str, declared: Option) -> inspect.Parameter:
         default=declared.default,
         annotation=Annotated[declared.type, information],
     )
+
+
+def reranker_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of :class:`~rerank_plugins.Reranker` for values of options.
+
+    The options of windows and fusion are validated even if they are not used.
+
+    Raises:
+        ConfigurationError: If an option of a value group is out of range.
+    """
+    settings = dict(options)
+    windows = _pop_group(
+        settings, Windows, overlap="window_overlap", max_windows="max_windows", top_k="window_top_k"
+    )
+    cache = _pop_group(
+        settings,
+        Cache,
+        memory_mb="cache_mb",
+        max_entries="cache_entries",
+        folder="cache_dir",
+        folder_mb="cache_dir_mb",
+    )
+    fusion = _pop_group(settings, Fusion, weight="fusion_weight")
+    dedup = None
+    if settings.get("dedup_threshold") is not None:
+        dedup = _pop_group(settings, Dedup, threshold="dedup_threshold", model="dedup_model")
+    prompts = {role: settings.pop(f"{role}_prompt", None) for role in ("query", "document")}
+    method = settings.get("fusion", "none")
+    return {
+        **{name: value for name, value in settings.items() if not name.startswith("dedup_")},
+        "long_documents": windows if settings["long_documents"] == "windows" else "truncate",
+        "cache": cache if cache.memory_mb or cache.folder else None,
+        "fusion": "none" if method == "none" else fusion.replace(method=method),
+        "dedup": dedup,
+        "prompts": {role: text for role, text in prompts.items() if text is not None} or None,
+    }
+
+
+def _pop_group(settings: dict[str, Any], kind: type[Group], **names: str) -> Group:
+    """Remove the options of a value group and return the group.
+
+    Args:
+        settings: Values of options.
+        kind: The class of the group.
+        **names: Fields of the group and the names of their options.
+
+    Raises:
+        ConfigurationError: If a value is out of range; the message names the option.
+    """
+    values = {field: settings.pop(name) for field, name in names.items() if name in settings}
+    try:
+        return kind(**values)
+    except ConfigurationError as error:
+        message = str(error)
+        for field, name in names.items():
+            message = re.sub(rf"\b{field} is\b", f"{name} is", message)
+        raise ConfigurationError(message) from error

@@ -13,7 +13,13 @@ import typer
 from rerank_plugins import RankedDocument, Ranking, Reranker
 from rerank_plugins.cli.console import out, print_message, printable
 from rerank_plugins.cli.options import reranker_options, reranker_settings
-from rerank_plugins.core.inputs import WINDOW, known_scores, notes, shown, with_metadata
+from rerank_plugins.core.inputs import (
+    WINDOW,
+    complete_scores,
+    ranking_metadata,
+    visible_score,
+    with_metadata,
+)
 from rerank_plugins.errors import InvalidInputError
 
 STDIN: Final = "-"
@@ -62,7 +68,7 @@ def rerank(
     ranking = reranker.rank(
         query,
         [with_metadata(item.text, item.fields, metadata_key or []) for item in items],
-        first_stage=known_scores(item.fields.get(retrieval_score_key) for item in items),
+        retrieval_scores=complete_scores(item.fields.get(retrieval_score_key) for item in items),
     )
     for rank, document in enumerate(ranking, start=1):
         print_document(rank, document, ranking, items[document.index], as_json=as_json)
@@ -108,7 +114,7 @@ def print_document(
     rank: int, document: RankedDocument, ranking: Ranking, item: Item, *, as_json: bool
 ) -> None:
     """Print a document of a ranking as a line of text or of JSON."""
-    score = shown(document)
+    score = visible_score(document)
     if as_json:
         fields = {
             **item.fields,
@@ -117,7 +123,7 @@ def print_document(
             "raw_score": document.raw_score if document.scored else None,
             "scored": document.scored,
             "truncated": document.truncated,
-            "window": notes(ranking, document, item.text).get(WINDOW),
+            "window": ranking_metadata(ranking, document, item.text).get(WINDOW),
         }
         out.out(json.dumps(fields), highlight=False)
         return

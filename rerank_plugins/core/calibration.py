@@ -387,7 +387,7 @@ class Calibrator:
         """
         return self.mapping(raw_float32(raw_scores))
 
-    def check(self, model: ModelIdentity) -> None:
+    def validate_model(self, model: ModelIdentity) -> None:
         """Refuse another model's scores.
 
         Models are the same if the hashes of their weights are, or, where one is not known,

@@ -1,47 +1,158 @@
-"""A cross-encoder as a scorer of tasks."""
+"""Cross-encoder scoring: documents become unique text pairs, pair scores become document scores.
+
+:class:`CrossEncoderScorer` puts prompts before the texts, splits long documents into windows,
+merges identical pairs, and has the engine score them together with the pairs of all other
+callers.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from rerank_plugins.config import ModelConfig, ModelSpec, Priority, ScoringConfig
+from rerank_plugins.config import MINI, ModelSettings, RerankerSettings, ScoringSettings
 from rerank_plugins.core.ranking import validate_scores
-from rerank_plugins.core.windows import WindowSplitter, thin_out
+from rerank_plugins.core.steps import Step, Steps, arun, in_thread, run
+from rerank_plugins.core.windows import WindowSplitter, subsample
 from rerank_plugins.engine.backend import CrossEncoderBackend, Role
-from rerank_plugins.engine.engine import Engine
+from rerank_plugins.engine.engine import ClosableMixin, Engine
 from rerank_plugins.engine.registry import EngineClient
 from rerank_plugins.engine.request import RequestOutput
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.types import (
     NOT_SCORED,
+    ModelIdentity,
     RankingStats,
     Scorer,
+    ScoreScale,
     ScoringRequest,
     ScoringResult,
     TextPair,
     Window,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rerank_plugins.config import ScoringConfig
-    from rerank_plugins.engine.backend import Role
-    from rerank_plugins.engine.request import RequestOutput
-    from rerank_plugins.types import ModelIdentity, ScoreScale
-
-    Cut = Callable[[str, list[str]], list[list[Window]]]
-    """Windows of each document, given the query with its prompt and the documents."""
+Splitter = Callable[[str, list[str]], list[list[Window]]]
+"""Returns the windows of each document, given the query with its prompt and the documents."""
 
 
-class PairedTask:
-    """A task as text pairs: one a window, identical ones merged.
+class StepScorer(ClosableMixin):
+    """A scorer whose work is one generator of steps, for synchronous and asynchronous callers."""
+
+    @abstractmethod
+    def steps(
+        self, requests: Sequence[ScoringRequest], deadline: float | None
+    ) -> Steps[list[ScoringResult]]:
+        """Score the documents of each request; see :class:`~rerank_plugins.types.Scorer`."""
+
+    def score_requests(
+        self, requests: Sequence[ScoringRequest], deadline: float | None = None
+    ) -> list[ScoringResult]:
+        """Score the documents of each request; see :class:`~rerank_plugins.types.Scorer`."""
+        return run(self.steps(requests, deadline))
+
+    async def ascore_requests(
+        self, requests: Sequence[ScoringRequest], deadline: float | None = None
+    ) -> list[ScoringResult]:
+        """Score without blocking the event loop; see :meth:`score_requests`."""
+        return await arun(self.steps(requests, deadline))
+
+
+def scoring_steps(
+    scorer: Scorer, requests: Sequence[ScoringRequest], deadline: float | None
+) -> Steps[list[ScoringResult]]:
+    """Score requests with any scorer, also one that knows no steps."""
+    if isinstance(scorer, StepScorer):
+        return (yield from scorer.steps(requests, deadline))
+    results: list[ScoringResult] = yield Step(
+        lambda: scorer.score_requests(requests, deadline),
+        lambda: scorer.ascore_requests(requests, deadline),
+    )
+    return results
+
+
+class CrossEncoderScorer(StepScorer):
+    """Scores documents with the one engine that this process has for a cross-encoder.
+
+    Attributes:
+        client: Access to the engine.
+    """
+
+    def __init__(self, settings: RerankerSettings) -> None:
+        """Validate the settings; the model is loaded later.
+
+        Raises:
+            ConfigurationError: If the model is neither a name, a folder, a spec nor a backend.
+        """
+        self._settings = ScoringSettings.model_construct(
+            **{name: getattr(settings, name) for name in ScoringSettings.model_fields}
+        )
+        self.client: EngineClient[TextPair] = EngineClient(
+            "cross-encoder",
+            CrossEncoderBackend,
+            settings,
+            max_length=settings.max_length,
+            optimize=settings.optimize,
+        )
+        self._windows = self._settings.windows
+
+    @property
+    def name(self) -> str:
+        """Name of the model, whether or not it is loaded."""
+        return self.client.name
+
+    def steps(
+        self, requests: Sequence[ScoringRequest], deadline: float | None
+    ) -> Steps[list[ScoringResult]]:
+        """Score the documents of each request in shared batches."""
+        engine: Engine[TextPair] = yield Step(lambda: self.client.engine, self.client.aengine)
+        if self._windows is None:
+            batches = self._pair(engine, requests)
+        else:  # Splitting tokenizes whole documents.
+            batches = yield in_thread(self._pair, engine, requests)
+        pairs, positions = interleave(batches, round_robin=deadline is not None)
+        options: dict[str, Any] = {
+            "max_length": self._settings.max_length,
+            "priority": self._settings.priority,
+            "wait": self._settings.when_full == "wait",
+            "deadline": deadline,
+        }
+        output: RequestOutput = yield Step(
+            lambda: engine.compute(pairs, **options),
+            lambda: engine.acompute(pairs, **options),
+        )
+        return [
+            batch.result(output.select(rows), engine.identity, engine.scale)
+            for batch, rows in zip(batches, positions, strict=True)
+        ]
+
+    def warm_up(self) -> None:
+        """Load the model."""
+        self.client.warm_up()
+
+    def close(self) -> None:
+        """Release the model; the next request loads it again."""
+        self.client.close()
+
+    def _pair(
+        self, engine: Engine[TextPair], requests: Sequence[ScoringRequest]
+    ) -> list[PairBatch]:
+        prompts = effective_prompts(engine.prompts, self._settings)
+        splitter = None
+        if self._windows is not None:
+            splitter = WindowSplitter(
+                engine.backend,
+                self._settings.max_length,
+                self._windows.overlap,
+                prompts["document"],
+            )
+        return [PairBatch(request, self._settings, prompts, splitter) for request in requests]
+
+
+class PairBatch:
+    """The text pairs of one request: one per window, identical pairs merged.
 
     Attributes:
         pairs: The unique pairs, in the order of the documents.
@@ -49,221 +160,150 @@ class PairedTask:
 
     def __init__(
         self,
-        task: ScoringRequest,
-        config: ScoringConfig,
+        request: ScoringRequest,
+        settings: ScoringSettings,
         prompts: Mapping[Role, str],
-        cut: Cut | None,
+        splitter: Splitter | None,
     ) -> None:
-        """Put prompts before the texts and cut long documents.
+        """Put prompts before the texts and split long documents.
 
         Args:
-            task: What to score.
-            config: How.
-            prompts: What goes before queries and documents.
-            cut: How to find windows; None leaves documents whole.
+            request: The query and its documents.
+            settings: How the texts are read.
+            prompts: Texts before queries and documents.
+            splitter: Splits documents into windows; None leaves them whole.
         """
-        self._config = config
-        query = prompts.get("query", "") + task.query
-        whole = [[Window(0, len(text))] for text in task.texts]
-        found = whole if cut is None else cut(query, task.texts)
-        self._windows = [thin_out(windows, config.max_windows) for windows in found]
-        self._thinned = np.array(
-            [len(kept) < len(all_) for kept, all_ in zip(self._windows, found, strict=True)],
+        self._settings = settings
+        query = prompts.get("query", "") + request.query
+        if splitter is None:
+            all_windows = [[Window(0, len(text))] for text in request.texts]
+        else:
+            all_windows = splitter(query, request.texts)
+        windows = settings.windows
+        max_windows = None if windows is None else windows.max_windows
+        self._top_k = 1 if windows is None else windows.top_k
+        self._windows = [subsample(windows, max_windows) for windows in all_windows]
+        self._subsampled = np.array(
+            [
+                len(kept) < len(every)
+                for kept, every in zip(self._windows, all_windows, strict=True)
+            ],
             dtype=np.bool_,
         )
-        before = prompts.get("document", "")
+        prompt = prompts.get("document", "")
         parts = [
-            before + (text if len(windows) == 1 else text[window.start : window.end])
-            for text, windows in zip(task.texts, self._windows, strict=True)
+            prompt + (text if len(windows) == 1 else text[window.start : window.end])
+            for text, windows in zip(request.texts, self._windows, strict=True)
             for window in windows
         ]
         position = {part: number for number, part in enumerate(dict.fromkeys(parts))}
         self.pairs = [TextPair(query, part) for part in position]
-        self._pair_of = np.array([position[part] for part in parts], dtype=np.intp)
+        self._pair_of_part = np.array([position[part] for part in parts], dtype=np.intp)
 
-    def scored(
-        self, computed: RequestOutput, model: ModelIdentity, scale: ScoreScale
+    def result(
+        self, output: RequestOutput, model: ModelIdentity, scale: ScoreScale
     ) -> ScoringResult:
-        """Return the documents' scores, given those of :attr:`pairs`.
+        """Return the scores of the documents, given those of :attr:`pairs`.
 
         A document counts as scored once all of its windows are.
 
         Raises:
             InvalidScoresError: If a score is missing or not finite.
         """
-        done = computed.done
-        validate_scores(computed.values[done], int(done.sum()))
-        values = computed.values[self._pair_of]
+        done = output.done
+        validate_scores(output.values[done], int(done.sum()))
+        values = output.values[self._pair_of_part]
         counts = np.array([len(windows) for windows in self._windows], dtype=np.intp)
         starts = np.cumsum(counts) - counts
-        complete = np.logical_and.reduceat(done[self._pair_of], starts)
+        complete = np.logical_and.reduceat(done[self._pair_of_part], starts)
         scores = np.where(complete, values[starts], np.float32(np.nan))
-        windows: list[Window | None] = [None] * len(counts)
+        best: list[Window | None] = [None] * len(counts)
         for document in np.flatnonzero((counts > 1) & complete):
-            own = values[starts[document] : starts[document] + counts[document]]
-            best = np.sort(own)[::-1][: self._config.best_windows]
-            scores[document] = best.mean(dtype=np.float64)
-            windows[document] = self._windows[document][int(own.argmax())]
-        cut = np.logical_or.reduceat(computed.truncated[self._pair_of], starts) | self._thinned
+            of_windows = values[starts[document] : starts[document] + counts[document]]
+            top_k = np.sort(of_windows)[::-1][: self._top_k]
+            scores[document] = top_k.mean(dtype=np.float64)
+            best[document] = self._windows[document][int(of_windows.argmax())]
+        truncated = np.logical_or.reduceat(output.truncated[self._pair_of_part], starts)
+        truncated |= self._subsampled
         return ScoringResult(
             scores=scores,
             stage=np.where(complete, 0, NOT_SCORED),
-            truncated=cut,
-            windows=windows,
+            truncated=truncated,
+            windows=best,
             model=model,
             scale=scale,
             stats=RankingStats(
                 documents=len(counts),
                 scored=int(complete.sum()),
                 pairs=len(self.pairs),
-                tokens=int(computed.tokens.sum()),
-                truncated=int(cut.sum()),
-                batches=computed.batches,
-                cache_hits=computed.cache_hits,
-                disk_hits=computed.disk_hits,
-                queue_s=computed.queue_s,
-                compute_s=computed.compute_s,
+                tokens=int(output.tokens.sum()),
+                truncated=int(truncated.sum()),
+                batches=output.batches,
+                cache_hits=output.cache_hits,
+                disk_hits=output.disk_hits,
+                queue_s=output.queue_s,
+                compute_s=output.compute_s,
             ),
             status="complete" if complete.all() else "partial",
-            scoring=self._config,
+            scoring=self._settings,
         )
 
 
-def together(
-    tasks: Sequence[PairedTask], *, in_turns: bool
+def interleave(
+    batches: Sequence[PairBatch], *, round_robin: bool
 ) -> tuple[list[TextPair], list[list[int]]]:
-    """Return the pairs of all tasks as one list.
+    """Return the pairs of all requests as one list.
 
     Args:
-        tasks: Whose pairs.
-        in_turns: Whether the first pair of each goes first, so that all have their share of a
-            deadline. Otherwise a task's pairs stand together, and its query is tokenized once.
+        batches: The pairs of each request.
+        round_robin: Whether the first pair of each request comes first, so that all requests
+            have their share of a deadline. Otherwise the pairs of a request stay together, and
+            its query is tokenized once.
 
     Returns:
-        The pairs, and for each task where its own are among them.
+        The pairs, and for each request the positions of its pairs.
     """
-    order = [(turn, number) for number, task in enumerate(tasks) for turn in range(len(task.pairs))]
-    if in_turns:
-        order.sort()
-    places: list[list[int]] = [[] for _ in tasks]
-    for place, (_, number) in enumerate(order):
-        places[number].append(place)
-    return [tasks[number].pairs[turn] for turn, number in order], places
-
-
-class _Options(TypedDict):
-    max_length: int | None
-    priority: Priority
-    wait: bool
-
-
-class ModelScorer(EngineClient[TextPair]):
-    """Scores tasks with the one engine that this process has for a cross-encoder."""
-
-    _kind = "cross-encoder"
-    _protocol = CrossEncoderBackend
-
-    def __init__(
-        self,
-        model: str | Path | ModelSpec | CrossEncoderBackend,
-        config: ScoringConfig,
-        **settings: Any,  # noqa: ANN401  (the other fields of ModelConfig)
-    ) -> None:
-        """Check the settings; the model is loaded later.
-
-        Raises:
-            ConfigurationError: If a setting is out of range.
-        """
-        self._config = config
-        super().__init__(model, max_length=config.max_length, **settings)
-
-    def score_requests(
-        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
-    ) -> list[ScoringResult]:
-        """Score the documents of each task; see :class:`~rerank_plugins.types.Scorer`."""
-        engine = self.engine
-        paired = self._pair(engine, tasks)
-        pairs, places = together(paired, in_turns=deadline is not None)
-        computed = engine.compute(pairs, deadline=deadline, **self._options)
-        return _shares(engine, paired, places, computed)
-
-    async def ascore_requests(
-        self, tasks: Sequence[ScoringRequest], deadline: float | None = None
-    ) -> list[ScoringResult]:
-        """Do the same without blocking the event loop; see :meth:`score_requests`."""
-        engine = await self._aengine()
-        if self._config.long_documents == "windows":
-            paired = await asyncio.to_thread(self._pair, engine, tasks)
-        else:
-            paired = self._pair(engine, tasks)
-        pairs, places = together(paired, in_turns=deadline is not None)
-        computed = await engine.acompute(pairs, deadline=deadline, **self._options)
-        return _shares(engine, paired, places, computed)
-
-    def compute(self, pairs: Sequence[TextPair]) -> RequestOutput:
-        """Score pairs as they are, without prompts and windows."""
-        return self.engine.compute(pairs, **self._options)
-
-    @property
-    def _options(self) -> _Options:
-        return {
-            "max_length": self._config.max_length,
-            "priority": self._config.priority,
-            "wait": self._config.overload == "wait",
-        }
-
-    def _pair(self, engine: Engine[TextPair], tasks: Sequence[ScoringRequest]) -> list[PairedTask]:
-        config = self._config
-        prompts = prompts_of(engine.prompts, config)
-        cut = None
-        if config.long_documents == "windows":
-            before = prompts["document"]
-            cut = WindowSplitter(engine.backend, config.max_length, config.window_overlap, before)
-        return [PairedTask(task, config, prompts, cut) for task in tasks]
-
-
-def prompts_of(own: Mapping[Role, str], config: ScoringConfig) -> dict[Role, str]:
-    """Return what goes before queries and documents; what was set beats the model's own."""
-    given: dict[Role, str | None] = {
-        "query": config.query_prompt,
-        "document": config.document_prompt,
-    }
-    return {role: own.get(role, "") if prompt is None else prompt for role, prompt in given.items()}
-
-
-def _shares(
-    engine: Engine[TextPair],
-    paired: Sequence[PairedTask],
-    places: Sequence[list[int]],
-    computed: RequestOutput,
-) -> list[ScoringResult]:
-    """Give each task its part of what was computed together."""
-    return [
-        task.scored(computed.part(own), engine.identity, engine.scale)
-        for task, own in zip(paired, places, strict=True)
+    order = [
+        (turn, number) for number, batch in enumerate(batches) for turn in range(len(batch.pairs))
     ]
+    if round_robin:
+        order.sort()
+    positions: list[list[int]] = [[] for _ in batches]
+    for position, (_, number) in enumerate(order):
+        positions[number].append(position)
+    return [batches[number].pairs[turn] for turn, number in order], positions
 
 
-def scorer_of(
-    model: str | Path | ModelSpec | CrossEncoderBackend | Scorer,
-    config: ScoringConfig,
-    **settings: Any,  # noqa: ANN401  (the other fields of ModelConfig)
-) -> Scorer:
-    """Return a scorer for whatever a reranker takes as its model.
+def effective_prompts(
+    model_prompts: Mapping[Role, str], settings: ScoringSettings
+) -> dict[Role, str]:
+    """Return the texts before queries and documents; settings override the model's own."""
+    explicit = settings.prompts or {}
+    roles: tuple[Role, ...] = ("query", "document")
+    return {role: explicit.get(role, model_prompts.get(role, "")) for role in roles}
+
+
+def scorer_for(settings: RerankerSettings) -> Scorer:
+    """Return the scorer of a reranker's model.
 
     Raises:
-        ConfigurationError: If a setting is out of range, or is one of a single model and the
-            model is a scorer of its own.
+        ConfigurationError: If a setting of a single model is given and the model is a scorer of
+            its own, such as a cascade.
     """
-    if not isinstance(model, Scorer):
-        return ModelScorer(model, config, **settings)
-    usual = asdict(ModelConfig()) | asdict(ScoringConfig())
-    given = asdict(config) | settings
-    odd = [name for name, value in given.items() if value != usual[name]]
-    if odd:
-        message = (
-            f"model is a {type(model).__name__}, and {odd[0]} is {given[odd[0]]!r}: that is a "
-            "setting of a single model. Set it on the stages."
-        )
-        raise ConfigurationError(message)
-    return model
+    if not isinstance(settings.model, Scorer):
+        return CrossEncoderScorer(settings)
+    names = [
+        *(name for name in ModelSettings.model_fields if name != "model"),
+        *ScoringSettings.model_fields,
+        "optimize",
+    ]
+    default = RerankerSettings(model=MINI)
+    for name in names:
+        value = getattr(settings, name)
+        if value != getattr(default, name):
+            message = (
+                f"model is a {type(settings.model).__name__}, and {name} is {value!r}: that is a "
+                "setting of a single model. Set it on the stages."
+            )
+            raise ConfigurationError(message)
+    return settings.model

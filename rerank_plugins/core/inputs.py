@@ -1,4 +1,4 @@
-"""Checks of what callers pass in: queries, documents, pairs."""
+"""Input validation (queries, documents, pairs) and document metadata."""
 
 from __future__ import annotations
 
@@ -85,68 +85,72 @@ def validate_pairs(pairs: Iterable[object]) -> list[TextPair]:
     return checked
 
 
-def validate_request(query: object, documents: object, first_stage: object) -> ScoringRequest:
-    """Return a query with its documents as a task.
+def validate_request(query: object, documents: object, retrieval_scores: object) -> ScoringRequest:
+    """Return a query with its documents as a request.
 
     Raises:
         InvalidInputError: If one of them cannot be used.
     """
     texts = validate_documents(documents)
-    checked = validate_query(query)
-    if first_stage is None:
-        return ScoringRequest(checked, texts)
+    text = validate_query(query)
+    if retrieval_scores is None:
+        return ScoringRequest(text, texts)
     try:
-        scores = np.array(first_stage, dtype=np.float64)
+        scores = np.array(retrieval_scores, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        message = f"first_stage is no list of numbers: {error!s:.200}. Pass one score a document."
+        message = (
+            f"retrieval_scores is not a list of numbers: {error!s:.200}. Pass one score per "
+            "document."
+        )
         raise InvalidInputError(message) from error
     if scores.shape != (len(texts),):
         message = (
-            f"first_stage has shape {scores.shape} for {len(texts)} documents; pass one score a "
-            "document, or None for the documents' order."
+            f"retrieval_scores has shape {scores.shape} for {len(texts)} documents; pass one "
+            "score per document, or None for the documents' order."
         )
         raise InvalidInputError(message)
     if not np.isfinite(scores).all():
-        bad = int(np.argmin(np.isfinite(scores)))
-        message = f"first_stage score {bad} is {scores[bad]}; each must be a finite number."
+        index = int(np.argmin(np.isfinite(scores)))
+        message = f"retrieval_scores[{index}] is {scores[index]}; each must be a finite number."
         raise InvalidInputError(message)
-    return ScoringRequest(checked, texts, scores)
+    return ScoringRequest(text, texts, scores)
 
 
 def validate_requests(
-    requests: Iterable[object], first_stage: Sequence[object] | None
+    requests: Iterable[object], retrieval_scores: Sequence[object] | None
 ) -> list[ScoringRequest]:
-    """Return queries with their documents as tasks; see :func:`validate_request`."""
+    """Return queries with their documents as requests; see :func:`validate_request`."""
     pairs = [
         validate_two(request, position, "(query, documents)")
         for position, request in enumerate(requests)
     ]
-    scores = [None] * len(pairs) if first_stage is None else list(first_stage)
+    scores = [None] * len(pairs) if retrieval_scores is None else list(retrieval_scores)
     if len(scores) != len(pairs):
         message = (
-            f"first_stage has {len(scores)} elements for {len(pairs)} requests; pass one each."
+            f"retrieval_scores has {len(scores)} elements for {len(pairs)} requests; pass one "
+            "list, or None, per request."
         )
         raise InvalidInputError(message)
     return [
-        validate_request(query, documents, own)
-        for (query, documents), own in zip(pairs, scores, strict=True)
+        validate_request(query, documents, request_scores)
+        for (query, documents), request_scores in zip(pairs, scores, strict=True)
     ]
 
 
 WINDOW: Final = "rerank_window"
-"""Key of the characters ``[start, end)`` of the part that was scored highest."""
+"""Metadata key of the characters ``[start, end)`` of the window with the highest score."""
 
 STATUS: Final = "rerank_status"
-"""Key of a ranking's status, present only where something is missing."""
+"""Metadata key of a ranking's status, present only where something is missing."""
 
-OURS: Final = (WINDOW, STATUS)
-"""Keys of an earlier ranking, which a new one replaces."""
+RESERVED_KEYS: Final = (WINDOW, STATUS)
+"""Metadata keys of an earlier ranking, which a new one replaces."""
 
 
 def with_metadata(text: str, metadata: Mapping[str, Any], keys: Iterable[str]) -> str:
-    r"""Return a text with some of its metadata before it, a line each, then an empty one.
+    r"""Return a text after some of its metadata, one line per key, and an empty line.
 
-    A key that is not there is left out.
+    A missing key is left out.
 
     >>> with_metadata("It rains.", {"title": "Weather", "page": 3}, ["title"])
     'title: Weather\n\nIt rains.'
@@ -155,42 +159,42 @@ def with_metadata(text: str, metadata: Mapping[str, Any], keys: Iterable[str]) -
     return "\n".join([*lines, "", text]) if lines else text
 
 
-def notes(ranking: Ranking, document: RankedDocument, text: str) -> dict[str, Any]:
-    """Return what a ranking has to say of a document beside its score; mostly nothing.
+def ranking_metadata(ranking: Ranking, document: RankedDocument, text: str) -> dict[str, Any]:
+    """Return the metadata of a ranked document besides its score; usually empty.
 
     Args:
         ranking: The ranking.
         document: One of its documents.
-        text: The document without its metadata; the window is of this.
+        text: The document without its metadata; the window refers to this text.
     """
-    found: dict[str, Any] = {}
-    # Hosts strip a text when they put metadata round it, so it is looked for stripped.
-    at = document.text.find(text.strip())
-    if document.window is not None and at >= 0:
-        before = at - (len(text) - len(text.lstrip()))
-        found[WINDOW] = [
-            min(max(character - before, 0), len(text)) for character in document.window
+    metadata: dict[str, Any] = {}
+    # Frameworks strip a text when they put metadata around it, so the stripped text is searched.
+    position = document.text.find(text.strip())
+    if document.window is not None and position >= 0:
+        offset = position - (len(text) - len(text.lstrip()))
+        metadata[WINDOW] = [
+            min(max(character - offset, 0), len(text)) for character in document.window
         ]
     if ranking.status != "complete":
-        found[STATUS] = ranking.status
-    return found
+        metadata[STATUS] = ranking.status
+    return metadata
 
 
-def known_scores(scores: Iterable[Any]) -> list[float] | None:
-    """Return first-stage scores if each document has one, else None: then its order counts.
+def complete_scores(scores: Iterable[Any]) -> list[float] | None:
+    """Return retrieval scores if each document has one; otherwise None: the order counts.
 
-    >>> known_scores([0.5, 2]), known_scores([0.5, None]), known_scores([0.5, float("nan")])
-    ([0.5, 2.0], None, None)
+    >>> complete_scores([0.5, 2]), complete_scores([0.5, None])
+    ([0.5, 2.0], None)
     """
-    listed = list(scores)
-    return [float(one) for one in listed] if all(map(_is_score, listed)) else None
+    values = list(scores)
+    return [float(score) for score in values] if all(map(_is_score, values)) else None
 
 
 def _is_score(value: object) -> bool:
-    # Real: vector stores give numpy's numbers too.
+    # Real: vector stores return numpy's numbers too.
     return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
-def shown(document: RankedDocument) -> float | None:
-    """Return the score to hand to a host: None where the model did not score."""
+def visible_score(document: RankedDocument) -> float | None:
+    """Return the score to hand to a framework: None where the model did not score."""
     return document.relevance_score if document.scored else None

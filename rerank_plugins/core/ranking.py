@@ -1,14 +1,21 @@
-"""From a task's scores to its :class:`Ranking`: relevance, order, threshold, ``top_n``."""
+"""Ranking: scores to order, activation, fusion and threshold, as pure functions."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rerank_plugins.config import Activation, RerankConfig, validate_choice
+from rerank_plugins.config import (
+    Fusion,
+    FusionMethod,
+    RankingSettings,
+    ScoreCalibrator,
+    validate_choice,
+    validate_number,
+)
 from rerank_plugins.core.calibration import sigmoid
 from rerank_plugins.errors import ConfigurationError, InvalidInputError, InvalidScoresError
 from rerank_plugins.types import (
@@ -51,15 +58,15 @@ def order(*scores: NDArray[Any]) -> NDArray[np.intp]:
     """Return indices from the highest to the lowest score; a tie keeps the input's order.
 
     Args:
-        scores: What to sort by; each further array decides the ties of those before it.
+        scores: Sort keys; each further array breaks the ties of the arrays before it.
 
     >>> order(np.array([0.5, 2.0, 0.5], dtype=np.float32)).tolist()
     [1, 0, 2]
     """
-    return np.lexsort([-one for one in reversed(scores)])
+    return np.lexsort([-keys for keys in reversed(scores)])
 
 
-def activate(scores: FloatArray, activation: Activation, scale: ScoreScale) -> NDArray[np.float64]:
+def activate(scores: FloatArray, activation: str, scale: ScoreScale) -> NDArray[np.float64]:
     """Map raw scores to relevance scores, in double precision so that few of them tie.
 
     Only logits are activated: a probability is left as it is.
@@ -73,7 +80,6 @@ def activate(scores: FloatArray, activation: Activation, scale: ScoreScale) -> N
     return sigmoid(wide)
 
 
-FusionMethod = Literal["rrf", "weighted"]
 Fused = NDArray[np.float64]
 
 RRF_K: Final = 60
@@ -81,69 +87,77 @@ RRF_K: Final = 60
 
 
 def fuse(
-    raw_scores: ArrayLike, first_stage: ArrayLike | None, method: FusionMethod, weight: float
+    raw_scores: ArrayLike,
+    retrieval_scores: ArrayLike | None,
+    method: FusionMethod,
+    weight: float,
 ) -> Fused:
-    """Give each document one score out of two; sort by :func:`fused_order`.
+    """Fuse model scores and retrieval scores into one score per document.
+
+    Sort the documents by :func:`fused_order`.
 
     ``"rrf"`` is reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009): the mean of
-    ``(60 + 1) / (60 + rank)`` in the two rankings, which is their sum brought to 0..1; equal
-    scores have the same rank. ``"weighted"`` is the mean of the two scores, each stretched
-    so that the lowest of the query is 0 and the highest 1; all are 1 where all are equal.
-    Only documents with a raw score count in ranks and ranges.
+    ``(60 + 1) / (60 + rank)`` in the two rankings, which is their sum scaled to 0..1; equal
+    scores have the same rank. ``"weighted"`` is the mean of the two scores after min-max scaling
+    per query; all are 1 where all are equal. Only documents with a raw score count in ranks and
+    ranges.
 
     Args:
-        raw_scores: The cross-encoder's, shape ``(documents,)``; NaN was not scored.
-        first_stage: The first stage's scores, same shape, higher is better. None reads the
-            order of the input as its ranking, and takes its positions as evenly spaced scores.
+        raw_scores: The cross-encoder's scores, shape ``(documents,)``; NaN where not scored.
+        retrieval_scores: The retrieval scores, same shape, higher is better. None takes the
+            input order as the retrieval ranking, with evenly spaced scores.
         method: ``"rrf"`` or ``"weighted"``.
-        weight: Share of the cross-encoder in the mean, 0 to 1. 1 gives exactly its order,
-            0 exactly the first stage's, ties included.
+        weight: Weight of the cross-encoder in the mean, 0 to 1. 1 gives exactly its order,
+            0 exactly the retrieval order, ties included.
 
     Returns:
         Float64 in 0..1, shape ``(documents,)``; NaN where the raw score is NaN.
 
     Raises:
         ConfigurationError: If method or weight are out of range.
-        InvalidInputError: If the scores are not as many, or one is infinite, or one of the
-            first stage NaN.
+        InvalidInputError: If the numbers of scores differ, a score is infinite, or a retrieval
+            score is NaN.
 
     Example:
         >>> fuse([2.0, 4.0, 3.0], [0.9, 0.5, 0.8], "weighted", 0.5).round(3).tolist()
         [0.5, 0.5, 0.625]
     """
-    validate_fusion(method, weight)
+    validate_choice("method", method, get_args(FusionMethod))
+    validate_number("weight", weight, low=0, high=1)
     raw = _scores("raw_scores", raw_scores)
-    first = _scores("first_stage", -np.arange(len(raw)) if first_stage is None else first_stage)
-    if raw.shape != first.shape:
+    by_position = -np.arange(len(raw))
+    retrieval = _scores(
+        "retrieval_scores", by_position if retrieval_scores is None else retrieval_scores
+    )
+    if raw.shape != retrieval.shape:
         message = (
-            f"there are {len(raw)} raw scores and {len(first)} of the first stage; give one of "
+            f"there are {len(raw)} raw scores and {len(retrieval)} retrieval scores; give one of "
             "each for every document."
         )
         raise InvalidInputError(message)
-    if np.isinf(raw).any() or not np.isfinite(first).all():
+    if np.isinf(raw).any() or not np.isfinite(retrieval).all():
         message = (
             "scores must be finite (a raw score may be NaN, for a document that was not scored). "
-            "Give first_stage=None where the first stage has no score for every document."
+            "Give retrieval_scores=None where retrieval has no score for every document."
         )
         raise InvalidInputError(message)
     scored = ~np.isnan(raw)
     fused = np.full(len(raw), np.nan)
     if scored.any():
-        scale = _reciprocal_ranks if method == "rrf" else _stretched
-        fused[scored] = weight * scale(raw[scored]) + (1 - weight) * scale(first[scored])
-    joined: Fused = np.minimum(fused, 1.0)  # a mean of ones may round above 1
-    return joined
+        scale = _reciprocal_ranks if method == "rrf" else _min_max
+        fused[scored] = weight * scale(raw[scored]) + (1 - weight) * scale(retrieval[scored])
+    clipped: Fused = np.minimum(fused, 1.0)  # a mean of ones may round above 1
+    return clipped
 
 
-def fused_order(fused: Fused, first_stage: ArrayLike | None) -> NDArray[np.intp]:
+def fused_order(fused: Fused, retrieval_scores: ArrayLike | None) -> NDArray[np.intp]:
     """Return indices from the best to the worst document.
 
-    Ties keep the order of the input. Documents without a score follow in the order of the
-    first stage.
+    Ties keep the input order. Documents without a score follow in retrieval order.
 
     Args:
         fused: As :func:`fuse` returned them, shape ``(documents,)``.
-        first_stage: What :func:`fuse` was given.
+        retrieval_scores: The same as for :func:`fuse`.
 
     Example:
         >>> fused_order(np.array([np.nan, 0.2, np.nan, 0.7]), [1.0, 2.0, 3.0, 4.0]).tolist()
@@ -151,23 +165,11 @@ def fused_order(fused: Fused, first_stage: ArrayLike | None) -> NDArray[np.intp]
     """
     unscored = np.isnan(fused)
     key = fused.copy()
-    key[unscored] = 0.0 if first_stage is None else _scores("first_stage", first_stage)[unscored]
+    if retrieval_scores is None:
+        key[unscored] = 0.0
+    else:
+        key[unscored] = _scores("retrieval_scores", retrieval_scores)[unscored]
     return order((~unscored).astype(np.int8), key)
-
-
-def validate_fusion(method: str, weight: float) -> None:
-    """Check the settings of a fusion.
-
-    Raises:
-        ConfigurationError: If one is out of range.
-    """
-    validate_choice("fusion", method, get_args(FusionMethod))
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
-        message = (
-            f"fusion_weight is {weight!r}; it must be a number from 0 (the first stage alone) to "
-            "1 (the cross-encoder alone)."
-        )
-        raise ConfigurationError(message)
 
 
 def _scores(name: str, scores: ArrayLike) -> Fused:
@@ -188,7 +190,7 @@ def _reciprocal_ranks(scores: Fused) -> Fused:
     return (RRF_K + 1) / (RRF_K + ranks)
 
 
-def _stretched(scores: Fused) -> Fused:
+def _min_max(scores: Fused) -> Fused:
     values, place = np.unique(scores, return_inverse=True)
     if len(values) == 1:
         return np.ones(len(scores))
@@ -198,117 +200,134 @@ def _stretched(scores: Fused) -> Fused:
 
 
 def _distinct(rising: Fused) -> Fused:
-    """Part values in 0..1 that rounding made equal, by the smallest steps there are.
+    """Separate values in 0..1 that rounding made equal, by the smallest possible steps.
 
     Positive doubles are in the order of their bits read as integers.
     """
     step = np.arange(len(rising))
     up = np.maximum.accumulate(rising.view(np.int64) - step) + step
     top = np.float64(1.0).view(np.int64) - step[::-1]
-    parted: Fused = np.minimum(up, top).view(np.float64)
-    return parted
+    separated: Fused = np.minimum(up, top).view(np.float64)
+    return separated
 
 
-def validate_scale(scorer: Scorer, config: RerankConfig) -> None:
-    """Refuse what compares scores, where not all rankings have them from the same model.
+def validate_scale(scorer: Scorer, settings: RankingSettings) -> None:
+    """Refuse settings that compare scores of different queries if their models may differ.
 
     Raises:
-        ConfigurationError: If a cascade that may end early goes with a threshold or calibrator.
+        ConfigurationError: If a cascade that may end early has a threshold or a calibrator.
     """
     if not getattr(scorer, "ends_early", False):
         return
-    for name in ("score_threshold", "calibrator"):
-        if getattr(config, name) is not None:
+    names = {
+        "score_threshold": settings.score_threshold is not None,
+        "a calibrator": isinstance(settings.activation, ScoreCalibrator),
+    }
+    for name, is_set in names.items():
+        if is_set:
             message = (
-                f"{name} is set, and a stage of the cascade has a margin: a query that ends there "
-                "has that stage's scores, on another scale. Leave one of them out."
+                f"{name} is set, and a stage of the cascade has an early_exit_margin: a query "
+                "that ends there has that stage's scores, on another scale. Leave one of them out."
             )
             raise ConfigurationError(message)
 
 
-def build_ranking(task: ScoringRequest, scored: ScoringResult, config: RerankConfig) -> Ranking:
-    """Return the ranking of a task, without ``top_n``.
+def build_ranking(
+    request: ScoringRequest, result: ScoringResult, settings: RankingSettings
+) -> Ranking:
+    """Return the ranking of a request, without ``top_n``.
 
     Documents that the last model scored come first, by relevance; then those of the stages
-    before it, each by its own scores; then, in the input's order, those that none scored.
+    before it, each by its own scores; then, in input order, those that no stage scored.
 
     Args:
-        task: What was asked.
-        scored: What it was answered.
-        config: The policy.
+        request: The query and its documents.
+        result: Their scores.
+        settings: Activation, fusion and threshold.
 
     Raises:
-        ConfigurationError: If the calibrator belongs to another model.
+        ConfigurationError: If the calibrator was fitted on another model.
     """
-    last = scored.stage.max(initial=NOT_SCORED)
-    final = (scored.stage == last) & (last != NOT_SCORED) & scored.final
-    raw = np.where(final, scored.scores, np.float32(np.nan))
-    relevance = _relevance(task, scored, raw, config)
-    places = order(scored.stage, _keys(task, scored, final, relevance, config))
+    last = result.stage.max(initial=NOT_SCORED)
+    final = (result.stage == last) & (last != NOT_SCORED) & result.final
+    raw = np.where(final, result.scores, np.float32(np.nan))
+    fusion = settings.fusion_settings
+    relevance = _relevance(request, result, raw, settings, fusion)
+    keys = _sort_keys(request, result, final, relevance, fusion)
+    positions = order(result.stage, keys)
+    retrieval = request.retrieval_scores
     documents = [
         RankedDocument(
             index=index,
-            relevance_score=shown,
-            raw_score=score,
-            text=task.texts[index],
+            relevance_score=relevance_score,
+            raw_score=raw_score,
+            text=request.texts[index],
             truncated=truncated,
             scored=is_final,
-            window=scored.windows[index],
-            first_stage=None if task.first_stage is None else float(task.first_stage[index]),
+            window=result.windows[index],
+            retrieval_score=None if retrieval is None else float(retrieval[index]),
         )
-        for index, shown, score, truncated, is_final in zip(
-            places.tolist(),
-            relevance[places].tolist(),
-            raw[places].tolist(),
-            scored.truncated[places].tolist(),
-            final[places].tolist(),
+        for index, relevance_score, raw_score, truncated, is_final in zip(
+            positions.tolist(),
+            relevance[positions].tolist(),
+            raw[positions].tolist(),
+            result.truncated[positions].tolist(),
+            final[positions].tolist(),
             strict=True,
         )
-        if not _below(shown, config.score_threshold)
+        if not _is_below(relevance_score, settings.score_threshold)
     ]
     return Ranking(
-        query=task.query,
+        query=request.query,
         documents=tuple(documents),
-        model=scored.model,
-        stats=scored.stats,
-        status=scored.status,
-        error=scored.error,
-        scoring=scored.scoring,
+        model=result.model,
+        stats=result.stats,
+        status=result.status,
+        error=result.error,
+        scoring=result.scoring,
     )
 
 
 def _relevance(
-    task: ScoringRequest, scored: ScoringResult, raw: NDArray[np.float32], config: RerankConfig
+    request: ScoringRequest,
+    result: ScoringResult,
+    raw: NDArray[np.float32],
+    settings: RankingSettings,
+    fusion: Fusion | None,
 ) -> NDArray[np.float64]:
-    if config.fusion != "none":
-        return fuse(raw, task.first_stage, config.fusion, config.fusion_weight)
-    if config.calibrator is None or scored.model is None:
-        return activate(raw, config.activation, scored.scale)
-    config.calibrator.check(scored.model)
-    return config.calibrator(raw)
+    if fusion is not None:
+        return fuse(raw, request.retrieval_scores, fusion.method, fusion.weight)
+    calibrator = settings.activation
+    if not isinstance(calibrator, ScoreCalibrator):
+        return activate(raw, str(calibrator), result.scale)
+    if result.model is None:
+        return activate(raw, "sigmoid", result.scale)
+    calibrator.validate_model(result.model)
+    return cast("NDArray[np.float64]", calibrator(raw))
 
 
-def _keys(
-    task: ScoringRequest,
-    scored: ScoringResult,
+def _sort_keys(
+    request: ScoringRequest,
+    result: ScoringResult,
     final: NDArray[np.bool_],
     relevance: NDArray[np.float64],
-    config: RerankConfig,
+    fusion: Fusion | None,
 ) -> NDArray[np.float64]:
-    """Return what sorts the documents of each stage.
+    """Return the sort keys of the documents within each stage.
 
-    Raw scores, as a sigmoid saturates; fused ones where there are any. What nobody scored
-    keeps the first stage's order: that of its scores in a fusion, else the input's.
+    Raw scores, since a sigmoid saturates; fused scores where there are any. Documents that no
+    stage scored keep the retrieval order: that of the retrieval scores in a fusion, else the
+    input's.
     """
-    keys = scored.scores.astype(np.float64)
-    if config.fusion != "none":
+    keys = result.scores.astype(np.float64)
+    if fusion is not None:
         keys[final] = relevance[final]
-    unknown = scored.stage == NOT_SCORED
-    first = task.first_stage if config.fusion != "none" else None
-    keys[unknown] = 0.0 if first is None else first[unknown]
+    unscored = result.stage == NOT_SCORED
+    retrieval = None if fusion is None else request.retrieval_scores
+    keys[unscored] = 0.0 if retrieval is None else retrieval[unscored]
     return keys
 
 
-def _below(relevance: float, threshold: float | None) -> bool:
-    """Return whether a score is below the threshold; one that is not known is not."""
+def _is_below(relevance: float, threshold: float | None) -> bool:
+    """Return whether a score is below the threshold; an unknown score is not."""
     return threshold is not None and not math.isnan(relevance) and relevance < threshold

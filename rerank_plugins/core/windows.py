@@ -79,15 +79,15 @@ def sentences(text: str) -> list[Window]:
     return [Window(start, end) for start, end in pairwise(cuts) if end > start]
 
 
-def thin_out(windows: Sequence[Window], most: int | None) -> list[Window]:
-    """Keep at most so many windows, spread evenly from the first to the last.
+def subsample(windows: Sequence[Window], max_windows: int | None) -> list[Window]:
+    """Keep at most ``max_windows`` windows, spread evenly from the first to the last.
 
-    >>> thin_out([Window(start, start + 1) for start in range(9)], 3)
+    >>> subsample([Window(start, start + 1) for start in range(9)], 3)
     [Window(start=0, end=1), Window(start=4, end=5), Window(start=8, end=9)]
     """
-    if most is None or len(windows) <= most:
+    if max_windows is None or len(windows) <= max_windows:
         return list(windows)
-    return [windows[round(at)] for at in np.linspace(0, len(windows) - 1, most)]
+    return [windows[round(at)] for at in np.linspace(0, len(windows) - 1, max_windows)]
 
 
 def _tokens_at(pattern: re.Pattern[str], text: str, starts: Spans) -> NDArray[np.intp]:

@@ -6,12 +6,11 @@ import asyncio
 import atexit
 import os
 import threading
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from rerank_plugins.config import ModelConfig, ModelSpec
+from rerank_plugins.config import ModelConfig, ModelSettings, ModelSpec, Optimize
 from rerank_plugins.engine.backend import Backend, validate_backend
 from rerank_plugins.engine.engine import ClosableMixin, Engine
 from rerank_plugins.engine.loading import Kind, LazyModel, UserBackend, get_loader
@@ -81,7 +80,7 @@ _registry = _Registry()
 
 def _key(kind: Kind, config: ModelConfig) -> tuple[Kind, ModelConfig]:
     # The length is a setting of each request: engines that differ in it alone are one.
-    return kind, replace(get_loader(kind).resolve(config), max_length=None)
+    return kind, get_loader(kind).resolve(config).replace(max_length=None)
 
 
 def get_engine(kind: Kind, model: Model, policies: ModelConfig | None = None) -> Engine[Any]:
@@ -132,10 +131,13 @@ def find_engine(identity: ModelIdentity, protocol: type[Any]) -> Engine[Any] | N
 def _apply(policies: ModelConfig, engine: Engine[Any]) -> None:
     if policies.idle_unload_s is not None:
         engine.idle_unload_s = policies.idle_unload_s
-    engine.cache.grow(int(policies.cache_mb * 2**20), policies.cache_entries)
-    if policies.cache_dir is not None:
-        folder = Path(policies.cache_dir).expanduser().absolute()
-        engine.cache.attach(folder, int(policies.cache_dir_mb * 2**20))
+    cache = policies.cache
+    if cache is None:
+        return
+    engine.cache.grow(int(cache.memory_mb * 2**20), cache.max_entries)
+    if cache.folder is not None:
+        folder = Path(cache.folder).expanduser().absolute()
+        engine.cache.attach(folder, int(cache.folder_mb * 2**20))
 
 
 def close_engine(kind: Kind, model: Model) -> None:
@@ -178,30 +180,38 @@ class EngineClient(ClosableMixin, Generic[ItemT]):
     A context manager that closes the model.
     """
 
-    _kind: ClassVar[Kind]
-    _protocol: ClassVar[type[Any]]
-
-    def __init__(self, model: object, cache_folder: str | Path | None, **settings: Any) -> None:  # noqa: ANN401
-        """Check the settings; the model is loaded later.
+    def __init__(
+        self,
+        kind: Kind,
+        protocol: type[Any],
+        settings: ModelSettings,
+        *,
+        max_length: int | None,
+        optimize: Optimize = "none",
+    ) -> None:
+        """Validate the model; it is loaded later.
 
         Args:
-            model: A name, a folder, the settings of a remote model or a backend object.
-            cache_folder: Where downloads are kept.
-            settings: The other fields of :class:`ModelConfig`.
+            kind: ``"cross-encoder"`` or ``"bi-encoder"``.
+            protocol: What a backend object must implement.
+            settings: The model (a name, a folder, a spec or a backend object), and where and how
+                it runs.
+            max_length: Maximum tokens per item; None is the model's own maximum length.
+            optimize: How torch compiles the model.
 
         Raises:
-            ConfigurationError: If the model is none of these, or a setting is out of range.
+            ConfigurationError: If the model is none of these.
         """
-        cache = None if cache_folder is None else str(cache_folder)
-        described = model if isinstance(model, ModelSpec) else None
-        named = isinstance(model, (str, Path)) or described is not None
-        # Checked for a backend object too, though it has been loaded with its own.
-        config = ModelConfig(
-            str(model) if named else "given", cache_folder=cache, settings=described, **settings
-        )
-        if not named:
-            validate_backend(model, self._protocol)
-        self._model: Any = config if named else model
+        model = settings.model
+        spec = model if isinstance(model, ModelSpec) else None
+        is_named = isinstance(model, str) or spec is not None
+        values = {name: getattr(settings, name) for name in ModelSettings.model_fields}
+        values["model"] = str(model) if is_named else type(model).__name__
+        config = ModelConfig(**values, max_length=max_length, optimize=optimize, spec=spec)
+        if not is_named:
+            validate_backend(model, protocol)
+        self._kind: Kind = kind
+        self._model: Any = config if is_named else model
         self._policies = config
 
     @property
@@ -215,7 +225,7 @@ class EngineClient(ClosableMixin, Generic[ItemT]):
         """The engine, shared with everybody who uses the same model; loads it if needed."""
         return get_engine(self._kind, self._model, self._policies)
 
-    async def _aengine(self) -> Engine[ItemT]:
+    async def aengine(self) -> Engine[ItemT]:
         return await aget_engine(self._kind, self._model, self._policies)
 
     def warm_up(self: SelfT) -> SelfT:

@@ -48,7 +48,7 @@ class RequestOutput:
     cache_hits: int = 0
     disk_hits: int = 0
 
-    def part(self, share: Sequence[int]) -> RequestOutput:
+    def select(self, share: Sequence[int]) -> RequestOutput:
         """Return some of the items; the times are those of the whole request."""
         return RequestOutput(
             self.values[share],

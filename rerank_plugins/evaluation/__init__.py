@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     )
     from rerank_plugins.evaluation.evaluator import Evaluation, evaluate
     from rerank_plugins.evaluation.metrics import bootstrapped_mean, paired_bootstrap
-    from rerank_plugins.evaluation.plan_setups import Setup
     from rerank_plugins.evaluation.planner import Plan, plan
+    from rerank_plugins.evaluation.setups import Setup
     from rerank_plugins.evaluation.significance import Comparison, compare
     from rerank_plugins.evaluation.sweeper import sweep
     from rerank_plugins.evaluation.tuning import (
@@ -57,7 +57,7 @@ _HOMES = {
     "LabeledQuery": "rerank_plugins.evaluation.tuning",
     "Plan": "rerank_plugins.evaluation.planner",
     "RetrievalSet": "rerank_plugins.evaluation.datasets",
-    "Setup": "rerank_plugins.evaluation.plan_setups",
+    "Setup": "rerank_plugins.evaluation.setups",
     "bootstrapped_mean": "rerank_plugins.evaluation.metrics",
     "compare": "rerank_plugins.evaluation.significance",
     "cross_validated": "rerank_plugins.evaluation.calibration",

@@ -56,11 +56,11 @@ class CandidatePool:
         file = None if folder is None else folder / f"embeddings-{self.key}.npy"
         stored = None if file is None else read_array(file)
         if stored is None or len(stored) != len(self._texts):
-            stored = encoder.encode_documents(self._texts)
+            stored = encoder.encode_document(self._texts)
             if file is not None:
                 save_array(file, stored)
         self._index: FloatArray = stored
-        vectors = encoder.encode_queries(list(data.queries.values()))
+        vectors = encoder.encode_query(list(data.queries.values()))
         best = [nearest(self._index @ vector, depth) for vector in vectors]
         self.best = np.array(best, dtype=np.intp)
         self.cosines = np.array(
@@ -87,11 +87,11 @@ class CandidatePool:
     def timed(self, row: int, reranker: Reranker | None, depth: int) -> float:
         """Return the seconds of one request: embed, search and rerank ``depth`` candidates."""
         start = perf_counter()
-        cosines = self._index @ self._encoder.encode_queries([self.question(row)])[0]
+        cosines = self._index @ self._encoder.encode_query([self.question(row)])[0]
         best = nearest(cosines, depth)
         if reranker is not None:
             texts = [self._texts[position] for position in best.tolist()]
-            reranker.rank(self.question(row), texts, first_stage=cosines[best].tolist())
+            reranker.rank(self.question(row), texts, retrieval_scores=cosines[best].tolist())
         return perf_counter() - start
 
 

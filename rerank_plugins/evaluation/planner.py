@@ -30,7 +30,7 @@ from rerank_plugins.evaluation.decision import (
 )
 from rerank_plugins.evaluation.evaluator import environment, write_text
 from rerank_plugins.evaluation.metrics import Difference
-from rerank_plugins.evaluation.plan_setups import (
+from rerank_plugins.evaluation.setups import (
     RerankStep,
     Setup,
     default_setups,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rerank_plugins._lazy import require
 from rerank_plugins._progress import chunks
-from rerank_plugins.config import MINI, validate_count
+from rerank_plugins.config import MINI, RankingSettings, validate_count
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.ranking import fuse, fused_order
 from rerank_plugins.core.reranker import Reranker
@@ -25,7 +25,7 @@ from rerank_plugins.evaluation.candidates import CandidatePool, PairScores, by_s
 from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set
 from rerank_plugins.evaluation.evaluator import MEASURES, environment, write_text
 from rerank_plugins.evaluation.metrics import Difference, bootstrapped_mean, per_query
-from rerank_plugins.evaluation.plan_setups import RerankStep, Setup
+from rerank_plugins.evaluation.setups import RerankStep, Setup
 from rerank_plugins.evaluation.significance import Comparable
 
 DEPTHS: Final = (10, 20, 50, 100, 200, 1000)
@@ -310,11 +310,11 @@ def _setup_cells(
 def _order(
     scores: NDArray[np.float32], cosines: NDArray[np.float32], depth: int, setup: Setup
 ) -> NDArray[np.intp]:
-    method = setup.options.get("fusion", "none")
-    if method == "none":
+    fusion = RankingSettings(fusion=setup.options.get("fusion", "none")).fusion_settings
+    if fusion is None:
         return by_score(scores, depth)
     retrieval = cosines[:depth]
-    fused = fuse(scores[:depth], retrieval, method, setup.options.get("fusion_weight", 0.5))
+    fused = fuse(scores[:depth], retrieval, fusion.method, fusion.weight)
     return np.concatenate([fused_order(fused, retrieval), np.arange(depth, len(scores))])
 
 

@@ -55,12 +55,12 @@ class DenseRetriever:
         self._data = data
         self._depth = depth
         self._ids = [passage.id for passage in data.passages]
-        self._index = encoder.encode_documents([passage.content for passage in data.passages])
+        self._index = encoder.encode_document([passage.content for passage in data.passages])
 
     def __call__(self, query_id: str, candidates: Hits) -> Hits:
         """Embed the question and return the nearest passages."""
         del candidates
-        cosines = self._index @ self._encoder.encode_queries([self._data.queries[query_id]])[0]
+        cosines = self._index @ self._encoder.encode_query([self._data.queries[query_id]])[0]
         best = nearest(cosines, self._depth)
         return Hits([self._ids[position] for position in best.tolist()], cosines[best].tolist())
 
@@ -214,7 +214,7 @@ def nearest(cosines: NDArray[np.floating[Any]], depth: int) -> NDArray[np.intp]:
 def _by_reranker(reranker: Reranker, data: RetrievalSet) -> Callable[[str, Hits], Hits]:
     def rank(query: str, candidates: Hits) -> Hits:
         texts = [data.by_id[name].content for name in candidates.ids]
-        ranking = reranker.rank(query, texts, first_stage=candidates.scores)
+        ranking = reranker.rank(query, texts, retrieval_scores=candidates.scores)
         return Hits([candidates.ids[document.index] for document in ranking])
 
     return rank

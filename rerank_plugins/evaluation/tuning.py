@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rerank_plugins.config import RerankConfig, validate_count, validate_number
-from rerank_plugins.core.cascade import Cascade, lead
+from rerank_plugins.config import FusionMethod, RankingSettings, validate_count, validate_number
+from rerank_plugins.core.cascade import Cascade, score_margin
 from rerank_plugins.core.inputs import validate_requests
-from rerank_plugins.core.ranking import FusionMethod, build_ranking, fuse, fused_order
+from rerank_plugins.core.ranking import build_ranking, fuse, fused_order
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.metrics import (
     Difference,
@@ -278,12 +278,12 @@ def _smallest_margin(margins: Scores, losses: Scores, bound: float) -> float:
 def _score_margin(result: ScoringResult, stage: int) -> float:
     """Return the margin of the best score in a stage; NaN if the cascade ended before it."""
     scores = result.scores[result.stage == stage]
-    return lead(scores) if len(scores) else math.nan
+    return score_margin(scores) if len(scores) else math.nan
 
 
 def _with_margin(cascade: Cascade, stage: int, margin: float | None) -> Cascade:
     stages = list(cascade.stages)
-    stages[stage] = replace(stages[stage], margin=margin)
+    stages[stage] = replace(stages[stage], early_exit_margin=margin)
     return Cascade(stages)
 
 
@@ -299,7 +299,7 @@ def _quality(
     }
     rankings = {
         str(number): [
-            str(document.index) for document in build_ranking(task, result, RerankConfig())
+            str(document.index) for document in build_ranking(task, result, RankingSettings())
         ]
         for number, (task, result) in enumerate(zip(tasks, results, strict=True))
     }

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rerank_plugins.config import ScoringConfig, validate_count
-from rerank_plugins.core.cross_encoder import prompts_of
+from rerank_plugins.config import ScoringSettings, Windows, validate_count
+from rerank_plugins.core.cross_encoder import effective_prompts
 from rerank_plugins.core.ranking import validate_scores
-from rerank_plugins.core.windows import WindowSplitter, sentences, thin_out
+from rerank_plugins.core.windows import WindowSplitter, sentences, subsample
 from rerank_plugins.engine.backend import CrossEncoderBackend, SupportsTokenSpans
 from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.registry import find_engine
@@ -61,13 +61,13 @@ class _ScoringContext:
 
     Attributes:
         engine: Engine of the model.
-        config: Scoring settings of the ranking.
+        settings: Scoring settings of the ranking.
         query: The query with its prompt.
         prompt: Prompt before each document.
     """
 
     engine: Engine[TextPair]
-    config: ScoringConfig
+    settings: ScoringSettings
     query: str
     prompt: str
 
@@ -79,7 +79,7 @@ class _ScoringContext:
         engine = find_engine(ranking.model, CrossEncoderBackend)
         if engine is None:
             return None
-        prompts = prompts_of(engine.prompts, ranking.scoring)
+        prompts = effective_prompts(engine.prompts, ranking.scoring)
         query = prompts["query"] + ranking.query
         return cls(engine, ranking.scoring, query, prompts["document"])
 
@@ -92,7 +92,7 @@ class _ScoringContext:
         if not document.truncated or not isinstance(backend, SupportsTokenSpans):
             return whole
         (spans,) = backend.spans([self.prompt + document.text])
-        room = backend.room(self.query, self.config.max_length)
+        room = backend.room(self.query, self.settings.max_length)
         end = int(spans[:room, 1].max(initial=0)) - len(self.prompt)
         return Window(0, max(0, end))
 
@@ -101,15 +101,18 @@ class _ScoringContext:
         backend = self.engine.backend
         if not isinstance(backend, SupportsTokenSpans):
             return None
-        if self.config.long_documents == "windows":
-            return self._tokens_between_windows(backend, document.text)
+        if self.settings.windows is not None:
+            return self._tokens_between_windows(backend, document.text, self.settings.windows)
         (spans,) = backend.spans([self.prompt + document.text])
-        return max(0, len(spans) - backend.room(self.query, self.config.max_length))
+        return max(0, len(spans) - backend.room(self.query, self.settings.max_length))
 
-    def _tokens_between_windows(self, backend: SupportsTokenSpans, text: str) -> int:
-        length, overlap = self.config.max_length, self.config.window_overlap
-        split = WindowSplitter(self.engine.backend, length, overlap, self.prompt)
-        windows = thin_out(split(self.query, [text])[0], self.config.max_windows)
+    def _tokens_between_windows(
+        self, backend: SupportsTokenSpans, text: str, settings: Windows
+    ) -> int:
+        split = WindowSplitter(
+            self.engine.backend, self.settings.max_length, settings.overlap, self.prompt
+        )
+        windows = subsample(split(self.query, [text])[0], settings.max_windows)
         starts = backend.spans([text])[0][:, 0]
         scored = np.zeros(len(starts), dtype=np.bool_)
         for window in windows:
@@ -161,7 +164,7 @@ def _highlights(
             sentences_of.append([(span.start + start, span.end + start) for span in spans])
         else:
             sentences_of.append([])
-    values = context.engine.compute(pairs, max_length=context.config.max_length).values
+    values = context.engine.compute(pairs, max_length=context.settings.max_length).values
     scores = validate_scores(values, len(pairs)).tolist() if pairs else []
     return [
         tuple(

@@ -84,7 +84,7 @@ def table(explanation: Explanation) -> Table:
             _table_movement(explained.moved),
             _score(document.relevance_score if document.scored else None, ""),
             _score(document.raw_score if document.scored else None, ""),
-            _score(document.first_stage, ""),
+            _score(document.retrieval_score, ""),
             text(_line(document.text)),
             text(explanation.why(explained)),
         )
@@ -112,7 +112,7 @@ def _html_row(explanation: Explanation, explained: ExplainedDocument, largest: f
         f"{_html_movement(explained.moved)}"
         f'<td>{_score(relevance, "&ndash;")}<div class="bar" style="width:{width:.0%}"></div></td>'
         f"<td>{_score(document.raw_score if document.scored else None, '&ndash;')}</td>"
-        f"<td>{_score(document.first_stage, '&ndash;')}</td>"
+        f"<td>{_score(document.retrieval_score, '&ndash;')}</td>"
         f'<td class="text">{_html_text(explained, largest)}{note_html}</td></tr>'
     )
 

@@ -1,24 +1,24 @@
-"""The shared cross-encoder behind LangChain's own cross-encoder interface."""
+"""LangChain cross-encoder: the shared model behind LangChain's own ``BaseCrossEncoder``."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from langchain_core.cross_encoders import BaseCrossEncoder
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 
 from rerank_plugins._fields import ModelFields
-from rerank_plugins.config import Activation
+from rerank_plugins.config import ActivationSettings, ScoringSettings
 from rerank_plugins.core.reranker import Reranker
 
 
-class CrossEncoderModel(ModelFields, BaseCrossEncoder):
+class CrossEncoderModel(ActivationSettings, ScoringSettings, ModelFields, BaseCrossEncoder):
     """Scores text pairs wherever LangChain takes a ``BaseCrossEncoder``.
 
-    It drops into langchain-classic's ``CrossEncoderReranker``; prefer
-    :class:`~rerank_plugins.langchain.CrossEncoderCompressor` where you can, which keeps the
-    scores. Scores are relevance scores from 0 to 1, as other LangChain cross-encoders give
-    them; ``activation="none"`` gives the model's raw scores.
+    It works in langchain-classic's ``CrossEncoderReranker``; prefer
+    :class:`~rerank_plugins.langchain.CrossEncoderCompressor` where possible, which keeps the
+    scores. Scores are relevance scores from 0 to 1, like those of other LangChain cross-encoders;
+    ``activation="none"`` gives the model's raw scores.
 
     Example:
         >>> from rerank_plugins.langchain import CrossEncoderModel
@@ -31,40 +31,32 @@ class CrossEncoderModel(ModelFields, BaseCrossEncoder):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", strict=True)
 
-    max_length: int | None = Field(
-        default=512, description="Most tokens a pair may have; the document is cut to fit."
-    )
-    activation: Activation = Field(
-        default="sigmoid", description="sigmoid for scores from 0 to 1, none for raw scores."
-    )
-
     def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's signature)
-        """Check the settings now; the model is loaded at first use."""
+        """Validate the settings now; the model is loaded at first use."""
         super().model_post_init(context)
         self.reranker()
 
     def reranker(self) -> Reranker:
-        """Return a reranker with these settings; it shares the process's one model.
+        """Return the reranker with these settings; it shares the process's engine.
 
         Raises:
             ConfigurationError: If a setting is out of range.
         """
-        return Reranker(**{name: getattr(self, name) for name in type(self).model_fields})
+        reranker: Reranker = self._keep(Reranker)
+        return reranker
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        """Score text pairs.
+        """Score text pairs; see :meth:`rerank_plugins.Reranker.score`.
 
         Args:
-            text_pairs: ``(query, document)`` for each.
+            text_pairs: ``(query, document)`` per pair.
 
         Returns:
-            One relevance score a pair, in order, as Python floats.
+            One relevance score per pair, in order, as Python floats.
 
         Raises:
             InvalidInputError: If a text cannot be scored.
             InferenceError: If the model fails.
         """
-        if not text_pairs:
-            return []
-        rankings = self.reranker().rank_many((query, [text]) for query, text in text_pairs)
-        return [ranking[0].relevance_score for ranking in rankings]
+        scores: list[float] = self.reranker().score(text_pairs).tolist()
+        return scores

@@ -1,4 +1,4 @@
-"""The bi-encoder as LangChain embeddings."""
+"""LangChain embeddings: the bi-encoder for the retrieval stage."""
 
 from __future__ import annotations
 
@@ -39,37 +39,40 @@ class BiEncoderEmbeddings(BiEncoderFields, Embeddings):
     )
 
     def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's signature)
-        """Check the settings now; the model is loaded at first use."""
+        """Validate the settings now; the model is loaded at first use."""
         super().model_post_init(context)
         self.bi_encoder()
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents; one unit vector of Python floats a text, in order.
+        """Embed documents; one unit vector of Python floats per text, in order.
 
-        With another :attr:`precision` they are whole numbers: of int8 and uint8 one a dimension, of
-        binary and ubinary one for eight dimensions, for a store that takes such.
+        With another :attr:`precision` they are whole numbers, for a store that takes such: one per
+        dimension for int8 and uint8, one per eight dimensions for binary and ubinary.
 
         Raises:
             InvalidInputError: If a text is not a string.
             InferenceError: If the model fails.
         """
-        vectors = self.bi_encoder().encode_documents(texts, show_progress=self.show_progress)
-        return _floats(vectors)
+        vectors = self.bi_encoder().encode_document(texts, show_progress=self.show_progress)
+        rows: list[list[float]] = _floats(vectors)
+        return rows
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query; a unit vector of Python floats. Errors: :meth:`embed_documents`."""
-        return _floats(self.bi_encoder().encode_queries([text]))[0]
+        vector: list[float] = _floats(self.bi_encoder().encode_query(text))
+        return vector
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents without blocking the event loop; see :meth:`embed_documents`."""
-        vectors = await self.bi_encoder().aencode_documents(texts)
-        return _floats(vectors)
+        vectors = await self.bi_encoder().aencode_document(texts)
+        rows: list[list[float]] = _floats(vectors)
+        return rows
 
     async def aembed_query(self, text: str) -> list[float]:
         """Embed a query without blocking the event loop; see :meth:`embed_query`."""
-        return _floats(await self.bi_encoder().aencode_queries([text]))[0]
+        vector: list[float] = _floats(await self.bi_encoder().aencode_query(text))
+        return vector
 
 
-def _floats(vectors: NDArray[Any]) -> list[list[float]]:
-    rows: list[list[float]] = vectors.astype(float).tolist()
-    return rows
+def _floats(vectors: NDArray[Any]) -> Any:  # noqa: ANN401  (one list, or one per text)
+    return vectors.astype(float).tolist()

@@ -1,4 +1,4 @@
-"""Two stages behind LangChain's retriever interface."""
+"""LangChain retriever: two-stage retrieval behind one retriever interface."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from pydantic import ConfigDict, Field
 
 from rerank_plugins.config import UNSET, Unset, validate_count, validate_top_n
-from rerank_plugins.langchain.compressor import CrossEncoderCompressor, LangChainRerankerFields
+from rerank_plugins.langchain.compressor import LangChainRerankerFields
 
 
 class RerankRetriever(LangChainRerankerFields, BaseRetriever):
-    """Fetches ``k`` documents from a base retriever and returns the best ``top_n``.
+    """A retriever with a reranker: fetches ``k`` documents and returns the best ``top_n``.
 
-    ``k`` and ``top_n`` can be set here and for one call:
+    ``k`` and ``top_n`` can be set here and per call:
     ``retriever.invoke(query, k=100, top_n=5)``. Other keyword arguments of a call, such as a
-    filter, go to the base retriever. Documents are copies, as those of
+    filter, go to the base retriever. Documents are copies, like those of
     :class:`~rerank_plugins.langchain.CrossEncoderCompressor`. In a trace, both stages are
     children of this retriever's run.
 
@@ -35,10 +35,10 @@ class RerankRetriever(LangChainRerankerFields, BaseRetriever):
         'Goethe wrote Faust.'
     """
 
-    # Again, because pydantic lets the last base's configuration win.
+    # Repeated, because in pydantic the configuration of the last base class wins.
     model_config = ConfigDict(extra="forbid")
 
-    base_retriever: RetrieverLike = Field(description="The first stage.")
+    base_retriever: RetrieverLike = Field(description="The retriever of the candidates.")
     k: int | None = Field(
         default=None,
         description=(
@@ -48,7 +48,7 @@ class RerankRetriever(LangChainRerankerFields, BaseRetriever):
     )
 
     def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's signature)
-        """Check the settings now; the model is loaded at first use."""
+        """Validate the settings now; the model is loaded at first use."""
         super().model_post_init(context)
         _validate_k(self.k)
 
@@ -61,11 +61,11 @@ class RerankRetriever(LangChainRerankerFields, BaseRetriever):
         top_n: int | Unset | None = UNSET,
         **kwargs: Any,  # noqa: ANN401  (the base retriever's)
     ) -> list[Document]:
-        compressor, number = self._plan(k, top_n)
-        fetched = self.base_retriever.invoke(
-            query, {"callbacks": run_manager.get_child()}, **_with_k(kwargs, number)
+        k, top_n = self._limits(k, top_n)
+        documents = self.base_retriever.invoke(
+            query, {"callbacks": run_manager.get_child()}, **_with_k(kwargs, k)
         )
-        return compressor.compress_documents(fetched[:number], query, run_manager.get_child())
+        return self._compress(documents[:k], query, run_manager.get_child(), top_n)
 
     async def _aget_relevant_documents(
         self,
@@ -76,23 +76,20 @@ class RerankRetriever(LangChainRerankerFields, BaseRetriever):
         top_n: int | Unset | None = UNSET,
         **kwargs: Any,  # noqa: ANN401  (the base retriever's)
     ) -> list[Document]:
-        compressor, number = self._plan(k, top_n)
-        fetched = await self.base_retriever.ainvoke(
-            query, {"callbacks": run_manager.get_child()}, **_with_k(kwargs, number)
+        k, top_n = self._limits(k, top_n)
+        documents = await self.base_retriever.ainvoke(
+            query, {"callbacks": run_manager.get_child()}, **_with_k(kwargs, k)
         )
-        return await compressor.acompress_documents(
-            fetched[:number], query, run_manager.get_child()
-        )
+        return await self._acompress(documents[:k], query, run_manager.get_child(), top_n)
 
-    def _plan(
+    def _limits(
         self, k: int | Unset | None, top_n: int | Unset | None
-    ) -> tuple[CrossEncoderCompressor, int | None]:
-        """Return the second stage and how many documents to fetch, for one call."""
-        settings = self.settings()
-        if not isinstance(top_n, Unset):
-            settings["top_n"] = validate_top_n(top_n)
-        number = self.k if isinstance(k, Unset) else _validate_k(k)
-        return CrossEncoderCompressor(**settings), number
+    ) -> tuple[int | None, int | Unset | None]:
+        """Return the validated ``k`` and ``top_n`` of one call, before anything is fetched."""
+        return (
+            self.k if isinstance(k, Unset) else _validate_k(k),
+            top_n if isinstance(top_n, Unset) else validate_top_n(top_n),
+        )
 
 
 def _validate_k(k: int | None) -> int | None:

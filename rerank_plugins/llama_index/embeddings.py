@@ -1,4 +1,4 @@
-"""First-stage embeddings of queries and nodes."""
+"""LlamaIndex embedding: the bi-encoder for the retrieval stage."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class BiEncoderEmbedding(BiEncoderFields, ConfigComponent, BaseEmbedding):
     """Embeds queries and nodes as unit vectors, each with the model's own prompt.
 
     The settings are those of :class:`rerank_plugins.BiEncoder`; ``model_name`` is LlamaIndex's
-    word for ``model`` and may be given instead. The model is loaded at first use and shared
-    with everybody in the process who uses it.
+    name for ``model`` and may be given instead. The model is loaded at first use and shared by
+    all its users in the process.
 
     Example:
         >>> from rerank_plugins.llama_index import BiEncoderEmbedding
@@ -32,7 +32,7 @@ class BiEncoderEmbedding(BiEncoderFields, ConfigComponent, BaseEmbedding):
 
     embed_batch_size: int = Field(
         default=128,
-        description="Texts an embedding call; the core makes its own batches by tokens of them.",
+        description="Texts per embedding call; the engine batches them by tokens.",
         gt=0,
         le=2048,
     )
@@ -50,7 +50,7 @@ class BiEncoderEmbedding(BiEncoderFields, ConfigComponent, BaseEmbedding):
         if data.get("model_name", name) != name:
             message = (
                 f"model is {name!r} and model_name is {data['model_name']!r}; "
-                "they are two words for the same setting. Give one."
+                "they are two names of one setting. Give one."
             )
             raise ConfigurationError(message)
         return {**data, "model": model, "model_name": name}
@@ -61,10 +61,10 @@ class BiEncoderEmbedding(BiEncoderFields, ConfigComponent, BaseEmbedding):
         return self
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return _floats(self.bi_encoder().encode_queries([query], show_progress=False))[0]
+        return _floats(self.bi_encoder().encode_query([query], show_progress=False))[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return _floats(await self.bi_encoder().aencode_queries([query]))[0]
+        return _floats(await self.bi_encoder().aencode_query([query]))[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
@@ -73,10 +73,10 @@ class BiEncoderEmbedding(BiEncoderFields, ConfigComponent, BaseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return _floats(self.bi_encoder().encode_documents(texts, show_progress=False))
+        return _floats(self.bi_encoder().encode_document(texts, show_progress=False))
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return _floats(await self.bi_encoder().aencode_documents(texts))
+        return _floats(await self.bi_encoder().aencode_document(texts))
 
 
 def _floats(vectors: NDArray[Any]) -> list[list[float]]:

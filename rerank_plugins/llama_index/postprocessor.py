@@ -1,4 +1,4 @@
-"""Reranking of retrieved nodes."""
+"""LlamaIndex node postprocessor: reranking of retrieved nodes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 from typing_extensions import Self
 
 from rerank_plugins._fields import RerankerFields
-from rerank_plugins.core.inputs import OURS, known_scores, notes, shown, with_metadata
+from rerank_plugins.core.inputs import (
+    RESERVED_KEYS,
+    complete_scores,
+    ranking_metadata,
+    visible_score,
+    with_metadata,
+)
 from rerank_plugins.errors import InvalidInputError
 from rerank_plugins.llama_index._component import ConfigComponent, model_name
 from rerank_plugins.types import Ranking
 
 RETRIEVAL_SCORE: Final = "retrieval_score"
-"""Metadata key of the score that a node came with."""
+"""Metadata key of a node's retrieval score."""
 
 
 def validate_query(query: QueryBundle | None) -> QueryBundle:
@@ -43,20 +49,20 @@ def texts(
     *,
     hide_retrieval_score: bool,
 ) -> list[str]:
-    """Return what the model reads of each node.
+    """Return the text of each node that the model reads.
 
     Args:
         nodes: The nodes.
-        mode: Which metadata goes into the text.
-        keys: Exactly these go into it, instead; None leaves it to the mode.
-        hide_retrieval_score: Whether to leave out the score that an earlier rerank kept, in
-            every mode, so that reranking twice gives the same scores.
+        mode: Which metadata the text contains.
+        keys: Metadata keys that the text contains instead; None uses the mode.
+        hide_retrieval_score: Whether to leave out the score that an earlier rerank kept, so that
+            reranking twice gives the same scores.
     """
-    ours = (*OURS, RETRIEVAL_SCORE) if hide_retrieval_score else OURS
-    read = [_without(one.node, ours) for one in nodes]
+    hidden = (*RESERVED_KEYS, RETRIEVAL_SCORE) if hide_retrieval_score else RESERVED_KEYS
+    clean = [_without(node.node, hidden) for node in nodes]
     if keys is None:
-        return [node.get_content(metadata_mode=mode) for node in read]
-    return [with_metadata(bare(node), node.metadata, keys) for node in read]
+        return [node.get_content(metadata_mode=mode) for node in clean]
+    return [with_metadata(bare(node), node.metadata, keys) for node in clean]
 
 
 def bare(node: BaseNode) -> str:
@@ -65,11 +71,11 @@ def bare(node: BaseNode) -> str:
 
 
 def annotated(node: BaseNode, added: dict[str, Any]) -> BaseNode:
-    """Return a copy of the node with more metadata, which EMBED and LLM do not read.
+    """Return a copy of the node with more metadata, hidden from EMBED and LLM.
 
-    What an earlier ranking had added is left out; without either, it is the node itself.
+    The metadata of an earlier ranking is left out. Without either, it is the node itself.
     """
-    node = _without(node, OURS)
+    node = _without(node, RESERVED_KEYS)
     if not added:
         return node
     hidden = {
@@ -90,11 +96,12 @@ dispatcher = get_dispatcher(__name__)
 
 
 class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostprocessor):
-    """Puts the nodes most relevant to the query first, with a cross-encoder.
+    """A node postprocessor: returns the nodes most relevant to the query, best first.
 
-    The nodes given are never changed: new ``NodeWithScore`` come back, best first, with the
-    relevance score as ``score``. The settings are those of :class:`rerank_plugins.Reranker`;
-    the model is loaded at first use and shared with everybody in the process who uses it.
+    It is a reranker for LlamaIndex query engines and retrievers. The nodes passed in are never
+    changed: new ``NodeWithScore`` objects have the relevance score as ``score``. The settings are
+    those of :class:`rerank_plugins.Reranker`; the model is loaded at first use and shared by all
+    its users in the process.
 
     Example:
         >>> from llama_index.core.schema import NodeWithScore, TextNode
@@ -111,11 +118,12 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
         default=MetadataMode.EMBED, description="Which metadata the model reads with the text."
     )
     metadata_keys: list[str] | None = Field(
-        default=None, description="Metadata the model reads, instead of what metadata_mode says."
+        default=None,
+        description="Metadata keys whose values the model reads, instead of those of metadata_mode.",
     )
     keep_retrieval_score: bool = Field(
         default=False,
-        description="Put the score a node came with into its metadata, hidden from EMBED and LLM.",
+        description="Keep the retrieval score of a node in its metadata, hidden from EMBED and LLM.",
     )
 
     @classmethod
@@ -136,7 +144,7 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
         if not nodes:
             return []
         with self._reported(nodes, query) as reranked:
-            ranking = self.reranker().rank(query.query_str, **self._asked(nodes))
+            ranking = self.reranker().rank(query.query_str, **self._inputs(nodes))
             reranked.extend(self._reranked(nodes, ranking))
         return reranked
 
@@ -148,7 +156,7 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
         if not nodes:
             return []
         with self._reported(nodes, query) as reranked:
-            ranking = await self.reranker().arank(query.query_str, **self._asked(nodes))
+            ranking = await self.reranker().arank(query.query_str, **self._inputs(nodes))
             reranked.extend(self._reranked(nodes, ranking))
         return reranked
 
@@ -156,10 +164,10 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
     def _reported(
         self, nodes: list[NodeWithScore], query: QueryBundle
     ) -> Iterator[list[NodeWithScore]]:
-        """Tell LlamaIndex's two event systems of a rerank, whose result the caller fills in.
+        """Report a rerank to LlamaIndex's two event systems; the caller fills in the result.
 
-        When it fails, the callback ends with the exception, and the span's own drop event
-        closes what the start event opened.
+        If it fails, the callback ends with the exception, and the span's drop event closes the
+        start event.
         """
         top_n = len(nodes) if self.top_n is None else self.top_n
         name = model_name(self.model)
@@ -176,20 +184,24 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
             event.on_end(payload={EventPayload.NODES: reranked})
         dispatcher.event(ReRankEndEvent(nodes=reranked))
 
-    def _asked(self, nodes: list[NodeWithScore]) -> dict[str, Any]:
-        read = texts(
+    def _inputs(self, nodes: list[NodeWithScore]) -> dict[str, Any]:
+        documents = texts(
             nodes,
             self.metadata_mode,
             self.metadata_keys,
             hide_retrieval_score=self.keep_retrieval_score,
         )
-        return {"documents": read, "first_stage": known_scores(one.score for one in nodes)}
+        return {
+            "documents": documents,
+            "retrieval_scores": complete_scores(node.score for node in nodes),
+        }
 
     def _reranked(self, nodes: list[NodeWithScore], ranking: Ranking) -> Iterator[NodeWithScore]:
         for ranked in ranking:
-            given = nodes[ranked.index]
-            added = notes(ranking, ranked, bare(given.node))
+            original = nodes[ranked.index]
+            added = ranking_metadata(ranking, ranked, bare(original.node))
             if self.keep_retrieval_score:
-                added[RETRIEVAL_SCORE] = None if given.score is None else float(given.score)
-            node = annotated(given.node, added)
-            yield given.model_copy(update={"node": node, "score": shown(ranked)})
+                score = original.score
+                added[RETRIEVAL_SCORE] = None if score is None else float(score)
+            node = annotated(original.node, added)
+            yield original.model_copy(update={"node": node, "score": visible_score(ranked)})

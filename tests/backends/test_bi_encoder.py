@@ -78,8 +78,8 @@ def assert_close(made: FloatArray, wanted: FloatArray) -> None:
 def test_embeddings_equal_the_reference_with_the_models_prompts(folder: Path) -> None:
     encoder = BiEncoder(folder, dtype="float32")
     queries, documents = reference(folder)
-    assert_close(encoder.encode_queries(DOCUMENTS), queries)
-    assert_close(encoder.encode_documents(DOCUMENTS), documents)
+    assert_close(encoder.encode_query(DOCUMENTS), queries)
+    assert_close(encoder.encode_document(DOCUMENTS), documents)
 
 
 def test_the_models_prompts_matter(prompted: Path) -> None:
@@ -91,34 +91,34 @@ def test_the_models_prompts_matter(prompted: Path) -> None:
 
 def test_prompts_can_be_overridden(prompted: Path) -> None:
     encoder = BiEncoder(prompted, dtype="float32", query_prompt="rain: ", document_prompt="")
-    assert_close(encoder.encode_queries(DOCUMENTS), reference(prompted, prompt="rain: ")[0])
-    assert_close(encoder.encode_documents(DOCUMENTS), reference(prompted, prompt="")[1])
+    assert_close(encoder.encode_query(DOCUMENTS), reference(prompted, prompt="rain: ")[0])
+    assert_close(encoder.encode_document(DOCUMENTS), reference(prompted, prompt="")[1])
 
 
 def test_a_broken_prompt_is_read_as_a_broken_text_is(prompted: Path) -> None:
     broken = BiEncoder(prompted, dtype="float32", query_prompt="a \ud800: ")
     whole = BiEncoder(prompted, dtype="float32", query_prompt="a \ufffd: ")
-    assert_close(broken.encode_queries(["rain"]), whole.encode_queries(["rain"]))
+    assert_close(broken.encode_query(["rain"]), whole.encode_query(["rain"]))
 
 
 def test_the_embedded_model_equals_the_reference() -> None:
     encoder = BiEncoder(dtype="float32")
     queries, documents = reference(bi_encoder_folder())
-    assert_close(encoder.encode_queries(DOCUMENTS), queries)
-    assert_close(encoder.encode_documents(DOCUMENTS), documents)
+    assert_close(encoder.encode_query(DOCUMENTS), queries)
+    assert_close(encoder.encode_document(DOCUMENTS), documents)
     assert encoder.dimension == 384
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_vectors_have_unit_length_in_every_data_type(prompted: Path, dtype: Any) -> None:
-    vectors = BiEncoder(prompted, dtype=dtype).encode_documents(DOCUMENTS)
+    vectors = BiEncoder(prompted, dtype=dtype).encode_document(DOCUMENTS)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
 def test_no_texts_make_no_rows(prompted: Path) -> None:
     encoder = BiEncoder(prompted, dtype="float32")
-    for vectors in (encoder.encode_queries([]), encoder.encode_documents([])):
+    for vectors in (encoder.encode_query([]), encoder.encode_document([])):
         assert vectors.shape == (0, encoder.dimension)
         assert vectors.dtype == np.float32
 
@@ -128,7 +128,7 @@ def test_max_length_cuts_prompt_and_text_together(prompted: Path) -> None:
     peer = SentenceTransformer(str(prompted), device="cpu")
     peer.max_seq_length = 20
     wanted = np.asarray(peer.encode_query(DOCUMENTS, normalize_embeddings=True))
-    assert_close(encoder.encode_queries(DOCUMENTS), wanted)
+    assert_close(encoder.encode_query(DOCUMENTS), wanted)
     short, long = encoder.engine.backend.prepare(
         [RoleText("rain", "query"), RoleText("rain " * 100, "query")], 20
     )
@@ -141,8 +141,8 @@ def test_max_length_cannot_exceed_the_models_reach(prompted: Path) -> None:
 
 def test_an_embedding_does_not_depend_on_its_batch(prompted: Path) -> None:
     encoder = BiEncoder(prompted, dtype="float32")
-    together = encoder.encode_documents(DOCUMENTS)
-    alone = np.concatenate([encoder.encode_documents([text]) for text in DOCUMENTS])
-    backwards = encoder.encode_documents(DOCUMENTS[::-1])[::-1]
+    together = encoder.encode_document(DOCUMENTS)
+    alone = np.concatenate([encoder.encode_document([text]) for text in DOCUMENTS])
+    backwards = encoder.encode_document(DOCUMENTS[::-1])[::-1]
     assert_close(together, alone)
     assert_close(backwards, alone)

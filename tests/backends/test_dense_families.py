@@ -49,14 +49,14 @@ def test_the_familys_prompts_are_used(family: tuple[Any, ...], tmp_path: Path) -
     architecture, name, pooling, prompts, query, document = family
     folder = save_dense(architecture, tmp_path, pooling=pooling, prompts=prompts, name=name)
     encoder = BiEncoder(folder, dtype="float32")
-    made = (encoder.encode_queries(DOCUMENTS), encoder.encode_documents(DOCUMENTS))
+    made = (encoder.encode_query(DOCUMENTS), encoder.encode_document(DOCUMENTS))
     np.testing.assert_allclose(made[0], reference(folder, query), rtol=0, atol=1e-5)
     np.testing.assert_allclose(made[1], reference(folder, document), rtol=0, atol=1e-5)
 
 
 def test_truncated_as_the_reference(tmp_path: Path) -> None:
     folder = save_dense("bert", tmp_path)
-    made = BiEncoder(folder, dtype="float32", truncate_dim=12).encode_documents(DOCUMENTS)
+    made = BiEncoder(folder, dtype="float32", truncate_dim=12).encode_document(DOCUMENTS)
     np.testing.assert_allclose(made, reference(folder, "", 12), rtol=0, atol=1e-5)
 
 
@@ -66,5 +66,5 @@ def test_bgem3_is_sentence_transformers_bge_m3(tmp_path: Path) -> None:
     folder = save_dense("xlm-roberta", tmp_path, pooling="cls")
     encoder = BiEncoder(folder, backend="flag", dtype="float32")
     assert encoder.engine.backend.identity.backend == "flag"
-    made = encoder.encode_documents(DOCUMENTS)
+    made = encoder.encode_document(DOCUMENTS)
     np.testing.assert_allclose(made, reference(folder), rtol=0, atol=1e-5)

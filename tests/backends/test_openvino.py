@@ -81,7 +81,7 @@ def test_float32_embeddings_equal_the_reference(prompts: str, tmp_path: Path) ->
     folder = save_bi_encoder(tmp_path, PROMPTS[prompts])
     wanted = BiEncoder(folder, dtype="float32", backend="sentence-transformers")
     made = BiEncoder(folder, dtype="float32", backend="openvino")
-    for role in ("encode_queries", "encode_documents"):
+    for role in ("encode_query", "encode_document"):
         found, right = (getattr(one, role)(DOCUMENTS) for one in (made, wanted))
         np.testing.assert_allclose(found, right, rtol=0, atol=1e-5)
     cut, whole = (one.engine.backend.prepare for one in (made, wanted))

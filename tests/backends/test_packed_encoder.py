@@ -129,6 +129,6 @@ def test_a_gpu_embeds_as_a_cpu(tmp_path: Path, pooling: str) -> None:
 
 def test_the_engine_plans_without_padding() -> None:
     with BiEncoder() as encoder:
-        encoder.encode_documents(["rain", "rain " * 200] * 4)
+        encoder.encode_document(["rain", "rain " * 200] * 4)
         stats = encoder.engine.stats()
     assert stats.padding_share == 0

@@ -174,8 +174,8 @@ def test_devices_compute_in_one_data_type(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_bi_encoder_has_replicas_too() -> None:
     texts = TEXTS * 20
     one, two = (BiEncoder(device=device, dtype="float32") for device in ("cpu", ["cpu", "cpu"]))
-    vectors = two.encode_documents(texts)
-    np.testing.assert_allclose(vectors, one.encode_documents(texts), rtol=0, atol=1e-5)
+    vectors = two.encode_document(texts)
+    np.testing.assert_allclose(vectors, one.encode_document(texts), rtol=0, atol=1e-5)
     two.close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +158,7 @@ def test_results_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
     source.write_text(lines(GOOD[:1]), "utf-8")
     rerank_files(source, output, SETTINGS)
     with pytest.raises(ConfigurationError, match="top_n=4, not 5"):
-        rerank_files(source, output, replace(SETTINGS, top_n=5))
+        rerank_files(source, output, SETTINGS.replace(top_n=5))
 
 
 def test_unreadable_input_and_invalid_settings_are_rejected(tmp_path: Path) -> None:
@@ -173,3 +172,11 @@ def test_unreadable_input_and_invalid_settings_are_rejected(tmp_path: Path) -> N
         BatchSettings(max_documents=0)
     with pytest.raises(ConfigurationError, match="top_n"):
         BatchSettings(top_n=0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"fusion": "rrf"}, {"dedup": 0.9}, {"deadline_ms": 5}, {"on_error": "passthrough"}]
+)
+def test_settings_that_a_batch_does_not_support_are_rejected(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="a batch supports only"):
+        BatchSettings(**settings)

@@ -14,12 +14,14 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from rerank_plugins import Reranker, __version__
+from rerank_plugins import Cache, Dedup, Fusion, Reranker, Windows, __version__
 from rerank_plugins.cli import main
 from rerank_plugins.cli.app import app
+from rerank_plugins.cli.batch import batch
 from rerank_plugins.cli.options import OPTIONS, reranker_settings
 from rerank_plugins.cli.rerank import rerank
 from rerank_plugins.cli.serve import serve
+from rerank_plugins.config import RerankerSettings
 
 QUESTION = "Who wrote Faust?"
 TEXTS = ["It rains in Weimar.", "Goethe wrote Faust.", "Faust is a city in no country."]
@@ -52,24 +54,22 @@ def test_help_lists_the_commands() -> None:
     assert "rerank" in shown
 
 
-SINGLE_USE = {"idle_unload_s", "priority", "overload", "cache_mb", "cache_entries"}
-"""Settings without an option in a command that ranks once and has no concurrent requests."""
-
-PER_REQUEST = {"top_n", "on_error", "priority", "overload"}
-"""Settings without an option in the server: a request has its own, or gets an error status."""
-
-
-@pytest.mark.parametrize(("command", "without"), [(rerank, SINGLE_USE), (serve, PER_REQUEST)])
+@pytest.mark.parametrize(
+    ("command", "without"),
+    [
+        # A command that ranks once has no concurrent requests.
+        (rerank, {"idle_unload_s", "priority", "when_full"}),
+        # A request to the server has its own, or gets an error status.
+        (serve, {"top_n", "on_error", "priority", "when_full"}),
+        (batch, {"deadline_ms", "on_error", "priority", "when_full"}),
+    ],
+)
 def test_options_are_the_settings_of_the_reranker(command: Any, without: set[str]) -> None:
-    parameters = inspect.signature(Reranker.__init__).parameters
-    defaults = {name: parameter.default for name, parameter in parameters.items()}
-    # The option activation sets a calibrator too.
-    expected = defaults.keys() - {"self", "calibrator"} - without
+    fields = RerankerSettings.model_fields
     options = inspect.signature(command).parameters
     values = {name: options[name].default for name in options.keys() & OPTIONS.keys()}
     settings = reranker_settings(values)
-    assert without <= defaults.keys()
-    assert settings == {name: defaults[name] for name in expected}
+    assert settings == {name: fields[name].default for name in fields.keys() - without}
 
 
 @pytest.mark.parametrize("command", ["rerank", "serve", "batch"])
@@ -79,12 +79,18 @@ def test_each_option_has_a_help_text(command: str) -> None:
         assert getattr(parameter, "help", None), parameter.name
 
 
-def test_settings_of_a_calibrator_file_and_of_renamed_options() -> None:
-    assert reranker_settings({"activation": "none"}) == {"activation": "none"}
-    assert reranker_settings({"activation": "mini.json"}) == {"calibrator": "mini.json"}
-    renamed = {"window_top_k": 2, "dedup_threshold": 0.9, "dedup_model": "mini"}
-    settings = {"best_windows": 2, "drop_similar": 0.9, "similarity_model": "mini"}
-    assert reranker_settings(renamed) == settings
+def test_options_of_value_groups() -> None:
+    values = {name: option.default for name, option in OPTIONS.items()}
+    values |= {"long_documents": "windows", "window_overlap": 8, "window_top_k": 2}
+    values |= {"cache_mb": 1, "cache_entries": 9, "fusion": "weighted", "fusion_weight": 0.2}
+    values |= {"dedup_threshold": 0.9, "query_prompt": ""}
+    settings = reranker_settings(values)
+    assert settings["long_documents"] == Windows(overlap=8, top_k=2)
+    assert settings["cache"] == Cache(memory_mb=1, max_entries=9)
+    assert settings["fusion"] == Fusion("weighted", 0.2)
+    assert settings["dedup"] == Dedup(0.9)
+    assert settings["prompts"] == {"query": ""}
+    Reranker(**settings)
 
 
 def test_lines_come_best_first_with_the_scores_of_the_library(lines: Path) -> None:

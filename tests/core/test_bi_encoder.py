@@ -18,42 +18,40 @@ from tests.helpers.strategies import documents
 @given(documents)
 def test_one_unit_vector_a_text_in_order(texts: list[str]) -> None:
     encoder = BiEncoder(FakeBiEncoder(dimension=32, batch_tokens=20))
-    vectors = encoder.encode_documents(texts)
+    vectors = encoder.encode_document(texts)
     assert vectors.dtype == np.float32
     assert vectors.shape == (len(texts), 32)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     for text, vector in zip(texts, vectors, strict=True):
-        np.testing.assert_array_equal(encoder.encode_documents([text])[0], vector)
+        np.testing.assert_array_equal(encoder.encode_document([text])[0], vector)
 
 
 @pytest.mark.parametrize("count", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7])
 def test_every_text_is_encoded_across_chunks(count: int) -> None:
     backend = FakeBiEncoder()
     texts = [f"text number {number}" for number in range(count)]
-    vectors = BiEncoder(backend).encode_queries(texts, show_progress=False)
+    vectors = BiEncoder(backend).encode_query(texts, show_progress=False)
     assert vectors.shape == (count, backend.dimension)
     assert sorted(text for batch in backend.batches for text in batch) == sorted(texts)
     if count:
-        last = BiEncoder(FakeBiEncoder()).encode_queries(texts[-1:])
+        last = BiEncoder(FakeBiEncoder()).encode_query(texts[-1:])
         np.testing.assert_array_equal(vectors[-1:], last)
 
 
 def test_each_role_has_its_prompt() -> None:
     backend = FakeBiEncoder()
     encoder = BiEncoder(backend, query_prompt="ask: ", document_prompt="read: ")
-    encoder.encode_queries(["rain"])
-    encoder.encode_documents(["rain"])
+    encoder.encode_query(["rain"])
+    encoder.encode_document(["rain"])
     assert backend.batches == [["ask: rain"], ["read: rain"]]
 
 
 async def test_async_equals_sync() -> None:
     encoder = BiEncoder(FakeBiEncoder(), query_prompt="ask: ")
     texts = ["rain", "", "snow and wind"]
+    np.testing.assert_array_equal(await encoder.aencode_query(texts), encoder.encode_query(texts))
     np.testing.assert_array_equal(
-        await encoder.aencode_queries(texts), encoder.encode_queries(texts)
-    )
-    np.testing.assert_array_equal(
-        await encoder.aencode_documents(texts), encoder.encode_documents(texts)
+        await encoder.aencode_document(texts), encoder.encode_document(texts)
     )
 
 
@@ -67,7 +65,7 @@ async def test_async_equals_sync() -> None:
 )
 def test_texts_are_checked(texts: Any, message: str) -> None:
     backend = FakeBiEncoder()
-    for encode in (BiEncoder(backend).encode_queries, BiEncoder(backend).encode_documents):
+    for encode in (BiEncoder(backend).encode_query, BiEncoder(backend).encode_document):
         with pytest.raises(InvalidInputError, match=message):
             encode(texts)
     assert backend.batches == []
@@ -75,10 +73,10 @@ def test_texts_are_checked(texts: Any, message: str) -> None:
 
 def test_the_bar_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     encoder = BiEncoder(FakeBiEncoder())
-    encoder.encode_queries(["rain"] * 3, show_progress=False)
-    encoder.encode_queries(["rain"] * 3)
+    encoder.encode_query(["rain"] * 3, show_progress=False)
+    encoder.encode_query(["rain"] * 3)
     assert capsys.readouterr() == ("", "")
-    encoder.encode_documents(["rain"] * 3, show_progress=True)
+    encoder.encode_document(["rain"] * 3, show_progress=True)
     output, bar = capsys.readouterr()
     assert output == ""
     assert "Encoding (document)" in bar

@@ -28,7 +28,7 @@ def embedded(fake: FakeBiEncoder) -> list[str]:
 def test_scores_are_cosines_of_queries_and_documents(fake: FakeBiEncoder) -> None:
     encoder = BiEncoder(fake, query_prompt="ask ", document_prompt="told ")
     (answer,) = BiEncoderScorer(encoder).score_requests([ScoringRequest("rain", TEXTS)])
-    expected = encoder.encode_documents(TEXTS) @ encoder.encode_queries(["rain"])[0]
+    expected = encoder.encode_document(TEXTS) @ encoder.encode_query(["rain"])[0]
     np.testing.assert_allclose(answer.scores, expected, atol=1e-6)
     assert answer.model == fake.identity
     assert answer.status == "complete"
@@ -44,7 +44,7 @@ def test_only_what_is_not_stored_is_embedded(
     encoder = BiEncoder(fake)
     plain = BiEncoderScorer(encoder).score_requests([ScoringRequest("rain", TEXTS)])[0]
     known = ["rain and sun", "sun", "never asked for"]
-    table = dict(zip(known, (scale * encoder.encode_documents(known)).tolist(), strict=True))
+    table = dict(zip(known, (scale * encoder.encode_document(known)).tolist(), strict=True))
     fake.batches.clear()
     stored: Any = (lambda texts: [table.get(text) for text in texts]) if callable_ else table
     (answer,) = BiEncoderScorer(encoder, stored).score_requests([ScoringRequest("rain", TEXTS)])
@@ -89,7 +89,7 @@ async def test_async_looks_up_in_another_thread(fake: FakeBiEncoder) -> None:
 def test_cut_texts_are_reported(fake: FakeBiEncoder) -> None:
     encoder = BiEncoder(fake, max_length=16)
     texts = ["one " * 20, "one two", "four " * 20]
-    stored = {texts[2]: encoder.encode_documents(["four"])[0]}
+    stored = {texts[2]: encoder.encode_document(["four"])[0]}
     (answer,) = BiEncoderScorer(encoder, stored).score_requests([ScoringRequest("rain", texts)])
     assert answer.truncated.tolist() == [True, False, False]
 

@@ -90,7 +90,7 @@ def test_nothing_is_lost_and_no_stage_scores_more_than_it_is_given(
 
 @given(queries, documents, st.integers(1, 5))
 def test_a_deadline_of_infinity_equals_none(query: str, texts: list[str], keep: int) -> None:
-    cascade = Cascade([Stage(Reranker(CHEAP), keep, share=0.5), Reranker(DEAR)])
+    cascade = Cascade([Stage(Reranker(CHEAP), keep, time_fraction=0.5), Reranker(DEAR)])
     task = ScoringRequest(query, texts)
     untimed, timed = (cascade.score_requests([task], limit)[0] for limit in (None, math.inf))
     np.testing.assert_array_equal(untimed.scores, timed.scores)
@@ -102,7 +102,7 @@ def test_a_deadline_of_infinity_equals_none(query: str, texts: list[str], keep: 
 
 @given(st.lists(st.tuples(queries, documents), max_size=4), st.integers(1, 3))
 def test_many_equal_one_by_one(requests: list[tuple[str, list[str]]], keep: int) -> None:
-    cascade = Cascade([Stage(Reranker(CHEAP), keep, margin=2), Reranker(DEAR)])
+    cascade = Cascade([Stage(Reranker(CHEAP), keep, early_exit_margin=2), Reranker(DEAR)])
     together = Reranker(cascade).rank_many(requests)
     assert list(map(plain, together)) == [plain(cascade.rank(*one)) for one in requests]
 
@@ -208,7 +208,9 @@ class Watching:
 
 def test_a_share_is_one_of_what_is_left() -> None:
     stages = [Watching(), Watching(), Watching()]
-    cascade = Cascade([Stage(stages[0], share=0.25), Stage(stages[1], share=0.5), stages[2]])
+    cascade = Cascade(
+        [Stage(stages[0], time_fraction=0.25), Stage(stages[1], time_fraction=0.5), stages[2]]
+    )
     cascade.rank("rain", TEXTS, deadline_ms=60_000)
     given_s = [stage.given[0] for stage in stages]
     assert given_s == pytest.approx([15, 30, 60], rel=0.05)
@@ -256,7 +258,7 @@ def test_a_slow_last_stage_scores_the_best_of_the_first() -> None:
 
 def test_a_sure_stage_ends_the_cascade() -> None:
     dear = FakeCrossEncoder()
-    cascade = Cascade([Stage(Reranker(CHEAP), 2, margin=5), Reranker(dear)])
+    cascade = Cascade([Stage(Reranker(CHEAP), 2, early_exit_margin=5), Reranker(dear)])
     sure = cascade.rank("rain", ["rain", "a text much longer"])
     assert (shown(sure), sure.status) == ([(1, 18), (0, 4)], "complete")
     assert asked_of(dear) == 0
@@ -268,7 +270,7 @@ def test_a_sure_stage_ends_the_cascade() -> None:
 
 def test_a_stage_out_of_time_is_never_sure() -> None:
     last = Watching()
-    Cascade([Stage(Watching(1), margin=0), last]).rank("rain", TEXTS)
+    Cascade([Stage(Watching(1), early_exit_margin=0), last]).rank("rain", TEXTS)
     assert len(last.asked) == 1
 
 
@@ -299,7 +301,7 @@ def test_a_calibrator_is_refused() -> None:
 
 @pytest.mark.parametrize("policy", [{"score_threshold": 0.5}, {"calibrator": CALIBRATOR}])
 def test_scores_of_two_scales_are_not_compared(policy: dict[str, Any]) -> None:
-    early = Cascade([Stage(Reranker(CHEAP), 2, margin=5), Reranker(DEAR)])
+    early = Cascade([Stage(Reranker(CHEAP), 2, early_exit_margin=5), Reranker(DEAR)])
     with pytest.raises(ConfigurationError, match=f"{next(iter(policy))} is set.*margin"):
         Reranker(early, **policy)
     Reranker(Cascade([(Reranker(CHEAP), 2), Reranker(DEAR)]), **policy).rank("rain", TEXTS)
@@ -312,7 +314,7 @@ def test_scores_of_two_scales_are_not_compared(policy: dict[str, Any]) -> None:
         (["mini"], "is str; give a Reranker"),
         ([DEAR], r"FakeCrossEncoder.*Reranker\('mini'\)"),
         ([(Reranker(DEAR), 3)], "keep of the last stage is 3"),
-        ([Stage(Reranker(DEAR), margin=1)], "margin of the last stage"),
+        ([Stage(Reranker(DEAR), early_exit_margin=1)], "margin of the last stage"),
         ([Cascade([Reranker(DEAR)]), Reranker(DEAR)], "stage 0 is a cascade"),
         ([(Reranker(DEAR), 0), Reranker(DEAR)], "keep is 0"),
         ([(Reranker(DEAR), True), Reranker(DEAR)], "keep is True"),

@@ -43,21 +43,23 @@ def test_fusion_weights_1_and_0_are_the_two_rankings(
     alone = Reranker(FakeCrossEncoder()).rank(query, texts)
     one = Reranker(FakeCrossEncoder(), fusion=how, fusion_weight=1)
     none = Reranker(FakeCrossEncoder(), fusion=how, fusion_weight=0)
-    assert indices(one.rank(query, texts, first_stage=given_scores)) == indices(alone)
+    assert indices(one.rank(query, texts, retrieval_scores=given_scores)) == indices(alone)
     expected = sorted(range(len(texts)), key=lambda index: -given_scores[index])
-    assert indices(none.rank(query, texts, first_stage=given_scores)) == expected
+    assert indices(none.rank(query, texts, retrieval_scores=given_scores)) == expected
     assert indices(none.rank(query, texts)) == list(range(len(texts)))
 
 
 def test_fused_scores_are_the_relevance_and_raw_scores_stay() -> None:
     reranker = Reranker(FakeCrossEncoder(), fusion="weighted", fusion_weight=0.5)
-    ranking = reranker.rank("rain", TEXTS, first_stage=[5, 4, 3, 2, 1])
+    ranking = reranker.rank("rain", TEXTS, retrieval_scores=[5, 4, 3, 2, 1])
     assert ranking[0].relevance_score == max(one.relevance_score for one in ranking)
     shown = [one.relevance_score for one in ranking]
     assert shown == sorted(shown, reverse=True)
     plain = {one.index: one.raw_score for one in Reranker(FakeCrossEncoder()).rank("rain", TEXTS)}
     assert {one.index: one.raw_score for one in ranking} == plain
-    many = reranker.rank_many([("rain", TEXTS), ("sun", [])], first_stage=[[5, 4, 3, 2, 1], None])
+    many = reranker.rank_many(
+        [("rain", TEXTS), ("sun", [])], retrieval_scores=[[5, 4, 3, 2, 1], None]
+    )
     assert many[0] == ranking
 
 
@@ -72,9 +74,9 @@ def test_fused_scores_are_the_relevance_and_raw_scores_stay() -> None:
 )
 def test_bad_first_stage_scores_are_refused(scores: Any, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        Reranker(FakeCrossEncoder()).rank("rain", TEXTS, first_stage=scores)
+        Reranker(FakeCrossEncoder()).rank("rain", TEXTS, retrieval_scores=scores)
     with pytest.raises(InvalidInputError, match="1 elements for 2 requests"):
-        Reranker(FakeCrossEncoder()).rank_many([("a", []), ("b", [])], first_stage=[None])
+        Reranker(FakeCrossEncoder()).rank_many([("a", []), ("b", [])], retrieval_scores=[None])
 
 
 def calibrator(model: str = "fake") -> Calibrator:

@@ -9,7 +9,7 @@ import pytest
 from sentence_transformers.util import quantize_embeddings
 
 from rerank_plugins import BiEncoder, BiEncoderScorer, Reranker
-from rerank_plugins.core.quantization import EmbeddingForm, value_ranges
+from rerank_plugins.core.quantization import EmbeddingFormat, quantization_ranges
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.langchain import BiEncoderEmbeddings
 from rerank_plugins.llama_index import BiEncoderEmbedding
@@ -20,23 +20,23 @@ TEXTS = [f"word{number} and word{number % 7}" for number in range(150)]
 
 @pytest.fixture(scope="module")
 def full() -> Any:
-    return BiEncoder(FakeBiEncoder()).encode_documents(TEXTS)
+    return BiEncoder(FakeBiEncoder()).encode_document(TEXTS)
 
 
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
 def test_quantized_as_the_reference(full: Any, precision: Any) -> None:
-    ranges = value_ranges(full) if precision.endswith("int8") else None
+    ranges = quantization_ranges(full) if precision.endswith("int8") else None
     encoder = BiEncoder(FakeBiEncoder(), precision=precision, ranges=ranges)  # type: ignore[arg-type]
-    made = encoder.encode_documents(TEXTS)
+    made = encoder.encode_document(TEXTS)
     wanted = quantize_embeddings(full, precision=precision, ranges=ranges)
     assert made.dtype == wanted.dtype  # type: ignore[union-attr]
     np.testing.assert_array_equal(made, wanted)
-    assert encoder.encode_queries([]).shape == (0, made.shape[1])
+    assert encoder.encode_query([]).shape == (0, made.shape[1])
 
 
 def test_truncated_vectors_are_unit_vectors_of_the_first_dimensions(full: Any) -> None:
     encoder = BiEncoder(FakeBiEncoder(), truncate_dim=24)
-    made = encoder.encode_documents(TEXTS)
+    made = encoder.encode_document(TEXTS)
     first = full[:, :24]
     np.testing.assert_allclose(
         made, first / np.linalg.norm(first, axis=1, keepdims=True), atol=1e-6
@@ -51,10 +51,10 @@ def test_truncated_vectors_are_unit_vectors_of_the_first_dimensions(full: Any) -
 
 def test_vectors_of_two_calls_compare(full: Any) -> None:
     """The peer takes ranges from the texts at hand: the same text, other numbers."""
-    ranges = BiEncoder(FakeBiEncoder()).value_ranges(TEXTS)
+    ranges = BiEncoder(FakeBiEncoder()).quantization_ranges(TEXTS)
     encoder = BiEncoder(FakeBiEncoder(), precision="int8", ranges=ranges)  # type: ignore[arg-type]
-    together = encoder.encode_documents(TEXTS)
-    np.testing.assert_array_equal(together[:3], encoder.encode_documents(TEXTS[:3]))
+    together = encoder.encode_document(TEXTS)
+    np.testing.assert_array_equal(together[:3], encoder.encode_document(TEXTS[:3]))
     theirs = [quantize_embeddings(full[rows], precision="int8") for rows in ([5, 1], [5, 5])]
     assert (theirs[0][0] != theirs[1][0]).any()
 
@@ -76,7 +76,7 @@ def test_the_adapters_give_lists_of_floats() -> None:
         ({"truncate_dim": 0}, "truncate_dim is 0"),
         ({"truncate_dim": True}, "truncate_dim is True"),
         ({"precision": "int4"}, "precision is 'int4'"),
-        ({"precision": "int8"}, "value_ranges"),
+        ({"precision": "int8"}, "quantization_ranges"),
         ({"precision": "binary", "ranges": [[0.0], [1.0]]}, "ranges are for precision"),
         ({"precision": "int8", "ranges": [[1.0], [0.0]]}, r"ranges has shape \(2, 1\)"),
         ({"precision": "int8", "ranges": "wide"}, "ranges has shape"),
@@ -84,18 +84,18 @@ def test_the_adapters_give_lists_of_floats() -> None:
 )
 def test_what_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        EmbeddingForm(**settings)
+        EmbeddingFormat(**settings)
 
 
 def test_what_only_the_model_can_tell() -> None:
     fake = FakeBiEncoder()
     with pytest.raises(ConfigurationError, match="the model has 64 dimensions"):
-        BiEncoder(fake, truncate_dim=65).encode_queries(["rain"])
+        BiEncoder(fake, truncate_dim=65).encode_query(["rain"])
     ranges = [[0.0] * 3, [1.0] * 3]
     with pytest.raises(ConfigurationError, match="ranges are of 3 dimensions"):
-        BiEncoder(fake, precision="int8", ranges=ranges).encode_queries(["rain"])
+        BiEncoder(fake, precision="int8", ranges=ranges).encode_query(["rain"])
     with pytest.raises(InvalidInputError, match="at least 2 texts"):
-        BiEncoder(fake).value_ranges(["rain"])
+        BiEncoder(fake).quantization_ranges(["rain"])
     with pytest.raises(ConfigurationError, match="cosines need"):
         Reranker(drop_similar=0.9, similarity_model=BiEncoder(fake, precision="binary")).rank(
             "rain", ["a", "b"]

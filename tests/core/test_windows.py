@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rerank_plugins import RankedDocument, Ranking, Reranker
-from rerank_plugins.core.windows import Spans, estimated_spans, split, thin_out
+from rerank_plugins.core.windows import Spans, estimated_spans, split, subsample
 from rerank_plugins.testing import FakeCrossEncoder
 from rerank_plugins.types import Window
 from tests.helpers.strategies import any_text, documents, queries, words
@@ -78,12 +78,12 @@ def test_estimates_count_letters_and_characters_without_spaces() -> None:
 @given(st.integers(1, 30), st.integers(1, 30))
 def test_thinning_keeps_first_and_last(count: int, most: int) -> None:
     windows = [Window(start, start + 1) for start in range(count)]
-    kept = thin_out(windows, most)
+    kept = subsample(windows, most)
     assert len(kept) == min(count, most)
     assert kept == sorted(set(kept))
     assert kept[0] == windows[0]
     assert most == 1 or kept[-1] == windows[-1]
-    assert thin_out(windows, None) == windows
+    assert subsample(windows, None) == windows
 
 
 @given(words.filter(bool) | queries, documents, st.integers(9, 40), st.sampled_from(["", "see: "]))

@@ -129,8 +129,8 @@ class Broken(FakeBiEncoder):
 
 def test_wrong_embeddings_are_refused() -> None:
     with pytest.raises(InvalidScoresError, match=r"'fake' is not finite.*float32"):
-        BiEncoder(NotFinite()).encode_queries(["rain", "snow"])
+        BiEncoder(NotFinite()).encode_query(["rain", "snow"])
     with pytest.raises(InvalidScoresError):
-        BiEncoder(Short()).encode_documents(["rain", "snow"])
+        BiEncoder(Short()).encode_document(["rain", "snow"])
     with pytest.raises(InferenceError, match="boom"):
-        BiEncoder(Broken()).encode_documents(["rain"])
+        BiEncoder(Broken()).encode_document(["rain"])

@@ -81,10 +81,10 @@ def test_embeddings_are_cached_by_role_and_prompt() -> None:
     backend = FakeBiEncoder()
     plain, prompted = BiEncoder(backend), BiEncoder(backend, query_prompt="topic: ")
     plain.engine.cache.grow(ROOMY)
-    first = plain.encode_queries(["rain", "snow"])
-    np.testing.assert_array_equal(plain.encode_queries(["snow", "rain"]), first[::-1])
+    first = plain.encode_query(["rain", "snow"])
+    np.testing.assert_array_equal(plain.encode_query(["snow", "rain"]), first[::-1])
     assert len(backend.batches) == 1
-    assert not np.array_equal(prompted.encode_queries(["rain"])[0], first[0])
+    assert not np.array_equal(prompted.encode_query(["rain"])[0], first[0])
 
 
 def test_a_failed_result_is_not_kept() -> None:

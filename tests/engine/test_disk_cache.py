@@ -107,10 +107,8 @@ def test_vectors_are_kept_by_role_and_prompt(texts: list[str], prompt: str | Non
         for hits in (False, True):
             kept = BiEncoder(PinnedBiEncoder(), query_prompt=prompt, cache_dir=name)
             other = BiEncoder(PinnedBiEncoder(), query_prompt=prompt)
-            np.testing.assert_array_equal(kept.encode_queries(texts), other.encode_queries(texts))
-            np.testing.assert_array_equal(
-                kept.encode_documents(texts), other.encode_documents(texts)
-            )
+            np.testing.assert_array_equal(kept.encode_query(texts), other.encode_query(texts))
+            np.testing.assert_array_equal(kept.encode_document(texts), other.encode_document(texts))
             stats = kept.engine.stats()
             assert stats.disk_failures == 0
             assert not hits or stats.disk_hits == stats.cache_hits == 2 * len(texts)

@@ -307,13 +307,13 @@ def test_bi_encoder_requests_batch_too() -> None:
     backend = Gated()
     encoder = BiEncoder(backend)
     with ThreadPoolExecutor(20) as pool:
-        futures = [pool.submit(encoder.encode_queries, [f"query {n}"]) for n in range(20)]
+        futures = [pool.submit(encoder.encode_query, [f"query {n}"]) for n in range(20)]
         while encoder.engine.stats().requests < 20:
             time.sleep(0.001)
         backend.gate.set()
         vectors = np.concatenate([future.result(10) for future in futures])
     fake = FakeBiEncoder()
-    reference = BiEncoder(fake).encode_queries([f"query {n}" for n in range(20)])
+    reference = BiEncoder(fake).encode_query([f"query {n}" for n in range(20)])
     np.testing.assert_array_equal(vectors, reference)
     assert len(backend.batches) < 10
 

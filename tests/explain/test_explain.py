@@ -10,7 +10,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from rerank_plugins import BiEncoder, Cascade, Ranking, Reranker
+from rerank_plugins import BiEncoder, Cascade, Ranking, Reranker, Windows
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 from tests.helpers.engines import PinnedCrossEncoder
@@ -26,11 +26,11 @@ def ranked(texts: list[str] = TEXTS, **options: object) -> tuple[Ranking, FakeCr
 
 def test_ranks_before_and_after() -> None:
     backend = FakeCrossEncoder()
-    ranking = Reranker(backend).rank(QUERY, TEXTS, first_stage=[0.9, 0.8, 0.7])
+    ranking = Reranker(backend).rank(QUERY, TEXTS, retrieval_scores=[0.9, 0.8, 0.7])
     explanation = ranking.explain()
     ranks = [(item.rank_before, item.rank_after, item.moved) for item in explanation]
     assert ranks == [(3, 1, 2), (2, 2, 0), (1, 3, -2)]
-    assert [item.document.first_stage for item in explanation] == [0.7, 0.8, 0.9]
+    assert [item.document.retrieval_score for item in explanation] == [0.7, 0.8, 0.9]
     assert [item.document for item in explanation] == list(ranking)
     assert sum(item.moved for item in explanation) == 0
     assert explanation.left_out == 0
@@ -47,7 +47,7 @@ def test_documents_removed_by_top_n_are_counted() -> None:
 def test_tokens_cut_are_those_that_were_not_scored(model: str) -> None:
     """A text shortened by the count is scored completely; one token longer it is not."""
     backend: object = "mini" if model == "real" else FakeCrossEncoder()
-    reranker = Reranker(backend, max_length=32)  # type: ignore[arg-type]
+    reranker = Reranker(backend, max_length=32)
     words = ["word"] * 60
     (explained,) = reranker.rank(QUERY, [" ".join(words)]).explain()
     assert explained.document.truncated
@@ -63,12 +63,12 @@ def test_tokens_cut_are_those_that_were_not_scored(model: str) -> None:
 def test_tokens_between_windows_are_counted() -> None:
     backend = FakeCrossEncoder()
     text = " ".join(f"w{number}." for number in range(200))
-    settings = {"max_length": 32, "long_documents": "windows", "window_overlap": 0}
-    reranker = Reranker(backend, **settings, max_windows=None)  # type: ignore[arg-type]
+    windows = Windows(overlap=0, max_windows=None)
+    reranker = Reranker(backend, max_length=32, long_documents=windows)
     (complete,) = reranker.rank(QUERY, [text]).explain()
     assert complete.tokens_cut == 0
     assert "best part: characters" in reranker.rank(QUERY, [text]).explain().why(complete)
-    sampling = Reranker(backend, **settings, max_windows=2)  # type: ignore[arg-type]
+    sampling = Reranker(backend, max_length=32, long_documents=Windows(overlap=0, max_windows=2))
     (sampled,) = sampling.rank(QUERY, [text]).explain()
     assert sampled.tokens_cut
     assert 150 < sampled.tokens_cut < 180  # two of nine windows, one of them short
@@ -102,7 +102,7 @@ def test_highlights_are_in_the_scored_part() -> None:
     (explained,) = reranker.rank(QUERY, [text]).explain(highlight=1)
     assert explained.highlights[0].start == 0
     assert explained.highlights[-1].end == len("A b c. " * 5 + "who wrote faust.")  # 18 words fit
-    windows = Reranker(backend, max_length=24, long_documents="windows", query_prompt="Q: ")
+    windows = Reranker(backend, max_length=24, long_documents="windows", prompts={"query": "Q: "})
     (best,) = windows.rank(QUERY, [text]).explain(highlight=1)
     assert best.document.window is not None
     assert (best.highlights[0].start, best.highlights[-1].end) == tuple(best.document.window)
@@ -142,7 +142,7 @@ def test_documents_removed_by_a_stage_of_a_cascade_are_explained() -> None:
 
 def test_a_ranking_can_be_converted_to_json() -> None:
     ranking, _ = ranked()
-    assert json.loads(json.dumps(ranking.to_dict()))["documents"][0]["first_stage"] is None
+    assert json.loads(json.dumps(ranking.to_dict()))["documents"][0]["retrieval_score"] is None
 
 
 def test_views_for_terminals_and_frames() -> None:

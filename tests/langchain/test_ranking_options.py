@@ -44,14 +44,14 @@ def test_an_older_window_does_not_stay() -> None:
 
 
 def test_the_first_stages_scores_are_looked_for_under_score() -> None:
-    assert CrossEncoderCompressor().first_stage_key == "score"
+    assert CrossEncoderCompressor().retrieval_score_key == "score"
 
 
 @pytest.mark.parametrize("key", ["score", "similarity"])
 def test_fusion_takes_the_first_stages_scores(key: str) -> None:
     documents = [Document(text, metadata={key: score}) for text, score in (("a", 0.1), ("b", 0.9))]
     compressor = CrossEncoderCompressor(
-        model=FakeCrossEncoder(), fusion="weighted", fusion_weight=0.0, first_stage_key=key
+        model=FakeCrossEncoder(), fusion="weighted", fusion_weight=0.0, retrieval_score_key=key
     )
     ranked = compressor.compress_documents(documents, "rain")
     assert [one.page_content for one in ranked] == ["b", "a"]

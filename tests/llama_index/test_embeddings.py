@@ -31,7 +31,7 @@ def floats(vector: list[float]) -> bool:
 def test_vectors_are_the_cores_sync_and_async() -> None:
     embedding = make()
     core = embedding.bi_encoder()
-    documents, queries = core.encode_documents(TEXTS).tolist(), core.encode_queries(TEXTS).tolist()
+    documents, queries = core.encode_document(TEXTS).tolist(), core.encode_query(TEXTS).tolist()
     assert embedding.get_text_embedding_batch(TEXTS) == documents
     assert [embedding.get_text_embedding(text) for text in TEXTS] == documents
     assert [embedding.get_query_embedding(text) for text in TEXTS] == queries
@@ -157,7 +157,7 @@ def test_a_vector_index_finds_what_the_dot_product_finds(use_async: bool) -> Non
     found = retriever.retrieve("word4")
     core: BiEncoder = embedding.bi_encoder()
     texts = [node.text for node in nodes]
-    similarity = core.encode_documents(texts) @ core.encode_queries(["word4"])[0]
+    similarity = core.encode_document(texts) @ core.encode_query(["word4"])[0]
     assert found[0].node_id == "4"
     assert found[0].score == pytest.approx(float(np.max(similarity)), abs=1e-6)
     again = asyncio.run(retriever.aretrieve("word4"))

@@ -14,7 +14,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore
 from pydantic import ValidationError
 
 from rerank_plugins.config import ModelConfig
-from rerank_plugins.core.cross_encoder import ModelScorer
+from rerank_plugins.core.cross_encoder import CrossEncoderScorer
 from rerank_plugins.engine import loading
 from rerank_plugins.engine.backend import Backend
 from rerank_plugins.llama_index import BiEncoderEmbedding, CrossEncoderPostprocessor
@@ -116,7 +116,7 @@ def test_the_settings_are_those_of_the_core(cls: type[Component], settings: dict
     if isinstance(component, CrossEncoderPostprocessor):
         config = component.reranker().config
         scorer = component.reranker().scorer
-        assert isinstance(scorer, ModelScorer)
+        assert isinstance(scorer, CrossEncoderScorer)
         model = scorer._model
         assert (config.top_n, config.score_threshold, config.activation) == (3, 0.25, "none")
     else:

@@ -108,7 +108,7 @@ for backend in ("torch", "sbert"):
     for _ in range(2):  # the second reads the cache
         assert reranker.rank("Who wrote Faust?", ["It rains.", "Goethe wrote Faust."])[0].index == 1
         reranker.close()
-r.BiEncoder(device="cpu", cache_dir=sys.argv[1]).encode_queries(["Who wrote Faust?"])
+r.BiEncoder(device="cpu", cache_dir=sys.argv[1]).encode_query(["Who wrote Faust?"])
 assert not seen, seen
 """
 

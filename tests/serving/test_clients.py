@@ -116,7 +116,7 @@ def test_openai(server: Live, encoding: str | None) -> None:
     options: Any = {} if encoding is None else {"encoding_format": encoding}
     with openai.OpenAI(api_key=TOKEN, base_url=f"{server.url}/v1") as client:
         answer = client.embeddings.create(model="any", input=TEXTS, **options)
-    expected = BiEncoder(dtype="float32").encode_documents(TEXTS)
+    expected = BiEncoder(dtype="float32").encode_document(TEXTS)
     for one, vector in zip(answer.data, expected, strict=True):
         found: Any = one.embedding
         if encoding == "base64":  # asked for by name, the client hands it on undecoded
@@ -145,6 +145,6 @@ def test_langchain_openai(server: Live) -> None:
     with embeddings.client._client:
         found = embeddings.embed_documents(TEXTS)
         query = embeddings.embed_query(QUESTION)
-    expected = BiEncoder(dtype="float32").encode_documents(TEXTS)
+    expected = BiEncoder(dtype="float32").encode_document(TEXTS)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert len(query) == expected.shape[1]

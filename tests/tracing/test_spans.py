@@ -55,9 +55,9 @@ def test_a_call_is_a_span_with_its_steps(spans: Spans, how: str) -> None:
     before = time.time_ns()
     with trace.get_tracer("test").start_as_current_span("outside") as outside:
         if how == "sync":
-            ranking = reranker.rank(QUERY, TEXTS, first_stage=[3, 2, 1])
+            ranking = reranker.rank(QUERY, TEXTS, retrieval_scores=[3, 2, 1])
         else:
-            ranking = asyncio.run(reranker.arank(QUERY, TEXTS, first_stage=[3, 2, 1]))
+            ranking = asyncio.run(reranker.arank(QUERY, TEXTS, retrieval_scores=[3, 2, 1]))
     after = time.time_ns()
     rerank = spans.one("rerank")
     assert rerank.parent is not None
@@ -171,7 +171,7 @@ def test_known_scores_need_no_batch(spans: Spans) -> None:
 
 def test_a_thousand_documents_stay_within_the_limit_of_an_sdk(spans: Spans) -> None:
     Reranker(FakeCrossEncoder()).rank(
-        "w1", [f"w{n}" for n in range(1_000)], first_stage=range(1_000)
+        "w1", [f"w{n}" for n in range(1_000)], retrieval_scores=range(1_000)
     )
     span = spans.one("rerank")
     found = values(span)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final, cast
 
 import numpy as np
@@ -39,7 +38,7 @@ def resolve_decoder(config: ModelConfig) -> ModelConfig:
     """
     resolved = resolve_local(config)
     if config.dtype == "auto" and str(resolved.device).startswith("cuda"):
-        return replace(resolved, dtype="bfloat16")
+        return resolved.replace(dtype="bfloat16")
     return resolved
 
 
@@ -60,7 +59,7 @@ class DecoderCrossEncoder:
         Raises:
             ModelLoadError: If there is no such model, or nothing says how it reranks.
         """
-        settings = cast("DecoderSpec | None", config.settings) or DecoderSpec(config.model)
+        settings = cast("DecoderSpec | None", config.spec) or DecoderSpec(config.model)
         loaded = load_decoder(config, settings)
         self.device = torch.device(str(config.device))
         self._take(config, loaded)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -339,7 +338,7 @@ class FlagCrossEncoder(DecoderCrossEncoder):
             MissingDependencyError: If the variant is ``"encoder-only"`` and the extra ``flag``
                 is not installed.
         """
-        settings = cast("FlagSpec | None", config.settings) or FlagSpec(config.model)
+        settings = cast("FlagSpec | None", config.spec) or FlagSpec(config.model)
         variant = settings.variant if settings.variant != "auto" else _variant(config)
         self.device = torch.device(str(config.device))
         if variant == "encoder-only":
@@ -373,7 +372,7 @@ class FlagCrossEncoder(DecoderCrossEncoder):
         Raises:
             ConfigurationError: If the device is not on this machine.
         """
-        return resolve_decoder(replace(config, settings=config.settings or FlagSpec(config.model)))
+        return resolve_decoder(config.replace(spec=config.spec or FlagSpec(config.model)))
 
 
 def _variant(config: ModelConfig) -> str:

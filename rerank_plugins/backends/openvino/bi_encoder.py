@@ -41,7 +41,7 @@ class OpenVINOBiEncoder:
                 or what OpenVINO computes is not what torch computes.
             MissingDependencyError: If a package is not installed that is needed.
         """
-        plain = SentenceTransformerBiEncoder(replace(config, dtype="float32"))
+        plain = SentenceTransformerBiEncoder(config.replace(dtype="float32"))
         module = Embeddings(plain.model, config.model)
         self.dimension = plain.dimension
         self.identity = replace(plain.identity, dtype=config.dtype)

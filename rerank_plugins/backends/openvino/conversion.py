@@ -128,7 +128,7 @@ def store_key(parts: Mapping[str, Any]) -> str:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
 
 
-def store_folder(cache_folder: str | None) -> Path:
+def store_folder(cache_folder: str | Path | None) -> Path:
     """Return where converted models are kept, and make it.
 
     Args:
@@ -299,7 +299,7 @@ def calibration_pairs(config: ModelConfig) -> tuple[TextPair, ...]:
 
     The user's only widen ranges: a few texts alone were measured to leave them far too narrow.
     """
-    given = config.settings.calibration if isinstance(config.settings, OpenVINOSpec) else None
+    given = config.spec.calibration if isinstance(config.spec, OpenVINOSpec) else None
     return (*bundled_pairs(), *PROBES, *cast("tuple[TextPair, ...]", given or ()))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from hashlib import blake2b
 from typing import Final
 
@@ -40,17 +39,16 @@ def resolve_openvino(config: ModelConfig) -> ModelConfig:
     Raises:
         ConfigurationError: If OpenVINO does not compute what is asked for here.
     """
-    model = config.model if config.settings is None else str(config.settings)
+    model = config.model if config.spec is None else str(config.spec)
     # torch's rule for "auto"; int8 is not torch's, and stands only where it was asked for.
     plain = resolve_local(
-        replace(
-            config,
+        config.replace(
             model=model,
             device=config.device or "cpu",
             dtype="float32" if config.dtype == "int8" else config.dtype,
         )
     )
-    resolved = replace(plain, dtype="int8") if config.dtype == "int8" else plain
+    resolved = plain.replace(dtype="int8") if config.dtype == "int8" else plain
     validate_precision(resolved)
     return resolved
 
@@ -75,7 +73,7 @@ class OpenVINOCrossEncoder(PairReader):
                 computes is not what torch computes.
             MissingDependencyError: If int8 is asked for and NNCF is not installed.
         """
-        loaded = load_reranker(replace(config, dtype="float32"))
+        loaded = load_reranker(config.replace(dtype="float32"))
         tokenizer, network = loaded.tokenizer, loaded.model
         self.prompts = loaded.prompts
         self._pairs = PairTokenizer(private_tokenizer(tokenizer, config.model), config.model)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -219,7 +219,7 @@ class RemoteCrossEncoder:
             MissingDependencyError: If the extra ``remote`` is not installed.
             ConfigurationError: If the token cannot be had.
         """
-        remote = cast("RemoteSpec", config.settings)
+        remote = cast("RemoteSpec", config.spec)
         self._remote = remote
         self.identity = ModelIdentity(str(remote), None, remote.api, "unknown", _REACH)
         self.scale = remote.protocol.scale
@@ -238,7 +238,7 @@ class RemoteCrossEncoder:
         Raises:
             ConfigurationError: If a setting is given that only a model in this process has.
         """
-        remote = config.settings or RemoteSpec(config.model, api=cast("ApiName", config.backend))
+        remote = config.spec or RemoteSpec(config.model, api=cast("ApiName", config.backend))
         plain = ModelConfig()
         given = [name for name in _LOCAL if getattr(config, name) != getattr(plain, name)]
         if given:
@@ -247,7 +247,7 @@ class RemoteCrossEncoder:
                 "which decides that. Leave it out."
             )
             raise ConfigurationError(message)
-        return replace(config, model=str(remote), settings=remote)
+        return config.replace(model=str(remote), spec=remote)
 
     def prepare(
         self, items: Sequence[TextPair], max_length: int | None = None

@@ -158,7 +158,7 @@ class TorchCrossEncoder(PairReader):
     def _load(self) -> None:
         """Load the model in the data type of the moment; if it overflows, in the other one."""
         self._release()
-        config = replace(self._config, dtype=current_dtype(self._config))
+        config = self._config.replace(dtype=current_dtype(self._config))
         model, tokenizer, digest, self.prompts = load_reranker(config)
         self._max_seq_length = max_length_of_model(model, tokenizer)
         self._loaded = ModelIdentity(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -189,7 +188,7 @@ def resolve_torch(config: ModelConfig) -> ModelConfig:
     """
     resolved = resolve_local(config)
     may_change = config.dtype == "auto" and resolved.dtype == "float16"
-    return replace(resolved, dtype="auto") if may_change else resolved
+    return resolved.replace(dtype="auto") if may_change else resolved
 
 
 def current_dtype(config: ModelConfig) -> Dtype:

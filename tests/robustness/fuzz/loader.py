@@ -52,7 +52,7 @@ def load(kind: str, folder: str) -> dict[str, Any]:
         model = DecoderSpec(folder, family=family) if kind in _FAMILIES else folder
         if kind == "bi-encoder":
             with BiEncoder(folder, device="cpu", dtype="float32") as encoder:
-                return {"values": encoder.encode_documents([one for _, one in PAIRS]).tolist()}
+                return {"values": encoder.encode_document([one for _, one in PAIRS]).tolist()}
         with Reranker(model, device="cpu", dtype="float32") as reranker:
             alone = [reranker.score([pair])[0] for pair in PAIRS]
             together = reranker.score(PAIRS)

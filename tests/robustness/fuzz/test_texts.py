@@ -129,10 +129,10 @@ ANYTHING: Final = st.one_of(
 )  # fmt: skip
 
 
-@fuzz(few=40, many=500, query=ANYTHING, documents=ANYTHING, first_stage=st.none() | ANYTHING)
+@fuzz(few=40, many=500, query=ANYTHING, documents=ANYTHING, retrieval_scores=st.none() | ANYTHING)
 def test_what_is_no_text_is_refused(query: Any, documents: Any, first_stage: Any) -> None:
     try:
-        ranking = Reranker().rank(query, documents, first_stage=first_stage)
+        ranking = Reranker().rank(query, documents, retrieval_scores=first_stage)
     except RerankError as error:
         said = str(error)
         assert 0 < len(said) < 1_000

@@ -17,14 +17,10 @@ from rerank_plugins.errors import ConfigurationError
 SCORING_OPTIONS: Final = frozenset(
     {
         *("backend", "device", "dtype", "max_length", "revision", "cache_folder"),
-        *("local_files_only", "trust_remote_code", "query_prompt", "document_prompt"),
-        *("long_documents", "window_overlap", "max_windows", "best_windows"),
+        *("local_files_only", "trust_remote_code", "prompts", "long_documents"),
     }
 )
 """Options that change the raw scores or their cost."""
-
-FUSION_OPTIONS: Final = frozenset({"fusion", "fusion_weight"})
-"""Options that reuse the raw scores."""
 
 ON_CPU: Final = (("torch", "float32"), ("torch", "bfloat16"), ("openvino", "int8"))
 """Backends and data types to try on a CPU; those that cannot be loaded are skipped."""
@@ -56,7 +52,7 @@ class Setup:
         Raises:
             ConfigurationError: If an option is not a scoring or fusion setting.
         """
-        allowed = SCORING_OPTIONS | FUSION_OPTIONS
+        allowed = SCORING_OPTIONS | {"fusion"}
         unknown = sorted(options.keys() - allowed)
         if unknown:
             message = f"options hold {unknown[0]!r}; a setup takes {', '.join(sorted(allowed))}."
