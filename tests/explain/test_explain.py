@@ -77,7 +77,7 @@ def test_tokens_between_windows_are_counted() -> None:
 def test_the_effect_of_a_sentence_is_the_score_with_it_minus_the_score_without() -> None:
     backend = FakeCrossEncoder()
     text = "Clouds are high. goethe wrote faust. Tea is hot."
-    reranker = Reranker(backend)
+    reranker = Reranker(backend, activation="none")
     explanation = reranker.rank(QUERY, [text, "one sentence"]).explain(highlight=2)
     marks = explanation[0].highlights
     assert [text[mark.start : mark.end] for mark in marks] == [
