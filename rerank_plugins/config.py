@@ -291,6 +291,13 @@ def _path_as_text(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
+def _validate_model(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, str) and not value.strip():
+        message = f'model is {value!r}; give "mini", a Hub name or a folder.'
+        raise ConfigurationError(message)
+    return _path_as_text(value)
+
+
 GroupT = TypeVar("GroupT", bound="ValueGroup")
 
 
@@ -520,7 +527,7 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
 
-    model: Annotated[Any, BeforeValidator(_path_as_text)] = Field(
+    model: Annotated[Any, BeforeValidator(_validate_model)] = Field(
         default=MINI,
         kw_only=False,
         description=(
@@ -737,6 +744,13 @@ class ModelConfig(Settings, ModelSettings):
     max_length: MaxLength = None
     optimize: Optimization = "none"
     spec: ModelSpec | None = None
+
+    def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's signature)
+        """Refuse a model that is not a name."""
+        super().model_post_init(context)
+        if not isinstance(self.model, str):
+            message = f'model is {self.model!r}; give "mini", a Hub name or a folder.'
+            raise ConfigurationError(message)
 
     @property
     def _identity(self) -> tuple[Any, ...]:

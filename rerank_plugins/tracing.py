@@ -73,7 +73,10 @@ def answered(rankings: Sequence[Ranking]) -> Attributes:
 
 def _inputs(task: ScoringRequest) -> Iterator[tuple[int, float]]:
     for index in range(len(task.texts)):
-        yield index, math.nan if task.retrieval_scores is None else float(task.retrieval_scores[index])
+        yield (
+            index,
+            math.nan if task.retrieval_scores is None else float(task.retrieval_scores[index]),
+        )
 
 
 def _listed(name: str, documents: Iterator[tuple[int, float]]) -> Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import (
     TYPE_CHECKING,
@@ -192,7 +192,8 @@ class Ranking(Sequence[RankedDocument]):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON; a score that is NaN becomes None."""
-        values = asdict(self)
+        values = asdict(replace(self, scoring=None))
+        values["scoring"] = None if self.scoring is None else self.scoring.model_dump(mode="json")
         for document in values["documents"]:
             if not document["scored"]:
                 document["relevance_score"] = document["raw_score"] = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from rerank_plugins import BiEncoder, RemoteSpec, Reranker
+from rerank_plugins import BiEncoder, Cache, Dedup, Fusion, RemoteSpec, Reranker, Windows
 from rerank_plugins.config import (
     UNSET,
     ModelConfig,
@@ -24,12 +24,17 @@ BAD_MODEL_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"model": "  "}, r"model is '  '; give"),
     ({"dtype": "int4"}, "dtype is 'int4'; allowed are auto, float32, float16, bfloat16, int8"),
     ({"dtype": None}, "dtype is None; allowed are auto"),
-    ({"cache_mb": -1}, "cache_mb is -1; it must be a number of megabytes, 0 for no cache"),
-    ({"cache_dir_mb": 0}, "cache_dir_mb is 0; it must be a number of megabytes, at least 1"),
-    ({"cache_entries": 0, "cache_mb": 1}, "cache_entries is 0; it must be an integer"),
-    ({"cache_entries": 9}, "cache_entries is 9, and cache_mb is 0.* Give cache_mb as well"),
-    ({"cache_dir": " "}, "cache_dir is ' '; it must be a folder"),
-    ({"cache_dir": 3}, "cache_dir is 3; it must be a folder"),
+    (
+        {"cache": {"memory_mb": -1}},
+        "memory_mb is -1; it must be a number of megabytes, 0 for no cache",
+    ),
+    ({"cache": {"folder_mb": 0}}, "folder_mb is 0; it must be a number of megabytes, at least 1"),
+    ({"cache": {"max_entries": 0, "memory_mb": 1}}, "max_entries is 0; it must be an integer"),
+    ({"cache": {"max_entries": 9}}, "max_entries is 9, and memory_mb is 0.* Give memory_mb as"),
+    ({"cache": {"folder": " "}}, "folder is ' '; it must be a folder"),
+    ({"cache": 3}, r"cache is 3; allowed are Cache\("),
+    ({"cache": {"folder": 3}}, "folder is 3; it must be a folder"),
+    ({"max_lenght": 64}, "no setting 'max_lenght'; did you mean max_length"),
     ({"max_length": 15}, "max_length is 15; it must be an integer of at least 16"),
     ({"max_length": 0}, "max_length is 0; it must be"),
     ({"max_length": -512}, "max_length is -512; it must be"),
@@ -45,9 +50,9 @@ BAD_POLICIES: list[tuple[dict[str, Any], str]] = [
     ({"top_n": "3"}, "top_n is '3'; it must be"),
     ({"activation": "softmax"}, "activation is 'softmax'; allowed are sigmoid, none"),
     ({"activation": None}, "activation is None; allowed are"),
-    ({"fusion": "sum"}, "fusion is 'sum'; allowed are none, rrf, weighted"),
-    ({"fusion_weight": 1.5}, r"fusion_weight is 1\.5; it must be .* at least 0 and at most 1"),
-    ({"fusion_weight": None}, "fusion_weight is None; it must be a finite number"),
+    ({"fusion": "sum"}, r"fusion is 'sum'; allowed are 'none', 'rrf', 'weighted', Fusion\("),
+    ({"fusion": {"weight": 1.5}}, r"weight is 1\.5; it must be .* at least 0 and at most 1"),
+    ({"fusion": {"weight": None}}, "weight is None; it must be a finite number"),
     ({"deadline_ms": 0}, "deadline_ms is 0; it must be a finite number at least 1, or None"),
     ({"on_error": "ignore"}, "on_error is 'ignore'; allowed are raise, passthrough"),
     ({"score_threshold": "0.5"}, r"score_threshold is '0\.5'; it must be a finite number, or None"),
@@ -77,40 +82,48 @@ def test_a_model_is_a_name_or_a_backend(model: Any) -> None:
 
 @pytest.mark.parametrize(("settings", "message"), BAD_POLICIES)
 def test_policies_are_checked(settings: dict[str, Any], message: str) -> None:
-    for cls in (RankingSettings, Reranker):
-        with pytest.raises(ConfigurationError, match=message):
-            cls(**settings)
+    with pytest.raises(ConfigurationError, match=message):
+        Reranker(**settings)
+    with pytest.raises(ValidationError, match=message):
+        RankingSettings(**settings)
 
 
 BAD_SCORING: list[tuple[dict[str, Any], str]] = [
-    ({"long_documents": "split"}, "long_documents is 'split'; allowed are truncate, windows"),
-    ({"window_overlap": -1}, "window_overlap is -1; it must be an integer of at least 0"),
-    ({"max_windows": 0}, "max_windows is 0; it must be an integer of at least 1, or None for all"),
-    ({"best_windows": None}, "best_windows is None; it must be an integer of at least 1"),
-    ({"query_prompt": 5}, "query_prompt is 5; it must be a string"),
-    ({"document_prompt": b"x"}, "document_prompt is b'x'; it must be a string"),
+    ({"long_documents": "split"}, "long_documents is 'split'; allowed are 'truncate', 'windows'"),
+    ({"long_documents": {"overlap": -1}}, "overlap is -1; it must be an integer of at least 0"),
+    (
+        {"long_documents": {"max_windows": 0}},
+        "max_windows is 0; it must be an integer of at least 1, or None for all",
+    ),
+    ({"long_documents": {"top_k": None}}, "top_k is None; it must be an integer of at least 1"),
+    ({"prompts": {"query": 5}}, r"prompts\[\"query\"\] is 5; it must be a string"),
+    ({"prompts": {"document": b"x"}}, r"prompts\[\"document\"\] is b'x'; it must be a string"),
     ({"priority": "urgent"}, "priority is 'urgent'; allowed are"),
-    ({"overload": "drop"}, "overload is 'drop'; allowed are"),
+    ({"prompts": {"passage": "x"}}, "a role in prompts is 'passage'; allowed are"),
+    ({"when_full": "drop"}, "when_full is 'drop'; allowed are"),
 ]
 
 
 @pytest.mark.parametrize(("settings", "message"), BAD_SCORING)
 def test_scoring_settings_are_checked(settings: dict[str, Any], message: str) -> None:
-    for cls in (ScoringSettings, Reranker):
-        with pytest.raises(ConfigurationError, match=message):
-            cls(**settings)
+    with pytest.raises(ConfigurationError, match=message):
+        Reranker(**settings)
+    with pytest.raises(ValidationError, match=message):
+        ScoringSettings(**settings)
 
 
 @pytest.mark.parametrize("similarity", [-0.1, 1.1, "0.9", True])
 def test_a_similarity_is_a_cosine(similarity: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"drop_similar is .* at most 1"):
-        Reranker(drop_similar=similarity)
+    with pytest.raises(ConfigurationError, match=r"dedup is|threshold is .* at most 1"):
+        Reranker(dedup=similarity)
 
 
-@pytest.mark.parametrize("name", ["query_prompt", "document_prompt"])
-def test_prompts_are_strings(name: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"{name} is 5; it must be a string"):
-        BiEncoder(**{name: 5})  # type: ignore[arg-type]
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_prompts_are_strings(role: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"prompts\[\"{role}\"\] is 5; it must be a string"
+    ):
+        BiEncoder(prompts={role: 5})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("top_n", [None, 1, 10_000])
@@ -125,16 +138,21 @@ def test_settings_at_the_limit_work() -> None:
         assert RankingSettings(score_threshold=threshold).score_threshold == threshold
 
 
-@pytest.mark.parametrize("config", [ModelConfig(), RankingSettings(), ScoringSettings()])
-def test_configurations_are_frozen_values(
-    config: ModelConfig | RankingSettings | ScoringSettings,
-) -> None:
-    same = dataclasses.replace(config)
-    assert same == config
-    assert hash(same) == hash(config)
-    for field in dataclasses.fields(config):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(config, field.name, None)
+@pytest.mark.parametrize(
+    "settings", [ModelConfig(), Windows(), Cache(), Fusion(), Dedup(), Reranker(), BiEncoder()]
+)
+def test_settings_are_frozen(settings: Any) -> None:
+    for name in type(settings).model_fields:
+        with pytest.raises(ValidationError, match="Instance is frozen"):
+            setattr(settings, name, None)
+
+
+@pytest.mark.parametrize("settings", [ModelConfig(), Windows(), Cache(), Fusion(), Dedup()])
+def test_equal_settings_are_one_value(settings: Any) -> None:
+    same = settings.replace()
+    assert same is not settings
+    assert same == settings
+    assert hash(same) == hash(settings)
 
 
 def test_every_field_but_a_policy_is_part_of_the_identity() -> None:
@@ -150,17 +168,14 @@ def test_every_field_but_a_policy_is_part_of_the_identity() -> None:
         "local_files_only": True,
         "trust_remote_code": True,
         "idle_unload_s": 60.0,
-        "cache_mb": 8,
-        "cache_entries": 9,
-        "cache_dir": "scores",
-        "cache_dir_mb": 10,
-        "settings": RemoteSpec("http://127.0.0.1:1", api="tei"),
+        "cache": Cache(memory_mb=8),
+        "spec": RemoteSpec("http://127.0.0.1:1", api="tei"),
     }
-    usual = ModelConfig(cache_mb=1)
-    policies = {"idle_unload_s", "cache_mb", "cache_entries", "cache_dir", "cache_dir_mb"}
-    assert set(others) == {field.name for field in dataclasses.fields(ModelConfig)}
+    usual = ModelConfig(cache=Cache(memory_mb=1))
+    policies = {"idle_unload_s", "cache"}
+    assert set(others) == set(ModelConfig.model_fields)
     for name, value in others.items():
-        changed = dataclasses.replace(usual, **{name: value})  # type: ignore[arg-type]
+        changed = usual.replace(**{name: value})
         assert getattr(changed, name) != getattr(usual, name)
         assert (changed == usual) == (name in policies), name
 

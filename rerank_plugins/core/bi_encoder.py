@@ -60,6 +60,9 @@ class BiEncoder(Settings, BiEncoderSettings, ClosableMixin):
         (2,)
     """
 
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     _client: EngineClient[RoleText] = PrivateAttr()
     _format: EmbeddingFormat = PrivateAttr()
 

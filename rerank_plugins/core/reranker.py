@@ -58,6 +58,9 @@ class Reranker(Settings, RerankerSettings, ClosableMixin):
         0
     """
 
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     _scorer: Scorer = PrivateAttr()
     _ranking: RankingSettings = PrivateAttr()
     _duplicates: NearDuplicateFilter | None = PrivateAttr(default=None)

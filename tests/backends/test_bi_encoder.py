@@ -90,14 +90,14 @@ def test_the_models_prompts_matter(prompted: Path) -> None:
 
 
 def test_prompts_can_be_overridden(prompted: Path) -> None:
-    encoder = BiEncoder(prompted, dtype="float32", query_prompt="rain: ", document_prompt="")
+    encoder = BiEncoder(prompted, dtype="float32", prompts={"query": "rain: ", "document": ""})
     assert_close(encoder.encode_query(DOCUMENTS), reference(prompted, prompt="rain: ")[0])
     assert_close(encoder.encode_document(DOCUMENTS), reference(prompted, prompt="")[1])
 
 
 def test_a_broken_prompt_is_read_as_a_broken_text_is(prompted: Path) -> None:
-    broken = BiEncoder(prompted, dtype="float32", query_prompt="a \ud800: ")
-    whole = BiEncoder(prompted, dtype="float32", query_prompt="a \ufffd: ")
+    broken = BiEncoder(prompted, dtype="float32", prompts={"query": "a \ud800: "})
+    whole = BiEncoder(prompted, dtype="float32", prompts={"query": "a \ufffd: "})
     assert_close(broken.encode_query(["rain"]), whole.encode_query(["rain"]))
 
 

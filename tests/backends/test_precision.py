@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from rerank_plugins import Reranker
+from rerank_plugins import Cache, Reranker
 from rerank_plugins.backends import devices as _devices
 from rerank_plugins.backends.devices import resolve_device
 from rerank_plugins.backends.torch import loading as precision
@@ -82,7 +82,7 @@ def test_a_text_that_overflows_later_changes_the_model_then(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = save_large(tmp_path, word="faust")
-    reranker = Reranker(folder, device="cpu", cache_mb=1)
+    reranker = Reranker(folder, device="cpu", cache=Cache(memory_mb=1))
     reranker.rank("rain", [TEXTS[2]])
     assert reranker.engine.identity.dtype == "float16"
     assert reranker.rank("rain", [TEXTS[2]]).stats.cache_hits == 1

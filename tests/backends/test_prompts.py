@@ -20,7 +20,7 @@ def test_prompts_of_the_models_configuration_are_used(tmp_path: Path) -> None:
     (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
     with Reranker(folder) as prompted:
         score = prompted.rank("rain", ["It rains."])[0].raw_score
-        bare = Reranker(folder, query_prompt="", document_prompt="")
+        bare = Reranker(folder, prompts={"query": "", "document": ""})
         assert bare.rank("rain", ["It rains."])[0].raw_score != pytest.approx(score, abs=1e-4)
     same = Reranker().rank("query: rain", ["passage: It rains."])[0].raw_score
     assert score == pytest.approx(same, abs=1e-4)

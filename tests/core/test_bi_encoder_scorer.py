@@ -26,7 +26,7 @@ def embedded(fake: FakeBiEncoder) -> list[str]:
 
 
 def test_scores_are_cosines_of_queries_and_documents(fake: FakeBiEncoder) -> None:
-    encoder = BiEncoder(fake, query_prompt="ask ", document_prompt="told ")
+    encoder = BiEncoder(fake, prompts={"query": "ask ", "document": "told "})
     (answer,) = BiEncoderScorer(encoder).score_requests([ScoringRequest("rain", TEXTS)])
     expected = encoder.encode_document(TEXTS) @ encoder.encode_query(["rain"])[0]
     np.testing.assert_allclose(answer.scores, expected, atol=1e-6)

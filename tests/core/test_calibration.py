@@ -251,7 +251,7 @@ def test_another_models_scores_are_refused(
 ) -> None:
     calibrator = replace(CALIBRATORS["platt"], model=replace(MINI, **own))
     if same:
-        calibrator.check(replace(MINI, **other))
+        calibrator.validate_model(replace(MINI, **other))
     else:
         with pytest.raises(ConfigurationError, match="was fitted on scores of 'mini'"):
-            calibrator.check(replace(MINI, **other))
+            calibrator.validate_model(replace(MINI, **other))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.core.ranking import FusionMethod, fuse, fused_order, order
+from rerank_plugins.config import FusionMethod
+from rerank_plugins.core.ranking import fuse, fused_order, order
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 
 METHODS: tuple[FusionMethod, ...] = ("rrf", "weighted")
@@ -118,7 +119,7 @@ def test_differences_that_rounding_would_swallow_still_order() -> None:
 
 @pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan"), True, "0.5", None])
 def test_a_bad_weight_is_refused(weight: Any) -> None:
-    with pytest.raises(ConfigurationError, match="fusion_weight is"):
+    with pytest.raises(ConfigurationError, match="weight is"):
         fuse([1.0], None, "rrf", weight)
 
 
@@ -130,7 +131,7 @@ def test_a_bad_method_is_refused() -> None:
 @pytest.mark.parametrize(
     ("raw", "first", "message"),
     [
-        ([1.0], [1.0, 2.0], "1 raw scores and 2 of"),
+        ([1.0], [1.0, 2.0], "1 raw scores and 2 retrieval scores"),
         ([float("inf")], [1.0], "finite"),
         ([1.0], [float("nan")], "finite"),
         ([[1.0]], None, "flat"),

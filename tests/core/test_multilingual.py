@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank_plugins import Reranker
+from rerank_plugins import Reranker, Windows
 from rerank_plugins.core.windows import WindowSplitter, estimated_spans, split
 from rerank_plugins.types import TextPair
 from tests.helpers.tiny_decoders import save_logit_score
@@ -38,9 +38,7 @@ def test_windows_fit_by_tokens_and_cover_the_text(folder: Path, text: str) -> No
         folder,
         dtype="float32",
         max_length=160,
-        long_documents="windows",
-        window_overlap=16,
-        max_windows=None,
+        long_documents=Windows(overlap=16, max_windows=None),
     )
     long = text * 30
     backend: Any = reranker.engine.backend

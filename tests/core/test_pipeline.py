@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins import BiEncoder, RankedDocument, Ranking, Reranker
+from rerank_plugins import BiEncoder, Dedup, Fusion, RankedDocument, Ranking, Reranker
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError, InferenceError, InvalidInputError
@@ -41,8 +41,8 @@ def test_fusion_weights_1_and_0_are_the_two_rankings(
 ) -> None:
     given_scores = first_stage(texts)
     alone = Reranker(FakeCrossEncoder()).rank(query, texts)
-    one = Reranker(FakeCrossEncoder(), fusion=how, fusion_weight=1)
-    none = Reranker(FakeCrossEncoder(), fusion=how, fusion_weight=0)
+    one = Reranker(FakeCrossEncoder(), fusion=Fusion(how, 1))
+    none = Reranker(FakeCrossEncoder(), fusion=Fusion(how, 0))
     assert indices(one.rank(query, texts, retrieval_scores=given_scores)) == indices(alone)
     expected = sorted(range(len(texts)), key=lambda index: -given_scores[index])
     assert indices(none.rank(query, texts, retrieval_scores=given_scores)) == expected
@@ -50,7 +50,7 @@ def test_fusion_weights_1_and_0_are_the_two_rankings(
 
 
 def test_fused_scores_are_the_relevance_and_raw_scores_stay() -> None:
-    reranker = Reranker(FakeCrossEncoder(), fusion="weighted", fusion_weight=0.5)
+    reranker = Reranker(FakeCrossEncoder(), fusion=Fusion("weighted", 0.5))
     ranking = reranker.rank("rain", TEXTS, retrieval_scores=[5, 4, 3, 2, 1])
     assert ranking[0].relevance_score == max(one.relevance_score for one in ranking)
     shown = [one.relevance_score for one in ranking]
@@ -67,8 +67,8 @@ def test_fused_scores_are_the_relevance_and_raw_scores_stay() -> None:
     ("scores", "message"),
     [
         ([1.0], "shape .1,. for 5 documents"),
-        ([1, 2, 3, 4, math.nan], "score 4 is nan"),
-        (["a"] * 5, "no list of numbers"),
+        ([1, 2, 3, 4, math.nan], r"\[4\] is nan"),
+        (["a"] * 5, "not a list of numbers"),
         ([[1, 2, 3, 4, 5]], "shape .1, 5."),
     ],
 )
@@ -89,7 +89,7 @@ def test_a_calibrator_gives_the_relevance(tmp_path: Path) -> None:
     fitted = calibrator()
     fitted.save(tmp_path / "fitted.json")
     for given_one in (fitted, tmp_path / "fitted.json", str(tmp_path / "fitted.json")):
-        ranking = Reranker(FakeCrossEncoder(), calibrator=given_one).rank("rain", TEXTS)
+        ranking = Reranker(FakeCrossEncoder(), activation=given_one).rank("rain", TEXTS)
         raw = np.array([one.raw_score for one in ranking], dtype=np.float32)
         assert [one.relevance_score for one in ranking] == fitted(raw).tolist()
     assert indices(ranking) == indices(Reranker(FakeCrossEncoder()).rank("rain", TEXTS))
@@ -97,13 +97,13 @@ def test_a_calibrator_gives_the_relevance(tmp_path: Path) -> None:
 
 def test_a_calibrator_with_a_fusion_is_refused() -> None:
     """The fused score is no score of the model; its probability would be made up."""
-    with pytest.raises(ConfigurationError, match=r"fusion is 'rrf' and there is a calibrator"):
-        Reranker(FakeCrossEncoder(), calibrator=calibrator("fake"), fusion="rrf")
+    with pytest.raises(ConfigurationError, match=r"fusion is 'rrf' and activation is a calibrator"):
+        Reranker(FakeCrossEncoder(), activation=calibrator("fake"), fusion="rrf")
 
 
 def test_another_models_calibrator_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="fitted on scores of 'other'"):
-        Reranker(FakeCrossEncoder(), calibrator=calibrator("other")).rank("rain", TEXTS)
+        Reranker(FakeCrossEncoder(), activation=calibrator("other")).rank("rain", TEXTS)
 
 
 @given(some_queries, documents)
@@ -195,9 +195,7 @@ REPEATED = ["rain falls now", "sun", "rain falls now", "falls now rain", "rain f
 async def test_near_duplicates_are_left_out_after_the_ranking(top_n: int | None) -> None:
     everything = Reranker(FakeCrossEncoder()).rank("rain falls", REPEATED)
     encoder = BiEncoder(FakeBiEncoder())
-    reranker = Reranker(
-        FakeCrossEncoder(), drop_similar=0.99, similarity_model=encoder, top_n=top_n
-    )
+    reranker = Reranker(FakeCrossEncoder(), dedup=Dedup(0.99, model=encoder), top_n=top_n)
     ranking = reranker.rank("rain falls", REPEATED)
     bags: list[list[str]] = []
     expected = []
@@ -223,8 +221,8 @@ class PromptedCrossEncoder(FakeCrossEncoder):
     ("settings", "query", "document"),
     [
         ({}, "find: rain", "text: sun"),
-        ({"query_prompt": ""}, "rain", "text: sun"),
-        ({"query_prompt": "q: ", "document_prompt": "d: "}, "q: rain", "d: sun"),
+        ({"prompts": {"query": ""}}, "rain", "text: sun"),
+        ({"prompts": {"query": "q: ", "document": "d: "}}, "q: rain", "d: sun"),
     ],
 )
 def test_prompts_go_before_the_texts(settings: dict[str, str], query: str, document: str) -> None:
@@ -237,7 +235,7 @@ def test_prompts_go_before_the_texts(settings: dict[str, str], query: str, docum
 def test_a_prompt_takes_its_room_in_every_window() -> None:
     backend = FakeCrossEncoder(max_length=16)
     reranker = Reranker(
-        backend, max_length=None, long_documents="windows", document_prompt="a b c: "
+        backend, max_length=None, long_documents="windows", prompts={"document": "a b c: "}
     )
     ranking: Ranking = reranker.rank("rain", ["sun " * 50])
     pairs = [pair for batch in backend.batches for pair in batch]

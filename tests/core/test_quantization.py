@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sentence_transformers.util import quantize_embeddings
 
-from rerank_plugins import BiEncoder, BiEncoderScorer, Reranker
+from rerank_plugins import BiEncoder, BiEncoderScorer, Dedup, Reranker
 from rerank_plugins.core.quantization import EmbeddingFormat, quantization_ranges
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.langchain import BiEncoderEmbeddings
@@ -26,7 +26,7 @@ def full() -> Any:
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
 def test_quantized_as_the_reference(full: Any, precision: Any) -> None:
     ranges = quantization_ranges(full) if precision.endswith("int8") else None
-    encoder = BiEncoder(FakeBiEncoder(), precision=precision, ranges=ranges)  # type: ignore[arg-type]
+    encoder = BiEncoder(FakeBiEncoder(), precision=precision, ranges=ranges)
     made = encoder.encode_document(TEXTS)
     wanted = quantize_embeddings(full, precision=precision, ranges=ranges)
     assert made.dtype == wanted.dtype  # type: ignore[union-attr]
@@ -52,7 +52,7 @@ def test_truncated_vectors_are_unit_vectors_of_the_first_dimensions(full: Any) -
 def test_vectors_of_two_calls_compare(full: Any) -> None:
     """The peer takes ranges from the texts at hand: the same text, other numbers."""
     ranges = BiEncoder(FakeBiEncoder()).quantization_ranges(TEXTS)
-    encoder = BiEncoder(FakeBiEncoder(), precision="int8", ranges=ranges)  # type: ignore[arg-type]
+    encoder = BiEncoder(FakeBiEncoder(), precision="int8", ranges=ranges)
     together = encoder.encode_document(TEXTS)
     np.testing.assert_array_equal(together[:3], encoder.encode_document(TEXTS[:3]))
     theirs = [quantize_embeddings(full[rows], precision="int8") for rows in ([5, 1], [5, 5])]
@@ -97,6 +97,6 @@ def test_what_only_the_model_can_tell() -> None:
     with pytest.raises(InvalidInputError, match="at least 2 texts"):
         BiEncoder(fake).quantization_ranges(["rain"])
     with pytest.raises(ConfigurationError, match="cosines need"):
-        Reranker(drop_similar=0.9, similarity_model=BiEncoder(fake, precision="binary")).rank(
+        Reranker(dedup=Dedup(0.9, model=BiEncoder(fake, precision="binary"))).rank(
             "rain", ["a", "b"]
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.config import Activation
 from rerank_plugins.core.ranking import activate, order, validate_scores
 from rerank_plugins.errors import InvalidScoresError
 from rerank_plugins.types import ScoreScale
@@ -85,7 +85,9 @@ def test_sigmoid_keeps_apart_what_single_precision_would_tie() -> None:
         ("sigmoid", ScoreScale.UNDECLARED),
     ],
 )
-def test_only_logits_are_activated(activation: Activation, scale: ScoreScale) -> None:
+def test_only_logits_are_activated(
+    activation: Literal["sigmoid", "none"], scale: ScoreScale
+) -> None:
     scores = array([-3.0, 0.25, 7.0])
     np.testing.assert_array_equal(activate(scores, activation, scale), scores)
 

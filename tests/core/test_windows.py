@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rerank_plugins import RankedDocument, Ranking, Reranker
+from rerank_plugins import RankedDocument, Ranking, Reranker, Windows
 from rerank_plugins.core.windows import Spans, estimated_spans, split, subsample
 from rerank_plugins.testing import FakeCrossEncoder
 from rerank_plugins.types import Window
@@ -93,7 +93,9 @@ def test_windows_equal_truncate_where_nothing_is_long(
     query: str, texts: list[str], reach: int, prompt: str
 ) -> None:
     cut, windows = (
-        Reranker(FakeCrossEncoder(max_length=reach), long_documents=how, document_prompt=prompt)
+        Reranker(
+            FakeCrossEncoder(max_length=reach), long_documents=how, prompts={"document": prompt}
+        )
         for how in ("truncate", "windows")
     )
     expected = cut.rank(query, texts)
@@ -117,13 +119,11 @@ def test_a_real_model_reads_what_fits_in_one(words: int) -> None:
     assert cut.stats.truncated == 1 or whole == cut
 
 
-def windowed(**settings: int | None) -> Reranker:
+def windowed(**settings: Any) -> Reranker:
     return Reranker(
         FakeCrossEncoder(max_length=16),
         max_length=None,
-        long_documents="windows",
-        window_overlap=0,
-        **settings,  # type: ignore[arg-type]
+        long_documents=Windows(overlap=0, **settings),
     )
 
 
@@ -146,11 +146,9 @@ def test_the_best_window_wins_and_is_named() -> None:
     assert whole.stats.truncated == 1
 
 
-def test_the_mean_of_the_best_windows() -> None:
+def test_the_mean_of_the_top_k_windows() -> None:
     backend = FakeCrossEncoder(max_length=16)
-    reranker = Reranker(
-        backend, max_length=None, long_documents="windows", window_overlap=0, best_windows=2
-    )
+    reranker = Reranker(backend, max_length=None, long_documents=Windows(overlap=0, top_k=2))
     score = reranker.rank("needle rain", [HAYSTACK])[0].raw_score
     scored = sorted((backend._score(*pair) for pair in backend.batches[0]), reverse=True)
     assert score == pytest.approx(sum(scored[:2]) / 2, abs=1e-6)

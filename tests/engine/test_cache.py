@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins import BiEncoder, Cache, Reranker
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.cache import Entry, MemoryCache
 from rerank_plugins.errors import ConfigurationError
@@ -79,7 +79,7 @@ def test_truncation_is_remembered() -> None:
 
 def test_embeddings_are_cached_by_role_and_prompt() -> None:
     backend = FakeBiEncoder()
-    plain, prompted = BiEncoder(backend), BiEncoder(backend, query_prompt="topic: ")
+    plain, prompted = BiEncoder(backend), BiEncoder(backend, prompts={"query": "topic: "})
     plain.engine.cache.grow(ROOMY)
     first = plain.encode_query(["rain", "snow"])
     np.testing.assert_array_equal(plain.encode_query(["snow", "rain"]), first[::-1])
@@ -129,7 +129,7 @@ def test_off_unless_asked_for() -> None:
 
 
 def test_the_setting_reaches_the_shared_engine_and_never_shrinks_it() -> None:
-    engine = Reranker("mini", dtype="float32", cache_mb=2).engine
+    engine = Reranker("mini", dtype="float32", cache=Cache(memory_mb=2)).engine
     assert Reranker("mini", dtype="float32").engine is engine
     assert engine.cache.memory.bounds == (2 * 2**20, None)
     engine.close()  # other tests count what the model computes
@@ -137,5 +137,5 @@ def test_the_setting_reaches_the_shared_engine_and_never_shrinks_it() -> None:
 
 @pytest.mark.parametrize("value", [-1, True, float("nan"), float("inf"), "1"])
 def test_a_size_that_is_none_is_refused(value: float) -> None:
-    with pytest.raises(ConfigurationError, match=r"cache_mb is .* megabytes"):
-        ModelConfig(cache_mb=value)
+    with pytest.raises(ConfigurationError, match=r"memory_mb is .* megabytes"):
+        ModelConfig(cache=Cache(memory_mb=value))

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank_plugins import BiEncoder, Ranking, Reranker
+from rerank_plugins import BiEncoder, Cache, Ranking, Reranker
 from rerank_plugins.engine import disk_cache
 from rerank_plugins.errors import ConfigurationError, MissingDependencyError
 from rerank_plugins.testing import FakeCrossEncoder
@@ -37,7 +37,7 @@ QUERY = "red apples"
 
 def rank(folder: Path, texts: list[str] = TEXTS, **settings: Any) -> Ranking:
     """Rank as a new process would: another engine of the same weights, all written after."""
-    with Reranker(PinnedCrossEncoder(), cache_dir=folder, **settings) as reranker:
+    with Reranker(PinnedCrossEncoder(), cache=Cache(folder=folder), **settings) as reranker:
         return reranker.rank(QUERY, texts)
 
 
@@ -88,7 +88,9 @@ def test_cache_on_equals_cache_off(
             backend, reference = PinnedCrossEncoder(), PinnedCrossEncoder()
             engines = set()
             for query, texts, length in requests:
-                kept = Reranker(backend, max_length=length, cache_dir=name, cache_mb=cache_mb)
+                kept = Reranker(
+                    backend, max_length=length, cache=Cache(folder=name, memory_mb=cache_mb)
+                )
                 plain = Reranker(reference, max_length=length)
                 result, expected = kept.rank(query, texts), plain.rank(query, texts)
                 assert result.documents == expected.documents
@@ -105,8 +107,8 @@ def test_cache_on_equals_cache_off(
 def test_vectors_are_kept_by_role_and_prompt(texts: list[str], prompt: str | None) -> None:
     with tempfile.TemporaryDirectory() as name:
         for hits in (False, True):
-            kept = BiEncoder(PinnedBiEncoder(), query_prompt=prompt, cache_dir=name)
-            other = BiEncoder(PinnedBiEncoder(), query_prompt=prompt)
+            kept = BiEncoder(PinnedBiEncoder(), prompts={"query": prompt}, cache=Cache(folder=name))
+            other = BiEncoder(PinnedBiEncoder(), prompts={"query": prompt})
             np.testing.assert_array_equal(kept.encode_query(texts), other.encode_query(texts))
             np.testing.assert_array_equal(kept.encode_document(texts), other.encode_document(texts))
             stats = kept.engine.stats()
@@ -126,7 +128,7 @@ def test_another_process_finds_what_one_wrote(tmp_path: Path) -> None:
 def test_memory_stands_before_the_disk(tmp_path: Path) -> None:
     rank(tmp_path, TEXTS[:30])
     backend = PinnedCrossEncoder()
-    with Reranker(backend, cache_dir=tmp_path, cache_mb=1) as reranker:
+    with Reranker(backend, cache=Cache(folder=tmp_path, memory_mb=1)) as reranker:
         engine = reranker.engine
         first, again = reranker.rank(QUERY, TEXTS), reranker.rank(QUERY, TEXTS)
         assert (first.stats.cache_hits, first.stats.disk_hits) == (30, 30)
@@ -137,7 +139,7 @@ def test_memory_stands_before_the_disk(tmp_path: Path) -> None:
 
 
 def test_the_entries_of_the_memory_are_bounded() -> None:
-    with Reranker(PinnedCrossEncoder(), cache_mb=1, cache_entries=7) as reranker:
+    with Reranker(PinnedCrossEncoder(), cache=Cache(memory_mb=1, max_entries=7)) as reranker:
         reranker.rank(QUERY, TEXTS)
         assert len(reranker.engine.cache.memory) == 7
         reranker.rank(QUERY, TEXTS[:7])
@@ -146,24 +148,24 @@ def test_the_entries_of_the_memory_are_bounded() -> None:
 
 def test_other_weights_find_nothing(tmp_path: Path) -> None:
     rank(tmp_path)
-    with Reranker(PinnedCrossEncoder("1" * 64), cache_dir=tmp_path) as reranker:
+    with Reranker(PinnedCrossEncoder("1" * 64), cache=Cache(folder=tmp_path)) as reranker:
         assert reranker.rank(QUERY, TEXTS).stats.cache_hits == 0
 
 
 def test_weights_that_changed_while_unloaded_are_told_apart(tmp_path: Path) -> None:
     backend = PinnedCrossEncoder()
-    with Reranker(backend, cache_dir=tmp_path, cache_mb=1) as reranker:
+    with Reranker(backend, cache=Cache(folder=tmp_path, memory_mb=1)) as reranker:
         reranker.rank(QUERY, TEXTS)
         backend.identity = PinnedCrossEncoder("1" * 64).identity
         reranker.rank(QUERY, ["anything that is computed"])
         assert reranker.rank(QUERY, TEXTS).stats.cache_hits == 0
-    with Reranker(PinnedCrossEncoder("1" * 64), cache_dir=tmp_path) as reranker:
+    with Reranker(PinnedCrossEncoder("1" * 64), cache=Cache(folder=tmp_path)) as reranker:
         assert reranker.rank(QUERY, TEXTS).stats.disk_hits == 40
 
 
 def test_the_folder_is_bounded_and_the_oldest_go(tmp_path: Path) -> None:
     many = [f"{number} {text}" for number in range(400) for text in TEXTS]
-    with Reranker(PinnedCrossEncoder(), cache_dir=tmp_path, cache_dir_mb=1) as reranker:
+    with Reranker(PinnedCrossEncoder(), cache=Cache(folder=tmp_path, folder_mb=1)) as reranker:
         for start in range(0, len(many), 2_000):
             reranker.rank(QUERY, many[start : start + 2_000])
             reranker.engine.cache.flush()
@@ -176,7 +178,7 @@ def test_the_folder_is_bounded_and_the_oldest_go(tmp_path: Path) -> None:
 
 
 def test_a_model_without_a_fingerprint_is_refused(tmp_path: Path) -> None:
-    reranker = Reranker(fake := FakeCrossEncoder(), cache_dir=tmp_path)
+    reranker = Reranker(fake := FakeCrossEncoder(), cache=Cache(folder=tmp_path))
     with pytest.raises(ConfigurationError, match="neither a fingerprint nor a revision"):
         reranker.warm_up()
     with pytest.raises(ConfigurationError, match="neither a fingerprint nor a revision"):
@@ -190,26 +192,31 @@ def test_a_revision_is_enough(tmp_path: Path) -> None:
     for revision in ("v1", "v1", "v2"):
         backend = FakeCrossEncoder()
         backend.identity = ModelIdentity("fake", revision, "fake", "float32", 512)
-        with Reranker(backend, cache_dir=tmp_path) as reranker:
+        with Reranker(backend, cache=Cache(folder=tmp_path)) as reranker:
             hits.append(reranker.rank(QUERY, TEXTS).stats.disk_hits)
     assert hits == [0, 40, 0]
 
 
 def test_an_engine_has_one_folder(tmp_path: Path) -> None:
     backend = PinnedCrossEncoder()
-    with Reranker(backend, cache_dir=tmp_path / "one") as reranker:
-        assert Reranker(backend, cache_dir=str(tmp_path / "one")).engine is reranker.engine
+    with Reranker(backend, cache=Cache(folder=tmp_path / "one")) as reranker:
+        assert (
+            Reranker(backend, cache=Cache(folder=str(tmp_path / "one"))).engine is reranker.engine
+        )
         assert Reranker(backend).engine.cache.folder == tmp_path / "one"
         with pytest.raises(ConfigurationError, match=r"two'.* uses .*one'"):
-            _ = Reranker(backend, cache_dir=tmp_path / "two").engine
-    assert Reranker(backend, cache_dir=tmp_path / "two").engine.cache.folder == tmp_path / "two"
+            _ = Reranker(backend, cache=Cache(folder=tmp_path / "two")).engine
+    assert (
+        Reranker(backend, cache=Cache(folder=tmp_path / "two")).engine.cache.folder
+        == tmp_path / "two"
+    )
     Reranker(backend).close()
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diskcache", None)
     with pytest.raises(MissingDependencyError, match=r"rerank-plugins\[cache\]"):
-        Reranker(PinnedCrossEncoder(), cache_dir=tmp_path).warm_up()
+        Reranker(PinnedCrossEncoder(), cache=Cache(folder=tmp_path)).warm_up()
 
 
 def test_threads_end_with_the_engine(tmp_path: Path) -> None:
@@ -217,7 +224,7 @@ def test_threads_end_with_the_engine(tmp_path: Path) -> None:
     for _ in range(3):
         rank(tmp_path)
     backend = PinnedCrossEncoder()
-    Reranker(backend, cache_dir=tmp_path).rank(QUERY, TEXTS)
+    Reranker(backend, cache=Cache(folder=tmp_path)).rank(QUERY, TEXTS)
     del backend
     deadline = time.monotonic() + 10
     while threading.active_count() > before:
@@ -227,7 +234,9 @@ def test_threads_end_with_the_engine(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs modes")
 def test_folder_and_files_are_private(tmp_path: Path) -> None:
-    with Reranker(PinnedCrossEncoder(), cache_dir=tmp_path / "new" / "folder") as reranker:
+    with Reranker(
+        PinnedCrossEncoder(), cache=Cache(folder=tmp_path / "new" / "folder")
+    ) as reranker:
         reranker.rank(QUERY, TEXTS)
     inside = [tmp_path / "new" / "folder", *(tmp_path / "new" / "folder").rglob("*")]
     assert len(inside) >= 3
@@ -335,7 +344,7 @@ def test_damage_while_in_use_costs_no_score(
     tmp_path: Path, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disk_cache, "_RETRY_AFTER_S", 0.0)
-    with Reranker(PinnedCrossEncoder(), cache_dir=tmp_path) as reranker:
+    with Reranker(PinnedCrossEncoder(), cache=Cache(folder=tmp_path)) as reranker:
         reranker.rank(QUERY, TEXTS)
         reranker.engine.cache.flush()
         damage(tmp_path)
@@ -348,7 +357,7 @@ def test_a_folder_deleted_in_use_is_made_again(
 ) -> None:
     monkeypatch.setattr(disk_cache, "_RETRY_AFTER_S", 0.0)
     folder = tmp_path / "scores"
-    with Reranker(PinnedCrossEncoder(), cache_dir=folder) as reranker:
+    with Reranker(PinnedCrossEncoder(), cache=Cache(folder=folder)) as reranker:
         for _ in range(2):
             reranker.rank(QUERY, TEXTS)
             reranker.engine.cache.flush()
@@ -376,7 +385,7 @@ def locked(folder: Path) -> Iterator[None]:
 @pytest.mark.parametrize("in_use", [False, True])
 def test_a_locked_database_holds_nobody_up(tmp_path: Path, *, in_use: bool) -> None:
     rank(tmp_path, TEXTS[:9])
-    reranker = Reranker(backend := PinnedCrossEncoder(), cache_dir=tmp_path)
+    reranker = Reranker(backend := PinnedCrossEncoder(), cache=Cache(folder=tmp_path))
     if in_use:
         assert reranker.rank(QUERY, TEXTS[:9]).stats.disk_hits == 9
     with locked(tmp_path):
@@ -423,7 +432,7 @@ async def test_the_event_loop_never_waits_for_the_folder(
         slow.wait(30)
 
     monkeypatch.setattr(disk_cache, "_open_database", open_slowly)
-    reranker = Reranker(PinnedCrossEncoder(), cache_dir=tmp_path)
+    reranker = Reranker(PinnedCrossEncoder(), cache=Cache(folder=tmp_path))
     lags = []
 
     async def watch() -> None:

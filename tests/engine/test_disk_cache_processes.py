@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank_plugins import Reranker
+from rerank_plugins import Cache, Reranker
 from tests.helpers.engines import PinnedCrossEncoder
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ folder = Path(sys.argv[1])
 
 def work(seed, rounds, reranker=None):
     chance = random.Random(seed)
-    reranker = reranker or Reranker(PinnedCrossEncoder(), cache_dir=folder)
+    reranker = reranker or Reranker(PinnedCrossEncoder(), cache=Cache(folder=folder))
     hits = 0
     for number in range(rounds):
         if number % 5 == 1:
@@ -101,7 +101,7 @@ def test_processes_share_the_folder_with_one_killed_inside_a_transaction(tmp_pat
     rank = """
     query = "killed in the middle"
     texts = [f"text {number} on {query}" for number in range(50)]
-    reranker = Reranker(PinnedCrossEncoder(), cache_dir=folder)
+    reranker = Reranker(PinnedCrossEncoder(), cache=Cache(folder=folder))
     ranking = reranker.rank(query, texts)
     assert all(abs(doc.raw_score - overlap(query, doc.text)) < 1e-6 for doc in ranking)
     print(ranking.stats.disk_hits, flush=True)
@@ -136,8 +136,8 @@ def test_children_forked_in_the_middle_of_everything_share_it_too(tmp_path: Path
             import threading
             # Imports everything: what a thread is importing when a child forks stays locked there.
             elsewhere = folder.with_name(f"{folder.name}-elsewhere")
-            work(0, 2, Reranker(PinnedCrossEncoder(), cache_dir=elsewhere))
-            reranker = Reranker(PinnedCrossEncoder(), cache_dir=folder)
+            work(0, 2, Reranker(PinnedCrossEncoder(), cache=Cache(folder=elsewhere)))
+            reranker = Reranker(PinnedCrossEncoder(), cache=Cache(folder=folder))
             parent = threading.Thread(target=lambda: print(work(0, 150)[0] > 0))
             parent.start()
             children = []
@@ -165,7 +165,7 @@ def test_children_forked_in_the_middle_of_everything_share_it_too(tmp_path: Path
 def test_what_a_short_script_computed_is_there_for_the_next(tmp_path: Path) -> None:
     script = """
     kept = PinnedCrossEncoder()
-    print(Reranker(kept, cache_dir=folder).rank("query", ["a", "b", "c"]).stats.disk_hits)
+    print(Reranker(kept, cache=Cache(folder=folder)).rank("query", ["a", "b", "c"]).stats.disk_hits)
     """
     assert [end(start(tmp_path, script)) for _ in range(2)] == ["0\n", "3\n"]
 
@@ -201,7 +201,7 @@ def test_a_folder_that_may_not_be_written_is_a_warning(*, filled: bool) -> None:
     with tempfile.TemporaryDirectory() as name:  # others may not enter pytest's
         folder = Path(name)
         if filled:
-            with Reranker(PinnedCrossEncoder(), cache_dir=folder) as reranker:
+            with Reranker(PinnedCrossEncoder(), cache=Cache(folder=folder)) as reranker:
                 reranker.rank("query", ["text"])
         for path in [*folder.rglob("*"), folder]:
             path.chmod(0o555 if path.is_dir() else 0o444)

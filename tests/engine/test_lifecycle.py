@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank_plugins import Reranker
+from rerank_plugins import Cache, Reranker
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.loading import LazyModel, get_loader, register_loader
@@ -66,7 +66,7 @@ async def test_what_is_said_of_a_model_loads_none_again() -> None:
     original = get_loader("cross-encoder")
     register_loader("cross-encoder", loader)
     try:
-        reranker = Reranker("unloaded", idle_unload_s=0.05, cache_mb=1)
+        reranker = Reranker("unloaded", idle_unload_s=0.05, cache=Cache(memory_mb=1))
         first = reranker.rank("rain", ["rain", "snow"])
         wait_until_unloaded(reranker.engine)
         for again in (

@@ -190,7 +190,7 @@ def test_rerankers_around_one_backend_share_its_engine() -> None:
 
 def test_bi_encoders_around_one_backend_share_its_engine() -> None:
     backend = FakeBiEncoder()
-    assert BiEncoder(backend).engine is BiEncoder(backend, query_prompt="q: ").engine
+    assert BiEncoder(backend).engine is BiEncoder(backend, prompts={"query": "q: "}).engine
 
 
 def test_kinds_do_not_share(loader: CountingLoader, config: ModelConfig) -> None:

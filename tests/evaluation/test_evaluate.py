@@ -18,7 +18,7 @@ from llama_index.core import VectorStoreIndex
 from llama_index.core.schema import TextNode
 from rich.console import Console
 
-from rerank_plugins import BiEncoder, Cascade, Reranker
+from rerank_plugins import BiEncoder, Cascade, Fusion, Reranker
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation import Evaluation, RetrievalSet, evaluate, from_documents
 from rerank_plugins.evaluation.systems import nearest
@@ -91,10 +91,10 @@ def test_both_frameworks_and_plain_python_are_measured_alike(encoder: BiEncoder)
 
 def test_retrievers_of_both_frameworks_find_what_the_bi_encoder_finds(encoder: BiEncoder) -> None:
     documents = [Document(id=name, page_content=text) for name, text in TEXTS.items()]
-    embed = BiEncoderEmbeddings(model=encoder._model)
+    embed = BiEncoderEmbeddings(model=encoder._client._model)
     store = InMemoryVectorStore.from_documents(documents, embed)
     nodes = [TextNode(id_=name, text=text) for name, text in TEXTS.items()]
-    index = VectorStoreIndex(nodes, embed_model=BiEncoderEmbedding(model=encoder._model))
+    index = VectorStoreIndex(nodes, embed_model=BiEncoderEmbedding(model=encoder._client._model))
     found = evaluate(
         from_documents(documents, QUERIES, QRELS),
         {
@@ -114,7 +114,7 @@ def test_retrievers_of_both_frameworks_find_what_the_bi_encoder_finds(encoder: B
 
 def test_fusion_sees_the_first_stage_through_every_adapter(encoder: BiEncoder) -> None:
     backend = FakeCrossEncoder()
-    how: dict[str, Any] = {"model": backend, "fusion": "weighted", "fusion_weight": 0.3}
+    how: dict[str, Any] = {"model": backend, "fusion": Fusion("weighted", 0.3)}
     found = evaluate(
         small_set(),
         {

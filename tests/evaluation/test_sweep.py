@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins import BiEncoder, Fusion, Reranker
 from rerank_plugins.cli.app import app
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation import evaluate, from_documents, sweep
@@ -34,17 +34,17 @@ def pairs_of(backend: FakeCrossEncoder) -> list[tuple[str, str]]:
 
 def test_a_cell_is_what_an_evaluation_of_it_gives() -> None:
     backend, encoder = FakeCrossEncoder(), BiEncoder(FakeBiEncoder())
-    fused = {"fusion": "weighted", "fusion_weight": 0.4}
+    fused = {"fusion": Fusion("weighted", 0.4)}
     found = sweep(small_set(), [backend], [2, 6], [{}, fused], encoder=encoder)
     assert [cell.label for cell in found.cells] == [
         "bi-encoder alone",
         "fake, top 2",
         "fake, top 6",
-        "fake (fusion=weighted, fusion_weight=0.4), top 2",
-        "fake (fusion=weighted, fusion_weight=0.4), top 6",
+        "fake (fusion=Fusion(method='weighted', weight=0.4)), top 2",
+        "fake (fusion=Fusion(method='weighted', weight=0.4)), top 6",
     ]
     for number, options in ((2, {}), (4, fused)):
-        ranker = Reranker(backend, **options)  # type: ignore[arg-type]
+        ranker = Reranker(backend, **options)
         same = evaluate(small_set(), {"a": ranker, "b": encoder}, first_stage=encoder, depth=6)
         assert found.cells[number].values == same["a"].values
         assert found.cells[0].values == same["b"].values
@@ -92,7 +92,7 @@ def test_table_and_comparison() -> None:
         ({"depths": []}, "depths is empty"),
         ({"depths": [0]}, "depths is 0"),
         ({"options": [{"top_n": 3}]}, "options hold 'top_n'"),
-        ({"options": [{"fusion_weight": 3}]}, "fusion_weight is 3"),
+        ({"options": [{"fusion": {"weight": 3}}]}, "weight is 3"),
     ],
 )
 def test_what_is_wrong_is_named(options: dict[str, Any], message: str) -> None:

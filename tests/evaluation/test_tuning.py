@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank_plugins.core.ranking import FusionMethod
+from rerank_plugins.config import FusionMethod
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.tuning import LabeledQuery, fit_fusion_weight, fused_quality
 

@@ -62,7 +62,7 @@ async def test_texts_reach_the_model_unchanged_with_their_prompts(
     fake_bi_encoder: FakeBiEncoder,
 ) -> None:
     embeddings = BiEncoderEmbeddings(
-        model=fake_bi_encoder, query_prompt="query: ", document_prompt="passage: "
+        model=fake_bi_encoder, prompts={"query": "query: ", "document": "passage: "}
     )
     embeddings.embed_documents(["a\nb  c\t"])
     embeddings.embed_query(" a\nb")
@@ -111,7 +111,7 @@ def test_show_progress(fake_bi_encoder: FakeBiEncoder, capsys: pytest.CaptureFix
 
 
 def test_pickles_carry_settings_and_no_weights() -> None:
-    embeddings = BiEncoderEmbeddings(query_prompt="query: ")
+    embeddings = BiEncoderEmbeddings(prompts={"query": "query: "})
     vector = embeddings.embed_query("rain")
     pickled = pickle.dumps(embeddings)
     assert len(pickled) < 2_000

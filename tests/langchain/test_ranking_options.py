@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from langchain_core.documents import Document
 
+from rerank_plugins import Fusion, Windows
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.helpers.engines import FaultyCrossEncoder, raise_for
@@ -23,8 +24,7 @@ def test_metadata_goes_into_the_text_and_windows_come_out_without_it() -> None:
     compressor = CrossEncoderCompressor(
         model=fake,
         max_length=None,
-        long_documents="windows",
-        window_overlap=0,
+        long_documents=Windows(overlap=0),
         metadata_keys=["title", "author"],
     )
     best = compressor.compress_documents([document], "needle rain")[0]
@@ -51,7 +51,7 @@ def test_the_first_stages_scores_are_looked_for_under_score() -> None:
 def test_fusion_takes_the_first_stages_scores(key: str) -> None:
     documents = [Document(text, metadata={key: score}) for text, score in (("a", 0.1), ("b", 0.9))]
     compressor = CrossEncoderCompressor(
-        model=FakeCrossEncoder(), fusion="weighted", fusion_weight=0.0, retrieval_score_key=key
+        model=FakeCrossEncoder(), fusion=Fusion("weighted", 0.0), retrieval_score_key=key
     )
     ranked = compressor.compress_documents(documents, "rain")
     assert [one.page_content for one in ranked] == ["b", "a"]

@@ -62,7 +62,7 @@ def test_no_texts_no_vectors() -> None:
 
 def test_queries_and_documents_have_prompts_of_their_own() -> None:
     model = FakeBiEncoder()
-    embedding = make(model=model, query_prompt="query: ", document_prompt="passage: ")
+    embedding = make(model=model, prompts={"query": "query: ", "document": "passage: "})
     embedding.get_query_embedding("faust")
     asyncio.run(embedding.aget_query_embedding("faust"))
     embedding.get_text_embedding("faust")
@@ -106,7 +106,7 @@ def test_model_name_may_be_given_instead_of_model() -> None:
 
 
 def test_two_names_that_differ_are_refused() -> None:
-    with pytest.raises(ValueError, match="two words for the same setting"):
+    with pytest.raises(ValueError, match="two names of one setting"):
         BiEncoderEmbedding(model="a", model_name="b")
 
 
@@ -131,7 +131,7 @@ def test_constructing_loads_nothing() -> None:
 
 
 def test_events_name_the_model_and_nothing_more(reported: Reported) -> None:
-    embedding = make(cache_folder="private", query_prompt="private")
+    embedding = make(cache_folder="private", prompts={"query": "private"})
     embedding.get_query_embedding("faust")
     asyncio.run(embedding.aget_text_embedding_batch(["faust"]))
     starts, ends = reported.events.of("EmbeddingStart"), reported.events.of("EmbeddingEnd")

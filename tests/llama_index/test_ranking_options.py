@@ -7,6 +7,7 @@ from typing import Any
 
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 
+from rerank_plugins import Fusion, Windows
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 from rerank_plugins.testing import FakeCrossEncoder
 from tests.helpers.engines import FaultyCrossEncoder, raise_for
@@ -23,7 +24,7 @@ def test_windows_are_those_of_the_nodes_own_text() -> None:
     given = node(LONG, title="Weather", page=3)
     before = copy.deepcopy(given)
     postprocessor = CrossEncoderPostprocessor(
-        model=fake, max_length=None, long_documents="windows", window_overlap=0
+        model=fake, max_length=None, long_documents=Windows(overlap=0)
     )
     best = postprocessor.postprocess_nodes([given], query_str="needle rain")[0]
     assert given == before
@@ -44,7 +45,7 @@ def test_metadata_keys_replace_the_mode() -> None:
 
 def test_fusion_takes_the_nodes_scores() -> None:
     postprocessor = CrossEncoderPostprocessor(
-        model=FakeCrossEncoder(), fusion="weighted", fusion_weight=0.0
+        model=FakeCrossEncoder(), fusion=Fusion("weighted", 0.0)
     )
     ranked = postprocessor.postprocess_nodes([node("a", 0.1), node("b", 0.9)], query_str="rain")
     assert [one.text for one in ranked] == ["b", "a"]

@@ -33,10 +33,7 @@ MODEL: dict[str, Any] = {
     "trust_remote_code": True,
     "max_length": 64,
     "idle_unload_s": 60.0,
-    "cache_mb": 8.0,
-    "cache_entries": 100,
-    "cache_dir": "scores",
-    "cache_dir_mb": 16.0,
+    "cache": {"memory_mb": 8.0, "max_entries": 100, "folder": "scores", "folder_mb": 16.0},
 }
 COMPONENTS: list[tuple[type[Component], dict[str, Any]]] = [
     (
@@ -47,22 +44,15 @@ COMPONENTS: list[tuple[type[Component], dict[str, Any]]] = [
             "top_n": 3,
             "score_threshold": 0.25,
             "activation": "none",
-            "calibrator": None,
-            "fusion": "weighted",
-            "fusion_weight": 0.75,
-            "drop_similar": 0.9,
-            "similarity_model": "other",
-            "long_documents": "windows",
-            "window_overlap": 16,
-            "max_windows": 5,
-            "best_windows": 2,
-            "query_prompt": "query: ",
-            "document_prompt": "",
+            "fusion": {"method": "weighted", "weight": 0.75},
+            "dedup": {"threshold": 0.9, "model": "other"},
+            "long_documents": {"overlap": 16, "max_windows": 5, "top_k": 2},
+            "prompts": {"query": "query: ", "document": ""},
             "deadline_ms": 250.0,
             "on_error": "passthrough",
             "metadata_keys": ["title"],
             "priority": "bulk",
-            "overload": "raise",
+            "when_full": "raise",
             "metadata_mode": MetadataMode.LLM,
             "keep_retrieval_score": True,
         },
@@ -71,8 +61,7 @@ COMPONENTS: list[tuple[type[Component], dict[str, Any]]] = [
         BiEncoderEmbedding,
         {
             **MODEL,
-            "query_prompt": "query: ",
-            "document_prompt": "",
+            "prompts": {"query": "query: ", "document": ""},
             "truncate_dim": 2,
             "precision": "int8",
             "ranges": [[-0.5, -0.25], [0.5, 0.25]],
@@ -114,13 +103,13 @@ def test_the_class_name_is_stable(cls: type[Component], settings: dict[str, Any]
 def test_the_settings_are_those_of_the_core(cls: type[Component], settings: dict[str, Any]) -> None:
     component = cls(**settings)
     if isinstance(component, CrossEncoderPostprocessor):
-        config = component.reranker().config
-        scorer = component.reranker().scorer
-        assert isinstance(scorer, CrossEncoderScorer)
-        model = scorer._model
-        assert (config.top_n, config.score_threshold, config.activation) == (3, 0.25, "none")
+        reranker = component.reranker()
+        assert isinstance(reranker.scorer, CrossEncoderScorer)
+        model = reranker.scorer.client._model
+        found = (reranker.top_n, reranker.score_threshold, reranker.activation)
+        assert found == (3, 0.25, "none")
     else:
-        model = component.bi_encoder()._model
+        model = component.bi_encoder()._client._model
     assert model == ModelConfig(**MODEL, optimize=settings.get("optimize", "none"))
 
 
@@ -132,10 +121,11 @@ def test_an_unknown_setting_is_refused(cls: type[Component], settings: dict[str,
 
 @each
 def test_paths_become_text(cls: type[Component], settings: dict[str, Any]) -> None:
-    paths = {"model": Path("a") / "b", "cache_folder": Path("c"), "cache_dir": Path("d")}
+    paths = {"model": Path("a") / "b", "cache_folder": Path("c"), "cache": {"folder": Path("d")}}
     component = cls(**{**settings, **paths})
-    given = (component.model, component.cache_folder, component.cache_dir)
-    assert given == (str(Path("a") / "b"), "c", "d")
+    assert component.cache is not None
+    values = (component.model, component.cache_folder, component.cache.folder)
+    assert values == (str(Path("a") / "b"), "c", "d")
     json.loads(component.to_json())
 
 

@@ -104,11 +104,11 @@ from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 seen.clear()
 for backend in ("torch", "sbert"):
-    reranker = r.Reranker(backend=backend, device="cpu", cache_dir=sys.argv[1])
+    reranker = r.Reranker(backend=backend, device="cpu", cache=r.Cache(folder=sys.argv[1]))
     for _ in range(2):  # the second reads the cache
         assert reranker.rank("Who wrote Faust?", ["It rains.", "Goethe wrote Faust."])[0].index == 1
         reranker.close()
-r.BiEncoder(device="cpu", cache_dir=sys.argv[1]).encode_query(["Who wrote Faust?"])
+r.BiEncoder(device="cpu", cache=r.Cache(folder=sys.argv[1])).encode_query(["Who wrote Faust?"])
 assert not seen, seen
 """
 

@@ -22,7 +22,7 @@ from langchain_core.load import dumps
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
-from rerank_plugins import Cascade, RemoteSpec, Reranker
+from rerank_plugins import Cache, Cascade, RemoteSpec, Reranker
 from rerank_plugins.cli.app import app as command
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import RemoteStatusError, RerankError
@@ -130,13 +130,13 @@ def test_the_search_finds_a_secret_that_is_shown(secret: str) -> None:
 def test_no_representation_of_what_asks_a_server(server: StandIn) -> None:
     """Settings, configurations, rerankers, adapters of both frameworks, engines, rankings."""
     model = remote(server)
-    reranker = Reranker(model, cache_mb=1)
+    reranker = Reranker(model, cache=Cache(memory_mb=1))
     ranking = reranker.rank("faust", DOCUMENTS)  # it does know the token: the server checks it
     cascade = Cascade([(Reranker(FakeCrossEncoder()), 2), reranker])
     compressor = CrossEncoderCompressor(model=model)
     check(
         model=model,
-        config=ModelConfig("remote", settings=model),
+        config=ModelConfig("remote", spec=model),
         reranker=reranker,
         cascade=cascade,
         compressor=compressor,
@@ -153,7 +153,7 @@ def test_no_representation_of_what_asks_a_server(server: StandIn) -> None:
 
 def test_nothing_of_it_is_on_the_disk(server: StandIn, tmp_path: Path) -> None:
     pytest.importorskip("diskcache")
-    with Reranker(remote(server), cache_mb=1) as reranker:
+    with Reranker(remote(server), cache=Cache(memory_mb=1)) as reranker:
         reranker.rank("faust", DOCUMENTS)
         (tmp_path / "ranking.pickle").write_bytes(pickle.dumps(reranker.rank("faust", DOCUMENTS)))
         (tmp_path / "reranker.pickle").write_bytes(

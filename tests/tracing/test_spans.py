@@ -22,7 +22,7 @@ from openinference.semconv.trace import (
 from opentelemetry import trace
 from opentelemetry.trace import StatusCode
 
-from rerank_plugins import BiEncoder, Cascade, Reranker
+from rerank_plugins import BiEncoder, Cache, Cascade, Reranker
 from rerank_plugins import tracing as names
 from rerank_plugins.errors import InferenceError
 from rerank_plugins.langchain import CrossEncoderCompressor
@@ -160,7 +160,7 @@ def test_both_stages_of_a_cascade_say_which_model(spans: Spans) -> None:
 
 
 def test_known_scores_need_no_batch(spans: Spans) -> None:
-    reranker = Reranker(model := FakeCrossEncoder(), cache_mb=1)
+    reranker = Reranker(model := FakeCrossEncoder(), cache=Cache(memory_mb=1))
     for _ in range(2):
         reranker.rank(QUERY, TEXTS)
     assert len(model.batches) == 1

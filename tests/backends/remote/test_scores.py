@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank_plugins import RemoteSpec, Reranker
+from rerank_plugins import Cache, RemoteSpec, Reranker
 from rerank_plugins.backends.remote.cross_encoder import RemoteCrossEncoder
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import EngineClosedError, RemoteStatusError
@@ -110,7 +110,7 @@ def test_texts_are_cut_to_what_the_api_takes(start: Start) -> None:
 
 
 def test_equal_settings_share_an_engine_and_its_cache(server: StandIn) -> None:
-    first = Reranker(remote(server), cache_mb=1)
+    first = Reranker(remote(server), cache=Cache(memory_mb=1))
     assert Reranker(remote(server), top_n=3).engine is first.engine
     assert Reranker(remote(server, retries=0)).engine is not first.engine
     assert Reranker(remote(server, token=TOKEN[::-1])).engine is not first.engine

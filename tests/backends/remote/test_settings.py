@@ -78,7 +78,7 @@ def test_an_address_alone_does_not_say_enough() -> None:
     with pytest.raises(ConfigurationError, match="url must be an address"):
         Reranker("mini", backend="tei").warm_up()
     with pytest.raises(ConfigurationError, match="backend is 'tei'; allowed are auto, sentence"):
-        BiEncoder(RemoteSpec(URL, api="tei")).warm_up()  # type: ignore[arg-type]
+        BiEncoder(RemoteSpec(URL, api="tei")).warm_up()
 
 
 def test_equal_however_written() -> None:

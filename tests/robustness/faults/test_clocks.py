@@ -119,16 +119,16 @@ assert np.allclose(took(lambda: engine.compute(items)).values, expected(items))
 engine.close()
 
 # What is kept on disk is found at any time, and what is kept at any time is found later.
-scores = Reranker(PinnedCrossEncoder(), cache_dir={folder!r})
+scores = Reranker(PinnedCrossEncoder(), cache=Cache(folder={folder!r}))
 first = scores.rank("a b", ["a", "b", "a b"])
 scores.close()
 jump()
-scores = Reranker(PinnedCrossEncoder(), cache_dir={folder!r})
+scores = Reranker(PinnedCrossEncoder(), cache=Cache(folder={folder!r}))
 assert scores.rank("a b", ["a", "b", "a b"]).stats.disk_hits == 3
 scores.rank("a b", ["c", "d"])
 scores.close()
 set_ahead(0)
-scores = Reranker(PinnedCrossEncoder(), cache_dir={folder!r})
+scores = Reranker(PinnedCrossEncoder(), cache=Cache(folder={folder!r}))
 assert scores.rank("a b", ["a", "b", "a b", "c", "d"]).stats.disk_hits == 5
 scores.close()
 

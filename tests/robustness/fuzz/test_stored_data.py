@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from rerank_plugins import Reranker
+from rerank_plugins import Cache, Reranker
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.types import ModelIdentity
@@ -35,7 +35,7 @@ TEXTS: Final = [f"text {number} about apples" for number in range(8)]
 
 def rank(folder: Path | None) -> list[tuple[int, float, bool]]:
     """Rank as a new process would: with an engine of its own."""
-    with Reranker(PinnedCrossEncoder(), cache_dir=folder) as reranker:
+    with Reranker(PinnedCrossEncoder(), cache=Cache(folder=folder)) as reranker:
         ranking = reranker.rank(QUERY, TEXTS)
         return [(one.index, one.raw_score, one.truncated) for one in ranking]
 

@@ -58,8 +58,7 @@ def check(query: str, count: int, ranked: list[float | None]) -> None:
         optional={
             "long_documents": st.just("windows"),
             "max_length": st.sampled_from([16, 64, 512]),
-            "query_prompt": any_text,
-            "document_prompt": any_text,
+            "prompts": st.fixed_dictionaries({"query": any_text, "document": any_text}),
         },
     ),
 )  # fmt: skip
