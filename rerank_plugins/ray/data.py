@@ -18,14 +18,14 @@ from typing import Any, Final
 import numpy as np
 
 from rerank_plugins._lazy import require
-from rerank_plugins.batch.files import Folder, atomically
+from rerank_plugins.batch.files import OutputFolder, write_atomically
 from rerank_plugins.batch.job import (
     MAX_ROWS,
     BatchSettings,
     BatchSummary,
     Progress,
     Unit,
-    do_unit,
+    rank_unit,
     rerank_files,
 )
 from rerank_plugins.errors import ConfigurationError, InferenceError, RerankError
@@ -87,7 +87,7 @@ def rerank_dataset(
     if not ray.is_initialized():
         ray.init()
 
-    def run(units: list[Unit], settings: BatchSettings, folder: Folder) -> Iterator[int]:
+    def run(units: list[Unit], settings: BatchSettings, folder: OutputFolder) -> Iterator[int]:
         resources: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus}
         return _run_units(units, (settings, folder.path), pool, resources)
 
@@ -107,12 +107,12 @@ class UnitWorker:
     def __init__(self, settings: BatchSettings, folder: Path) -> None:
         """Load the model."""
         self._reranker = settings.reranker().warm_up()
-        self._folder = Folder(folder)
+        self._folder = OutputFolder(folder)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Rank one unit; a retry after the death of an actor writes the same files."""
         unit: Unit = batch["unit"][0]
-        do_unit(unit, self._reranker, self._folder)
+        rank_unit(unit, self._reranker, self._folder)
         return {"documents": np.array([unit.documents])}
 
 
@@ -173,7 +173,7 @@ def _write_rows(dataset: Dataset, folder: Path) -> Path:
             target = folder / f"{number:07d}-{digest.hexdigest()}.parquet"
             names.add(target.name)
             if not target.exists():
-                atomically(target, partial(parquet.write_table, table))
+                write_atomically(target, partial(parquet.write_table, table))
     finally:
         options.preserve_order = preserve_order
     for file in folder.iterdir():

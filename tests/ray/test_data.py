@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.test_job import GOOD, assert_as_alone, dead, lines, ranked
+from tests.batch.test_job import GOOD, assert_ranked_like_single_queries, dead, lines, ranked
 from tests.ray.live import ENVIRONMENT, ROOT, two_nodes
 
 pytest.importorskip("ray.data", reason="the extra ray is not installed")
@@ -71,7 +71,7 @@ def test_a_pool_of_actors_equals_one_process(tmp_path: Path) -> None:
         assert completed.returncode == 0, completed.stderr[-3_000:]
         rows, good, bad, resumed, units, killed = map(int, completed.stdout.split()[-6:])
         assert (rows, good, bad, resumed, killed) == (6, 6, 0, 0, 1)
-        assert_as_alone(ranked(output), GOOD, 4)
+        assert_ranked_like_single_queries(ranked(output), GOOD, 4)
         again = run(address, "-c", DATASET, str(source), str(output), "no")
         assert again.stdout.split()[-6:] == ["6", "6", "0", str(units), str(units), "0"]
 
@@ -82,7 +82,7 @@ def test_a_pool_of_actors_equals_one_process(tmp_path: Path) -> None:
         options = ["--top-n", "4", "--max-documents", "10", "--actors", "2", "--dtype", "float32"]
         completed = run(address, *command, *options)
         assert completed.returncode == 1, completed.stderr[-3_000:]
-        assert_as_alone(ranked(output), GOOD, 4)
+        assert_ranked_like_single_queries(ranked(output), GOOD, 4)
         assert [row["reason"] for row in dead(output)] == ["documents is missing"]
         summary = json.loads((output / "summary.json").read_text("utf-8"))
         assert (summary["rows"], summary["ranked"], summary["dead"]) == (7, 6, 1)
