@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from typing_extensions import Self
@@ -27,7 +27,7 @@ class RayServeSettings(ServerSettings):
             "Number of scoring replicas with one engine each; the minimum with autoscaling."
         ),
     )
-    max_replicas: Limit | None = Field(
+    max_replicas: Annotated[int | None, Field(ge=1)] = Field(
         default=None,
         description="Maximum number of replicas; autoscaling is on if it exceeds replicas.",
     )

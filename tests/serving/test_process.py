@@ -81,7 +81,7 @@ def test_an_invalid_setting_ends_the_process(start: Start) -> None:
     process = start("--max-documents", "0")
     assert process.end() == 2
     assert process.lines == [
-        "rerank-plugins: max_documents is 0; it must be greater than or equal to 1.\n"
+        "rerank-plugins: max_documents is 0; it must be an integer of at least 1.\n"
     ]
 
 
