@@ -46,6 +46,7 @@ def test_the_number_of_replicas_is_fixed_or_scaled() -> None:
         {"num_gpus": -1},
         {"drain_s": float("inf")},
         {"model": 3},
+        {"model": None},
         {"max_documents": 0},
     ],
     ids=str,
