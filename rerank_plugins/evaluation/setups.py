@@ -55,7 +55,7 @@ class Setup:
         allowed = SCORING_OPTIONS | {"fusion"}
         unknown = sorted(options.keys() - allowed)
         if unknown:
-            message = f"options hold {unknown[0]!r}; a setup takes {', '.join(sorted(allowed))}."
+            message = f"options contain {unknown[0]!r}; a setup takes {', '.join(sorted(allowed))}."
             raise ConfigurationError(message)
         object.__setattr__(self, "model", model)
         object.__setattr__(self, "options", options)
