@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins import BiEncoder, Fusion, Reranker, Windows
 from rerank_plugins.backends.hub import cross_encoder_folder
 from rerank_plugins.cli.app import app
 from rerank_plugins.engine.backend import TokenizedItem
@@ -131,14 +131,18 @@ def test_cascades_of_two_models_are_compared(tmp_path: Path) -> None:
 
 
 BFLOAT16 = Setup("mini", backend="torch", dtype="bfloat16")
+FUSED = Setup("mini", fusion=Fusion("weighted", 0.9), long_documents=Windows(overlap=8))
 PIPELINES = [
     (),
     (RerankStep(MINI, 3),),
+    (RerankStep(FUSED, 3),),
     (RerankStep(MINI, 4), RerankStep(BFLOAT16, 2)),
 ]
 
 
-@pytest.mark.parametrize("steps", PIPELINES, ids=["bi-encoder", "cross-encoder", "cascade"])
+@pytest.mark.parametrize(
+    "steps", PIPELINES, ids=["bi-encoder", "cross-encoder", "fusion", "cascade"]
+)
 @pytest.mark.parametrize("write", [langchain_code, llama_index_code])
 def test_the_generated_code_runs_and_ranks(
     steps: tuple[RerankStep, ...], write: Callable[..., str]

@@ -43,6 +43,8 @@ def test_the_values_of_a_cell_equal_those_of_an_evaluation() -> None:
         "fake (fusion=Fusion(method='weighted', weight=0.4)), top 2",
         "fake (fusion=Fusion(method='weighted', weight=0.4)), top 6",
     ]
+    stored = json.loads(json.dumps(result.to_dict()))["cells"][3]["steps"][0]["options"]
+    assert stored == {"fusion": {"method": "weighted", "weight": 0.4}}
     for number, options in ((2, {}), (4, fused)):
         ranker = Reranker(backend, **options)
         evaluation = evaluate(
