@@ -71,11 +71,11 @@ class DenseIndex:
     def __init__(self, texts: Sequence[str]) -> None:
         """Embed the corpus."""
         self._encoder = BiEncoder()
-        self._vectors = self._encoder.encode_documents(texts)
+        self._vectors = self._encoder.encode_document(texts)
 
     def __call__(self, queries: Sequence[str]) -> NDArray[np.float64]:
         """Return the cosines; see :class:`Index`."""
-        vectors = self._encoder.encode_queries(queries)
+        vectors = self._encoder.encode_query(queries)
         cosines: NDArray[np.float64] = (vectors @ self._vectors.T).astype(np.float64)
         return cosines
 

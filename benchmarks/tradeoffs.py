@@ -50,7 +50,7 @@ def _stored_bi_encoder(pool: Pool) -> BiEncoderScorer:
     """Return the bi-encoder with stored embeddings of the pool's documents."""
     texts = list(dict.fromkeys(text for documents in pool.documents for text in documents))
     encoder = BiEncoder()
-    stored = dict(zip(texts, encoder.encode_documents(texts), strict=True))
+    stored = dict(zip(texts, encoder.encode_document(texts), strict=True))
     return BiEncoderScorer(encoder, stored)
 
 

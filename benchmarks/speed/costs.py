@@ -96,7 +96,7 @@ def measure_pair_cost(
     for number in range(rounds + 1):
         query, texts = made[number % len(made)]
         texts = texts[:passages]
-        vectors = encoder.encode_documents(texts)
+        vectors = encoder.encode_document(texts)
         functions: dict[str, Callable[[], object]] = {
             cross: partial(reranker.rank, query, texts),
             stored: partial(_search, encoder, query, vectors),
@@ -114,11 +114,11 @@ def measure_pair_cost(
 
 
 def _search(encoder: BiEncoder, query: str, vectors: FloatArray) -> object:
-    return np.argsort(-(encoder.encode_queries([query]) @ vectors.T)[0], kind="stable")
+    return np.argsort(-(encoder.encode_query([query]) @ vectors.T)[0], kind="stable")
 
 
 def _embed_and_search(encoder: BiEncoder, query: str, texts: Sequence[str]) -> object:
-    return _search(encoder, query, encoder.encode_documents(texts))
+    return _search(encoder, query, encoder.encode_document(texts))
 
 
 def measure_growth(

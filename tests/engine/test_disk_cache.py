@@ -105,10 +105,11 @@ def test_cache_on_equals_cache_off(
 @given(st.lists(any_text, min_size=1, max_size=6), st.none() | any_text)
 @settings(max_examples=20)
 def test_vectors_are_kept_by_role_and_prompt(texts: list[str], prompt: str | None) -> None:
+    prompts = None if prompt is None else {"query": prompt}
     with tempfile.TemporaryDirectory() as name:
         for hits in (False, True):
-            kept = BiEncoder(PinnedBiEncoder(), prompts={"query": prompt}, cache=Cache(folder=name))
-            other = BiEncoder(PinnedBiEncoder(), prompts={"query": prompt})
+            kept = BiEncoder(PinnedBiEncoder(), prompts=prompts, cache=Cache(folder=name))
+            other = BiEncoder(PinnedBiEncoder(), prompts=prompts)
             np.testing.assert_array_equal(kept.encode_query(texts), other.encode_query(texts))
             np.testing.assert_array_equal(kept.encode_document(texts), other.encode_document(texts))
             stats = kept.engine.stats()

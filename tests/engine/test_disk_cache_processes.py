@@ -25,7 +25,7 @@ START = """
 import logging, os, random, sys, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads
 from pathlib import Path
-from rerank_plugins import Reranker
+from rerank_plugins import Cache, Reranker
 from rerank_plugins.testing import overlap
 from tests.helpers.engines import PinnedCrossEncoder
 
