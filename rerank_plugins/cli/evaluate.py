@@ -10,7 +10,8 @@ import typer
 
 from rerank_plugins._lazy import require
 from rerank_plugins.cli.console import err, out
-from rerank_plugins.config import MINI
+from rerank_plugins.cli.options import reranker_settings
+from rerank_plugins.config import MINI, RerankerSettings
 from rerank_plugins.errors import ConfigurationError
 
 Data = Annotated[
@@ -138,12 +139,16 @@ def _depth(word: str) -> int:
 
 
 def _settings(text: str) -> dict[str, Any]:
-    """Return the settings of ``NAME=VALUE`` words; a value that is not JSON is a string.
+    """Return the settings of the reranker for ``NAME=VALUE`` words with names of options.
+
+    A value that is not JSON is a string.
 
     >>> _settings("dtype=bfloat16,max-length=256")
     {'dtype': 'bfloat16', 'max_length': 256}
+    >>> _settings("fusion=weighted,fusion_weight=0.3")
+    {'fusion': Fusion(method='weighted', weight=0.3)}
     """
-    settings: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for word in _words(text):
         name, equals, value = word.partition("=")
         if not equals:
@@ -156,5 +161,10 @@ def _settings(text: str) -> dict[str, Any]:
             parsed = json.loads(value)  # numbers, true, false, null
         except ValueError:
             parsed = value
-        settings[name.replace("-", "_")] = parsed
-    return settings
+        options[name.replace("-", "_")] = parsed
+    defaults = {name: field.default for name, field in RerankerSettings.model_fields.items()}
+    return {
+        name: value
+        for name, value in reranker_settings(options).items()
+        if name in options or value != defaults[name]
+    }

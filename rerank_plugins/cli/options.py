@@ -211,9 +211,16 @@ def reranker_settings(options: Mapping[str, Any]) -> dict[str, Any]:
         ConfigurationError: If an option of a value group is out of range.
     """
     settings = dict(options)
+    long_documents = settings.get("long_documents", "truncate")
     windows = _pop_group(
         settings, Windows, overlap="window_overlap", max_windows="max_windows", top_k="window_top_k"
     )
+    if long_documents == "windows" and windows != Windows():
+        long_documents = windows
+    fusion = settings.get("fusion", "none")
+    weighted = _pop_group(settings, Fusion, weight="fusion_weight")
+    if fusion != "none" and weighted != Fusion():
+        fusion = weighted.replace(method=fusion)
     cache = _pop_group(
         settings,
         Cache,
@@ -222,17 +229,15 @@ def reranker_settings(options: Mapping[str, Any]) -> dict[str, Any]:
         folder="cache_dir",
         folder_mb="cache_dir_mb",
     )
-    fusion = _pop_group(settings, Fusion, weight="fusion_weight")
     dedup = None
     if settings.get("dedup_threshold") is not None:
         dedup = _pop_group(settings, Dedup, threshold="dedup_threshold", model="dedup_model")
     prompts = {role: settings.pop(f"{role}_prompt", None) for role in ("query", "document")}
-    method = settings.get("fusion", "none")
     return {
         **{name: value for name, value in settings.items() if not name.startswith("dedup_")},
-        "long_documents": windows if settings["long_documents"] == "windows" else "truncate",
+        "long_documents": long_documents,
+        "fusion": fusion,
         "cache": cache if cache.memory_mb or cache.folder else None,
-        "fusion": "none" if method == "none" else fusion.replace(method=method),
         "dedup": dedup,
         "prompts": {role: text for role, text in prompts.items() if text is not None} or None,
     }

@@ -41,7 +41,7 @@ def explain(ranking: Ranking, highlight: int = 0) -> Explanation:
             document,
             rank_before=document.index + 1,
             rank_after=rank,
-            tokens_cut=_tokens_cut(document, context),
+            truncated_tokens=_truncated_tokens(document, context),
             highlights=highlights[rank - 1] if rank <= len(highlights) else (),
         )
         for rank, document in enumerate(ranking, start=1)
@@ -96,7 +96,7 @@ class _ScoringContext:
         end = int(spans[:room, 1].max(initial=0)) - len(self.prompt)
         return Window(0, max(0, end))
 
-    def tokens_cut(self, document: RankedDocument) -> int | None:
+    def truncated_tokens(self, document: RankedDocument) -> int | None:
         """Return how many tokens of a scored document were not scored; None if unknown."""
         backend = self.engine.backend
         if not isinstance(backend, SupportsTokenSpans):
@@ -120,11 +120,11 @@ class _ScoringContext:
         return int((~scored).sum())
 
 
-def _tokens_cut(document: RankedDocument, context: _ScoringContext | None) -> int | None:
+def _truncated_tokens(document: RankedDocument, context: _ScoringContext | None) -> int | None:
     if not document.truncated:
         return 0
     # The settings of an earlier stage, which scored what the last one did not, are unknown.
-    return context.tokens_cut(document) if context is not None and document.scored else None
+    return context.truncated_tokens(document) if context is not None and document.scored else None
 
 
 def _highlights(

@@ -86,7 +86,7 @@ def table(explanation: Explanation) -> Table:
             _score(document.raw_score if document.scored else None, ""),
             _score(document.retrieval_score, ""),
             text(_line(document.text)),
-            text(explanation.why(explained)),
+            text(explanation.note(explained)),
         )
     return view
 
@@ -105,7 +105,7 @@ def _html_row(explanation: Explanation, explained: ExplainedDocument, largest: f
     document = explained.document
     relevance = document.relevance_score if document.scored else None
     width = min(max(relevance or 0.0, 0.0), 1.0)
-    note = explanation.why(explained)
+    note = explanation.note(explained)
     note_html = f'<div class="note">{escape(note)}</div>' if note else ""
     return (
         f"<tr><td>{explained.rank_after}</td><td>{explained.rank_before}</td>"

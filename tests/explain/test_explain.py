@@ -34,7 +34,7 @@ def test_ranks_before_and_after() -> None:
     assert [item.document for item in explanation] == list(ranking)
     assert sum(item.moved for item in explanation) == 0
     assert explanation.left_out == 0
-    assert explanation[0].tokens_cut == 0
+    assert explanation[0].truncated_tokens == 0
 
 
 def test_documents_removed_by_top_n_are_counted() -> None:
@@ -44,15 +44,15 @@ def test_documents_removed_by_top_n_are_counted() -> None:
 
 
 @pytest.mark.parametrize("model", ["real", "fake"])
-def test_tokens_cut_are_those_that_were_not_scored(model: str) -> None:
+def test_truncated_tokens_are_those_that_were_not_scored(model: str) -> None:
     """A text shortened by the count is scored completely; one token longer it is not."""
     backend: object = "mini" if model == "real" else FakeCrossEncoder()
     reranker = Reranker(backend, max_length=32)
     words = ["word"] * 60
     (explained,) = reranker.rank(QUERY, [" ".join(words)]).explain()
     assert explained.document.truncated
-    assert explained.tokens_cut
-    kept = len(words) - explained.tokens_cut  # "word" is one token for both models
+    assert explained.truncated_tokens
+    kept = len(words) - explained.truncated_tokens  # "word" is one token for both models
     complete, longer = (
         reranker.rank(QUERY, [" ".join(words[:count])])[0] for count in (kept, kept + 1)
     )
@@ -66,12 +66,12 @@ def test_tokens_between_windows_are_counted() -> None:
     windows = Windows(overlap=0, max_windows=None)
     reranker = Reranker(backend, max_length=32, long_documents=windows)
     (complete,) = reranker.rank(QUERY, [text]).explain()
-    assert complete.tokens_cut == 0
-    assert "best part: characters" in reranker.rank(QUERY, [text]).explain().why(complete)
+    assert complete.truncated_tokens == 0
+    assert "best window: characters" in reranker.rank(QUERY, [text]).explain().note(complete)
     sampling = Reranker(backend, max_length=32, long_documents=Windows(overlap=0, max_windows=2))
     (sampled,) = sampling.rank(QUERY, [text]).explain()
-    assert sampled.tokens_cut
-    assert 150 < sampled.tokens_cut < 180  # two of nine windows, one of them short
+    assert sampled.truncated_tokens
+    assert 150 < sampled.truncated_tokens < 180  # two of nine windows, one of them short
 
 
 def test_the_effect_of_a_sentence_is_the_score_with_it_minus_the_score_without() -> None:
@@ -132,10 +132,10 @@ def test_documents_removed_by_a_stage_of_a_cascade_are_explained() -> None:
     model, encoder = FakeCrossEncoder(), BiEncoder(FakeBiEncoder())
     ranking = Cascade([(encoder, 2), Reranker(model)]).rank(QUERY, TEXTS)
     explanation = ranking.explain(highlight=3)
-    assert explanation.why(explanation[2]) == "sorted out by an earlier stage"
+    assert explanation.note(explanation[2]) == "not kept by an earlier stage"
     assert explanation[2].highlights == ()
     ranking = Reranker(Cascade([encoder])).rank(QUERY, TEXTS)
-    assert [explained.tokens_cut for explained in ranking.explain()] == [0, 0, 0]
+    assert [explained.truncated_tokens for explained in ranking.explain()] == [0, 0, 0]
     with pytest.raises(ConfigurationError, match="highlights need"):
         ranking.explain(highlight=1)
 
