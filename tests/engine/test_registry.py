@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 
@@ -30,7 +29,7 @@ class CountingLoader:
         self._lock = threading.Lock()
 
     def resolve(self, config: ModelConfig) -> ModelConfig:
-        return replace(config, device=config.device or "cpu")
+        return config.replace(device=config.device or "cpu")
 
     def load(self, config: ModelConfig) -> FakeCrossEncoder:
         with self._lock:
@@ -113,7 +112,7 @@ def test_a_slow_load_does_not_delay_other_models(
         waiting = pool.submit(get_engine, "cross-encoder", config)
         while not loader.loaded:
             threading.Event().wait(0.001)
-        get_engine("cross-encoder", replace(config, model=config.model + " other"))
+        get_engine("cross-encoder", config.replace(model=config.model + " other"))
         assert not waiting.done()
         release.set()
         assert waiting.result(10) is get_engine("cross-encoder", config)
@@ -141,7 +140,7 @@ def test_equal_configurations_share(loader: CountingLoader, config: ModelConfig)
 def test_other_configurations_do_not_share(
     loader: CountingLoader, config: ModelConfig, difference: dict[str, object]
 ) -> None:
-    other = replace(config, **difference)  # type: ignore[arg-type]
+    other = config.replace(**difference)
     assert get_engine("cross-encoder", config) is not get_engine("cross-encoder", other)
     assert len(loader.loaded) == 2
 
