@@ -102,7 +102,7 @@ mutants: $(INSTALLED) ## mutation tests of core and engine; MUTANTS='rerank_plug
 	$(BIN)/mutmut results
 
 # Infinity pins dependencies that conflict with this package, so it has its own environment.
-$(INFINITY): benchmarks/serving/infinity.txt
+$(INFINITY): benchmarks/speed/requirements/infinity.txt
 	$(PYTHON) -m venv .peers/infinity
 	.peers/infinity/bin/python -m pip install -qq --requirement $<
 	@touch $@

@@ -1,1 +1,1 @@
-"""Measurements of this package; each writes JSON into ``results`` and a table into ``docs``."""
+"""Benchmarks of the package; see ``python -m benchmarks --help``."""

@@ -1,176 +1,144 @@
-"""What each way of searching finds, and how fast: ``python -m benchmarks.quality ../shared/data``.
+"""Retrieval quality and latency of eight systems.
 
-For each retrieval set in BEIR layout: BM25, a bi-encoder, both together, and the embedded
-cross-encoder over what they find. Every pair is scored once and serves all depths and fusions; the
-time of a question is taken apart, of a few whole searches, system after system in turn. An
-interrupted run goes on where it was: pair scores and times are kept in a folder.
+Every pair is scored once and serves all depths and fusions; latency is measured separately, on
+whole searches, with the systems interleaved. An interrupted run continues: pair scores and times
+are stored in the work folder.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 
-from benchmarks.environment import ROOT, commit, environment
-from benchmarks.first_stage import sample
-from benchmarks.found import SEED
-from benchmarks.ways import BASELINE, MODELS, WAYS, Corpus, ordered, pair_scores
+from benchmarks.common import Row, commit, make_rows
+from benchmarks.retrieval import (
+    BASELINE,
+    MODELS,
+    SEED,
+    SETS,
+    SYSTEMS,
+    Corpus,
+    digest,
+    pair_scores,
+    rank_from_scores,
+    read_array,
+    sample_queries,
+    save_array,
+)
 from rerank_plugins import Reranker
 from rerank_plugins.config import MINI
-from rerank_plugins.evaluation.candidates import digest, read_array, save_array
-from rerank_plugins.evaluation.datasets import RetrievalSet, read_beir
+from rerank_plugins.evaluation import RetrievalSet, read_beir
 from rerank_plugins.evaluation.metrics import bootstrapped_mean, paired_bootstrap, per_query
 
-RESULTS: Final = ROOT / "benchmarks" / "results" / "quality.json"
-KEPT: Final = ROOT / "build" / "quality"
-SETS: Final = ("squad-dev", "nq-gold", "stackfaq", "vaswani")
-MEASURES: Final = ("nDCG@10", "RR@10", "R@50")
+MEASURES: Final = {"nDCG@10": "nDCG@10", "RR@10": "MRR@10", "R@50": "recall@50"}
 
 
 class Trial:
-    """One set: its corpus, a sample of its questions, what first stages find for them."""
+    """A retrieval set, a sample of its queries, and the scores of the first stages."""
 
-    def __init__(self, data: RetrievalSet, questions: int, seed: int) -> None:
+    def __init__(self, data: RetrievalSet, queries: int, seed: int = SEED) -> None:
         """Search the set.
 
         Args:
             data: The set.
-            questions: Size of the sample; 0, or more than there are, takes all.
+            queries: Size of the sample; 0, or more than there are, takes all.
             seed: Of the sample.
         """
         self.data = data
-        self.asked = sample(data, questions or len(data.qrels), seed)
-        self.queries = [data.queries[one] for one in self.asked]
+        self.query_ids = sample_queries(data, queries or len(data.qrels), seed)
+        self.queries = [data.queries[query] for query in self.query_ids]
         self.corpus = Corpus([passage.content for passage in data.passages])
-        firsts = dict.fromkeys(way.first for way in WAYS.values())
-        self.scores = {first: self.corpus.search(first, self.queries) for first in firsts}
-        self.key = digest(
-            *self.asked, *(part for one in data.passages for part in (one.id, one.content))
-        )
+        stages = dict.fromkeys(system.first_stage for system in SYSTEMS.values())
+        self.scores = {stage: self.corpus.search(stage, self.queries) for stage in stages}
+        passages = (part for passage in data.passages for part in (passage.id, passage.content))
+        self.key = digest(*self.query_ids, *passages)
 
-    def wanted(self, model: str, row: int) -> NDArray[np.intp]:
-        """Return the passages that some system has a model score for a question."""
-        depths = {way.first: 0 for way in WAYS.values()}
-        for way in WAYS.values():
-            if way.model == model:
-                depths[way.first] = max(depths[way.first], way.depth)
-        return np.unique(
-            np.concatenate(
-                [
-                    np.argsort(-self.scores[first][row], kind="stable")[:depth]
-                    for first, depth in depths.items()
-                ]
-            )
-        )
+    def candidates(self, model: str, row: int) -> NDArray[np.intp]:
+        """Return the passages that some system reranks with a model for a query."""
+        depths = dict.fromkeys(self.scores, 0)
+        for system in SYSTEMS.values():
+            if system.model == model:
+                depths[system.first_stage] = max(depths[system.first_stage], system.depth)
+        best = [
+            np.argsort(-self.scores[stage][row], kind="stable")[:depth]
+            for stage, depth in depths.items()
+        ]
+        return np.unique(np.concatenate(best))
 
     def score(self, model: str, reranker: Reranker, folder: Path) -> NDArray[np.float32]:
-        """Score what systems need of a model, once.
-
-        Returns:
-            Raw scores, shape ``(questions, passages)``; NaN where no system asks.
-        """
+        """Score the candidates of a model once; see :func:`pair_scores`."""
         file = folder / f"scores-{self.key}-{digest(repr(reranker.engine.identity))}.npy"
-        wanted = [self.wanted(model, row) for row in range(len(self.asked))]
+        wanted = [self.candidates(model, row) for row in range(len(self.query_ids))]
         return pair_scores(reranker, self.queries, self.corpus.texts, wanted, file)
 
-    def time(self, timed: int, folder: Path) -> NDArray[np.float64]:
-        """Answer some questions whole, each by all systems in turn.
-
-        Returns:
-            Seconds, shape ``(timed questions, systems)``.
-        """
-        file = folder / f"times-{self.key}-{digest(commit(), *WAYS)}.npy"
+    def time(self, queries: int, folder: Path) -> NDArray[np.float64]:
+        """Return the seconds of whole searches, shape ``(queries, systems)``."""
+        file = folder / f"times-{self.key}-{digest(commit(), *SYSTEMS)}.npy"
         stored = read_array(file)
-        some = self.queries[:timed]
-        times = np.full((len(some), len(WAYS)), np.nan)
+        timed = self.queries[:queries]
+        times = np.full((len(timed), len(SYSTEMS)), np.nan)
         if stored is not None:
-            times[: len(stored)] = stored[: len(some)]
-        left = np.flatnonzero(np.isnan(times).any(axis=1))
-        if len(left):
-            self._take_turns(self.queries[-1])  # prepares what each shape needs
-        for row in left:
-            times[row] = self._take_turns(some[row])
+            times[: len(stored)] = stored[: len(timed)]
+        missing = np.flatnonzero(np.isnan(times).any(axis=1))
+        if len(missing):
+            self._time_systems(self.queries[-1])  # warm up
+        for row in missing:
+            times[row] = self._time_systems(timed[row])
             save_array(file, times)
         return times
 
-    def _take_turns(self, query: str) -> list[float]:
-        taken = []
-        for way in WAYS.values():
+    def _time_systems(self, query: str) -> list[float]:
+        seconds = []
+        for system in SYSTEMS.values():
             start = perf_counter()
-            self.corpus.answer(way, query)
-            taken.append(perf_counter() - start)
-        return taken
+            self.corpus.rank(system, query)
+            seconds.append(perf_counter() - start)
+        return seconds
 
-    def measure(
-        self, raw: Mapping[str, NDArray[np.float32]], times: NDArray[np.float64]
-    ) -> dict[str, Any]:
-        """Return the figures of every system."""
-        found: dict[str, Any] = {}
-        values: dict[str, dict[str, NDArray[np.float64]]] = {}
-        for name, way in WAYS.items():
-            run = {
-                one: self._ids(
-                    ordered(
-                        way,
-                        self.scores[way.first][row],
-                        {model: scores[row] for model, scores in raw.items()},
-                    )
-                )
-                for row, one in enumerate(self.asked)
+    def rows(
+        self, dataset: str, raw: Mapping[str, NDArray[np.float32]], times: NDArray[np.float64]
+    ) -> Iterator[Row]:
+        """Yield the figures of every system."""
+        values = {}
+        for name, system in SYSTEMS.items():
+            run = {}
+            for row, query in enumerate(self.query_ids):
+                scores = {model: matrix[row] for model, matrix in raw.items()}
+                order = rank_from_scores(system, self.scores[system.first_stage][row], scores)
+                run[query] = [self.data.passages[position].id for position in order]
+            values[name] = per_query(self.data.qrels, run, tuple(MEASURES))
+        sizes = {"documents": len(self.corpus.texts), "questions": len(self.query_ids)}
+        yield from make_rows("quality", "", dataset, {**sizes, "timed_questions": len(times)})
+        for column, (name, measured) in enumerate(values.items()):
+            p50, p95 = np.percentile(times[:, column] * 1_000, (50, 95))
+            metrics: dict[str, Any] = {
+                title: bootstrapped_mean(measured[measure]) for measure, title in MEASURES.items()
             }
-            values[name] = per_query(self.data.qrels, run, MEASURES)
-        for column, (name, one) in enumerate(values.items()):
-            gain = paired_bootstrap(values[BASELINE]["nDCG@10"], one["nDCG@10"])
-            milliseconds = np.percentile(times[:, column] * 1000, (50, 95)).tolist()
-            found[name] = {
-                **{measure: bootstrapped_mean(one[measure])._asdict() for measure in MEASURES},
-                "gain": {**gain._asdict(), "verdict": gain.verdict},
-                "latency_ms": dict(zip(("p50", "p95"), milliseconds, strict=True)),
-            }
-        return {
-            "documents": len(self.corpus.texts),
-            "questions": len(self.asked),
-            "timed": len(times),
-            "pairs": {model: int(np.isfinite(scores).sum()) for model, scores in raw.items()},
-            "systems": found,
-        }
-
-    def _ids(self, positions: Sequence[int]) -> list[str]:
-        return [self.data.passages[at].id for at in positions]
+            gain = paired_bootstrap(values[BASELINE]["nDCG@10"], measured["nDCG@10"])
+            latency = {"p50_ms": float(p50), "p95_ms": float(p95)}
+            yield from make_rows("quality", name, dataset, {**metrics, "gain": gain, **latency})
 
 
-def main(
-    sets: Annotated[Path, typer.Argument(help="Folder of the sets.")],
-    *,
-    questions: Annotated[int, typer.Option(help="Sample of each set; 0 is all.")] = 150,
-    timed: Annotated[int, typer.Option(help="Questions whose time is taken.")] = 15,
-    seed: Annotated[int, typer.Option(help="Of the samples.")] = SEED,
-    kept: Annotated[Path, typer.Option(help="Folder to go on from.")] = KEPT,
-    output: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULTS,
-) -> None:
-    """Measure all sets and write the figures as JSON."""
+def measure_quality(
+    sets: Path, work: Path, *, queries: int = 150, timed: int = 15
+) -> Iterator[list[Row]]:
+    """Yield the figures of all systems, set by set.
+
+    Args:
+        sets: Folder of the sets.
+        work: Folder that stores scores and times.
+        queries: Sample of each set; 0 takes all.
+        timed: Queries whose latency is measured.
+    """
     rerankers = {model: Reranker(MINI, **settings).warm_up() for model, settings in MODELS.items()}
-    results: dict[str, Any] = {
-        "dtypes": {model: one.engine.backend.identity.dtype for model, one in rerankers.items()},
-        "seed": seed,
-        "environment": environment(),
-        "sets": {},
-    }
-    for name in SETS:
-        trial = Trial(read_beir(sets / name), questions, seed)
-        # Times first: the machine has not warmed up yet under a long load.
-        times = trial.time(timed, kept)
-        raw = {model: trial.score(model, one, kept) for model, one in rerankers.items()}
-        results["sets"][name] = trial.measure(raw, times)
-    output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    for dataset in SETS:
+        trial = Trial(read_beir(sets / dataset), queries)
+        # Latency first, before a long load heats the machine.
+        times = trial.time(timed, work)
+        raw = {model: trial.score(model, reranker, work) for model, reranker in rerankers.items()}
+        yield list(trial.rows(dataset, raw, times))

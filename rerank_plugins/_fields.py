@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pydantic import PrivateAttr, field_serializer, field_validator
 
@@ -21,17 +21,24 @@ _SPECS: Final[Mapping[str, Any]] = {
 """Model specs by the name of a field that only one of them has."""
 
 
-class _Kept(NamedTuple):
+class _Kept:
     """An object made from settings, kept as long as they stay the same.
 
-    Copies share it, since it is immutable; a pickle leaves it out.
+    It is never changed, so that copies of an adapter can share it. It is no part of an adapter's
+    value: all are equal, and a pickle holds an empty one.
     """
 
-    values: tuple[Any, ...]
-    made: Any
+    def __init__(self, values: tuple[Any, ...] | None = None, made: Any = None) -> None:  # noqa: ANN401
+        self.values = values
+        self.made = made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Kept)
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()
+        return _Kept, ()
 
     def __copy__(self) -> _Kept:
         return self
@@ -43,7 +50,7 @@ class _Kept(NamedTuple):
 class ModelFields(ModelSettings):
     """The model of an adapter: a spec survives serialization, without its token."""
 
-    _kept: _Kept | None = PrivateAttr(default=None)
+    _kept: _Kept = PrivateAttr(default_factory=_Kept)
 
     @field_validator("model", mode="before")
     @classmethod
@@ -62,7 +69,7 @@ class ModelFields(ModelSettings):
         """Return an object of a class with the current settings; the same while they stay."""
         names = [name for name in cls.model_fields if name in type(self).model_fields]
         values = tuple(getattr(self, name) for name in names)
-        if self._kept is None or self._kept.values != values:
+        if self._kept.values != values:
             self._kept = _Kept(values, cls(**dict(zip(names, values, strict=True)) | changes))
         return self._kept.made
 

@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from inspect import Parameter, Signature, cleandoc
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -341,7 +342,7 @@ class Settings(BaseModel):
 
     if not TYPE_CHECKING:  # Static tools derive the signature from the fields.
 
-        def __init__(self, *values: Any, **named: Any) -> None:
+        def __init__(self, *values: Any, **named: Any) -> None:  # noqa: ANN401
             """Validate the settings; positional values are those of the first fields."""
             names = [
                 name for name, field in type(self).model_fields.items() if field.kw_only is False
@@ -362,10 +363,31 @@ class Settings(BaseModel):
             except ValidationError as error:
                 raise _configuration_error(error, type(self)) from error
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:  # noqa: ANN401
+        """Show the fields in the signature and in the docstring, for ``help()``."""
+        super().__pydantic_init_subclass__(**options)
+        parameters = []
+        lines = ["", "", "Args:"]
+        for name, field in cls.model_fields.items():
+            positional = field.kw_only is False
+            kind = Parameter.POSITIONAL_OR_KEYWORD if positional else Parameter.KEYWORD_ONLY
+            parameters.append(
+                Parameter(name, kind, default=field.default, annotation=field.annotation)
+            )
+            lines.append(f"    {name}: {field.description or 'Part of the identity.'}")
+        parameters.sort(key=lambda parameter: parameter.kind)
+        cls.__signature__ = Signature(parameters)
+        cls.__doc__ = cleandoc(cls.__doc__ or "") + "\n".join(lines)
+
     def replace(self, **changes: Any) -> Self:  # noqa: ANN401
         """Return a copy with other values, validated like new ones."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**values | changes)
+
+    def __str__(self) -> str:
+        """Return the same as ``repr()``."""
+        return repr(self)
 
     def __repr_args__(self) -> Any:  # noqa: ANN401  (pydantic's own type)
         """Show the settings that differ from their defaults."""
@@ -429,7 +451,7 @@ class Cache(ValueGroup):
     Example:
         >>> from rerank_plugins import Cache, Reranker
         >>> Reranker(cache=Cache(memory_mb=64)).cache
-        Cache(memory_mb=64)
+        Cache(memory_mb=64.0)
     """
 
     memory_mb: Annotated[float, _megabytes(0, "0 for no cache in memory")] = Field(

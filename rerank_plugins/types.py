@@ -1,9 +1,9 @@
-"""The values that travel through the core. All are immutable."""
+"""Immutable values: pairs, rankings, explanations, and the contract of a scorer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import (
     TYPE_CHECKING,
@@ -31,42 +31,42 @@ RankingStatus = Literal["complete", "partial", "failed"]
 
 
 class TextPair(NamedTuple):
-    """A query and one document, to be read together by a cross-encoder."""
+    """A query and one document, scored together by a cross-encoder."""
 
     query: str
     document: str
 
 
 class Window(NamedTuple):
-    """A part of a document: characters ``start`` to ``end``, the latter excluded."""
+    """A character span of a document, ``[start, end)``."""
 
     start: int
     end: int
 
 
 class ScoreScale(str, Enum):
-    """What a backend's numbers mean, so that an activation is applied once and only once."""
+    """The scale of raw scores, which decides whether an activation applies."""
 
     LOGIT = "logit"
-    """Unbounded; a sigmoid makes it a number between 0 and 1."""
+    """Unbounded; a sigmoid maps it to 0..1."""
     PROBABILITY = "probability"
     """Between 0 and 1 already; no activation is applied."""
     UNDECLARED = "undeclared"
-    """Somebody else's scale (a model object handed in); used as it is."""
+    """Unknown, such as that of a user's model object; no activation is applied."""
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What a score depends on besides the two texts.
+    """The identity of a model: what a score depends on in addition to the two texts.
 
     Attributes:
-        model: Name or folder as the backend resolved it.
+        model: Resolved name or folder.
         revision: Hub revision, or None for a folder.
         backend: Name of the backend.
         dtype: Data type of the encoder's arithmetic, for example ``"float32"``.
-        max_length: Most tokens the model can read at once, special tokens included.
-        fingerprint: Digest of the weights and of whatever else scores depend on; the same
-            wherever they lie. Empty where the backend knows none.
+        max_length: Maximum tokens per item, special tokens included.
+        fingerprint: Hash of the weights and of everything else that scores depend on,
+            independent of where the files are. Empty if the backend has none.
     """
 
     model: str
@@ -83,15 +83,14 @@ class RankedDocument:
 
     Attributes:
         index: Position of the document in the caller's input.
-        relevance_score: The score to show and to threshold: activated, calibrated or fused.
-            NaN where ``scored`` is False.
-        raw_score: What the model gave. NaN where ``scored`` is False.
-        text: The text as the caller gave it.
-        truncated: Whether the model did not read all of the text.
-        scored: Whether the ranking's model scored it. One that it did not stands behind those
-            that it did: the time was up, the model failed, or an earlier stage of a cascade
-            sorted it out.
-        window: The part of the text that was scored highest; None if it was read in one.
+        relevance_score: The score to show and to compare with a threshold: activated,
+            calibrated or fused. NaN where ``scored`` is False.
+        raw_score: The model's own score. NaN where ``scored`` is False.
+        text: The text as the caller passed it.
+        truncated: Whether the model read only part of the text.
+        scored: Whether the ranking's model scored it. Unscored documents come last: the deadline
+            passed, the model failed, or an earlier stage of a cascade did not keep them.
+        window: The window with the highest score; None if the text was not split.
         retrieval_score: The retrieval score; None if the caller gave none.
     """
 
@@ -107,19 +106,19 @@ class RankedDocument:
 
 @dataclass(frozen=True)
 class RankingStats:
-    """What one request cost.
+    """The cost of one request.
 
     Attributes:
         documents: Documents received.
         scored: Documents that the ranking's model scored.
-        pairs: Pairs to score, windows counted one by one, after identical texts were merged.
+        pairs: Pairs to score, one per window, after identical texts are merged.
         tokens: Tokens scored, without padding.
-        truncated: Documents of which the model did not read all.
-        batches: Batches that held at least one of the pairs, shared with other requests.
-        cache_hits: Pairs whose scores were known.
-        disk_hits: Those of them that were read from the disk.
+        truncated: Documents that the model read only in part.
+        batches: Batches that contained at least one of the pairs, shared with other requests.
+        cache_hits: Pairs with cached scores.
+        disk_hits: Pairs with scores from the disk cache, included in ``cache_hits``.
         queue_s: Seconds from arrival to the first batch.
-        compute_s: Seconds of computing: the pairs' share of their batches, by tokens.
+        compute_s: Seconds of computation: the pairs' share of their batches, by tokens.
     """
 
     documents: int = 0
@@ -136,17 +135,17 @@ class RankingStats:
 
 @dataclass(frozen=True)
 class Ranking(Sequence[RankedDocument]):
-    """Documents from most to least relevant; iterate over it, index it, take its length.
+    """A ranking: documents from most to least relevant, as a sequence.
 
     Attributes:
         query: The query.
         documents: The ranked documents, best first.
         model: Identity of the model that scored them; None if there was nothing to score.
-        stats: What the request cost.
+        stats: The cost of the request.
         status: ``"complete"``; ``"partial"`` if the deadline left documents unscored;
-            ``"failed"`` if scoring failed and the input's order was asked for then.
-        error: What failed, where something did.
-        scoring: How the model read the texts; None where a scorer of another kind did.
+            ``"failed"`` if scoring failed and ``on_error`` is ``"passthrough"``.
+        error: The error, if scoring failed.
+        scoring: How the model read the texts; None if the scorer is not a cross-encoder.
     """
 
     query: str
@@ -162,7 +161,7 @@ class Ranking(Sequence[RankedDocument]):
         return iter(self.documents)
 
     def __len__(self) -> int:
-        """Return how many documents are left after the threshold and ``top_n``."""
+        """Return the number of documents after the threshold and ``top_n``."""
         return len(self.documents)
 
     @overload
@@ -174,25 +173,25 @@ class Ranking(Sequence[RankedDocument]):
         return self.documents[position]
 
     def explain(self, *, highlight: int = 0) -> Explanation:
-        """Say what moved and why; a notebook, rich's console and pandas can show it.
+        """Explain what moved and why, for notebooks, rich's console and pandas.
 
         Args:
-            highlight: For how many of the best documents to find the sentences that raised or
-                lowered the score: each is left out once and the rest scored again, all in
-                common batches.
+            highlight: Number of top documents whose sentences are rated: each sentence is left
+                out once and the rest scored again, all in shared batches.
 
         Raises:
-            ConfigurationError: If highlights are asked for and the ranking's model is not
-                loaded in this process, or is no cross-encoder.
+            ConfigurationError: If ``highlight`` is above 0 and the ranking's model is not loaded
+                in this process, or is not a cross-encoder.
             InferenceError: If the model fails.
         """
-        # By name: what shows a ranking may import what shows tables, the core may not.
-        made: Explanation = require("rerank_plugins.explain", None).explain(self, highlight)
-        return made
+        # By name, so that values import no views.
+        explanation: Explanation = require("rerank_plugins.explain", None).explain(self, highlight)
+        return explanation
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain Python values, ready for JSON; a score that is NaN becomes None."""
-        values = asdict(self)
+        """Return plain Python values for JSON; NaN scores become None."""
+        values = asdict(replace(self, scoring=None))
+        values["scoring"] = None if self.scoring is None else self.scoring.model_dump(mode="json")
         for document in values["documents"]:
             if not document["scored"]:
                 document["relevance_score"] = document["raw_score"] = None
@@ -220,22 +219,22 @@ class ScoringRequest:
 
 @dataclass(frozen=True)
 class ScoringResult:
-    """What a scorer made of a task; arrays have one element a document, in input order.
+    """The scores of a request; arrays have one element per document, in input order.
 
     Attributes:
         scores: Raw scores, float32; NaN for documents that the model did not score.
-        stage: Which stage of a cascade gave each score, :data:`NOT_SCORED` for none. A later
-            one goes first; those of the last are the scores of the ranking's model.
-        truncated: Whether the model did not read all of each document.
-        windows: The part of each document that was scored highest; None if read in one.
-        model: Identity of the ranking's model; None if nothing was asked of it.
-        scale: What its scores mean.
-        stats: What it cost.
+        stage: The cascade stage of each score, :data:`NOT_SCORED` for none. Documents of later
+            stages rank higher; the last stage is the ranking's model.
+        truncated: Whether the model read only part of each document.
+        windows: The window of each document with the highest score; None if it was not split.
+        model: Identity of the ranking's model; None if it scored nothing.
+        scale: Scale of the scores.
+        stats: Cost of the request.
         status: Whether something is missing.
-        error: What failed, where something did.
-        final: Whether the highest stage's scores are those of the ranking's model; otherwise
-            they order the documents, and none counts as scored.
-        scoring: How the ranking's model read the texts; None where it is no cross-encoder.
+        error: The error, if scoring failed.
+        final: Whether the scores of the highest stage are those of the ranking's model; otherwise
+            they only order the documents, and none counts as scored.
+        scoring: How the model read the texts; None if it is not a cross-encoder.
     """
 
     scores: FloatArray
@@ -254,7 +253,7 @@ class ScoringResult:
     def nothing(
         cls, documents: int, status: RankingStatus, error: str | None = None
     ) -> ScoringResult:
-        """Return the answer that scores no document."""
+        """Return the result that scores no document."""
         return cls(
             scores=np.full(documents, np.nan, dtype=np.float32),
             stage=np.full(documents, NOT_SCORED, dtype=np.int64),
@@ -275,14 +274,14 @@ class Scorer(Protocol):
     def score_requests(
         self, requests: Sequence[ScoringRequest], deadline: float | None = None
     ) -> list[ScoringResult]:
-        """Score the documents of each task.
+        """Score the documents of each request.
 
         Args:
-            tasks: What to score.
+            requests: The queries and their documents.
             deadline: When to stop, on the clock of :func:`time.perf_counter`.
 
         Returns:
-            One answer a task, in order.
+            One result per request, in order.
 
         Raises:
             InferenceError: If a model fails.
@@ -292,11 +291,11 @@ class Scorer(Protocol):
     async def ascore_requests(
         self, requests: Sequence[ScoringRequest], deadline: float | None = None
     ) -> list[ScoringResult]:
-        """Do the same without blocking the event loop; see :meth:`score_requests`."""
+        """Score without blocking the event loop; see :meth:`score_requests`."""
         ...
 
     def warm_up(self) -> object:
-        """Load what is needed."""
+        """Load the models."""
         ...
 
     def close(self) -> None:
@@ -305,11 +304,10 @@ class Scorer(Protocol):
 
 
 class Highlight(NamedTuple):
-    """A sentence: characters ``start`` to ``end``, and what it did to the raw score.
+    """A sentence, ``[start, end)``, and its effect on the raw score.
 
     Attributes:
-        effect: The raw score with the sentence less the one without it: above 0, it speaks
-            for the document.
+        effect: The raw score with the sentence minus the raw score without it.
     """
 
     start: int
@@ -319,32 +317,31 @@ class Highlight(NamedTuple):
 
 @dataclass(frozen=True)
 class ExplainedDocument:
-    """One document, before and after.
+    """One document before and after reranking.
 
     Attributes:
-        document: The document as the ranking has it: its scores, its window.
-        rank_before: Its place in the input, from 1.
-        rank_after: Its place in the ranking, from 1.
-        tokens_cut: Tokens of its text that the model did not read; None if it is only known
-            that some were cut.
-        highlights: Its sentences with their effects, if they were asked for.
+        document: The ranked document with its scores and window.
+        rank_before: Rank in the input, from 1.
+        rank_after: Rank in the ranking, from 1.
+        truncated_tokens: Tokens of its text that the model did not read; None if unknown.
+        highlights: Its sentences with their effects, if requested.
     """
 
     document: RankedDocument
     rank_before: int
     rank_after: int
-    tokens_cut: int | None
+    truncated_tokens: int | None
     highlights: tuple[Highlight, ...] = ()
 
     @property
     def moved(self) -> int:
-        """How many places it rose; below 0 it fell."""
+        """Ranks gained; negative if the document moved down."""
         return self.rank_before - self.rank_after
 
 
 @dataclass(frozen=True)
 class Explanation(Sequence[ExplainedDocument]):
-    """What a ranking did with each of its documents, best first.
+    """The explanation of a ranking, best document first.
 
     Printed, it is a plain table; rich's console, notebooks and :meth:`to_pandas` show more.
 
@@ -353,7 +350,7 @@ class Explanation(Sequence[ExplainedDocument]):
         model: Identity of the model that scored; None if nothing was scored.
         status: Status of the ranking.
         documents: The documents, best first.
-        left_out: How many others were given and are not in the ranking.
+        left_out: Number of input documents that are not in the ranking.
     """
 
     query: str
@@ -380,60 +377,61 @@ class Explanation(Sequence[ExplainedDocument]):
         """Return the document at a position (0 is the best), or a tuple for a slice."""
         return self.documents[position]
 
-    def why(self, one: ExplainedDocument) -> str:
-        """Return what else there is to know of a document; mostly nothing.
+    def note(self, explained: ExplainedDocument) -> str:
+        """Return a remark on a document: unscored, best window, truncation; usually empty.
 
         Args:
-            one: One of this explanation's documents.
+            explained: One of this explanation's documents.
         """
-        found = []
-        if not one.document.scored:
+        remarks = []
+        if not explained.document.scored:
             reasons = {
-                "complete": "sorted out by an earlier stage",
-                "partial": "not scored: the time was up, or an earlier stage sorted it out",
+                "complete": "not kept by an earlier stage",
+                "partial": "not scored: the deadline passed, or an earlier stage did not keep it",
                 "failed": "not scored: the model failed",
             }
-            found.append(reasons[self.status])
-        if one.document.window is not None:
-            start, end = one.document.window
-            found.append(f"best part: characters {start:,} to {end:,}")
-        if one.document.truncated:
-            count = "some tokens" if one.tokens_cut is None else f"{one.tokens_cut:,} tokens"
-            found.append(f"{count} not read")
-        return "; ".join(found)
+            remarks.append(reasons[self.status])
+        if explained.document.window is not None:
+            start, end = explained.document.window
+            remarks.append(f"best window: characters {start:,} to {end:,}")
+        if explained.document.truncated:
+            count = explained.truncated_tokens
+            tokens = "some tokens" if count is None else f"{count:,} tokens"
+            remarks.append(f"{tokens} truncated")
+        return "; ".join(remarks)
 
-    def to_pandas(self) -> Any:  # noqa: ANN401  (the core knows no pandas)
-        """Return a pandas frame with a row a document, best first.
+    def to_pandas(self) -> Any:  # noqa: ANN401  (pandas is optional)
+        """Return a pandas data frame with one row per document, best first.
 
         Raises:
             MissingDependencyError: If the extra ``pandas`` is not installed.
         """
         rows = [
             {
-                "rank": one.rank_after,
-                "was": one.rank_before,
-                "moved": one.moved,
-                "relevance_score": one.document.relevance_score,
-                "raw_score": one.document.raw_score,
-                "retrieval_score": one.document.retrieval_score,
-                "scored": one.document.scored,
-                "tokens_cut": one.tokens_cut,
-                "window": one.document.window and tuple(one.document.window),
-                "note": self.why(one),
-                "text": one.document.text,
+                "rank": explained.rank_after,
+                "was": explained.rank_before,
+                "moved": explained.moved,
+                "relevance_score": explained.document.relevance_score,
+                "raw_score": explained.document.raw_score,
+                "retrieval_score": explained.document.retrieval_score,
+                "scored": explained.document.scored,
+                "truncated_tokens": explained.truncated_tokens,
+                "window": explained.document.window and tuple(explained.document.window),
+                "note": self.note(explained),
+                "text": explained.document.text,
             }
-            for one in self
+            for explained in self
         ]
         return require("pandas", "pandas").DataFrame(rows)
 
     def __str__(self) -> str:
-        """Return a plain table, a line a document."""
+        """Return a plain table with one line per document."""
         lines = [f"{'rank':>4} {'was':>4} {'moved':>5} {'score':>8}  text"]
         lines += [
-            f"{one.rank_after:>4} {one.rank_before:>4} {one.moved:>+5} "
-            f"{one.document.relevance_score:>8.4f}  {' '.join(one.document.text.split())[:60]}"
-            + (f"  [{note}]" if (note := self.why(one)) else "")
-            for one in self
+            f"{explained.rank_after:>4} {explained.rank_before:>4} {explained.moved:>+5} "
+            f"{explained.document.relevance_score:>8.4f}  {' '.join(explained.document.text.split())[:60]}"
+            + (f"  [{note}]" if (note := self.note(explained)) else "")
+            for explained in self
         ]
         return "\n".join(lines)
 
@@ -442,6 +440,6 @@ class Explanation(Sequence[ExplainedDocument]):
         return require("rerank_plugins.explain.views", None).table(self)
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows."""
+        """Return the HTML view of a notebook."""
         page: str = require("rerank_plugins.explain.views", None).html(self)
         return page

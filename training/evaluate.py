@@ -15,14 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from benchmarks.environment import environment
-from benchmarks.first_stage import DenseIndex, FirstStage, SparseIndex
-from benchmarks.first_stage import sample as sample_queries
-from benchmarks.found import SEED
-from benchmarks.quality import SETS
-from benchmarks.ways import Way as System
-from benchmarks.ways import ordered as rank_from_scores
-from benchmarks.ways import pair_scores
+from benchmarks.common import describe_environment
+from benchmarks.retrieval import (
+    SEED,
+    SETS,
+    DenseIndex,
+    FirstStage,
+    SparseIndex,
+    System,
+    pair_scores,
+    rank_from_scores,
+    sample_queries,
+)
 from rerank_plugins import Reranker
 from rerank_plugins.evaluation.candidates import digest, read_array, save_array
 from rerank_plugins.evaluation.datasets import RetrievalSet, read_beir
@@ -93,7 +97,7 @@ class QuestionSample:
             system: The system.
             scores: Raw scores by model; the bi-encoder can be the model, too.
         """
-        first_stage = self._retrieval_scores[str(system.first)]
+        first_stage = self._retrieval_scores[system.first_stage]
         rankings = {}
         for row, question in enumerate(self.ids):
             raw = {name: values[row] for name, values in scores.items()}
@@ -143,7 +147,7 @@ def evaluate(
     result: dict[str, Any] = {
         "dtypes": {name: model.engine.backend.identity.dtype for name, model in rerankers.items()},
         "seed": SEED,
-        "environment": environment(),
+        "environment": describe_environment(),
         "sets": {},
     }
     for name in tqdm(SETS, desc="evaluate", unit="set", disable=None):

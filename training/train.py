@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rerank_plugins.evaluation.evaluator import write_bytes
 from tqdm.auto import tqdm
 
-from benchmarks.environment import environment
+from benchmarks.common import describe_environment
+from rerank_plugins.evaluation.evaluator import write_bytes
 from training.checkpoint import TrainState
 from training.dataset import FILE_NAME, Dataset
 from training.gradient_workers import GradientWorkers
@@ -57,7 +57,7 @@ class TrainLog:
                 "lists": len(dataset),
                 "held_out": int(dataset.held_out.sum()),
             },
-            "environment": environment(),
+            "environment": describe_environment(),
             "steps": [],
             "validation": [],
         }

@@ -1,1 +1,1 @@
-"""How fast pairs are scored, beside every peer, in one run: ``python -m benchmarks.speed``."""
+"""Speed of scoring, compared with every peer on the same weights, texts and cores."""

@@ -1,4 +1,4 @@
-"""One cell: all its systems score the same requests, in turn, A B A B."""
+"""One cell: all systems score the same requests, interleaved, and their scores are compared."""
 
 from __future__ import annotations
 
@@ -8,192 +8,214 @@ from statistics import median
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from benchmarks.limit import useful_flops
-from benchmarks.speed.agreement import agreement, worst
-from benchmarks.speed.client import SystemFailedError
-from benchmarks.speed.limits import Limits, busy_share
-from benchmarks.speed.shapes import Shape
-from benchmarks.speed.systems import SYSTEMS
-from benchmarks.speed.workloads import Request
-from benchmarks.timing import milliseconds, ratio
+import numpy as np
 
-MOST_ROUNDS: Final = 40
-LEAST_ROUNDS: Final = 2
+from benchmarks.common import Row, busy_share, make_rows, median_ratio, milliseconds
+from benchmarks.speed.process import SystemFailedError
+from benchmarks.speed.systems import SYSTEMS, Scale
+from benchmarks.speed.texts import Request
+
+TOLERANCE: Final = 1e-5
+"""Of float32 scores, relative where they are above 1."""
+
+MAX_ROUNDS: Final = 40
+MIN_ROUNDS: Final = 2
+_TOP: Final = 10
 _CHECKED: Final = 100
 
 
-class Asked(Protocol):
-    """A system that answers requests, such as a process."""
+def compare_scores(
+    reference: Sequence[float], scores: Sequence[float], scale: Scale
+) -> dict[str, Any]:
+    """Compare scores with those of the reference.
 
-    def ask(self, op: str, **fields: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Answer a request."""
+    Args:
+        reference: Logits in float32.
+        scores: The scores of a system for the same texts.
+        scale: Their scale; probabilities are compared with the sigmoids of the logits.
+
+    Returns:
+        ``largest_difference`` on the scale of the system (None if scores are missing or not
+        finite), ``equal`` within :data:`TOLERANCE`, and ``same_top``: the share of the
+        reference's best ten among the system's best ten.
+    """
+    logits, got = np.asarray(reference, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    if logits.shape != got.shape or not np.isfinite(got).all():
+        return {"largest_difference": None, "equal": False, "same_top": 0.0}
+    expected = 1 / (1 + np.exp(-logits)) if scale == "probability" else logits
+    difference = np.abs(got - expected)
+    best, other = (
+        set(np.argsort(-values, kind="stable")[:_TOP].tolist()) for values in (expected, got)
+    )
+    return {
+        "largest_difference": float(difference.max()),
+        "equal": bool((difference <= TOLERANCE * np.maximum(1, np.abs(expected))).all()),
+        "same_top": len(best & other) / len(best),
+    }
+
+
+class Process(Protocol):
+    """A system that handles requests."""
+
+    def send(self, op: str, **fields: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Return the response to a request."""
         ...
 
 
 @dataclass
-class Turns:
-    """What one system did.
+class Timings:
+    """The rounds of one system.
 
     Attributes:
         seconds: Of each round.
-        compared: Its scores beside the right ones, the check before the first round included.
-        computed: Tokens it gave its model at the check, padding included; None if unseen.
+        comparisons: Its scores compared with the reference, with the check before the first round.
+        computed_tokens: Tokens it computed in the check, padding included; None if unknown.
     """
 
     seconds: list[float]
-    compared: list[dict[str, Any]]
-    computed: int | None
+    comparisons: list[dict[str, Any]]
+    computed_tokens: int | None
 
 
-def check(
-    processes: Mapping[str, Asked], request: Request, drop: Callable[[str, str], None], truth: str
-) -> dict[str, Turns]:
-    """Let each system score a request untimed, and compare; this warms them up, too.
+def check_scores(
+    processes: Mapping[str, Process],
+    request: Request,
+    drop: Callable[[str, str], None],
+    reference: str,
+) -> dict[str, Timings]:
+    """Let each system score a request untimed, and compare; this is also the warm-up.
 
     Args:
         processes: The systems.
-        request: What to score.
-        drop: Told of each system that fails, with the reason.
-        truth: The system whose scores are the right ones.
+        request: The request.
+        drop: Called with each system that fails and the reason.
+        reference: The system whose scores are the reference.
 
     Raises:
-        SystemFailedError: If that one fails.
+        SystemFailedError: If the reference fails.
     """
-    answers = {}
+    responses = {}
     for name, process in processes.items():
-        asked = {"query": request.query, "texts": request.texts, "trace": True}
         try:
-            answers[name] = process.ask("score", **asked)
-        except SystemFailedError as error:
-            if name == truth:
+            responses[name] = process.send(
+                "score", query=request.query, texts=request.texts, trace=True
+            )
+        except SystemFailedError as error:  # noqa: PERF203  (once per system)
+            if name == reference:
                 raise
             drop(name, str(error))
-    right = answers[truth]["scores"]
+    logits = responses[reference]["scores"]
     return {
-        name: Turns([], [agreement(right, answer["scores"], SYSTEMS[name].scale)], answer["tokens"])
-        for name, answer in answers.items()
+        name: Timings(
+            [],
+            [compare_scores(logits, response["scores"], SYSTEMS[name].scale)],
+            response["tokens"],
+        )
+        for name, response in responses.items()
     }
 
 
-def take_turns(
-    processes: Mapping[str, Asked],
-    turns: dict[str, Turns],
+def time_rounds(
+    processes: Mapping[str, Process],
+    timings: dict[str, Timings],
     requests: Sequence[Request],
-    truth: str,
-    *,
+    reference: str,
     seconds: float,
-    limits: Limits,
 ) -> list[Request]:
-    """Time the systems round by round, each round with another request and another first.
+    """Time the systems in rounds; each round has another request and starts with another system.
 
     Returns:
         The request of each round.
     """
-    names = list(turns)
-    begun = monotonic()
+    names = list(timings)
+    start = monotonic()
     done: list[Request] = []
-    while len(done) < MOST_ROUNDS:
-        limits.refresh()
-        start = monotonic()
-        number = len(done)
+    while len(done) < MAX_ROUNDS:
+        round_start, number = monotonic(), len(done)
         request = requests[number % len(requests)]
         first = number % len(names)
-        answers = _asked(processes, names[first:] + names[:first], request)
-        for name, answer in answers.items():
-            right = answers[truth]["scores"]
-            turns[name].seconds.append(answer["seconds"])
-            turns[name].compared.append(agreement(right, answer["scores"], SYSTEMS[name].scale))
+        responses = {
+            name: processes[name].send("score", query=request.query, texts=request.texts)
+            for name in names[first:] + names[:first]
+        }
+        logits = responses[reference]["scores"]
+        for name, response in responses.items():
+            timings[name].seconds.append(response["seconds"])
+            compared = compare_scores(logits, response["scores"], SYSTEMS[name].scale)
+            timings[name].comparisons.append(compared)
         done.append(request)
-        took = monotonic() - start
-        if len(done) >= LEAST_ROUNDS and monotonic() + took > begun + seconds:
+        now = monotonic()
+        if len(done) >= MIN_ROUNDS and now + (now - round_start) > start + seconds:
             break
     return done
 
 
-def _asked(
-    processes: Mapping[str, Asked], names: Sequence[str], request: Request
-) -> dict[str, dict[str, Any]]:
-    return {
-        name: processes[name].ask("score", query=request.query, texts=request.texts)
-        for name in names
-    }
-
-
-def figures(
-    turns: Turns, baseline: Turns, lengths: Sequence[Sequence[int]], shape: Shape, limit: float
+def summarize(
+    timings: Timings, baseline: Timings, passages: int, sample_tokens: int | None
 ) -> dict[str, Any]:
-    """Return what a system's turns come to.
+    """Return the metrics of a system.
 
     Args:
-        turns: The system's.
-        baseline: Those of the system that everybody is compared with.
-        lengths: Tokens of each pair, for each round.
-        shape: The model's.
-        limit: FLOP/s of the matrix product in float32.
+        timings: Those of the system.
+        baseline: Those of the system that it is compared with.
+        passages: Passages of a request.
+        sample_tokens: Real tokens of the check, if it was as large as a round.
     """
-    work = [useful_flops(row, shape.layers, shape.width, shape.ffn) for row in lengths]
-    rates = [flops / taken for flops, taken in zip(work, turns.seconds, strict=True)]
-    times = milliseconds(turns.seconds)
+    times = milliseconds(timings.seconds)
+    differences = [compared["largest_difference"] for compared in timings.comparisons]
+    computed = timings.computed_tokens
     return {
-        "pairs_per_s": median(
-            len(row) / taken for row, taken in zip(lengths, turns.seconds, strict=True)
-        ),
-        "p50_ms": times["p50"],
-        "p95_ms": times["p95"],
-        "speedup": ratio(baseline.seconds, turns.seconds),
-        "flops": median(rates),
-        "share_of_limit": median(rates) / limit,
-        **worst(turns.compared),
-        "seconds": turns.seconds,
+        "speedup": median_ratio(baseline.seconds, timings.seconds),
+        "pairs_per_s": median(passages / seconds for seconds in timings.seconds),
+        "p50_ms": times["p50_ms"],
+        "p95_ms": times["p95_ms"],
+        "padding_share": 1 - sample_tokens / computed if sample_tokens and computed else None,
+        "largest_difference": None if None in differences else max(differences),
+        "equal": all(compared["equal"] for compared in timings.comparisons),
+        "same_top": min(compared["same_top"] for compared in timings.comparisons),
     }
 
 
 def measure(
-    processes: Mapping[str, Asked],
+    processes: Mapping[str, Process],
     requests: Sequence[Request],
     *,
-    shape: Shape,
+    cell: str,
     count_tokens: Callable[[Request], list[int]],
     drop: Callable[[str, str], None],
     baseline: str,
-    truth: str,
+    reference: str,
     seconds: float,
-    limits: Limits,
-) -> dict[str, Any]:
+) -> list[Row]:
     """Measure one cell.
 
     Args:
         processes: The systems.
-        requests: What to score; the last one only for the check.
-        shape: The model's.
+        requests: The requests; the last one is only used for the check.
+        cell: The name of the cell, which is the dataset of the rows.
         count_tokens: Returns the tokens of each pair of a request.
-        drop: Told of each system that fails, with the reason.
-        baseline: The system that everybody is compared with.
-        truth: The one whose scores are the right ones.
-        seconds: About how long to take turns.
-        limits: Measures the machine in between.
+        drop: Called with each system that fails and the reason.
+        baseline: The system that all are compared with.
+        reference: The system whose scores are the reference.
+        seconds: About how long to measure.
     """
     sample = Request(requests[-1].query, requests[-1].texts[:_CHECKED])
-    turns = check(processes, sample, drop, truth)
-    for name in turns:
-        processes[name].ask("memory", reset=True)
+    timings = check_scores(processes, sample, drop, reference)
+    for name in timings:
+        processes[name].send("memory", reset=True)
     busy = busy_share()
-    limits.begin()
-    done = take_turns(processes, turns, requests[:-1], truth, seconds=seconds, limits=limits)
-    lengths = [count_tokens(request) for request in done]
-    limit = limits.found()
-    found: dict[str, Any] = {
+    done = time_rounds(processes, timings, requests[:-1], reference, seconds)
+    lengths = [length for request in done for length in count_tokens(request)]
+    passages = len(done[0].texts)
+    sample_tokens = sum(count_tokens(sample)) if len(sample.texts) == passages else None
+    about = {
         "rounds": len(done),
-        "tokens_per_pair": sum(map(sum, lengths)) / sum(map(len, lengths)),
-        "limit_flops": limit,
+        "tokens_per_pair": sum(lengths) / len(lengths),
         "busy_elsewhere": busy,
-        "systems": {},
     }
-    real = sum(count_tokens(sample)) if len(sample.texts) == len(done[0].texts) else None
-    for name, one in turns.items():
-        found["systems"][name] = {
-            **figures(one, turns[baseline], lengths, shape, limit["float32"]),
-            "padding_share": 1 - real / one.computed if real and one.computed else None,
-            **processes[name].ask("memory"),
-        }
-    return found
+    rows = make_rows("speed", "", cell, about)
+    for name, timing in timings.items():
+        metrics = summarize(timing, timings[baseline], passages, sample_tokens)
+        metrics |= processes[name].send("memory")
+        rows += make_rows("speed", SYSTEMS[name].title, cell, metrics)
+    return rows

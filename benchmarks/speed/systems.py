@@ -1,4 +1,4 @@
-"""Who is timed: this package in all its ways, and its peers."""
+"""The compared systems: this package in its configurations, and its peers."""
 
 from __future__ import annotations
 
@@ -15,25 +15,23 @@ from rerank_plugins.backends.devices import fast_bfloat16_on_cpu
 Scale = Literal["logit", "probability"]
 
 BASELINE: Final = "sentence-transformers"
-"""Everybody's speed is a ratio to this one."""
+"""The system that all others are compared with."""
 
 
 @dataclass(frozen=True)
 class System:
-    """One way to score pairs.
+    """A system that scores pairs.
 
     Attributes:
-        title: What the tables call it.
-        target: Its class in :mod:`benchmarks.speed.peers`, as ``module:class``.
+        title: Its name in the results.
+        target: The name of its class in :mod:`benchmarks.speed.peers`.
         settings: Keyword arguments of that class.
         packages: Distributions whose versions are recorded.
-        environment: Which of :mod:`benchmarks.speed.environments` has it; None is our own.
-        dtype: Data type; None is the usual one of the device.
-        devices: Where it runs.
-        scale: What its scores are, as it is used here.
-        core: Whether it is also timed where only a few are.
-        exact: Whether its scores should be those of float32.
-        note: What differs from the others, and why.
+        environment: Its environment, a file in ``requirements``; None is this one.
+        dtype: Data type; None is float32 on a CPU and float16 on CUDA.
+        devices: The devices it supports.
+        scale: The scale of its scores, as it is used here.
+        core: Whether it takes part in the cells for few systems.
     """
 
     title: str
@@ -45,29 +43,23 @@ class System:
     devices: tuple[str, ...] = ("cpu", "cuda")
     scale: Scale = "logit"
     core: bool = False
-    exact: bool = True
-    note: str = ""
 
     def dtype_on(self, device: str) -> str:
-        """Return the data type that it computes in there."""
+        """Return the data type that it computes in on a device."""
         return self.dtype or ("float16" if device.startswith("cuda") else "float32")
 
 
-_SIGMOID: Final = "gives the sigmoid of the logit"
-
 SYSTEMS: Final[Mapping[str, System]] = {
-    "ours": System("rerank_plugins, torch", "ours:Ours", packages=("torch",), core=True),
+    "ours": System("rerank_plugins, torch", "Ours", packages=("torch",), core=True),
     "ours-bfloat16": System(
         "rerank_plugins, torch bfloat16",
-        "ours:Ours",
+        "Ours",
         dtype="bfloat16",
         core=True,
-        exact=False,
-        note="rounds to bfloat16",
     ),
     "ours-openvino": System(
         "rerank_plugins, OpenVINO float32",
-        "ours:Ours",
+        "Ours",
         {"backend": "openvino"},
         ("openvino",),
         dtype="float32",
@@ -76,38 +68,34 @@ SYSTEMS: Final[Mapping[str, System]] = {
     ),
     "ours-openvino-int8": System(
         "rerank_plugins, OpenVINO int8",
-        "ours:Ours",
+        "Ours",
         {"backend": "openvino"},
         ("openvino",),
         dtype="int8",
         devices=("cpu",),
         core=True,
-        exact=False,
-        note="rounds to 8-bit integers",
     ),
     "ours-langchain": System(
         "rerank_plugins through LangChain, torch",
-        "ours:LangChain",
+        "OursLangChain",
         packages=("langchain-core",),
         scale="probability",
-        note=_SIGMOID,
     ),
     "ours-llama-index": System(
         "rerank_plugins through LlamaIndex, torch",
-        "ours:LlamaIndex",
+        "OursLlamaIndex",
         packages=("llama-index-core",),
         scale="probability",
-        note=_SIGMOID,
     ),
     BASELINE: System(
         "sentence-transformers CrossEncoder",
-        "sentence_transformers:SentenceTransformers",
+        "SentenceTransformers",
         packages=("sentence-transformers", "transformers", "torch"),
         core=True,
     ),
     "sentence-transformers-float32": System(
         "sentence-transformers CrossEncoder, float32",
-        "sentence_transformers:SentenceTransformers",
+        "SentenceTransformers",
         packages=("sentence-transformers",),
         dtype="float32",
         devices=("cuda",),
@@ -115,7 +103,7 @@ SYSTEMS: Final[Mapping[str, System]] = {
     ),
     "sentence-transformers-openvino": System(
         "sentence-transformers CrossEncoder, OpenVINO",
-        "sentence_transformers:SentenceTransformers",
+        "SentenceTransformers",
         {"backend": "openvino"},
         ("sentence-transformers", "transformers", "optimum-intel", "openvino"),
         "openvino",
@@ -123,64 +111,64 @@ SYSTEMS: Final[Mapping[str, System]] = {
         devices=("cpu",),
     ),
     "flag": System(
-        "FlagEmbedding FlagReranker", "flag:Flag", packages=("FlagEmbedding",), environment="peers"
+        "FlagEmbedding FlagReranker",
+        "FlagEmbedding",
+        packages=("FlagEmbedding",),
+        environment="peers",
     ),
     "langchain": System(
         "LangChain CrossEncoderReranker",
-        "langchain:LangChain",
+        "LangChain",
         packages=("langchain-classic", "langchain-community"),
         environment="peers",
         scale="probability",
-        note=_SIGMOID,
     ),
     "llama-index": System(
         "LlamaIndex SentenceTransformerRerank",
-        "llama_index:LlamaIndex",
+        "LlamaIndex",
         {"over": "sentence-transformers"},
         ("llama-index-postprocessor-sbert-rerank",),
         "peers",
         scale="probability",
-        note=_SIGMOID,
     ),
     "llama-index-flag": System(
         "LlamaIndex FlagEmbeddingReranker",
-        "llama_index:LlamaIndex",
+        "LlamaIndex",
         {"over": "flag"},
         ("llama-index-postprocessor-flag-embedding-reranker", "FlagEmbedding"),
         "peers",
     ),
     "rerankers": System(
         "rerankers (AnswerDotAI)",
-        "rerankers:Rerankers",
+        "Rerankers",
         packages=("rerankers",),
         environment="peers",
     ),
     "infinity": System(
         "Infinity server",
-        "infinity:Infinity",
+        "Infinity",
         packages=("infinity-emb", "transformers"),
         environment="infinity",
     ),
     "flashrank": System(
         "FlashRank (ONNX)",
-        "flashrank:FlashRank",
+        "FlashRank",
         packages=("FlashRank", "onnxruntime"),
         environment="flashrank",
         dtype="float32",
         devices=("cpu",),
         scale="probability",
-        note=_SIGMOID,
     ),
 }
 
 
 def reference(device: str) -> str:
-    """Return the system whose scores are the right ones: float32."""
+    """Return the system whose scores are the reference: sentence-transformers in float32."""
     return "sentence-transformers-float32" if device.startswith("cuda") else BASELINE
 
 
 def interpreter(system: System, environments: Path | None) -> Path:
-    """Return the Python that has a system."""
+    """Return the Python of a system's environment."""
     if system.environment is None:
         return Path(sys.executable)
     return (environments or Path()) / system.environment / "bin" / "python"
@@ -193,9 +181,9 @@ def obstacle(
 
     Args:
         system: The system.
-        device: Where it would run.
+        device: The device.
         environments: Folder of the built environments.
-        slow: Whether to time arithmetic that this CPU has to emulate.
+        slow: Whether to time a data type that this CPU only emulates.
     """
     kind = device.partition(":")[0]
     if kind not in system.devices:

@@ -60,6 +60,9 @@ class BiEncoder(Settings, BiEncoderSettings, ClosableMixin):
         (2,)
     """
 
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     _client: EngineClient[RoleText] = PrivateAttr()
     _format: EmbeddingFormat = PrivateAttr()
 
@@ -174,7 +177,8 @@ class BiEncoder(Settings, BiEncoderSettings, ClosableMixin):
         engine: Engine[RoleText] = yield Step(lambda: self.engine, self._client.aengine)
         vectors = [np.empty((0, self._format.dimension(engine.dimension)), dtype=np.float32)]
         for chunk in chunks(items, CHUNK, f"Encoding ({role})", show=show_progress):
-            vectors.append((yield from self.compute(chunk, None)).values)
+            output = yield from self.compute(chunk, None)
+            vectors.append(output.values)
         return np.concatenate(vectors)
 
     def _encode(

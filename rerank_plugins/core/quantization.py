@@ -53,8 +53,8 @@ class EmbeddingFormat:
         integer = self.precision in ("int8", "uint8")
         if integer and self.ranges is None:
             message = (
-                f"precision is {self.precision!r}, and ranges is None; give the minimum and maximum "
-                "of each dimension over a sample of documents: "
+                f"precision is {self.precision!r}, and ranges is None; give the minimum and the "
+                "maximum of each dimension over a sample of documents: "
                 "BiEncoder(...).quantization_ranges(texts)."
             )
             raise ConfigurationError(message)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import PrivateAttr
 from typing_extensions import Self
 
@@ -32,7 +33,6 @@ from rerank_plugins.core.steps import Steps, arun, run
 from rerank_plugins.engine.engine import ClosableMixin, Engine
 from rerank_plugins.errors import ConfigurationError, InferenceError
 from rerank_plugins.types import (
-    FloatArray,
     RankedDocument,
     Ranking,
     Scorer,
@@ -57,6 +57,9 @@ class Reranker(Settings, RerankerSettings, ClosableMixin):
         >>> ranking[0].index
         0
     """
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     _scorer: Scorer = PrivateAttr()
     _ranking: RankingSettings = PrivateAttr()
@@ -143,7 +146,7 @@ class Reranker(Settings, RerankerSettings, ClosableMixin):
         validated = validate_requests(requests, retrieval_scores)
         return run(self._steps(validated, self._effective(top_n, deadline_ms)))
 
-    def score(self, pairs: Iterable[tuple[str, str]]) -> FloatArray:
+    def score(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float64]:
         """Score text pairs: the ``relevance_score`` that :meth:`rank` gives each document.
 
         Prompts, windows and the activation apply; fusion, thresholds, deduplication and deadlines
@@ -159,14 +162,22 @@ class Reranker(Settings, RerankerSettings, ClosableMixin):
             InvalidInputError: If a text cannot be scored.
             InferenceError: If the model fails.
         """
-        requests = [ScoringRequest(query, [document]) for query, document in validate_pairs(pairs)]
-        settings = RankingSettings.model_construct(activation=self._ranking.activation)
-        results = run(scoring_steps(self._scorer, requests, None)) if requests else []
-        rankings = [
-            build_ranking(request, result, settings)
-            for request, result in zip(requests, results, strict=True)
+        rows: dict[str, list[int]] = {}  # The pairs of a query are one request.
+        documents = []
+        for row, (query, document) in enumerate(validate_pairs(pairs)):
+            rows.setdefault(query, []).append(row)
+            documents.append(document)
+        requests = [
+            ScoringRequest(query, [documents[row] for row in of_query])
+            for query, of_query in rows.items()
         ]
-        return np.array([ranking[0].relevance_score for ranking in rankings], dtype=np.float64)
+        results = run(scoring_steps(self._scorer, requests, None)) if requests else []
+        settings = RankingSettings.model_construct(activation=self._ranking.activation)
+        scores = np.empty(len(documents), dtype=np.float64)
+        for request, result in zip(requests, results, strict=True):
+            for ranked in build_ranking(request, result, settings):
+                scores[rows[request.query][ranked.index]] = ranked.relevance_score
+        return scores
 
     @property
     def scorer(self) -> Scorer:

@@ -1,4 +1,4 @@
-"""Long documents as windows of a model's max_seq_length: pure functions on texts and token spans."""
+"""Windows of long documents: pure functions on texts and token spans."""
 
 from __future__ import annotations
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from rerank_plugins.config import ModelConfig
-from rerank_plugins.engine.backend import Backend
 from rerank_plugins.errors import EngineClosedError
+
+if TYPE_CHECKING:
+    from rerank_plugins.config import ModelConfig
+    from rerank_plugins.engine.backend import Backend
 
 Kind = Literal["cross-encoder", "bi-encoder"]
 

@@ -213,10 +213,8 @@ def _ranked_copies(documents: Sequence[Document], ranking: Ranking) -> list[Docu
     copies = []
     for ranked in ranking:
         original = documents[ranked.index]
-        metadata = {
-            key: value for key, value in original.metadata.items() if key not in RESERVED_KEYS
-        }
-        metadata["relevance_score"] = visible_score(ranked)
-        metadata |= ranking_metadata(ranking, ranked, original.page_content)
+        added = ranking_metadata(ranking, ranked, original.page_content)
+        kept = {key: value for key, value in original.metadata.items() if key not in RESERVED_KEYS}
+        metadata = kept | {"relevance_score": visible_score(ranked)} | added
         copies.append(original.model_copy(update={"metadata": metadata}))
     return copies

@@ -10,6 +10,7 @@ from pydantic import AliasChoices, ConfigDict, Field
 
 from rerank_plugins._fields import BiEncoderFields
 from rerank_plugins.config import MINI
+from rerank_plugins.core.inputs import validate_documents
 
 
 class BiEncoderEmbeddings(BiEncoderFields, Embeddings):
@@ -53,6 +54,7 @@ class BiEncoderEmbeddings(BiEncoderFields, Embeddings):
             InvalidInputError: If a text is not a string.
             InferenceError: If the model fails.
         """
+        validate_documents(texts)  # One string would be one vector.
         vectors = self.bi_encoder().encode_document(texts, show_progress=self.show_progress)
         rows: list[list[float]] = _floats(vectors)
         return rows
@@ -64,6 +66,7 @@ class BiEncoderEmbeddings(BiEncoderFields, Embeddings):
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents without blocking the event loop; see :meth:`embed_documents`."""
+        validate_documents(texts)
         vectors = await self.bi_encoder().aencode_document(texts)
         rows: list[list[float]] = _floats(vectors)
         return rows

@@ -119,11 +119,11 @@ class CrossEncoderPostprocessor(RerankerFields, ConfigComponent, BaseNodePostpro
     )
     metadata_keys: list[str] | None = Field(
         default=None,
-        description="Metadata keys whose values the model reads, instead of those of metadata_mode.",
+        description="Metadata keys whose values the model reads; None uses metadata_mode.",
     )
     keep_retrieval_score: bool = Field(
         default=False,
-        description="Keep the retrieval score of a node in its metadata, hidden from EMBED and LLM.",
+        description="Keep a node's retrieval score in its metadata, hidden from EMBED and LLM.",
     )
 
     @classmethod

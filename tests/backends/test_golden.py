@@ -1,7 +1,7 @@
-"""The embedded model's scores of 200 pairs of real text, whichever way they are computed.
+"""The embedded model's scores of 200 pairs of real text, in every configuration.
 
-They are sentence-transformers' own, in float32. New weights need new ones: run
-``python -m benchmarks.golden``, which measures every way too, then ``python -m benchmarks.tables``.
+The golden scores are those of sentence-transformers in float32. New weights need new ones: run
+``python -m benchmarks robustness DATA --suites golden``, then ``python -m benchmarks tables``.
 """
 
 from __future__ import annotations
@@ -12,61 +12,61 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.golden import pairs
-from benchmarks.golden.ways import WAYS, compare
-from benchmarks.tables import committed
+from benchmarks import golden as golden_scores
+from benchmarks.common import read_results
+from benchmarks.golden import COMMAND, CONFIGURATIONS, Golden, compare, read_golden
 from rerank_plugins import Reranker
 from rerank_plugins.errors import ConfigurationError
 
-HOW = "python -m benchmarks.golden"
-
 
 @pytest.fixture(scope="module")
-def golden() -> pairs.Golden:
-    return pairs.read()
+def golden() -> Golden:
+    return read_golden()
 
 
-def test_they_are_of_these_weights_and_texts(
-    golden: pairs.Golden, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_golden_scores_belong_to_these_weights_and_texts(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert len(set(golden.pairs)) == 200
     assert np.ptp(golden.scores) > 5
-    kept = json.loads(pairs.FILE.read_text("utf-8"))
+    stored = json.loads(golden_scores.FILE.read_text("utf-8"))
     other = tmp_path / "golden.json"
-    monkeypatch.setattr(pairs, "FILE", other)
+    monkeypatch.setattr(golden_scores, "FILE", other)
     for name in ("weights", "texts"):
-        other.write_text(json.dumps({**kept, name: "0" * 64}), "utf-8")
-        with pytest.raises(RuntimeError, match=HOW):
-            pairs.read()
+        other.write_text(json.dumps({**stored, name: "0" * 64}), "utf-8")
+        with pytest.raises(RuntimeError, match=COMMAND):
+            read_golden()
 
 
 @pytest.mark.slow
-def test_torch_scores_as_the_reference(golden: pairs.Golden) -> None:
+def test_torch_scores_as_the_reference(golden: Golden) -> None:
     scores = Reranker(dtype="float32").score(golden.pairs)
     found = compare(scores, golden)
-    assert found["largest_difference"] < WAYS["torch, float32"].difference, HOW
-    assert found["kendall_tau"] > WAYS["torch, float32"].tau, HOW
+    assert found["largest_difference"] < CONFIGURATIONS["torch, float32"].difference, COMMAND
+    assert found["kendall_tau"] > CONFIGURATIONS["torch, float32"].tau, COMMAND
     assert found["other_first"] == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WAYS)
-def test_every_way_is_within_its_bounds(name: str, golden: pairs.Golden) -> None:
-    way = WAYS[name]
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_configuration_is_within_its_bounds(name: str, golden: Golden) -> None:
+    configuration = CONFIGURATIONS[name]
     try:
-        with way.opened() as score:
+        with configuration.open_scorer() as score:
             found = compare(score(golden.pairs), golden)
     except ConfigurationError as error:
         pytest.skip(f"this machine refuses it: {error}")
-    assert found["largest_difference"] < way.difference, HOW
-    assert found["kendall_tau"] > way.tau, HOW
+    assert found["largest_difference"] < configuration.difference, COMMAND
+    assert found["kendall_tau"] > configuration.tau, COMMAND
 
 
-def test_what_is_committed_is_within_the_bounds() -> None:
-    ways = committed("golden")["ways"]
-    assert ways.keys() == WAYS.keys()
-    for name, found in ways.items():
-        if "refused" not in found:
-            assert found["largest_difference"] < WAYS[name].difference, name
-            assert found["kendall_tau"] > WAYS[name].tau, name
-            assert found["allowed_difference"] == WAYS[name].difference, name
+def test_stored_results_are_within_the_bounds() -> None:
+    measured: dict[str, dict[str, float]] = {}
+    for row in read_results("golden").rows:
+        if row.system:
+            measured.setdefault(row.system, {})[row.metric] = row.value
+    assert measured.keys() == CONFIGURATIONS.keys()
+    for name, metrics in measured.items():
+        assert metrics["largest_difference"] < CONFIGURATIONS[name].difference, name
+        assert metrics["kendall_tau"] > CONFIGURATIONS[name].tau, name
+        assert metrics["allowed_difference"] == CONFIGURATIONS[name].difference, name

@@ -58,7 +58,6 @@ async def test_async_equals_sync() -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("rain", "documents is one string"),
         (None, "documents is NoneType"),
         (["rain", 5], "document 1 is int"),
     ],
@@ -69,6 +68,14 @@ def test_texts_are_checked(texts: Any, message: str) -> None:
         with pytest.raises(InvalidInputError, match=message):
             encode(texts)
     assert backend.batches == []
+
+
+async def test_one_text_gives_one_vector() -> None:
+    encoder = BiEncoder(FakeBiEncoder(), prompts={"query": "ask: "})
+    (row,) = encoder.encode_query(["rain"])
+    np.testing.assert_array_equal(encoder.encode_query("rain"), row)
+    np.testing.assert_array_equal(await encoder.aencode_query("rain"), row)
+    assert encoder.encode_document("rain").shape == (encoder.dimension,)
 
 
 def test_the_bar_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,7 +232,7 @@ def test_without_time_for_the_last_stage_the_one_before_orders() -> None:
     assert (ranking.status, ranking.stats.scored, ranking.model) == ("partial", 0, None)
     assert not any(document.scored for document in ranking)
     assert all(math.isnan(document.relevance_score) for document in ranking)
-    for policy in ({"score_threshold": 1e9}, {"calibrator": CALIBRATOR}):
+    for policy in ({"score_threshold": 1e9}, {"activation": CALIBRATOR}):
         assert order(Reranker(cascade, **policy).rank("rain", TEXTS)) == [1, 2, 0, 3, 4]
 
 
@@ -295,14 +295,14 @@ def test_a_rerankers_policy_is_refused(settings: dict[str, Any], named: str) -> 
 
 
 def test_a_calibrator_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="sets calibrator"):
+    with pytest.raises(ConfigurationError, match="sets activation"):
         Stage(Reranker(DEAR, activation=CALIBRATOR))
 
 
-@pytest.mark.parametrize("policy", [{"score_threshold": 0.5}, {"calibrator": CALIBRATOR}])
+@pytest.mark.parametrize("policy", [{"score_threshold": 0.5}, {"activation": CALIBRATOR}])
 def test_scores_of_two_scales_are_not_compared(policy: dict[str, Any]) -> None:
     early = Cascade([Stage(Reranker(CHEAP), 2, early_exit_margin=5), Reranker(DEAR)])
-    with pytest.raises(ConfigurationError, match=f"{next(iter(policy))} is set.*margin"):
+    with pytest.raises(ConfigurationError, match="(score_threshold|a calibrator) is set.*margin"):
         Reranker(early, **policy)
     Reranker(Cascade([(Reranker(CHEAP), 2), Reranker(DEAR)]), **policy).rank("rain", TEXTS)
 
@@ -318,8 +318,8 @@ def test_scores_of_two_scales_are_not_compared(policy: dict[str, Any]) -> None:
         ([Cascade([Reranker(DEAR)]), Reranker(DEAR)], "stage 0 is a cascade"),
         ([(Reranker(DEAR), 0), Reranker(DEAR)], "keep is 0"),
         ([(Reranker(DEAR), True), Reranker(DEAR)], "keep is True"),
-        ([(Reranker(DEAR), 1, 1.5), Reranker(DEAR)], "share is 1.5"),
-        ([(Reranker(DEAR), 1, 0), Reranker(DEAR)], "share is 0"),
+        ([(Reranker(DEAR), 1, 1.5), Reranker(DEAR)], "time_fraction is 1.5"),
+        ([(Reranker(DEAR), 1, 0), Reranker(DEAR)], "time_fraction is 0"),
         ([(Reranker(DEAR), 1, 1, -1), Reranker(DEAR)], "margin is -1"),
         ([(), Reranker(DEAR)], "has 0 elements"),
         ([(Reranker(DEAR), 1, 1, 1, 1), Reranker(DEAR)], "has 5 elements"),

@@ -131,7 +131,7 @@ def test_a_bad_method_is_refused() -> None:
 @pytest.mark.parametrize(
     ("raw", "first", "message"),
     [
-        ([1.0], [1.0, 2.0], "1 raw scores and 2 of"),
+        ([1.0], [1.0, 2.0], "1 raw scores and 2 retrieval scores"),
         ([float("inf")], [1.0], "finite"),
         ([1.0], [float("nan")], "finite"),
         ([[1.0]], None, "flat"),

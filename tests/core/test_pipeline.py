@@ -67,8 +67,8 @@ def test_fused_scores_are_the_relevance_and_raw_scores_stay() -> None:
     ("scores", "message"),
     [
         ([1.0], "shape .1,. for 5 documents"),
-        ([1, 2, 3, 4, math.nan], "score 4 is nan"),
-        (["a"] * 5, "no list of numbers"),
+        ([1, 2, 3, 4, math.nan], r"\[4\] is nan"),
+        (["a"] * 5, "not a list of numbers"),
         ([[1, 2, 3, 4, 5]], "shape .1, 5."),
     ],
 )
@@ -97,7 +97,7 @@ def test_a_calibrator_gives_the_relevance(tmp_path: Path) -> None:
 
 def test_a_calibrator_with_a_fusion_is_refused() -> None:
     """The fused score is no score of the model; its probability would be made up."""
-    with pytest.raises(ConfigurationError, match=r"fusion is 'rrf' and there is a calibrator"):
+    with pytest.raises(ConfigurationError, match=r"fusion is 'rrf' and activation is a calibrator"):
         Reranker(FakeCrossEncoder(), activation=calibrator("fake"), fusion="rrf")
 
 

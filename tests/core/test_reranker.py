@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins import Reranker
+from rerank_plugins import Reranker, Windows
 from rerank_plugins.core.ranking import activate
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.testing import FakeCrossEncoder
@@ -217,13 +217,33 @@ def test_cut_documents_are_reported_on_each_duplicate() -> None:
 
 
 @given(some_queries, st.lists(any_text, max_size=5))
-def test_score_gives_raw_scores_in_order(query: str, texts: list[str]) -> None:
+def test_score_gives_scores_in_order(query: str, texts: list[str]) -> None:
     backend = FakeCrossEncoder(batch_tokens=16)
-    scores = Reranker(backend).score([(query, text) for text in texts])
-    assert scores.dtype == np.float32
-    assert scores.shape == (len(texts),)
+    pairs = [(query, text) for text in texts]
+    raw = Reranker(backend, activation="none").score(pairs)
+    assert raw.dtype == np.float64
+    assert raw.shape == (len(texts),)
     expected = np.array([backend._score(query, text) for text in texts], dtype=np.float32)
-    np.testing.assert_array_equal(scores, expected)
+    np.testing.assert_array_equal(raw, expected)
+    reranker = Reranker(backend)
+    ranked = {document.index: document.relevance_score for document in reranker.rank(query, texts)}
+    assert reranker.score(pairs).tolist() == [ranked[index] for index in range(len(texts))]
+
+
+def test_score_reads_texts_as_rank_does() -> None:
+    settings: dict[str, Any] = {
+        "long_documents": Windows(overlap=0),
+        "prompts": {"query": "sun ", "document": "text: "},
+        "activation": "none",
+    }
+    backend = FakeCrossEncoder(max_length=16)
+    reranker = Reranker(backend, max_length=None, **settings)
+    documents = ["rain " * 30 + "sun", "sun rain", ""]
+    scores = reranker.score([("rain", document) for document in documents])
+    ranking = reranker.rank("rain", documents)
+    assert any(document.window for document in ranking)
+    for document in ranking:
+        assert document.relevance_score == scores[document.index]
 
 
 def test_score_checks_its_pairs() -> None:

@@ -41,12 +41,12 @@ def labeled(seed: int, count: int, reliable: float) -> list[LabeledQuery]:
 
 def test_the_margin_is_where_the_cheap_stage_becomes_reliable() -> None:
     fitted = fit_early_exit_margin(CASCADE, labeled(0, 200, reliable=1), loss=0.0)
-    assert fitted.early_exit_margin == pytest.approx(1, abs=0.1)
+    assert fitted.margin == pytest.approx(1, abs=0.1)
     assert fitted.loss == 0
     assert fitted.stopped == pytest.approx(0.5, abs=0.1)
     assert fitted.held_out_loss < 0.01
     assert fitted.held_out_stopped == pytest.approx(fitted.stopped, abs=0.05)
-    assert fitted.cascade.stages[0].early_exit_margin == fitted.early_exit_margin
+    assert fitted.cascade.stages[0].early_exit_margin == fitted.margin
     assert CASCADE.stages[0].early_exit_margin is None
 
 
@@ -74,30 +74,34 @@ def test_a_larger_bound_stops_more() -> None:
 def test_a_stage_that_is_always_wrong_never_stops() -> None:
     wrong = [LabeledQuery(query="q", documents=["3 0", "1 1"], grades=[0, 1]) for _ in range(10)]
     fitted = fit_early_exit_margin(CASCADE, wrong)
-    assert (fitted.early_exit_margin, fitted.stopped, fitted.loss) == (None, 0, 0)
+    assert (fitted.margin, fitted.stopped, fitted.loss) == (None, 0, 0)
     assert fitted.cascade.stages == CASCADE.stages
 
 
 def test_a_margin_that_is_set_is_passed_over_and_later_stages_are_kept() -> None:
-    stages = [Stage(Reranker(CHEAP), 3), Stage(Reranker(CHEAP), 2, margin=0.5), Reranker(DEAR)]
+    stages = [
+        Stage(Reranker(CHEAP), 3),
+        Stage(Reranker(CHEAP), 2, early_exit_margin=0.5),
+        Reranker(DEAR),
+    ]
     queries = labeled(3, 60, reliable=1)
     set_before = Cascade(stages)
     fitted = fit_early_exit_margin(set_before, queries, loss=0, stage=1)
     again = fit_early_exit_margin(
         Cascade([*stages[:1], (Reranker(CHEAP), 2), stages[2]]), queries, 0, stage=1
     )
-    assert fitted.early_exit_margin == again.early_exit_margin
+    assert fitted.margin == again.margin
     assert fitted.cascade.stages[1].keep == 2
 
 
 def test_queries_that_ended_before_the_stage_do_not_count_for_it() -> None:
-    first = Stage(Reranker(CHEAP), 3, margin=0.5)
+    first = Stage(Reranker(CHEAP), 3, early_exit_margin=0.5)
     before = Cascade([first, (Reranker(CHEAP), 3), Reranker(DEAR)])
     queries = labeled(4, 100, reliable=0)
     fitted = fit_early_exit_margin(before, queries, loss=0, stage=1)
     firsts = [[float(text.split()[0]) for text in one.documents[:2]] for one in queries]
     short = [abs(one - other) for one, other in firsts]
-    assert fitted.early_exit_margin == pytest.approx(min(short), abs=1e-5)
+    assert fitted.margin == pytest.approx(min(short), abs=1e-5)
     assert fitted.stopped == pytest.approx(sum(gap < 0.5 for gap in short) / len(short))
 
 
@@ -105,7 +109,7 @@ def test_a_document_alone_says_nothing_about_margins() -> None:
     alone = [LabeledQuery(query="q", documents=["1 1"], grades=[1])] * 5
     wrong = [LabeledQuery(query="q", documents=["3 0", "1 1"], grades=[0, 1])] * 5
     fitted = fit_early_exit_margin(CASCADE, [*alone, *wrong], loss=0)
-    assert (fitted.early_exit_margin, fitted.stopped, fitted.held_out_stopped) == (None, 0, 0)
+    assert (fitted.margin, fitted.stopped, fitted.held_out_stopped) == (None, 0, 0)
 
 
 @pytest.mark.parametrize(

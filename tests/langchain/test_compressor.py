@@ -5,15 +5,17 @@ import copy
 import json
 import pickle
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.documents import Document
+from langchain_core.runnables import RunnableLambda
 from pydantic import ValidationError
 
-from rerank_plugins import Reranker
+from rerank_plugins import Calibrator, Reranker
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import (
     ConfigurationError,
@@ -21,7 +23,7 @@ from rerank_plugins.errors import (
     InvalidInputError,
     InvalidScoresError,
 )
-from rerank_plugins.langchain import CrossEncoderCompressor
+from rerank_plugins.langchain import CrossEncoderCompressor, RerankRetriever
 from rerank_plugins.testing import FakeCrossEncoder
 from rerank_plugins.types import FloatArray
 
@@ -202,9 +204,37 @@ def test_defaults_are_those_of_the_reranker() -> None:
     compressor = CrossEncoderCompressor()
     assert compressor.trust_remote_code is False
     assert compressor.top_n is None
-    assert compressor.reranker().config == Reranker().config
-    assert vars(compressor.reranker().scorer) == vars(Reranker().scorer)
+    assert compressor.reranker().model_dump() == Reranker().model_dump()
     assert CrossEncoderCompressor(**compressor.model_dump()) == compressor
+
+
+def test_a_calibrator_file_is_read_once(
+    documents: list[Document], fake: FakeCrossEncoder, tmp_path: Path
+) -> None:
+    file = tmp_path / "calibrator.json"
+    scores, labels = np.linspace(-5, 5, 40), np.repeat([0, 1], 20)
+    labels[[15, 25]] = 1, 0
+    Calibrator.fit(scores, labels, model=fake.identity).save(file)
+    compressor = CrossEncoderCompressor(model=fake, activation=file)
+    base = RunnableLambda(lambda _: documents)
+    retriever = RerankRetriever(base_retriever=base, model=fake, activation=file)
+    file.unlink()
+    expected = compressor.compress_documents(documents, QUERY)
+    assert retriever.invoke(QUERY) == expected
+    assert compressor.reranker() is compressor.reranker()
+    changed = compressor.model_copy(update={"top_n": 1})
+    with pytest.raises(ConfigurationError, match="calibrator"):
+        changed.reranker()
+    assert compressor.compress_documents(documents, QUERY) == expected
+
+
+def test_the_reranker_follows_its_fields(documents: list[Document], fake: FakeCrossEncoder) -> None:
+    compressor = CrossEncoderCompressor(model=fake)
+    before = compressor.reranker()
+    compressor.top_n = 1
+    assert len(compressor.compress_documents(documents, QUERY)) == 1
+    assert compressor.reranker() is not before
+    assert len(compressor.model_copy(update={"top_n": 2}).compress_documents(documents, QUERY)) == 2
 
 
 def test_pickles_and_copies_carry_settings_and_no_weights(documents: list[Document]) -> None:

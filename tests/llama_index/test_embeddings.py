@@ -106,7 +106,7 @@ def test_model_name_may_be_given_instead_of_model() -> None:
 
 
 def test_two_names_that_differ_are_refused() -> None:
-    with pytest.raises(ValueError, match="two words for the same setting"):
+    with pytest.raises(ValueError, match="two names of one setting"):
         BiEncoderEmbedding(model="a", model_name="b")
 
 

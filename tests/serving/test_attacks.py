@@ -14,7 +14,7 @@ from typing import Final
 import httpx
 import pytest
 
-from benchmarks.process_status import status
+from benchmarks.common import process_status
 from tests.serving.live import QUESTION, TEXTS, Process, wait_until_ready
 from tests.serving.test_api import APIS
 
@@ -46,7 +46,7 @@ class Attacked:
         return httpx.post(f"{self.url}/rerank", json=BODY, timeout=60).status_code == 200
 
     def resident_mib(self) -> float:
-        return status(self.process.process.pid, "VmRSS") / 1024
+        return process_status(self.process.process.pid, "VmRSS") / 1024
 
     def files(self) -> int:
         return len(os.listdir(f"/proc/{self.process.process.pid}/fd"))

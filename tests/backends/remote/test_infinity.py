@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.load.work import Work, make_work
-from benchmarks.serving.process import INFINITY, Server, infinity
+from benchmarks.clients import Request, make_requests
+from benchmarks.servers import INFINITY, Server, infinity
 from rerank_plugins import Ranking, RemoteSpec, Reranker
 from rerank_plugins.errors import RemoteStatusError
 
@@ -20,9 +20,9 @@ pytestmark = [
 
 # Sentences, a few whole passages, and one beyond the model's 512 tokens.
 WORK = [
-    *make_work(6, 20, "sentence"),
-    *make_work(1, 4, "passage"),
-    Work("Who wrote Faust?", ("Goethe wrote Faust. " * 400, "It rains.", "Ünïcode 漢字 🎭")),
+    *make_requests(6, 20, "sentence"),
+    *make_requests(1, 4, "passage"),
+    Request("Who wrote Faust?", ("Goethe wrote Faust. " * 400, "It rains.", "Ünïcode 漢字 🎭")),
 ]
 
 
@@ -38,7 +38,7 @@ def reranker(server: Server) -> Reranker:
     return Reranker(remote)
 
 
-def check(work: Work, found: Ranking) -> None:
+def check(work: Request, found: Ranking) -> None:
     expected = Reranker(dtype="float32").rank(work.query, work.documents)
     raw = {one.index: one.raw_score for one in expected}
     scores = {one.index: one.relevance_score for one in expected}
@@ -61,7 +61,7 @@ async def test_scores_equal_local_ones_asked_at_once(reranker: Reranker) -> None
 
 
 def test_lists_are_cut_and_merged_on_one_scale(server: Server) -> None:
-    (work,) = make_work(1, 50, "sentence", seed=3)
+    (work,) = make_requests(1, 50, "sentence", seed=3)
     remote = RemoteSpec(server.url, api="infinity", max_documents=7, timeout_s=120, deadline_s=300)
     check(work, Reranker(remote).rank(work.query, work.documents))
 

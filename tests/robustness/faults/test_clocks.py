@@ -61,7 +61,7 @@ SCRIPT: Final = """
 import asyncio, ctypes, sys, threading, time
 sys.path.insert(0, {root!r})
 import numpy as np
-from rerank_plugins import RemoteSpec, Reranker
+from rerank_plugins import Cache, RemoteSpec, Reranker
 from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.loading import get_loader, register_loader
 from tests.helpers.engines import GatedCrossEncoder, PinnedCrossEncoder, engine_of, expected, pairs

@@ -3,7 +3,7 @@
 A test marked by :func:`fuzz` runs twice, with few examples and (marked ``slow``) with many,
 always the same ones. With ``RERANK_FUZZ_SECONDS`` set it runs for that long instead, with
 random ones, and appends how many to the file that ``RERANK_FUZZ_COUNTS`` names; that is what
-``python -m benchmarks.reliability.fuzz`` does.
+``python -m benchmarks robustness DATA --suites fuzz`` does.
 """
 
 from __future__ import annotations

@@ -1,1 +1,0 @@
-"""Scores of ``mini`` by the reference, and how far each of our ways is from them."""

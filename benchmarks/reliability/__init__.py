@@ -1,1 +1,0 @@
-"""Faults and hostile inputs: how many were tried, and what came of them."""

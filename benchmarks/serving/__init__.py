@@ -1,1 +1,0 @@
-"""Our server beside somebody else's, each in an environment and a process of its own."""

@@ -1,1 +1,0 @@
-"""An hour under load: what the soak is made of, one module a question."""

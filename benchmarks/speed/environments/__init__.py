@@ -1,1 +1,0 @@
-"""Environments of the peers; see :mod:`benchmarks.speed.environments.__main__`."""
