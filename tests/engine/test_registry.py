@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -154,6 +155,26 @@ async def test_settings_reach_an_engine_that_an_async_call_loads(
     assert engine.idle_unload_s == 99
     assert len(loader.loaded) == 1
     engine.close()
+
+
+def test_settings_are_applied_once_per_engine(loader: CountingLoader, config: ModelConfig) -> None:
+    reranker = Reranker(config.model, idle_unload_s=99)
+    engine = reranker.engine
+    engine.idle_unload_s = None
+    reranker.rank("rain", ["snow"])
+    assert reranker.engine is engine
+    assert engine.idle_unload_s is None
+    engine.close()
+    assert reranker.engine.idle_unload_s == 99
+
+
+def test_a_reranker_can_be_pickled_after_its_use(
+    loader: CountingLoader, config: ModelConfig
+) -> None:
+    reranker = Reranker(config.model)
+    reranker.rank("rain", ["snow"])
+    copy = pickle.loads(pickle.dumps(reranker))  # noqa: S301  (our own bytes)
+    assert copy.engine is reranker.engine
 
 
 def test_a_closed_engine_is_replaced(loader: CountingLoader, config: ModelConfig) -> None:

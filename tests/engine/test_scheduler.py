@@ -140,6 +140,7 @@ async def test_full_queue_does_not_block_the_event_loop() -> None:
     # A task is cancelled in the next iteration of the loop: open the gate after it.
     with pytest.raises(asyncio.CancelledError):
         await given_up
+    assert len(engine._queue._not_admitted) == 1  # the cancelled request left at once
     backend.gate.set()
     np.testing.assert_allclose((await waiting).values, expected(pairs("waits", 2)))
     first.result(10)
