@@ -83,7 +83,7 @@ def inject_faults(
     for number in range(engines):
         faulty = FaultyBackend(backend, seed + number, rate)
         with Engine[TextPair](UserBackend(faulty)) as engine:
-            engine.cache.grow(_CACHE_BYTES if number % 2 else 0)
+            engine.cache.memory.grow(_CACHE_BYTES if number % 2 else 0)
             clients = CheckingClients(engine, known, tolerance)
             clients.send(requests, threads, seed + number)
             faulty.rate = 0.0

@@ -1,7 +1,7 @@
-"""What a ranking tells whoever records traces: counts and times, never a text.
+"""The tracing interface of the package: counts and times, never a text.
 
-The core names no tracing library. ``rerank_plugins.tracing`` registers one tracer; without
-the library it is the one here, which records nothing.
+:func:`get_tracer` returns the tracer of :mod:`rerank_plugins.tracing` if OpenTelemetry is
+installed, and one that records nothing otherwise. No other module names a tracing library.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Step = Literal["queue", "tokenize", "score"]
 
 @dataclass
 class RemoteCall:
-    """One request to a server, all attempts included; whoever sends it fills this in.
+    """One request to a server with all of its attempts; the client sets the attributes.
 
     Attributes:
-        headers: To be sent, so that the server continues the trace.
-        address: URL of the server that was asked last.
-        status: HTTP status of its answer; None without one.
-        attempts: How often a server was asked.
+        headers: Headers to send, so that the server continues the trace.
+        address: URL of the last attempt.
+        status: HTTP status of the last response; None without one.
+        attempts: Number of attempts.
     """
 
     headers: dict[str, str] = field(default_factory=dict)
@@ -42,15 +42,15 @@ class RemoteCall:
 
 @dataclass
 class ServerCall:
-    """One request that a server answers; ``status`` is 0 until it does."""
+    """One request to our server; ``status`` is 0 until it is answered."""
 
     status: int = 0
 
 
 class Trace(Protocol):
-    """One call of a reranker as it is recorded. Safe from any thread."""
+    """The recording of one call of a reranker; thread-safe."""
 
-    def note(
+    def record_step(
         self,
         step: Step,
         start: float,
@@ -58,19 +58,19 @@ class Trace(Protocol):
         counts: Mapping[str, int | str],
         error: BaseException | None = None,
     ) -> None:
-        """Record a step of the work that has ended, on the clock of :func:`time.perf_counter`."""
+        """Record a step that has ended, on the clock of :func:`time.perf_counter`."""
         ...
 
     def remote(self, api: str, documents: int) -> AbstractContextManager[RemoteCall]:
-        """Record a request to a server from beginning to end."""
+        """Record a request to a server."""
         ...
 
-    def failed(self, error: BaseException) -> None:
-        """Record that scoring failed though the call goes on."""
+    def record_error(self, error: BaseException) -> None:
+        """Record that scoring failed."""
         ...
 
-    def ranked(self, rankings: Sequence[Ranking]) -> None:
-        """Record what came of the call."""
+    def record_rankings(self, rankings: Sequence[Ranking]) -> None:
+        """Record the rankings that the call returns."""
         ...
 
 
@@ -78,35 +78,29 @@ class Tracer(Protocol):
     """Records calls."""
 
     def rank(
-        self, tasks: Sequence[ScoringRequest], config: RankingSettings, model: str
+        self, requests: Sequence[ScoringRequest], config: RankingSettings, model: str
     ) -> AbstractContextManager[Trace | None]:
-        """Record a call of a reranker; None if nobody wants to know."""
+        """Record a call of a reranker; the trace is None if nothing is recorded."""
         ...
 
     def serve(
         self, method: str, path: str, headers: Mapping[str, str]
     ) -> AbstractContextManager[ServerCall]:
-        """Record a request to a server, in the trace that its headers name."""
+        """Record a request to our server in the trace of its headers."""
         ...
 
 
 class NoTracer:
-    """Records nothing."""
+    """A tracer that records nothing."""
 
     def rank(
-        self,
-        tasks: Sequence[ScoringRequest],
-        config: RankingSettings,
-        model: str,
+        self, requests: Sequence[ScoringRequest], config: RankingSettings, model: str
     ) -> AbstractContextManager[None]:
         """Do nothing."""
         return nullcontext()
 
     def serve(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
+        self, method: str, path: str, headers: Mapping[str, str]
     ) -> AbstractContextManager[ServerCall]:
         """Do nothing."""
         return nullcontext(ServerCall())
@@ -115,12 +109,12 @@ class NoTracer:
 _current: ContextVar[Trace | None] = ContextVar("rerank_plugins_trace", default=None)
 
 current_trace: Callable[[], Trace | None] = _current.get
-"""Return the trace of the call that runs in this context, if it is recorded."""
+"""Return the trace of the current context; None if the call is not recorded."""
 
 
 @cache
 def get_tracer() -> Tracer:
-    """Return the tracer of this process: OpenTelemetry's, where it is installed."""
+    """Return the tracer of this process: OpenTelemetry's, if it is installed."""
     try:
         tracer: Tracer = require("rerank_plugins.tracing", "tracing").OpenTelemetryTracer()
     except MissingDependencyError:
@@ -130,7 +124,7 @@ def get_tracer() -> Tracer:
 
 @contextmanager
 def within(trace: Trace | None) -> Iterator[None]:
-    """Make a trace the one of this context."""
+    """Make a trace the current one of this context."""
     token = _current.set(trace)
     try:
         yield
@@ -141,5 +135,5 @@ def within(trace: Trace | None) -> Iterator[None]:
 def remote_call(
     trace: Trace | None, api: str, documents: int
 ) -> AbstractContextManager[RemoteCall]:
-    """Record a request to a server, if its caller is recorded."""
+    """Record a request to a server, if the trace is not None."""
     return nullcontext(RemoteCall()) if trace is None else trace.remote(api, documents)

@@ -1,4 +1,8 @@
-"""Traces through OpenTelemetry's API, where it is installed; nothing where it is not."""
+"""Traces through OpenTelemetry's API, with the attribute names of OpenInference.
+
+A call of a reranker is one span, and its steps (queue, tokenize, score, remote) are children of
+it. No span holds a text, nor the message of an error, which may quote one.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 Value = str | int | float
 Attributes = dict[str, Value]
 
-OURS: Final = "rerank_plugins."
+PREFIX: Final = "rerank_plugins."
 KIND: Final = "openinference.span.kind"
 MODEL: Final = "reranker.model_name"
 TOP_K: Final = "reranker.top_k"
@@ -30,73 +34,80 @@ INPUT: Final = "reranker.input_documents"
 OUTPUT: Final = "reranker.output_documents"
 
 DOCUMENTS: Final = 20
-"""Documents listed of each kind: an SDK keeps 128 attributes a span, and drops the oldest."""
+"""Maximum number of documents listed as input, and as output: an SDK keeps 128 attributes per span
+and drops the oldest."""
 
 _SUMMED: Final = ("documents", "scored", "pairs", "tokens", "truncated")
 _SHARED: Final = ("batches", "cache_hits", "disk_hits", "queue_s", "compute_s")
-"""Of all queries of a call together, so that their rankings repeat them."""
+"""Statistics of the whole call, which each of its rankings repeats."""
 
 
-def asked(tasks: Sequence[ScoringRequest], config: RankingSettings, model: str) -> Attributes:
-    """Return what is known when a call begins."""
-    documents = sum(len(task.texts) for task in tasks)
+def call_attributes(
+    requests: Sequence[ScoringRequest], config: RankingSettings, model: str
+) -> Attributes:
+    """Return the attributes of a call that begins."""
+    documents = sum(len(request.texts) for request in requests)
     attributes: Attributes = {
         KIND: "RERANKER",
         MODEL: model,
         TOP_K: documents if config.top_n is None else config.top_n,
-        f"{OURS}queries": len(tasks),
-        f"{OURS}documents": documents,
+        f"{PREFIX}queries": len(requests),
+        f"{PREFIX}documents": documents,
     }
-    if len(tasks) == 1:
-        attributes |= _listed(INPUT, _inputs(tasks[0]))
+    if len(requests) == 1:
+        attributes |= _document_attributes(INPUT, _inputs(requests[0]))
     return attributes
 
 
-def answered(rankings: Sequence[Ranking]) -> Attributes:
-    """Return what is known when it ends."""
-    stats = [ranking.stats for ranking in rankings]
+def ranking_attributes(rankings: Sequence[Ranking]) -> Attributes:
+    """Return the attributes of a call that ends."""
+    all_stats = [ranking.stats for ranking in rankings]
     attributes: Attributes = {
-        f"{OURS}returned": sum(len(ranking) for ranking in rankings),
-        **{f"{OURS}{name}": sum(getattr(one, name) for one in stats) for name in _SUMMED},
-        **{f"{OURS}{name}": max(getattr(one, name) for one in stats) for name in _SHARED},
+        f"{PREFIX}returned": sum(len(ranking) for ranking in rankings),
+        **{f"{PREFIX}{name}": sum(getattr(stats, name) for stats in all_stats) for name in _SUMMED},
+        **{f"{PREFIX}{name}": max(getattr(stats, name) for stats in all_stats) for name in _SHARED},
     }
-    worst = [status for status in ("failed", "partial") if status in {r.status for r in rankings}]
-    attributes[f"{OURS}status"] = worst[0] if worst else "complete"
+    statuses = {ranking.status for ranking in rankings}
+    worst = next((status for status in ("failed", "partial") if status in statuses), "complete")
+    attributes[f"{PREFIX}status"] = worst
     models = [ranking.model for ranking in rankings if ranking.model is not None]
     if models:
         attributes[MODEL] = models[-1].model
     if len(rankings) == 1:
-        found = ((one.index, one.relevance_score) for one in rankings[0])
-        attributes |= _listed(OUTPUT, found)
+        scores = ((document.index, document.relevance_score) for document in rankings[0])
+        attributes |= _document_attributes(OUTPUT, scores)
     return attributes
 
 
-def _inputs(task: ScoringRequest) -> Iterator[tuple[int, float]]:
-    for index in range(len(task.texts)):
-        yield (
-            index,
-            math.nan if task.retrieval_scores is None else float(task.retrieval_scores[index]),
-        )
+def _inputs(request: ScoringRequest) -> Iterator[tuple[int, float]]:
+    scores = request.retrieval_scores
+    for index in range(len(request.texts)):
+        yield index, math.nan if scores is None else float(scores[index])
 
 
-def _listed(name: str, documents: Iterator[tuple[int, float]]) -> Attributes:
-    """Return the first documents: places in the caller's input as ids, and known scores."""
+def _document_attributes(name: str, documents: Iterator[tuple[int, float]]) -> Attributes:
+    """Return the attributes of the first documents.
+
+    Args:
+        name: Prefix of the attributes.
+        documents: Index in the caller's input, which is the id, and score; NaN without one.
+    """
     attributes: Attributes = {}
-    for place, (index, score) in zip(range(DOCUMENTS), documents, strict=False):
-        attributes[f"{name}.{place}.document.id"] = str(index)
+    for position, (index, score) in zip(range(DOCUMENTS), documents, strict=False):
+        attributes[f"{name}.{position}.document.id"] = str(index)
         if not math.isnan(score):
-            attributes[f"{name}.{place}.document.score"] = score
+            attributes[f"{name}.{position}.document.score"] = score
     return attributes
 
 
-MOST_STEPS: Final = 200
-"""Steps of one call that become spans; the others are counted."""
+MAX_STEPS: Final = 200
+"""Maximum number of steps of a call that become spans; the others are counted."""
 
-# Trace ids only: baggage may hold what another party's server should not see.
+# Only trace ids are sent: baggage may hold data that is not meant for the server.
 PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 
-class _Note(NamedTuple):
+class _StepRecord(NamedTuple):
     step: Step
     start: float
     end: float
@@ -105,23 +116,23 @@ class _Note(NamedTuple):
 
 
 class SpanTrace:
-    """A call's span; its steps become spans when the call ends, in its caller's thread."""
+    """The span of a call; its steps become spans when the call ends, in the caller's thread."""
 
     def __init__(self, tracer: api.Tracer, span: api.Span, offset: int) -> None:
-        """Begin.
+        """Create a trace without steps.
 
         Args:
-            tracer: What makes the children.
-            span: The call's.
+            tracer: Tracer of the child spans.
+            span: Span of the call.
             offset: Nanoseconds between the epoch and the zero of ``time.perf_counter``.
         """
         self._tracer = tracer
         self._span = span
         self._offset = offset
         self._context = api.set_span_in_context(span)
-        self._notes: list[_Note] = []
+        self._steps: list[_StepRecord] = []
 
-    def note(
+    def record_step(
         self,
         step: Step,
         start: float,
@@ -130,17 +141,17 @@ class SpanTrace:
         error: BaseException | None = None,
     ) -> None:
         """Keep a step until the call ends."""
-        self._notes.append(_Note(step, start, end, counts, error))
+        self._steps.append(_StepRecord(step, start, end, counts, error))
 
     @contextmanager
     def remote(self, api: str, documents: int) -> Iterator[RemoteCall]:
-        """Record a request to a server, and the server's answer."""
+        """Record a request to a server, and its response."""
         call = RemoteCall()
         attributes: Attributes = {
             KIND: "CHAIN",
             "http.request.method": "POST",
-            f"{OURS}api": api,
-            f"{OURS}documents": documents,
+            f"{PREFIX}api": api,
+            f"{PREFIX}documents": documents,
         }
         span = self._start("rerank.remote", now(self._offset), attributes, remote=True)
         try:
@@ -151,30 +162,30 @@ class SpanTrace:
             record_failure(span, error)
             raise
         finally:
-            span.set_attributes(_answer(call))
+            span.set_attributes(_response_attributes(call))
             span.end(now(self._offset))
 
-    def failed(self, error: BaseException) -> None:
-        """Record what kind of error it was; its message may repeat what the user sent."""
+    def record_error(self, error: BaseException) -> None:
+        """Record the class of an error of the call."""
         record_failure(self._span, error)
 
-    def ranked(self, rankings: Sequence[Ranking]) -> None:
-        """Record what came of the call."""
+    def record_rankings(self, rankings: Sequence[Ranking]) -> None:
+        """Record the rankings that the call returns."""
         if self._span.is_recording() and rankings:
-            self._span.set_attributes(answered(rankings))
+            self._span.set_attributes(ranking_attributes(rankings))
 
     def close(self) -> None:
-        """Record the steps, and end."""
-        notes = list(self._notes)
-        for note in notes[:MOST_STEPS]:
-            attributes: Attributes = {OURS + name: value for name, value in note.counts.items()}
+        """Record the steps and end the span."""
+        steps = list(self._steps)
+        for record in steps[:MAX_STEPS]:
+            attributes: Attributes = {PREFIX + name: value for name, value in record.counts.items()}
             attributes[KIND] = "CHAIN"
-            span = self._start(f"rerank.{note.step}", self._at(note.start), attributes)
-            if note.error is not None:
-                record_failure(span, note.error)
-            span.end(self._at(note.end))
-        if len(notes) > MOST_STEPS:
-            self._span.set_attribute(f"{OURS}steps_left_out", len(notes) - MOST_STEPS)
+            span = self._start(f"rerank.{record.step}", self._at(record.start), attributes)
+            if record.error is not None:
+                record_failure(span, record.error)
+            span.end(self._at(record.end))
+        if len(steps) > MAX_STEPS:
+            self._span.set_attribute(f"{PREFIX}steps_left_out", len(steps) - MAX_STEPS)
         self._span.end(now(self._offset))
 
     def _start(
@@ -190,19 +201,19 @@ class SpanTrace:
 
 
 def now(offset: int) -> int:
-    """Return the time in nanoseconds since the epoch, on the clock of a call."""
+    """Return the nanoseconds since the epoch, on the clock of a call."""
     return offset + time.perf_counter_ns()
 
 
 @contextmanager
 def as_current(span: api.Span) -> Iterator[None]:
-    """Make a span the current one; of an error it would record the message too, so it may not."""
+    """Make a span the current one, without recording errors: their messages may quote texts."""
     with api.use_span(span, record_exception=False, set_status_on_exception=False):
         yield
 
 
 def record_failure(span: api.Span, error: BaseException) -> None:
-    """Record the class of an error; its message may repeat texts."""
+    """Record the class of an error, without its message, which may quote texts."""
     kind = type(error)
     name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
     span.set_status(api.StatusCode.ERROR)
@@ -210,9 +221,9 @@ def record_failure(span: api.Span, error: BaseException) -> None:
     span.add_event("exception", {"exception.type": name})
 
 
-def _answer(call: RemoteCall) -> Attributes:
+def _response_attributes(call: RemoteCall) -> Attributes:
     parts = urlsplit(call.address)
-    attributes: Attributes = {f"{OURS}retries": max(0, call.attempts - 1)}
+    attributes: Attributes = {f"{PREFIX}retries": max(0, call.attempts - 1)}
     if parts.hostname:
         attributes["server.address"] = parts.hostname
         attributes["server.port"] = parts.port or (443 if parts.scheme == "https" else 80)
@@ -225,15 +236,15 @@ _SERVER_FAULT: Final = 500
 
 
 class OpenTelemetryTracer:
-    """Records calls through OpenTelemetry's API, for whatever SDK the process has set up."""
+    """Records calls through OpenTelemetry's API, with the SDK of the process."""
 
     def __init__(self) -> None:
-        """Ask for a tracer; an SDK may be set up later."""
+        """Get a tracer of the API; the SDK may be set up later."""
         self._tracer = api.get_tracer("rerank_plugins", __version__)
 
     @contextmanager
     def rank(
-        self, tasks: Sequence[ScoringRequest], config: RankingSettings, model: str
+        self, requests: Sequence[ScoringRequest], config: RankingSettings, model: str
     ) -> Iterator[SpanTrace | None]:
         """Record a call of a reranker; see :class:`~rerank_plugins._tracing.Tracer`."""
         offset = time.time_ns() - time.perf_counter_ns()
@@ -242,20 +253,20 @@ class OpenTelemetryTracer:
             yield None
             return
         if span.is_recording():
-            span.set_attributes(asked(tasks, config, model))
+            span.set_attributes(call_attributes(requests, config, model))
         trace = SpanTrace(self._tracer, span, offset)
         try:
             with as_current(span), within(trace):
                 yield trace
         except BaseException as error:
-            trace.failed(error)
+            trace.record_error(error)
             raise
         finally:
             trace.close()
 
     @contextmanager
     def serve(self, method: str, path: str, headers: Mapping[str, str]) -> Iterator[ServerCall]:
-        """Record a request to a server, unless an instrumentation of its own does so."""
+        """Record a request to our server, unless another instrumentation does so."""
         call = ServerCall()
         if api.get_current_span().get_span_context().is_valid:
             yield call

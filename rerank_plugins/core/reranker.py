@@ -248,7 +248,7 @@ class Reranker(Settings, RerankerSettings, ClosableMixin):
                     documents = yield from self._duplicates.steps(ranking.documents, settings.top_n)
                 rankings.append(replace(ranking, documents=documents))
             if trace is not None:
-                trace.ranked(rankings)
+                trace.record_rankings(rankings)
         return rankings
 
     def _score(
@@ -277,7 +277,7 @@ def _passed_through(request: ScoringRequest, error: InferenceError) -> ScoringRe
     """Return a request's documents unscored, in input order."""
     kind = type(error).__name__
     if (trace := current_trace()) is not None:
-        trace.failed(error)
+        trace.record_error(error)
     # The message may repeat texts, as a server's answer does: only the caller sees it.
     _log.warning("scoring %d documents failed, their order is kept: %s", len(request.texts), kind)
     return ScoringResult.nothing(len(request.texts), "failed", f"{kind}: {error}")

@@ -1,10 +1,13 @@
-"""The whole contract between the core and what computes.
+"""The contract between the engine and its backends: the protocols of a model.
 
-A backend works in two steps, so that texts are tokenized once and batches can be planned
-by true token counts: :meth:`Backend.prepare` turns items into :class:`TokenizedItem` ones (any
-thread, no model), :meth:`Backend.run` computes one batch of them. The batch may mix the
-items of many callers. The engine calls ``run`` from one thread at a time, unless the backend
-has an attribute ``workers``: the number of batches that it can run at once.
+A backend works in two steps, so that texts are tokenized once and batches are planned by true
+token counts: :meth:`Backend.prepare` tokenizes items (in any thread, without the model), and
+:meth:`Backend.run` computes one batch of them, which may mix the items of many callers.
+
+Two attributes are optional: ``workers``, the number of batches that the backend can run at once
+(default 1: the engine calls ``run`` from one thread at a time), and ``prepare_items``, the
+maximum number of items of a request per call of ``prepare`` (default 64; more for a backend
+that does not tokenize, so that a long request is one batch).
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ Role = Literal["query", "document"]
 
 
 class RoleText(NamedTuple):
-    """A text for a bi-encoder, its role, and the prompt (None is the model's own)."""
+    """A text for a bi-encoder, its role, and its prompt (None is the model's own)."""
 
     text: str
     role: Role
@@ -32,12 +35,12 @@ class RoleText(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenizedItem:
-    """One item made ready for a model.
+    """One tokenized item.
 
     Attributes:
-        tokens: Tokens the model will read; an estimate where only a server knows.
-        truncated: Whether the text was longer than the model's maximum length and was cut.
-        payload: Whatever the backend needs to compute it.
+        tokens: Tokens of the model's input; an estimate for a remote model.
+        truncated: Whether the text was longer than the maximum length.
+        payload: The input that the backend computes.
     """
 
     tokens: int
@@ -49,32 +52,35 @@ ItemT_contra = TypeVar("ItemT_contra", contravariant=True)
 
 
 class Backend(Protocol[ItemT_contra]):
-    """What computes: a local model or a remote one."""
+    """A model, local or remote."""
 
     @property
     def identity(self) -> ModelIdentity:
-        """What results depend on besides the items."""
+        """What results depend on, apart from the items."""
         ...
 
     @property
     def batch_tokens(self) -> int:
-        """Most tokens that one call of :meth:`run` should hold."""
+        """Maximum number of tokens per call of :meth:`run`."""
         ...
 
     @property
     def is_padded(self) -> bool:
-        """Whether padding counts among those tokens, because :meth:`run` computes it."""
+        """Whether padding counts toward those tokens, because :meth:`run` computes it."""
         ...
 
     def prepare(
         self, items: Sequence[ItemT_contra], max_length: int | None = None
     ) -> list[TokenizedItem]:
-        """Tokenize and cut; thread-safe, one result an item, in order.
+        """Tokenize and truncate items; thread-safe.
 
         Args:
-            items: What to prepare.
-            max_length: Most tokens an item may have; None, or more than the model's maximum length,
-                is the maximum length.
+            items: Items to tokenize.
+            max_length: Maximum number of tokens per item; None, or more than the model's
+                maximum, is the model's maximum.
+
+        Returns:
+            One result per item, in order.
         """
         ...
 
@@ -82,15 +88,15 @@ class Backend(Protocol[ItemT_contra]):
         """Compute one batch; the first axis of the result is the batch, in order.
 
         Raises:
-            OutOfMemoryError: If the batch does not fit on the device; the engine then tries
-                smaller ones. No other failure may be reported as this one.
-            BatchError: If the failed items are known; nothing is then run again.
-            InferenceError: If the model fails. (Any other exception is mapped to it.)
+            OutOfMemoryError: If the batch does not fit on the device; the engine then runs
+                smaller ones. No other failure may raise this error.
+            BatchError: If the failed items are known; the engine then runs nothing again.
+            InferenceError: If the model fails; any other exception is mapped to it.
         """
         ...
 
     def close(self) -> None:
-        """Release the model; calling it twice does no harm."""
+        """Release the model; idempotent."""
         ...
 
 
@@ -100,30 +106,30 @@ class CrossEncoderBackend(Backend[TextPair], Protocol):
 
     @property
     def scale(self) -> ScoreScale:
-        """What the raw scores mean."""
+        """Scale of the raw scores."""
         ...
 
 
 @runtime_checkable
 class SupportsTokenSpans(Protocol):
-    """A cross-encoder backend that can say where tokens begin and end, to cut windows."""
+    """A cross-encoder backend that locates tokens in a text, for splitting it into windows."""
 
     def room(self, query: str, max_length: int | None = None) -> int:
-        """Return how many tokens of a document fit beside a query, at least 1."""
+        """Return how many tokens of a document fit together with a query, at least 1."""
         ...
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
+        """Return the characters ``[start, end)`` of each token; shape ``(tokens, 2)`` per text."""
         ...
 
 
 @runtime_checkable
 class SupportsPrompts(Protocol):
-    """A cross-encoder backend whose model has prompts of its own."""
+    """A cross-encoder backend whose model has its own prompts."""
 
     @property
     def prompts(self) -> Mapping[Role, str]:
-        """What the model's configuration wants put before queries and documents."""
+        """Prompts for queries and documents in the model's configuration."""
         ...
 
 
@@ -138,10 +144,10 @@ class BiEncoderBackend(Backend[RoleText], Protocol):
 
 
 def validate_backend(model: object, protocol: type[Any]) -> None:
-    """Check that an object handed in as a model has what the core calls.
+    """Check that an object given as a model implements a protocol of this module.
 
     Raises:
-        ConfigurationError: If it has not.
+        ConfigurationError: If it does not.
     """
     if not isinstance(model, protocol):
         message = (
@@ -152,9 +158,9 @@ def validate_backend(model: object, protocol: type[Any]) -> None:
 
 
 def unit_vectors(vectors: FloatArray) -> FloatArray:
-    """Return float32 rows of length 1, and zeros where a row has none.
+    """Return rows of length 1 in float32; rows of zeros stay zeros.
 
-    Made here and not by a model: in half precision lengths would be off by 1e-3.
+    A model that normalizes in half precision is off by 1e-3.
     """
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: FloatArray = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)

@@ -1,4 +1,8 @@
-"""Results computed before, kept in memory: least recently used go first."""
+"""Cached results in memory, with least-recently-used eviction.
+
+A result depends only on the model, the item and the maximum length, not on the other items of a
+batch, so a cached result equals a computed one.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +16,22 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Key: TypeAlias = tuple[tuple[Any, ...], "int | None"]
-"""An item (a text pair, or a text with role and prompt) and the length it was cut to."""
+CacheKey: TypeAlias = tuple[tuple[Any, ...], "int | None"]
+"""An item (a text pair, or a text with role and prompt) and the maximum length."""
 
-_OVERHEAD: Final = 400
-"""Bytes of an entry besides its texts and its result: tuples, dictionary slot, array header."""
+_OVERHEAD_BYTES: Final = 400
+"""Bytes of an entry without its texts and its result: tuples, dictionary slot, array header."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A result.
+class CacheEntry:
+    """A cached result.
 
     Attributes:
-        row: What the backend gave: a score, or a vector.
+        row: Result of the backend: a score or a vector.
         tokens: Tokens of the item.
-        truncated: Whether the item was cut.
-        from_disk: Whether it was read from the disk just now.
+        truncated: Whether the item was truncated.
+        from_disk: Whether this lookup read the result from the disk.
     """
 
     row: NDArray[np.float32]
@@ -37,89 +41,90 @@ class Entry:
 
 
 class MemoryCache:
-    """Results of one engine, so that the model is part of no key; safe from any thread.
+    """Cached results of one engine in memory; thread-safe.
 
-    A pair's score does not depend on what else is ranked, so a cached one is as good as a
-    computed one.
+    It is disabled until :meth:`grow` allows some memory.
     """
 
     def __init__(self) -> None:
-        """Start empty and switched off."""
+        """Create a disabled cache."""
         self._max_bytes = 0
         self._max_entries: int | None = 0
-        self._bytes = 0
-        self._entries: OrderedDict[Key, Entry] = OrderedDict()
+        self._size_bytes = 0
+        self._entries: OrderedDict[CacheKey, CacheEntry] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Return how many results are held now."""
+        """Return the number of cached results."""
         return len(self._entries)
 
     @property
-    def on(self) -> bool:
-        """Whether anybody asked for room in it."""
+    def enabled(self) -> bool:
+        """Whether results are cached."""
         return self._max_bytes > 0
 
     @property
-    def bytes(self) -> int:
-        """Bytes held now, texts included."""
-        return self._bytes
+    def size_bytes(self) -> int:
+        """Bytes in use, texts included."""
+        return self._size_bytes
 
     @property
-    def bounds(self) -> tuple[int, int | None]:
-        """Most bytes and most results held; None is as many as find room."""
+    def limits(self) -> tuple[int, int | None]:
+        """Maximum bytes and maximum number of results; None means no maximum number."""
         return self._max_bytes, self._max_entries
 
     def grow(self, max_bytes: int, max_entries: int | None = None) -> None:
-        """Allow at least so much.
+        """Raise the limits to at least these; they never shrink.
 
         Args:
             max_bytes: Bytes, texts included; 0 changes nothing.
-            max_entries: Results; None is as many as find room in the bytes.
+            max_entries: Number of results; None means as many as fit in the bytes.
         """
         if not max_bytes:
             return
         self._max_bytes = max(self._max_bytes, max_bytes)
-        unbound = max_entries is None or self._max_entries is None
-        self._max_entries = None if unbound else max(self._max_entries or 0, max_entries or 0)
+        if max_entries is None or self._max_entries is None:
+            self._max_entries = None
+        else:
+            self._max_entries = max(self._max_entries, max_entries)
 
     def find(
         self, items: Sequence[tuple[Any, ...]], indices: Iterable[int], max_length: int | None
-    ) -> dict[int, Entry]:
-        """Return what is known of some items, by index."""
-        if not self.on:
+    ) -> dict[int, CacheEntry]:
+        """Return the cached results among some items, by index."""
+        if not self.enabled:
             return {}
-        found = {}
+        entries = {}
         with self._lock:
             for index in indices:
                 key = (items[index], max_length)
                 entry = self._entries.get(key)
                 if entry is not None:
                     self._entries.move_to_end(key)
-                    found[index] = entry
-        return found
+                    entries[index] = entry
+        return entries
 
-    def add(self, results: Iterable[tuple[Key, Entry]]) -> None:
-        """Keep results, and let go of the oldest beyond the bounds."""
-        if not self.on:
+    def add(self, results: Iterable[tuple[CacheKey, CacheEntry]]) -> None:
+        """Cache results, and evict the least recently used ones beyond the limits."""
+        if not self.enabled:
             return
         with self._lock:
             for key, entry in results:
                 if key not in self._entries:
-                    self._bytes += _size(key, entry)
+                    self._size_bytes += _size_bytes(key, entry)
                 self._entries[key] = entry
                 self._entries.move_to_end(key)
-            most = len(self._entries) if self._max_entries is None else self._max_entries
-            while self._bytes > self._max_bytes or len(self._entries) > most:
-                self._bytes -= _size(*self._entries.popitem(last=False))
+            limit = len(self._entries) if self._max_entries is None else self._max_entries
+            while self._size_bytes > self._max_bytes or len(self._entries) > limit:
+                self._size_bytes -= _size_bytes(*self._entries.popitem(last=False))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all results."""
         with self._lock:
             self._entries.clear()
-            self._bytes = 0
+            self._size_bytes = 0
 
 
-def _size(key: Key, entry: Entry) -> int:
+def _size_bytes(key: CacheKey, entry: CacheEntry) -> int:
     texts = sum(sys.getsizeof(text) for text in key[0])
-    return texts + entry.row.nbytes + _OVERHEAD
+    return texts + entry.row.nbytes + _OVERHEAD_BYTES

@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from rerank_plugins._lazy import require
-from rerank_plugins.engine.cache import Entry, Key
+from rerank_plugins.engine.cache import CacheEntry, CacheKey
 from rerank_plugins.types import ModelIdentity
 
 ResultT = TypeVar("ResultT")
@@ -102,11 +102,11 @@ class DiskCache:
 
     def find(
         self,
-        keys: Keys,
+        keys: DiskKeys,
         items: Sequence[tuple[Any, ...]],
         indices: Iterable[int],
         max_length: int | None,
-    ) -> dict[int, Entry]:
+    ) -> dict[int, CacheEntry]:
         """Return the cached results among some items, by index."""
         self._opened.wait(self._open_timeout_s)
         self._open_timeout_s = 0.0
@@ -119,7 +119,7 @@ class DiskCache:
                 results[index] = entry
         return results
 
-    def add(self, keys: Keys, results: Sequence[tuple[Key, Entry]]) -> None:
+    def add(self, keys: DiskKeys, results: Sequence[tuple[CacheKey, CacheEntry]]) -> None:
         """Queue results to be written."""
         with self._lock:
             if self._closed or self._pending + len(results) > _MAX_PENDING:
@@ -156,7 +156,7 @@ class DiskCache:
             self._failed(error)
         self._opened.set()
 
-    def _write(self, keys: Keys, results: Sequence[tuple[Key, Entry]]) -> None:
+    def _write(self, keys: DiskKeys, results: Sequence[tuple[CacheKey, CacheEntry]]) -> None:
         if self._database is None and time.monotonic() >= self._retry_at:
             self._open()
         keyed = [(keys.key(item, length), entry) for (item, length), entry in results]
@@ -300,7 +300,7 @@ _HEADER: Final = struct.Struct("<IB")
 _CHECKSUM_BYTES: Final = 8
 
 
-class Keys:
+class DiskKeys:
     """Keys of one model's results: hashes of everything that a result depends on."""
 
     def __init__(self, identity: ModelIdentity) -> None:
@@ -329,14 +329,14 @@ class Keys:
         return key.digest()
 
 
-def pack(key: bytes, entry: Entry) -> bytes:
+def pack(key: bytes, entry: CacheEntry) -> bytes:
     """Serialize a result; its checksum covers the key as well."""
     row = np.asarray(entry.row, dtype="<f4")
     body = _HEADER.pack(entry.tokens, entry.truncated) + row.tobytes()
     return _checksum(key, body) + body
 
 
-def unpack(key: bytes, value: object, shape: tuple[int, ...]) -> Entry | None:
+def unpack(key: bytes, value: object, shape: tuple[int, ...]) -> CacheEntry | None:
     """Deserialize a result; return None if the value is not one that was packed for this key.
 
     Args:
@@ -354,7 +354,7 @@ def unpack(key: bytes, value: object, shape: tuple[int, ...]) -> Entry | None:
     row = np.frombuffer(body, dtype="<f4", offset=_HEADER.size).astype(np.float32).reshape(shape)
     if not np.isfinite(row).all():
         return None
-    return Entry(row, tokens, bool(truncated), from_disk=True)
+    return CacheEntry(row, tokens, bool(truncated), from_disk=True)
 
 
 def _checksum(key: bytes, body: bytes) -> bytes:

@@ -1,84 +1,53 @@
-"""An engine: a backend and the scheduler through which everybody uses it."""
+"""The engine: all callers of a model share its queue, batches and cache.
+
+Requests come from threads, event loops and futures: :meth:`Engine.compute`,
+:meth:`Engine.acompute` and :meth:`Engine.submit`. Obtain an engine from
+:func:`rerank_plugins.engine.registry.get_engine`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import math
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
-from rerank_plugins.config import Priority
+from rerank_plugins.config import Priority, validate_count
 from rerank_plugins.engine.backend import Backend, Role, SupportsPrompts
 from rerank_plugins.engine.loading import ModelProvider
-from rerank_plugins.engine.request import EngineStats, Request, RequestOutput
-from rerank_plugins.engine.result_cache import TieredCache
-from rerank_plugins.engine.scheduler import Scheduler
+from rerank_plugins.engine.request import DeadlineRequest, EngineStats, Request, RequestOutput
+from rerank_plugins.engine.request_queue import PREPARE_ITEMS, RequestQueue
+from rerank_plugins.engine.scheduler import Scheduler, fail_all
+from rerank_plugins.engine.tiered_cache import TieredCache
+from rerank_plugins.errors import EngineClosedError, InvalidInputError
 from rerank_plugins.types import ModelIdentity, ScoreScale
 
+MAX_QUEUE_TOKENS: Final = 4_000_000
+"""Default limit of an engine's queue: about 25,000 passages of 160 tokens."""
+
+_CHARACTERS_PER_TOKEN: Final = 4
+_SPECIAL_TOKENS: Final = 8
+
+ItemT = TypeVar("ItemT", bound=tuple[Any, ...])
 ResultT = TypeVar("ResultT")
 
 
-def wait_for(
-    scheduler: Scheduler, job: Request[Any], awaited: Future[ResultT], timeout: float | None = None
-) -> ResultT:
-    """Wait for a job's ``future`` or ``room``; at its deadline it ends with what is done.
-
-    If that is interrupted or times out, nobody waits any more, so cancel.
-
-    Raises:
-        TimeoutError: If the timeout comes first.
-    """
-    try:
-        left = job.deadline - time.perf_counter()
-        if left < (threading.TIMEOUT_MAX if timeout is None else timeout):
-            with suppress(concurrent.futures.TimeoutError):
-                return awaited.result(left)
-            scheduler.expire(job)
-            timeout = None
-        return awaited.result(timeout)
-    except concurrent.futures.TimeoutError as error:  # not the builtin before Python 3.11
-        job.future.cancel()
-        message = f"the request was not done within {timeout} s, and is cancelled."
-        raise TimeoutError(message) from error
-    except BaseException:
-        job.future.cancel()
-        raise
-
-
-async def answer_of(scheduler: Scheduler, job: Request[Any]) -> RequestOutput:
-    """Wait likewise for a job's ``future`` without blocking the event loop."""
-    try:
-        answer = asyncio.wrap_future(job.future)
-        answer.add_done_callback(_noticed)
-        left = job.deadline - time.perf_counter()
-        if left < threading.TIMEOUT_MAX:
-            await asyncio.wait([answer], timeout=left)
-            if not answer.done():
-                scheduler.expire(job)
-        return await answer
-    except BaseException:
-        job.future.cancel()
-        raise
-
-
-def _noticed(answer: asyncio.Future[RequestOutput]) -> None:
-    """Look at a failure: its caller may be cancelled just then, and asyncio would log it."""
-    if not answer.cancelled():
-        answer.exception()
-
-
 class ClosableMixin(ABC):
-    """Closes itself at the end of a ``with`` block."""
+    """A context manager that closes itself."""
 
     @abstractmethod
     def close(self) -> None:
-        """Release what it holds; calling it twice does no harm."""
+        """Release all resources; idempotent."""
 
     def __exit__(
         self,
@@ -86,90 +55,59 @@ class ClosableMixin(ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close it, whatever happened."""
+        """Close, with or without an error."""
         self.close()
 
 
-ItemT = TypeVar("ItemT", bound=tuple[Any, ...])
-
-MAX_QUEUE_TOKENS: Final = 4_000_000
-"""Bound of an engine's queue: about 25,000 passages of 160 tokens."""
-
-
 class Engine(ClosableMixin, Generic[ItemT]):
-    """Computes items for all its callers at once, from threads, event loops and futures.
+    """A backend with the queue, the threads and the cache that its callers share; thread-safe.
 
-    A context manager that closes itself, from :func:`~rerank_plugins.engine.registry.get_engine`.
-    What it says of its backend it noted when that was loaded: asking loads none again.
+    The first request starts the threads. Properties of the model are those of when it was
+    loaded; reading them does not load it again.
 
     Attributes:
-        scale: What its scores mean; undeclared for a bi-encoder.
-        prompts: What the model's own configuration puts before texts of each role.
+        scale: Scale of the scores; undeclared for a bi-encoder.
+        prompts: Prompts of the model's own configuration, by role.
         dimension: Length of a bi-encoder's vectors; 0 for scores.
+        cache: Cached results; disabled until it is given memory or a folder.
     """
 
-    def __init__(self, source: ModelProvider, *, max_queue_tokens: int = MAX_QUEUE_TOKENS) -> None:
+    def __init__(
+        self, provider: ModelProvider, *, max_queue_tokens: int = MAX_QUEUE_TOKENS
+    ) -> None:
         """Load the backend.
 
         Args:
-            source: Where the backend comes from.
-            max_queue_tokens: Bound of the queue; see :attr:`max_queue_tokens`.
+            provider: Provider of the backend.
+            max_queue_tokens: Limit of the queue; see :attr:`max_queue_tokens`.
 
         Raises:
             ModelLoadError: If the backend cannot be loaded.
+            ConfigurationError: If ``workers`` or ``prepare_items`` of the backend is not a
+                count.
         """
-        backend = source.backend()
-        self._source = source
+        backend = provider.backend()
+        dimension = getattr(backend, "dimension", None)
         self.scale: ScoreScale = getattr(backend, "scale", ScoreScale.UNDECLARED)
         self.prompts: Mapping[Role, str] = (
             backend.prompts if isinstance(backend, SupportsPrompts) else {}
         )
-        self.dimension: int = getattr(backend, "dimension", 0)
-        name = f"the engine of {backend.identity.model!r}"
-        self._scheduler = Scheduler(source, name, max_queue_tokens)
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """What its latest results depend on."""
-        return self.cache.identity
-
-    @property
-    def backend(self) -> Backend[ItemT]:
-        """The backend, loaded again if it was unloaded."""
-        return self._source.backend()
-
-    @property
-    def idle_unload_s(self) -> float | None:
-        """Seconds without work after which the model is unloaded until the next; None: never."""
-        return self._scheduler.crew.idle_unload_s
-
-    @idle_unload_s.setter
-    def idle_unload_s(self, seconds: float | None) -> None:
-        self._scheduler.crew.idle_unload_s = seconds
-
-    @property
-    def max_queue_tokens(self) -> int:
-        """Bound of the queue; a request that comes when it is full waits, or is refused."""
-        return self._scheduler.max_queue_tokens
-
-    @max_queue_tokens.setter
-    def max_queue_tokens(self, tokens: int) -> None:
-        self._scheduler.max_queue_tokens = tokens
-
-    @property
-    def cache(self) -> TieredCache:
-        """Results computed before; off until somebody asks for memory or a folder."""
-        return self._scheduler.cache
-
-    @property
-    def loaded(self) -> bool:
-        """Whether the model is in memory now."""
-        return self._source.loaded
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed, or belongs to the parent of this process."""
-        return self._scheduler.closed
+        self.dimension: int = dimension or 0
+        self.cache = TieredCache(backend.identity, () if dimension is None else (dimension,))
+        self._name = f"the engine of {backend.identity.model!r}"
+        self._max_seq_length = backend.identity.max_length
+        self._provider = provider
+        self._queue = RequestQueue(
+            self._name,
+            backend.batch_tokens,
+            max_queue_tokens,
+            is_padded=backend.is_padded,
+            prepare_items=_count_of(backend, "prepare_items", PREPARE_ITEMS),
+        )
+        self._scheduler = Scheduler(
+            self._queue, provider, self.cache, self._name, _count_of(backend, "workers", 1)
+        )
+        self._process = os.getpid()
 
     def submit(
         self,
@@ -183,21 +121,22 @@ class Engine(ClosableMixin, Generic[ItemT]):
         """Queue items and return the future of their results; cancelling it frees the queue.
 
         Args:
-            items: What to compute.
-            max_length: Most tokens an item may have; None is the model's maximum length.
-            priority: ``"interactive"``, or ``"bulk"`` to stand behind the former.
+            items: Items to compute: tuples of the texts that the model reads.
+            max_length: Maximum number of tokens per item; None is the model's own.
+            priority: ``"interactive"``, or ``"bulk"`` for a lower priority.
             wait: Whether to block while the queue is full.
-            deadline: When to answer at the latest, as ``time.perf_counter()`` tells the time,
-                with as many of the first items as fit until then and whatever else the cache
-                holds; ``done`` of the result says which. None is when all are done.
+            deadline: Time of the answer on the clock of ``time.perf_counter()``. The result
+                then holds as many of the first items as fit, and all cached ones; its field
+                ``done`` states which. None waits for all items.
 
         Raises:
             EngineOverloadedError: If the queue is full and ``wait`` is False.
             EngineClosedError: If the engine was closed.
+            InvalidInputError: If the deadline is NaN.
         """
-        job = self._submit(items, max_length, priority, wait=wait, deadline=deadline)
-        wait_for(self._scheduler, job, job.room)
-        return job.future
+        request = self._enqueue(items, max_length, priority, wait=wait, deadline=deadline)
+        self._wait(request, request.admitted)
+        return request.future
 
     def compute(
         self,
@@ -209,24 +148,25 @@ class Engine(ClosableMixin, Generic[ItemT]):
         timeout: float | None = None,
         deadline: float | None = None,
     ) -> RequestOutput:
-        """Compute items and return when they are done; see :meth:`submit`.
+        """Compute items and return their results; see :meth:`submit`.
 
         Args:
-            items: What to compute.
-            max_length: Most tokens an item may have; None is the model's maximum length.
-            priority: ``"interactive"``, or ``"bulk"`` to stand behind the former.
+            items: Items to compute.
+            max_length: Maximum number of tokens per item; None is the model's own.
+            priority: ``"interactive"``, or ``"bulk"`` for a lower priority.
             wait: Whether to wait while the queue is full.
-            timeout: Seconds after which to give up; what is queued is then cancelled.
-            deadline: When to answer at the latest, with what is done; see :meth:`submit`.
+            timeout: Seconds after which the request is cancelled; None waits without limit.
+            deadline: Time of the answer with the results so far; see :meth:`submit`.
 
         Raises:
             EngineOverloadedError: If the queue is full and ``wait`` is False.
             EngineClosedError: If the engine was closed.
             InferenceError: If the backend fails.
-            TimeoutError: If the time is up.
+            InvalidInputError: If the deadline is NaN.
+            TimeoutError: If the timeout expires.
         """
-        job = self._submit(items, max_length, priority, wait=wait, deadline=deadline)
-        return wait_for(self._scheduler, job, job.future, timeout)
+        request = self._enqueue(items, max_length, priority, wait=wait, deadline=deadline)
+        return self._wait(request, request.future, timeout)
 
     async def acompute(
         self,
@@ -237,30 +177,89 @@ class Engine(ClosableMixin, Generic[ItemT]):
         wait: bool = True,
         deadline: float | None = None,
     ) -> RequestOutput:
-        """Compute items without blocking the event loop and without a thread a call.
+        """Compute items without blocking the event loop; see :meth:`compute`.
 
-        Cancelling the task takes the items off the queue; see :meth:`submit`.
+        Cancelling the task removes the items from the queue.
         """
-        job = self._submit(items, max_length, priority, wait=wait, deadline=deadline)
-        return await answer_of(self._scheduler, job)
+        request = self._enqueue(items, max_length, priority, wait=wait, deadline=deadline)
+        return await self._wait_async(request)
 
     def stats(self) -> EngineStats:
-        """Return what the engine has done so far."""
-        return self._scheduler.stats()
+        """Return the counters so far.
+
+        Raises:
+            EngineClosedError: If the engine was created before a fork.
+        """
+        self._check_process()
+        return replace(
+            self._queue.stats(),
+            disk_hits=self.cache.disk_hits,
+            cache_misses=self.cache.misses,
+            disk_failures=self.cache.disk_failures,
+        )
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Identity of the model that computed last."""
+        return self.cache.identity
+
+    @property
+    def backend(self) -> Backend[ItemT]:
+        """The backend, which is loaded again if it was unloaded."""
+        return self._provider.backend()
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is in memory now."""
+        return self._provider.loaded
+
+    @property
+    def idle_unload_s(self) -> float | None:
+        """Seconds without requests after which the model is unloaded; None keeps it loaded."""
+        return self._scheduler.idle_unload_s
+
+    @idle_unload_s.setter
+    def idle_unload_s(self, seconds: float | None) -> None:
+        self._scheduler.idle_unload_s = seconds
+
+    @property
+    def max_queue_tokens(self) -> int:
+        """Limit of the queue; requests beyond it wait, or are refused."""
+        return self._queue.max_tokens
+
+    @max_queue_tokens.setter
+    def max_queue_tokens(self, tokens: int) -> None:
+        self._check_process()
+        self._queue.max_tokens = tokens
+
+    @property
+    def closed(self) -> bool:
+        """Whether the engine was closed, or was created by the parent of this process."""
+        return self._queue.closed or os.getpid() != self._process
 
     def close(self) -> None:
-        """Fail what waits, let the current batch end, release the model; idempotent."""
-        self._scheduler.close()
+        """Fail pending requests, wait for the running batches, release the model; idempotent.
+
+        Nothing happens in a forked child, because threads, locks and connections belong to
+        its parent.
+        """
+        if os.getpid() == self._process:
+            self._stop()
+            self._scheduler.join()
+            self.cache.close(wait=True)
+            self._provider.close()
 
     def abandon(self) -> None:
-        """Stop at once, because the backend's owner let it go."""
-        self._scheduler.abandon()
+        """Fail pending requests and stop the threads without waiting; the model stays loaded."""
+        if os.getpid() == self._process:
+            self._stop()
+            self.cache.close(wait=False)
 
     def __enter__(self) -> Engine[ItemT]:
         """Return the engine."""
         return self
 
-    def _submit(
+    def _enqueue(
         self,
         items: Sequence[ItemT],
         max_length: int | None,
@@ -268,7 +267,119 @@ class Engine(ClosableMixin, Generic[ItemT]):
         *,
         wait: bool,
         deadline: float | None,
-    ) -> Request[Any]:
-        return self._scheduler.submit(
-            items, max_length=max_length, priority=priority, wait=wait, deadline=deadline
-        )
+    ) -> Request[ItemT]:
+        """Queue a request, and make sure that the threads are running."""
+        if deadline is not None and math.isnan(deadline):
+            message = "deadline is nan; it must be a time of time.perf_counter(), or None."
+            raise InvalidInputError(message)
+        self._check_process()
+        limit = min(max_length or self._max_seq_length, self._max_seq_length)
+        estimates = [_estimated_tokens(item, limit) for item in items]
+        request: Request[ItemT]
+        if deadline is None or deadline == math.inf:
+            request = Request(items, max_length, priority, estimates)
+        else:
+            request = DeadlineRequest(items, max_length, priority, estimates, deadline)
+        if not items:
+            request.finish()
+            return request
+        _fail_in_child(request.future, self._name)
+        self._queue.add(request, wait=wait)
+        self._scheduler.start()
+        return request
+
+    def _wait(
+        self, request: Request[Any], future: Future[ResultT], timeout: float | None = None
+    ) -> ResultT:
+        """Wait for a future of a request, which ends at its deadline with the results so far.
+
+        If the wait times out or is interrupted, the request is cancelled.
+
+        Raises:
+            TimeoutError: If the timeout comes before the deadline.
+        """
+        try:
+            seconds = request.deadline - time.perf_counter()
+            if seconds < (threading.TIMEOUT_MAX if timeout is None else timeout):
+                with suppress(concurrent.futures.TimeoutError):
+                    return future.result(seconds)
+                self._queue.expire(request)
+                timeout = None
+            return future.result(timeout)
+        except concurrent.futures.TimeoutError as error:  # not the builtin before Python 3.11
+            request.future.cancel()
+            message = f"the request was not done within {timeout} s and was cancelled."
+            raise TimeoutError(message) from error
+        except BaseException:
+            request.future.cancel()
+            raise
+
+    async def _wait_async(self, request: Request[Any]) -> RequestOutput:
+        """Wait for the results of a request without blocking the event loop; see :meth:`_wait`."""
+        try:
+            future = asyncio.wrap_future(request.future)
+            # A task that is cancelled now does not read the exception, and asyncio would log it.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            seconds = request.deadline - time.perf_counter()
+            if seconds < threading.TIMEOUT_MAX:
+                await asyncio.wait([future], timeout=seconds)
+                if not future.done():
+                    self._queue.expire(request)
+            return await future
+        except BaseException:
+            request.future.cancel()
+            raise
+
+    def _stop(self) -> None:
+        message = f"{self._name} was closed."
+        fail_all(self._queue.clear(close=True), lambda: EngineClosedError(message))
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise _created_before_fork(self._name)
+
+
+def _count_of(backend: Backend[Any], name: str, default: int) -> int:
+    """Return an optional attribute of a backend that is a count.
+
+    Raises:
+        ConfigurationError: If it is not an integer of at least 1.
+    """
+    return validate_count(name, getattr(backend, name, None), f"for {default}") or default
+
+
+def _estimated_tokens(item: tuple[Any, ...], limit: int) -> int:
+    """Estimate the tokens of an item by its characters, until it is tokenized."""
+    characters = sum(len(text) for text in item if text)
+    return min(limit, characters // _CHARACTERS_PER_TOKEN + _SPECIAL_TOKENS)
+
+
+_pending: WeakKeyDictionary[Future[Any], str] = WeakKeyDictionary()
+"""Futures that are not done, with the names of their engines."""
+
+
+def _fail_in_child(future: Future[Any], name: str) -> None:
+    """Make a future fail in every child that is forked before it is done."""
+    _pending[future] = name
+    future.add_done_callback(_remove_pending)
+
+
+def _remove_pending(future: Future[Any]) -> None:
+    _pending.pop(future, None)
+
+
+def _created_before_fork(name: str) -> EngineClosedError:
+    return EngineClosedError(f"{name} was created before a fork. Ask for a new engine.")
+
+
+def _after_fork_in_child() -> None:
+    """Fail all pending futures; their callbacks run in the parent only."""
+    for future, name in list(_pending.items()):
+        # Initialized again, because another thread of the parent may have held its lock.
+        Future.__init__(future)
+        future.set_exception(_created_before_fork(name))
+    _pending.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

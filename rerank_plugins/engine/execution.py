@@ -1,4 +1,8 @@
-"""Running one batch so that a fault reaches only the jobs that caused it."""
+"""Tokenization and execution of batches, with error isolation and trace events.
+
+If a batch fails, each of its requests is run again on its own, so that an error reaches only the
+request that causes it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from numpy.typing import NDArray
 from rerank_plugins._tracing import within
 from rerank_plugins.engine.backend import Backend, TokenizedItem
 from rerank_plugins.engine.batch_planner import BatchItem
-from rerank_plugins.engine.cache import Entry, Key
+from rerank_plugins.engine.cache import CacheEntry, CacheKey
 from rerank_plugins.engine.request import Request
 from rerank_plugins.errors import (
     BatchError,
@@ -27,174 +31,177 @@ from rerank_plugins.types import FloatArray
 
 @dataclass
 class BatchResult:
-    """What became of a batch.
+    """Results and errors of a batch.
 
     Attributes:
-        rows: A result for each slot that worked.
-        failed: The error of each job that did not.
+        rows: The result of each item that was computed.
+        failed: The error of each request that failed.
     """
 
     rows: list[tuple[BatchItem, NDArray[np.float32]]] = field(default_factory=list)
     failed: dict[Request[Any], RerankError] = field(default_factory=dict)
 
-    def entries(self) -> Iterator[tuple[Key, Entry]]:
-        """Yield the results as a cache wants them."""
-        for (job, index), row in self.rows:
-            one = job.prepared(index)
-            yield (job.items[index], job.max_length), Entry(row.copy(), one.tokens, one.truncated)
+    def cache_entries(self) -> Iterator[tuple[CacheKey, CacheEntry]]:
+        """Yield the results in the form of the cache."""
+        for (request, index), row in self.rows:
+            item = request.tokenized(index)
+            key = (request.items[index], request.max_length)
+            yield key, CacheEntry(row.copy(), item.tokens, item.truncated)
+
+
+def tokenize(
+    backend: Backend[Any], request: Request[Any], indices: Sequence[int]
+) -> list[TokenizedItem]:
+    """Tokenize items of a request, and record that in its trace.
+
+    Raises:
+        InferenceError: If the backend does not return one item of at least one token per
+            input; its own exceptions are raised unchanged.
+    """
+    items = [request.items[index] for index in indices]
+    start = time.perf_counter()
+    with within(request.trace):
+        tokenized = list(backend.prepare(items, request.max_length))
+    lengths = [item.tokens for item in tokenized]
+    if len(tokenized) != len(items) or min(lengths, default=1) < 1:
+        message = (
+            f"the backend of {backend.identity.model!r} returned {len(tokenized)} tokenized items "
+            f"for {len(items)} inputs, the shortest of {min(lengths, default=0)} tokens; it must "
+            "return one item of at least 1 token per input."
+        )
+        raise InferenceError(message)
+    if request.trace is not None:
+        counts: dict[str, int | str] = {
+            "items": len(items),
+            "tokens": sum(lengths),
+            "truncated": sum(item.truncated for item in tokenized),
+            "model": backend.identity.model,
+        }
+        request.trace.record_step("tokenize", start, time.perf_counter(), counts)
+    return tokenized
 
 
 def run_batch(backend: Backend[Any], batch: Sequence[BatchItem]) -> BatchResult:
-    """Run a batch; if it fails and nobody knows why, run each job's part of it alone.
+    """Run a batch; if it fails for an unknown reason, run each request's items separately.
 
     Raises:
-        OutOfMemoryError: If the device ran out of memory; nothing is decided then.
+        OutOfMemoryError: If the device ran out of memory; no request has failed then.
     """
-    outcome = BatchResult()
+    result = BatchResult()
     try:
         rows, errors = _run(backend, batch)
     except OutOfMemoryError:
         raise
     except RerankError as error:
-        jobs = list(dict.fromkeys(job for job, _ in batch))
-        if len(jobs) == 1:
-            outcome.failed[jobs[0]] = error
-            return outcome
-        for job in jobs:
-            part = run_batch(backend, [slot for slot in batch if slot[0] is job])
-            outcome.rows += part.rows
-            outcome.failed |= part.failed
-        return outcome
-    for number, (slot, row) in enumerate(zip(batch, rows, strict=True)):
+        requests = list(dict.fromkeys(request for request, _ in batch))
+        if len(requests) == 1:
+            result.failed[requests[0]] = error
+            return result
+        for request in requests:
+            part = run_batch(backend, [item for item in batch if item[0] is request])
+            result.rows += part.rows
+            result.failed |= part.failed
+        return result
+    finite = np.logical_and.reduce(np.isfinite(rows.reshape(len(rows), -1)), axis=1)
+    for number, (request, index) in enumerate(batch):
         if number in errors:
-            outcome.failed.setdefault(slot[0], errors[number])
-        elif np.isfinite(row).all():
-            outcome.rows.append((slot, row))
+            result.failed.setdefault(request, errors[number])
+        elif finite[number]:
+            result.rows.append(((request, index), rows[number]))
         else:
             message = (
-                f"a result of {backend.identity.model!r} is not finite (item {slot[1]}, dtype "
+                f"a result of {backend.identity.model!r} is not finite (item {index}, dtype "
                 f"{backend.identity.dtype}). Half precision overflows on some models: try "
                 "dtype='float32'."
             )
-            outcome.failed[slot[0]] = InvalidScoresError(message)
-    return outcome
+            result.failed[request] = InvalidScoresError(message)
+    return result
 
 
-def prepare_items(
-    backend: Backend[Any], items: Sequence[tuple[Any, ...]], max_length: int | None
-) -> list[TokenizedItem]:
-    """Prepare items, and check that each became one item of at least one token.
+def record_batch(
+    batch: Sequence[BatchItem],
+    model: str,
+    start: float,
+    failed: Mapping[Request[Any], RerankError],
+) -> None:
+    """Record a batch that has just ended in the traces of its requests.
 
-    Raises:
-        InferenceError: If not; whatever else the backend raises comes as it is.
+    Args:
+        batch: Items of the batch.
+        model: Name of the model.
+        start: Start of the batch on the clock of :func:`time.perf_counter`.
+        failed: The error of each request that failed.
     """
-    prepared = list(backend.prepare(items, max_length))
-    if len(prepared) != len(items) or any(one.tokens < 1 for one in prepared):
-        least = min((one.tokens for one in prepared), default=0)
-        message = (
-            f"the backend of {backend.identity.model!r} prepared {len(prepared)} of {len(items)} "
-            f"items, the shortest of {least} tokens; each must become one of at least 1 token."
-        )
-        raise InferenceError(message)
-    return prepared
+    tokens_by_request: dict[Request[Any], list[int]] = {}
+    for request, index in batch:
+        if request.trace is not None:
+            tokens = request.tokenized(index).tokens
+            tokens_by_request.setdefault(request, []).append(tokens)
+    if not tokens_by_request:
+        return
+    end = time.perf_counter()
+    batch_tokens = sum(request.tokenized(index).tokens for request, index in batch)
+    for request, item_tokens in tokens_by_request.items():
+        assert request.trace is not None  # noqa: S101  (only traced requests are in the dictionary)
+        counts: dict[str, int | str] = {
+            "items": len(item_tokens),
+            "tokens": sum(item_tokens),
+            "batch_items": len(batch),
+            "batch_tokens": batch_tokens,
+            "model": model,
+        }
+        request.trace.record_step("score", start, end, counts, failed.get(request))
 
 
 def _run(
     backend: Backend[Any], batch: Sequence[BatchItem]
 ) -> tuple[FloatArray, Mapping[int, RerankError]]:
-    """Run a batch, map every exception, and check the shape.
+    """Run a batch, map every exception, and check the shape of the results.
 
     Returns:
         The rows, and the errors of those that the backend reports as failed.
 
     Raises:
-        RerankError: Whatever went wrong; a foreign exception is chained.
+        RerankError: If the backend fails; its own exception is chained.
     """
     model = backend.identity.model
     errors: Mapping[int, RerankError] = {}
     try:
-        found: Any = backend.run([job.prepared(index) for job, index in batch])
-    except BatchError as known:
-        found, errors = known.rows, known.errors
+        values: Any = backend.run([request.tokenized(index) for request, index in batch])
+    except BatchError as partial:
+        values, errors = partial.rows, partial.errors
     except RerankError:
         raise
     except MemoryError as error:
-        message = f"{model!r} ran out of memory on a batch of {len(batch)}: {error}"
+        message = f"{model!r} ran out of memory on a batch of {len(batch)} items: {error}"
         raise OutOfMemoryError(message) from error
     except Exception as error:
         message = f"the backend of {model!r} failed: {error}"
         raise InferenceError(message) from error
-    rows = _array(found, model)
+    rows = _as_rows(values, model)
     dimension = getattr(backend, "dimension", None)
     shape = (len(batch),) if dimension is None else (len(batch), dimension)
     if rows.shape != shape:
         message = (
-            f"the backend of {model!r} gave results of shape {rows.shape} for {len(batch)} items; "
-            f"it must be {shape}."
+            f"the backend of {model!r} returned results of shape {rows.shape} for {len(batch)} "
+            f"items; the shape must be {shape}."
         )
         raise InvalidScoresError(message)
     return rows, errors
 
 
-def _array(found: Any, model: str) -> FloatArray:  # noqa: ANN401  (whatever a backend returned)
-    """Return results as float32, at least one-dimensional.
+def _as_rows(values: Any, model: str) -> FloatArray:  # noqa: ANN401  (a backend may return anything)
+    """Return results as a float32 array of at least one dimension.
 
     Raises:
-        InvalidScoresError: If they are no numbers.
+        InvalidScoresError: If they are not numbers.
     """
     try:
-        return np.atleast_1d(np.asarray(found, dtype=np.float32))
+        return np.atleast_1d(np.asarray(values, dtype=np.float32))
     except (TypeError, ValueError, OverflowError) as error:
         message = (
-            f"the backend of {model!r} gave {type(found).__name__}, of which no array of numbers "
-            f"can be made: {error}. It must return float32 of shape (items,) or (items, width)."
+            f"the backend of {model!r} returned {type(values).__name__}, which cannot be "
+            f"converted to an array: {error}. It must return float32 of shape (items,) or "
+            "(items, dimension)."
         )
         raise InvalidScoresError(message) from error
-
-
-def prepare(backend: Backend[Any], job: Request[Any], items: Sequence[Any]) -> list[TokenizedItem]:
-    """Have a backend prepare items of a job, in the job's trace.
-
-    Raises:
-        InferenceError: If not every item became one; see :func:`prepare_items`.
-    """
-    if job.trace is None:
-        return prepare_items(backend, items, job.max_length)
-    start = time.perf_counter()
-    with within(job.trace):
-        prepared = prepare_items(backend, items, job.max_length)
-    counts: dict[str, int | str] = {
-        "items": len(items),
-        "tokens": sum(one.tokens for one in prepared),
-        "truncated": sum(one.truncated for one in prepared),
-        "model": backend.identity.model,
-    }
-    job.trace.note("tokenize", start, time.perf_counter(), counts)
-    return prepared
-
-
-def note_batch(
-    batch: Sequence[BatchItem],
-    model: str,
-    start: float,
-    failed: dict[Request[Any], RerankError],
-) -> None:
-    """Tell each caller of a batch that has just ended: its own share, and the whole."""
-    shares: dict[Request[Any], list[int]] = {}
-    for job, index in batch:
-        if job.trace is not None:
-            shares.setdefault(job, []).append(job.prepared(index).tokens)
-    if not shares:
-        return
-    end = time.perf_counter()
-    whole = sum(job.prepared(index).tokens for job, index in batch)
-    for job, tokens in shares.items():
-        assert job.trace is not None  # noqa: S101  (those without are not among them)
-        counts: dict[str, int | str] = {
-            "items": len(tokens),
-            "tokens": sum(tokens),
-            "batch_items": len(batch),
-            "batch_tokens": whole,
-            "model": model,
-        }
-        job.trace.note("score", start, end, counts, failed.get(job))

@@ -1,7 +1,7 @@
-"""Where the core gets its backends from, without knowing any of them.
+"""Model providers and loaders: how an engine loads, unloads and reloads its backend.
 
-``rerank_plugins.backends`` registers one loader of each kind; the core only calls it. So
-the import arrows stay ``core <- backends``.
+``rerank_plugins.backends`` registers one loader per kind of model, so the engine imports no
+backend.
 """
 
 from __future__ import annotations
@@ -20,52 +20,24 @@ if TYPE_CHECKING:
 Kind = Literal["cross-encoder", "bi-encoder"]
 
 
-class Loader(Protocol):
-    """Turns a configuration into backends."""
-
-    def resolve(self, config: ModelConfig) -> ModelConfig:
-        """Return the configuration with device, dtype and backend chosen.
-
-        Two configurations that mean the same model here become equal.
-        """
-        ...
-
-    def load(self, config: ModelConfig) -> Backend[Any]:
-        """Load the model of a resolved configuration."""
-        ...
-
-
-_LOADERS: dict[Kind, Loader] = {}
-
-
-def register_loader(kind: Kind, loader: Loader) -> None:
-    """Make a loader the one the core uses for a kind of model."""
-    _LOADERS[kind] = loader
-
-
-def get_loader(kind: Kind) -> Loader:
-    """Return the loader for a kind of model."""
-    return _LOADERS[kind]
-
-
 class ModelProvider(Protocol):
-    """Gives an engine its backend; safe from any thread."""
+    """Provides an engine with its backend; thread-safe."""
 
     @property
     def loaded(self) -> bool:
-        """Whether :meth:`unload` has something to release."""
+        """Whether :meth:`unload` would release memory."""
         ...
 
     def backend(self) -> Backend[Any]:
-        """Return the backend, loading it if it is not there."""
+        """Return the backend, and load it if it is not loaded."""
         ...
 
     def unload(self) -> None:
-        """Release the backend's memory if it can be had again."""
+        """Release the backend's memory, if the backend can be loaded again."""
         ...
 
     def close(self) -> None:
-        """Release the backend for good."""
+        """Release the backend."""
         ...
 
 
@@ -73,7 +45,7 @@ class LazyModel:
     """A backend that is loaded when it is first needed, and again after :meth:`unload`."""
 
     def __init__(self, loader: Loader, config: ModelConfig) -> None:
-        """Remember what to load."""
+        """Store the loader and the resolved configuration."""
         self._loader = loader
         self._config = config
         self._lock = threading.Lock()
@@ -106,44 +78,74 @@ class LazyModel:
 
 
 class UserBackend:
-    """A backend that somebody else made and keeps alive.
+    """A backend object of the user, who keeps a reference to it.
 
     Attributes:
-        on_death: Called when the owner lets the backend go.
+        on_collected: Called when the object is garbage-collected.
     """
 
     loaded = False
 
     def __init__(self, backend: Backend[Any]) -> None:
-        """Refer to the backend weakly; its owner decides how long it lives."""
-        self.on_death: Callable[[], None] | None = None
-        self._reference = weakref.ref(backend, self._died)
+        """Create a provider with a weak reference to the backend."""
+        self.on_collected: Callable[[], None] | None = None
+        self._reference = weakref.ref(backend, self._collected)
 
     def backend(self) -> Backend[Any]:
         """Return the backend.
 
         Raises:
-            EngineClosedError: If its owner let it go.
+            EngineClosedError: If it was garbage-collected.
         """
         backend = self._reference()
         if backend is None:
-            message = "the backend object that was handed in is gone; keep a reference to it."
+            message = (
+                "the backend object was garbage-collected; keep a reference to it while it is used."
+            )
             raise EngineClosedError(message)
         return backend
 
     def unload(self) -> None:
-        """Do nothing: the backend could not be had again."""
+        """Do nothing: the backend could not be loaded again."""
 
     def close(self) -> None:
-        """Close the backend; its death matters no more.
+        """Close the backend, and ignore its garbage collection.
 
-        At the interpreter's end it comes when half of what would be called is gone.
+        That may come at the end of the interpreter, when half of what would be called is gone.
         """
-        self.on_death = None
+        self.on_collected = None
         backend = self._reference()
         if backend is not None:
             backend.close()
 
-    def _died(self, _: weakref.ref[Backend[Any]]) -> None:
-        if self.on_death is not None:
-            self.on_death()
+    def _collected(self, _: weakref.ref[Backend[Any]]) -> None:
+        if self.on_collected is not None:
+            self.on_collected()
+
+
+class Loader(Protocol):
+    """Loads backends of one kind."""
+
+    def resolve(self, config: ModelConfig) -> ModelConfig:
+        """Return the configuration with device, dtype and backend chosen.
+
+        Configurations that mean the same model on this machine become equal.
+        """
+        ...
+
+    def load(self, config: ModelConfig) -> Backend[Any]:
+        """Load the model of a resolved configuration."""
+        ...
+
+
+_LOADERS: dict[Kind, Loader] = {}
+
+
+def register_loader(kind: Kind, loader: Loader) -> None:
+    """Use a loader for a kind of model."""
+    _LOADERS[kind] = loader
+
+
+def get_loader(kind: Kind) -> Loader:
+    """Return the loader of a kind of model."""
+    return _LOADERS[kind]

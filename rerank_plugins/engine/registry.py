@@ -1,4 +1,8 @@
-"""One engine per model per process: whoever asks for a model gets the same one."""
+"""The engines of this process: one per model, shared by all rerankers and bi-encoders.
+
+:class:`EngineClient` is the base of the classes that use a model; it obtains the engine when the
+model is first needed, and again after the engine was closed.
+"""
 
 from __future__ import annotations
 
@@ -18,166 +22,55 @@ from rerank_plugins.types import ModelIdentity
 
 Model: TypeAlias = "ModelConfig | Backend[Any]"
 
-
-class _Registry:
-    """Engines by what they compute with."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._gates: dict[tuple[Kind, ModelConfig], threading.Lock] = {}
-        self._engines: dict[tuple[Kind, ModelConfig], Engine[Any]] = {}
-        self._asked: dict[tuple[Kind, ModelConfig], Engine[Any]] = {}
-        self._injected: WeakKeyDictionary[Backend[Any], Engine[Any]] = WeakKeyDictionary()
-
-    def known(self, kind: Kind, config: ModelConfig) -> Engine[Any] | None:
-        """Return the engine if it was asked for in the same words before."""
-        engine = self._asked.get((kind, config))
-        return None if engine is None or engine.closed else engine
-
-    def loaded(self, kind: Kind, config: ModelConfig) -> Engine[Any] | None:
-        """Return the engine if there is one, in whatever words it was asked for."""
-        if not any(one == kind for one, _ in list(self._engines)):
-            return None  # resolving imports what loads models
-        return self._engines.get(_key(kind, config))
-
-    def load(self, kind: Kind, config: ModelConfig) -> Engine[Any]:
-        """Return the engine, loading its model if nobody has; one thread loads."""
-        loader = get_loader(kind)
-        key = _key(kind, config)
-        with self._lock:
-            gate = self._gates.setdefault(key, threading.Lock())
-        with gate:
-            engine = self._engines.get(key)
-            if engine is None or engine.closed:
-                engine = self._engines[key] = Engine(LazyModel(loader, key[1]))
-            self._asked[kind, config] = engine
-            return engine
-
-    def wrap(self, backend: Backend[Any]) -> Engine[Any]:
-        """Return the engine of a backend object; it lives as long as the object."""
-        with self._lock:
-            engine = self._injected.get(backend)
-            if engine is None or engine.closed:
-                source = UserBackend(backend)
-                engine = self._injected[backend] = Engine(source)
-                source.on_death = engine.abandon
-            return engine
-
-    def find(self, identity: ModelIdentity, protocol: type[Any]) -> Engine[Any] | None:
-        """Return an open engine of such a backend whose results are those of a model."""
-        engines = [*self._engines.values(), *self._injected.values()]
-        same = [one for one in engines if one.identity == identity and not one.closed]
-        return next((one for one in same if isinstance(one.backend, protocol)), None)
-
-    def close(self) -> None:
-        """Close every engine."""
-        for engine in [*self._engines.values(), *self._injected.values()]:
-            engine.close()
-
-
-_registry = _Registry()
-
-
-def _key(kind: Kind, config: ModelConfig) -> tuple[Kind, ModelConfig]:
-    # The length is a setting of each request: engines that differ in it alone are one.
-    return kind, get_loader(kind).resolve(config).replace(max_length=None)
-
-
-def get_engine(kind: Kind, model: Model, policies: ModelConfig | None = None) -> Engine[Any]:
-    """Return the one engine of this process for a model.
-
-    A hundred threads asking at once load one model; a failed load is tried again by the
-    next who asks.
-
-    Args:
-        kind: ``"cross-encoder"`` or ``"bi-encoder"``.
-        model: A configuration, or a backend object to use as it is.
-        policies: Caches and idle time that its user asks for; None is those of the
-            configuration.
-
-    Raises:
-        ConfigurationError: If no backend of that name exists, or the engine cannot use the
-            folder that was asked for.
-        MissingDependencyError: If the backend's extra is not installed.
-        ModelLoadError: If the model cannot be loaded.
-    """
-    if isinstance(model, ModelConfig):
-        engine = _registry.known(kind, model) or _registry.load(kind, model)
-        policies = policies or model
-    else:
-        engine = _registry.wrap(model)
-    if policies is not None:
-        _apply(policies, engine)
-    return engine
-
-
-async def aget_engine(kind: Kind, model: Model, policies: ModelConfig | None = None) -> Engine[Any]:
-    """Return the engine; only a load, which happens once a model, takes a thread."""
-    if isinstance(model, ModelConfig) and _registry.known(kind, model) is None:
-        return await asyncio.to_thread(get_engine, kind, model, policies)
-    return get_engine(kind, model, policies)
-
-
-def find_engine(identity: ModelIdentity, protocol: type[Any]) -> Engine[Any] | None:
-    """Return this process's engine for the model that made some result; None without one.
-
-    Args:
-        identity: The model's, as the result tells it.
-        protocol: What its backend must be.
-    """
-    return _registry.find(identity, protocol)
-
-
-def _apply(policies: ModelConfig, engine: Engine[Any]) -> None:
-    if policies.idle_unload_s is not None:
-        engine.idle_unload_s = policies.idle_unload_s
-    cache = policies.cache
-    if cache is None:
-        return
-    engine.cache.grow(int(cache.memory_mb * 2**20), cache.max_entries)
-    if cache.folder is not None:
-        folder = Path(cache.folder).expanduser().absolute()
-        engine.cache.attach(folder, int(cache.folder_mb * 2**20))
-
-
-def close_engine(kind: Kind, model: Model) -> None:
-    """Close the engine of a model, if this process has one; see :func:`get_engine`.
-
-    Raises:
-        ConfigurationError: If no backend of that name exists.
-    """
-    if isinstance(model, ModelConfig):
-        engine = _registry.loaded(kind, model)
-    else:
-        engine = _registry.wrap(model)
-    if engine is not None:
-        engine.close()
-
-
-def close_engines() -> None:
-    """Close every engine of this process and release their models."""
-    _registry.close()
-
-
-def _forget_in_child() -> None:
-    """Start empty in a forked child: the parent's threads and locks do not work there."""
-    global _registry  # noqa: PLW0603  (the one place that replaces it)
-    _registry = _Registry()
-
-
-atexit.register(close_engines)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
-
-
 ItemT = TypeVar("ItemT", bound=tuple[Any, ...])
 SelfT = TypeVar("SelfT", bound="EngineClient[Any]")
 
 
-class EngineClient(ClosableMixin, Generic[ItemT]):
-    """Uses a model through the one engine that this process has for it.
+def get_engine(kind: Kind, model: Model) -> Engine[Any]:
+    """Return the engine of a model; thread-safe.
 
-    A context manager that closes the model.
+    Threads that ask for the same model at once load it once. A failed load is tried again by
+    the next call.
+
+    Args:
+        kind: ``"cross-encoder"`` or ``"bi-encoder"``.
+        model: A configuration or a backend object.
+
+    Raises:
+        ConfigurationError: If there is no backend of that name.
+        MissingDependencyError: If the backend's extra is not installed.
+        ModelLoadError: If the model cannot be loaded.
+    """
+    if isinstance(model, ModelConfig):
+        return _registry.get(kind, model) or _registry.load(kind, model)
+    return _registry.wrap(model)
+
+
+def find_engine(identity: ModelIdentity, protocol: type[Any]) -> Engine[Any] | None:
+    """Return an open engine of a model; None without one.
+
+    Args:
+        identity: Identity of the model, as in a ranking.
+        protocol: Protocol of its backend.
+    """
+    engines = [
+        engine
+        for engine in _registry.all_engines()
+        if engine.identity == identity and not engine.closed
+    ]
+    return next((engine for engine in engines if isinstance(engine.backend, protocol)), None)
+
+
+def close_engines() -> None:
+    """Close every engine of this process and release their models."""
+    for engine in _registry.all_engines():
+        engine.close()
+
+
+class EngineClient(ClosableMixin, Generic[ItemT]):
+    """Base of the classes that use the engine of one model.
+
+    A context manager that loads the model, and closes it for the whole process.
     """
 
     def __init__(
@@ -189,14 +82,14 @@ class EngineClient(ClosableMixin, Generic[ItemT]):
         max_length: int | None,
         optimize: Optimize = "none",
     ) -> None:
-        """Validate the model; it is loaded later.
+        """Validate the model, which is loaded when it is first needed.
 
         Args:
             kind: ``"cross-encoder"`` or ``"bi-encoder"``.
-            protocol: What a backend object must implement.
+            protocol: Protocol that a backend object must implement.
             settings: The model (a name, a folder, a spec or a backend object), and where and how
                 it runs.
-            max_length: Maximum tokens per item; None is the model's own maximum length.
+            max_length: Maximum number of tokens per item; None is the model's own.
             optimize: How torch compiles the model.
 
         Raises:
@@ -207,26 +100,45 @@ class EngineClient(ClosableMixin, Generic[ItemT]):
         is_named = isinstance(model, str) or spec is not None
         values = {name: getattr(settings, name) for name in ModelSettings.model_fields}
         values["model"] = str(model) if is_named else type(model).__name__
-        config = ModelConfig(**values, max_length=max_length, optimize=optimize, spec=spec)
+        self._model_config = ModelConfig(
+            **values, max_length=max_length, optimize=optimize, spec=spec
+        )
         if not is_named:
             validate_backend(model, protocol)
         self._kind: Kind = kind
-        self._model: Any = config if is_named else model
-        self._policies = config
+        self._model: Any = self._model_config if is_named else model
+        self._last_engine: Engine[ItemT] | None = None
 
     @property
     def name(self) -> str:
-        """What to call the model, whether or not it is loaded."""
+        """Name of the model, which need not be loaded."""
         model = self._model
         return str(model.model if isinstance(model, ModelConfig) else model.identity.model)
 
     @property
     def engine(self) -> Engine[ItemT]:
-        """The engine, shared with everybody who uses the same model; loads it if needed."""
-        return get_engine(self._kind, self._model, self._policies)
+        """The engine, shared by all users of the model in this process; loads the model.
+
+        Raises:
+            ModelLoadError: If the model cannot be loaded.
+            ConfigurationError: If the engine cannot use the folder of the disk cache.
+        """
+        engine = self._open_engine()
+        if engine is None:
+            engine = get_engine(self._kind, self._model)
+            _apply_policies(self._model_config, engine)
+            self._last_engine = engine
+        return engine
 
     async def aengine(self) -> Engine[ItemT]:
-        return await aget_engine(self._kind, self._model, self._policies)
+        """Return the engine without blocking the event loop: a thread loads the model."""
+        if (
+            self._open_engine() is None
+            and isinstance(self._model, ModelConfig)
+            and _registry.get(self._kind, self._model) is None
+        ):
+            return await asyncio.to_thread(lambda: self.engine)
+        return self.engine
 
     def warm_up(self: SelfT) -> SelfT:
         """Load the model now, so that the first request does not wait for it.
@@ -241,10 +153,114 @@ class EngineClient(ClosableMixin, Generic[ItemT]):
     def close(self) -> None:
         """Release the model in the whole process; the next request loads it again.
 
-        What nobody has loaded stays so.
+        A model that is not loaded stays so.
         """
-        close_engine(self._kind, self._model)
+        model = self._model
+        if isinstance(model, ModelConfig):
+            engine = _registry.find_loaded(self._kind, model)
+        else:
+            engine = _registry.wrap(model)
+        if engine is not None:
+            engine.close()
 
     def __enter__(self: SelfT) -> SelfT:
         """Load the model."""
         return self.warm_up()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes without the engine, which belongs to the process."""
+        return {**self.__dict__, "_last_engine": None}
+
+    def _open_engine(self) -> Engine[ItemT] | None:
+        engine = self._last_engine
+        return None if engine is None or engine.closed else engine
+
+
+def _apply_policies(config: ModelConfig, engine: Engine[Any]) -> None:
+    """Apply the settings that are no part of the model: idle time and caches."""
+    if config.idle_unload_s is not None:
+        engine.idle_unload_s = config.idle_unload_s
+    cache = config.cache
+    if cache is None:
+        return
+    engine.cache.memory.grow(int(cache.memory_mb * 2**20), cache.max_entries)
+    if cache.folder is not None:
+        folder = Path(cache.folder).expanduser().absolute()
+        engine.cache.attach(folder, int(cache.folder_mb * 2**20))
+
+
+_Key: TypeAlias = tuple[Kind, ModelConfig]
+
+
+class _Registry:
+    """Engines by configuration, and by backend object.
+
+    Attributes:
+        engines: Engines by resolved configuration; some may be closed.
+        user_engines: Engines of backend objects, which live as long as these.
+    """
+
+    def __init__(self) -> None:
+        self.engines: dict[_Key, Engine[Any]] = {}
+        self.user_engines: WeakKeyDictionary[Backend[Any], Engine[Any]] = WeakKeyDictionary()
+        self._resolved: dict[_Key, _Key] = {}
+        self._lock = threading.Lock()
+        self._load_locks: dict[_Key, threading.Lock] = {}
+
+    def all_engines(self) -> list[Engine[Any]]:
+        """Return every engine."""
+        return [*self.engines.values(), *self.user_engines.values()]
+
+    def get(self, kind: Kind, config: ModelConfig) -> Engine[Any] | None:
+        """Return the open engine of a configuration that was loaded before."""
+        key = self._resolved.get((kind, config))
+        engine = None if key is None else self.engines.get(key)
+        return None if engine is None or engine.closed else engine
+
+    def find_loaded(self, kind: Kind, config: ModelConfig) -> Engine[Any] | None:
+        """Return the engine of a configuration, or of another one of the same model."""
+        if not any(engine_kind == kind for engine_kind, _ in list(self.engines)):
+            return None  # resolving imports the libraries that load models
+        return self.engines.get(_resolve(kind, config))
+
+    def load(self, kind: Kind, config: ModelConfig) -> Engine[Any]:
+        """Return the engine of a configuration; one thread loads its model, others wait."""
+        loader = get_loader(kind)
+        key = _resolve(kind, config)
+        with self._lock:
+            load_lock = self._load_locks.setdefault(key, threading.Lock())
+        with load_lock:
+            engine = self.engines.get(key)
+            if engine is None or engine.closed:
+                engine = self.engines[key] = Engine(LazyModel(loader, key[1]))
+            self._resolved[kind, config] = key
+            return engine
+
+    def wrap(self, backend: Backend[Any]) -> Engine[Any]:
+        """Return the engine of a backend object."""
+        with self._lock:
+            engine = self.user_engines.get(backend)
+            if engine is None or engine.closed:
+                provider = UserBackend(backend)
+                engine = self.user_engines[backend] = Engine(provider)
+                provider.on_collected = engine.abandon
+            return engine
+
+
+def _resolve(kind: Kind, config: ModelConfig) -> _Key:
+    # The maximum length is a setting of each request, so it does not distinguish engines.
+    return kind, get_loader(kind).resolve(config).replace(max_length=None)
+
+
+_registry = _Registry()
+
+
+def _after_fork_in_child() -> None:
+    """Start without engines: threads and locks of the parent do not work in a child."""
+    global _registry  # noqa: PLW0603  (the only place that replaces it)
+    _registry = _Registry()
+
+
+atexit.register(close_engines)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

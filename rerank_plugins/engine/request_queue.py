@@ -1,4 +1,8 @@
-"""The jobs of a scheduler: who waits for what, and how full it is. No locks, no threads."""
+"""The request queue of an engine: admission, backpressure, and the work of its threads.
+
+:class:`RequestQueue` is shared by callers and threads: one lock, one condition.
+:class:`WaitingRequests` is its state, without locks, threads or a clock of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -19,33 +24,282 @@ from rerank_plugins.engine.batch_planner import (
     BatchItem,
     CostModel,
     DeadlineBudget,
-    PrepareTask,
-    next_step,
+    TokenizeTask,
+    next_deadline_task,
     plan_batch,
-    plan_in_order,
+    plan_deadline_batch,
     priority_level,
     serving_order,
 )
-from rerank_plugins.engine.cache import Entry
+from rerank_plugins.engine.cache import CacheEntry
 from rerank_plugins.engine.execution import BatchResult
-from rerank_plugins.engine.request import DeadlineRequest, EngineStats, Request
-from rerank_plugins.errors import EngineClosedError, EngineOverloadedError
+from rerank_plugins.engine.request import DeadlineRequest, EngineStats, Request, RequestOutput
+from rerank_plugins.errors import EngineClosedError, EngineOverloadedError, RerankError
 
 PREPARE_ITEMS: Final = 64
-"""Items prepared at once: few enough that a newcomer does not wait long."""
+"""Items tokenized at once: few enough that a new request does not wait long."""
 
 AHEAD_BATCHES: Final = 8
-"""Batches' worth of tokens that are prepared ahead of the worker."""
+"""Batches' worth of tokens that are tokenized ahead of the worker threads."""
 
 
-class JobQueue:
-    """Jobs by what they wait for: to be prepared, or to be computed.
+class RequestQueue:
+    """Requests that wait for admission, for the tokenizer thread or for a worker; thread-safe.
+
+    Futures are set outside the lock, because their callbacks may call the queue.
+
+    Attributes:
+        closed: Whether the queue refuses requests.
+        generation: Number of the threads that may take work; threads of an older one stop.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        batch_tokens: int,
+        max_tokens: int,
+        *,
+        is_padded: bool,
+        prepare_items: int = PREPARE_ITEMS,
+    ) -> None:
+        """Create an empty queue.
+
+        Args:
+            name: Name of the engine, for messages.
+            batch_tokens: Token budget of a batch.
+            max_tokens: Tokens from which on requests wait for admission.
+            is_padded: Whether padding counts toward the budget of a batch.
+            prepare_items: Maximum number of items of a request that are tokenized at once.
+        """
+        self.closed = False
+        self.generation = 0
+        self._name = name
+        self._max_tokens = max_tokens
+        self._is_padded = is_padded
+        self._waiting = WaitingRequests(batch_tokens, prepare_items)
+        self._not_admitted: deque[Request[Any]] = deque()
+        self._stats = EngineStats()
+        # Reentrant, because a garbage collection under the lock may abandon the engine.
+        self._condition = threading.Condition(threading.RLock())
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens from which on requests wait for admission."""
+        return self._max_tokens
+
+    @max_tokens.setter
+    def max_tokens(self, tokens: int) -> None:
+        with self._change():
+            self._max_tokens = tokens
+
+    def add(self, request: Request[Any], *, wait: bool) -> None:
+        """Add a request; it waits for admission while the queue is full.
+
+        Cancelling its future removes it.
+
+        Raises:
+            EngineOverloadedError: If the queue is full and ``wait`` is False.
+            EngineClosedError: If the queue is closed.
+        """
+        with self._change():
+            if self.closed:
+                message = f"{self._name} was closed. Ask for a new engine."
+                raise EngineClosedError(message)
+            if not wait and (self._not_admitted or self._is_full()):
+                message = (
+                    f"{self._name} has {self._waiting.tokens} tokens queued, and its limit is "
+                    f"{self._max_tokens}. Try again later, or let requests wait."
+                )
+                raise EngineOverloadedError(message)
+            self._stats.requests += 1
+            self._not_admitted.append(request)
+        request.future.add_done_callback(lambda future: self._on_done(request, future))
+
+    def expire(self, request: Request[Any]) -> None:
+        """End a request with the results so far; nothing happens if it has ended."""
+        with self._change():
+            expired = self._remove(request)
+            self._stats.expired += expired
+        if expired:
+            request.finish()
+
+    def fail(self, failed: Mapping[Request[Any], RerankError]) -> None:
+        """End requests with errors."""
+        with self._change():
+            for request in failed:
+                self._waiting.discard(request)
+        for request, error in failed.items():
+            request.fail(error)
+
+    def clear(self, *, close: bool) -> list[Request[Any]]:
+        """Remove all requests and return them; the threads of this generation stop.
+
+        Args:
+            close: Whether to refuse requests from now on.
+        """
+        with self._change():
+            removed = [*self._waiting.clear(), *self._not_admitted]
+            self._not_admitted.clear()
+            self.closed = self.closed or close
+            self.generation += 1
+        return removed
+
+    def stats(self) -> EngineStats:
+        """Return the counters so far; those of the cache are 0."""
+        with self._condition:
+            return replace(
+                self._stats,
+                queued_tokens=self._waiting.tokens,
+                batch_tokens=self._waiting.budget,
+            )
+
+    def next_to_tokenize(self, generation: int) -> TokenizeTask | None:
+        """Wait for items to tokenize; return None if the calling thread must stop."""
+        with self._condition:
+            while self._is_current(generation):
+                task = self._waiting.next_to_tokenize()
+                if task is not None:
+                    return task
+                self._condition.wait(self._waiting.seconds_to_deadline)
+        return None
+
+    def add_cached(self, request: Request[Any], entries: Mapping[int, CacheEntry]) -> None:
+        """Store cached results, and end the request if they are its last ones."""
+        with self._change():
+            self._stats.cache_hits += len(entries)
+            finished = self._waiting.add_cached(request, entries)
+        if finished:
+            request.finish()
+
+    def add_tokenized(
+        self, request: Request[Any], indices: Sequence[int], items: Sequence[TokenizedItem]
+    ) -> None:
+        """Make tokenized items ready for a batch."""
+        with self._change():
+            self._waiting.add_tokenized(request, indices, items)
+
+    def next_batch(self, generation: int, idle_s: float | None) -> list[BatchItem] | None:
+        """Wait for a batch; return None if the calling thread must stop.
+
+        Args:
+            generation: Generation of the calling thread.
+            idle_s: Return an empty batch after this many seconds without requests.
+        """
+        with self._condition:
+            while self._is_current(generation):
+                ready_tokens = self._waiting.ready_tokens
+                batch = self._waiting.next_batch(is_padded=self._is_padded)
+                if self._waiting.ready_tokens != ready_tokens:
+                    self._condition.notify_all()  # the tokenizer thread may go on
+                if batch:
+                    return batch
+                if not self._condition.wait(idle_s) and len(self._waiting) == 0:
+                    return []
+        return None
+
+    def complete(self, batch: Sequence[BatchItem], result: BatchResult, seconds: float) -> None:
+        """Store the results of a batch, and end the requests that it finishes or fails.
+
+        Args:
+            batch: Items of the batch.
+            result: Their results.
+            seconds: Time of the batch.
+        """
+        items = [request.tokenized(index) for request, index in batch]
+        lengths = [item.tokens for item in items]
+        tokens, cost = sum(lengths), self._cost(lengths)
+        seconds_per_token = seconds / tokens
+        finished = []
+        with self._change():
+            if not result.failed:
+                self._waiting.costs.learn(cost, seconds)
+            for (request, index), row in result.rows:
+                if self._waiting.complete(request, index, row, seconds_per_token):
+                    finished.append(request)
+            for request in result.failed:
+                self._waiting.discard(request)
+            stats = self._stats
+            stats.items += len(result.rows)
+            stats.tokens += tokens
+            stats.padded_tokens += cost
+            stats.batches += 1
+            stats.truncated += sum(item.truncated for item in items)
+            stats.compute_s += seconds
+            stats.queue_s += sum(request.queue_s for request in finished)
+        for request in finished:
+            request.finish()
+        for request, error in result.failed.items():
+            request.fail(error)
+
+    def shrink(self, batch: Sequence[BatchItem]) -> bool:
+        """Put back a batch that did not fit on the device, and halve the budget.
+
+        Returns:
+            False if the batch was a single item, which will never fit.
+        """
+        with self._change():
+            self._stats.out_of_memory += 1
+            if len(batch) == 1:
+                return False
+            cost = self._cost([request.tokenized(index).tokens for request, index in batch])
+            # The budget may be lower already: another batch, planned before, did not fit.
+            self._waiting.budget = min(self._waiting.budget, cost // 2)
+            self._waiting.put_back(batch)
+        return True
+
+    def _on_done(self, request: Request[Any], future: Future[RequestOutput]) -> None:
+        if future.cancelled():
+            with self._change():
+                self._remove(request)
+                self._stats.cancelled += 1
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """Change the state, admit the requests that fit now, and wake all threads."""
+        with self._condition:
+            yield
+            admitted = self._admit()
+            self._condition.notify_all()
+        for request in admitted:
+            request.set_admitted()
+
+    def _admit(self) -> list[Request[Any]]:
+        """Admit requests in order of arrival while there is room; return them."""
+        admitted = []
+        while self._not_admitted and not self._is_full():
+            request = self._not_admitted.popleft()
+            self._waiting.add(request)
+            admitted.append(request)
+        return admitted
+
+    def _remove(self, request: Request[Any]) -> bool:
+        """Remove a request; return whether it was in the queue or waited for admission."""
+        if self._waiting.discard(request):
+            return True
+        try:
+            self._not_admitted.remove(request)
+        except ValueError:
+            return False
+        return True
+
+    def _is_full(self) -> bool:
+        return len(self._waiting) > 0 and self._waiting.tokens >= self._max_tokens
+
+    def _is_current(self, generation: int) -> bool:
+        return not self.closed and generation == self.generation
+
+    def _cost(self, lengths: Sequence[int]) -> int:
+        return max(lengths) * len(lengths) if self._is_padded else sum(lengths)
+
+
+class WaitingRequests:
+    """Admitted requests by what they wait for: to be tokenized, or to be computed.
 
     Attributes:
         budget: Token budget of a batch; lowered when the device runs out of memory.
-        tokens: Tokens that wait or are in a batch now (estimated until prepared).
-        ready_tokens: Tokens of prepared items that wait.
-        costs: How long a batch takes, for jobs with a deadline.
+        tokens: Tokens that wait or are in a batch now (estimates until tokenized).
+        ready_tokens: Tokens of tokenized items that wait for a batch.
+        costs: Predicts how long a batch takes, for requests with a deadline.
     """
 
     def __init__(
@@ -54,405 +308,175 @@ class JobQueue:
         prepare_items: int = PREPARE_ITEMS,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Start empty."""
+        """Create an empty collection.
+
+        Args:
+            budget: Token budget of a batch.
+            prepare_items: Maximum number of items of a request that are tokenized at once.
+            clock: Clock of the deadlines, in seconds.
+        """
         self.budget = budget
-        self._prepare_items = prepare_items
         self.tokens = 0
-        self.costs = CostModel()
-        self._clock = clock
-        self._urgent: dict[DeadlineRequest[Any], None] = {}
-        self._jobs: dict[Request[Any], None] = {}
-        self._ready: dict[Request[Any], None] = {}
         self.ready_tokens = 0
-        self._unprepared: list[deque[Request[Any]]] = [
+        self.costs = CostModel()
+        self._prepare_items = prepare_items
+        self._clock = clock
+        self._requests: dict[Request[Any], None] = {}
+        self._with_deadline: dict[DeadlineRequest[Any], None] = {}
+        self._ready: dict[Request[Any], None] = {}
+        self._untokenized: list[deque[Request[Any]]] = [
             deque() for _ in range(len(LEVEL_BATCHES) + 1)
         ]
         self._batches = 0
 
     def __len__(self) -> int:
-        """Return how many jobs are not finished."""
-        return len(self._jobs)
+        """Return the number of unfinished requests."""
+        return len(self._requests)
 
-    def __contains__(self, job: Request[Any]) -> bool:
-        """Return whether a job is still waited for."""
-        return job in self._jobs
+    def __contains__(self, request: Request[Any]) -> bool:
+        """Return whether a request is unfinished."""
+        return request in self._requests
 
-    def add(self, job: Request[Any]) -> None:
-        """Take a new job."""
-        self._jobs[job] = None
-        job.served_at = self._batches
-        self.tokens += job.queued
-        if isinstance(job, DeadlineRequest):
-            self._urgent[job] = None
+    @property
+    def seconds_to_deadline(self) -> float | None:
+        """Seconds until the next deadline; None without one."""
+        if not self._with_deadline:
+            return None
+        seconds = min(request.deadline for request in self._with_deadline) - self._clock()
+        return min(max(0.0, seconds), threading.TIMEOUT_MAX)
+
+    def add(self, request: Request[Any]) -> None:
+        """Add a request."""
+        self._requests[request] = None
+        request.last_batch = self._batches
+        self.tokens += request.queued_tokens
+        if isinstance(request, DeadlineRequest):
+            self._with_deadline[request] = None
         else:
-            self._unprepared[priority_level(job, self.budget)].append(job)
+            self._untokenized[priority_level(request, self.budget)].append(request)
 
-    def discard(self, job: Request[Any]) -> bool:
-        """Forget a job, finished or not; return whether it was there."""
-        if job not in self._jobs:
+    def discard(self, request: Request[Any]) -> bool:
+        """Remove a request; return whether it was unfinished."""
+        if request not in self._requests:
             return False
-        del self._jobs[job]
-        self.tokens -= job.queued
-        self._unready(job)
-        if isinstance(job, DeadlineRequest):
-            del self._urgent[job]
+        del self._requests[request]
+        self.tokens -= request.queued_tokens
+        self._discard_ready(request)
+        if isinstance(request, DeadlineRequest):
+            del self._with_deadline[request]
         return True
 
     def clear(self) -> list[Request[Any]]:
-        """Forget all jobs and return them."""
-        jobs = list(self._jobs)
-        self._jobs, self._urgent, self._ready = {}, {}, {}
-        self._unprepared = [deque() for _ in self._unprepared]
-        self.tokens = self.ready_tokens = 0  # whatever a thread that died had counted
-        return jobs
+        """Remove all requests and return them."""
+        requests = list(self._requests)
+        self._requests, self._with_deadline, self._ready = {}, {}, {}
+        self._untokenized = [deque() for _ in self._untokenized]
+        self.tokens = self.ready_tokens = 0  # a thread that ended may have left them wrong
+        return requests
 
-    @property
-    def patience_s(self) -> float | None:
-        """Seconds until the next deadline; None if there is none."""
-        if not self._urgent:
-            return None
-        left = min(job.deadline for job in self._urgent) - self._clock()
-        return min(max(0.0, left), threading.TIMEOUT_MAX)
+    def next_to_tokenize(self) -> TokenizeTask | None:
+        """Return the items to tokenize next; None if enough are ready.
 
-    def next_to_prepare(self) -> PrepareTask | None:
-        """Return what to prepare next; None if enough is ready.
-
-        Jobs with a deadline go first. Of the others, those of a priority_level take turns. A job is
-        also prepared beyond what is enough if it goes before everything that is ready.
+        Requests with a deadline go first. Others of the same priority level alternate. If
+        enough is ready, only a request that goes before everything ready is tokenized.
         """
-        step = next_step(self._urgent, self._clockwork(), self.budget, PREPARE_ITEMS)
-        if step is not None:
-            return step
-        for number, jobs in enumerate(self._unprepared):
-            while jobs and jobs[0] not in self._jobs:
-                jobs.popleft()
-            if not jobs:
+        task = next_deadline_task(
+            self._with_deadline, self._time_budget(), self.budget, PREPARE_ITEMS
+        )
+        if task is not None:
+            return task
+        for level, requests in enumerate(self._untokenized):
+            while requests and requests[0] not in self._requests:
+                requests.popleft()
+            if not requests:
                 continue
             enough = self.ready_tokens >= AHEAD_BATCHES * self.budget
-            if enough and min(priority_level(job, self.budget) for job in self._ready) <= number:
+            if enough and level >= min(
+                priority_level(request, self.budget) for request in self._ready
+            ):
                 return None
-            job = jobs.popleft()
-            indices = job.take_unprepared(self._prepare_items)
-            if job.unprepared:
-                self._unprepared[priority_level(job, self.budget)].append(job)
-            return PrepareTask(job, indices)
+            request = requests.popleft()
+            indices = request.take_untokenized(self._prepare_items)
+            if request.has_untokenized:
+                self._untokenized[priority_level(request, self.budget)].append(request)
+            return TokenizeTask(request, indices)
         return None
 
-    def add_known(self, job: Request[Any], known: Mapping[int, Entry]) -> bool:
-        """Store results that were computed before; return whether they were the job's last."""
-        if job not in self._jobs:
+    def add_cached(self, request: Request[Any], entries: Mapping[int, CacheEntry]) -> bool:
+        """Store cached results; return whether they finish the request."""
+        if request not in self._requests:
             return False
-        for index, entry in known.items():
-            self.tokens -= job.know(index, entry)
-        if job.finished:
-            self.discard(job)
-        return job.finished
+        for index, entry in entries.items():
+            self.tokens -= request.add_cached(index, entry)
+        if request.finished:
+            self.discard(request)
+        return request.finished
 
-    def add_prepared(
-        self, job: Request[Any], indices: Sequence[int], prepared: Sequence[TokenizedItem]
+    def add_tokenized(
+        self, request: Request[Any], indices: Sequence[int], items: Sequence[TokenizedItem]
     ) -> None:
-        """Make a job's items ready; nothing happens if the job is gone, or given up."""
-        if job not in self._jobs or (isinstance(job, DeadlineRequest) and job.given_up):
+        """Make items ready; nothing happens if the request has ended or was given up."""
+        if request not in self._requests:
             return
-        self.tokens -= job.queued
-        job.add_prepared(indices, prepared)
-        self.tokens += job.queued
-        self._ready[job] = None
-        self.ready_tokens += sum(one.tokens for one in prepared)
+        if isinstance(request, DeadlineRequest) and request.given_up:
+            return
+        self.tokens -= request.queued_tokens
+        request.add_tokenized(indices, items)
+        self.tokens += request.queued_tokens
+        self._ready[request] = None
+        self.ready_tokens += sum(item.tokens for item in items)
 
     def next_batch(self, *, is_padded: bool) -> list[BatchItem]:
-        """Take the next batch off the queue; empty if nothing is ready."""
+        """Remove the next batch; return an empty list if nothing is ready."""
         batch: list[BatchItem] = []
         while self._ready and not batch:
-            jobs = serving_order(self._ready, self.budget, self._batches)
-            leader = jobs[0]
+            ordered = serving_order(self._ready, self.budget, self._batches)
+            leader = ordered[0]
             if not isinstance(leader, DeadlineRequest):
-                batch = plan_batch(jobs, self.budget, is_padded=is_padded)
+                batch = plan_batch(ordered, self.budget, is_padded=is_padded)
                 break
-            batch = plan_in_order(jobs, self._clockwork(), self.budget, is_padded=is_padded)
+            batch = plan_deadline_batch(
+                ordered, self._time_budget(), self.budget, is_padded=is_padded
+            )
             if not batch:
-                self._unready(leader)
+                self._discard_ready(leader)
                 leader.give_up()
-        for job, index in batch:
-            self.ready_tokens -= job.take(index)
-            job.served_at = self._batches
-            if not job.ready:
-                self._ready.pop(job, None)
-        for job in {job for job, _ in batch}:
-            job.batches += 1
+        for request, index in batch:
+            self.ready_tokens -= request.take(index)
+            request.last_batch = self._batches
+            if not request.ready:
+                self._ready.pop(request, None)
+        for request in {request for request, _ in batch}:
+            request.batches += 1
         self._batches += bool(batch)
         return batch
 
     def put_back(self, batch: Sequence[BatchItem]) -> None:
-        """Make the items of a batch ready again, except those of jobs that are gone."""
-        for job, index in batch:
-            if job in self._jobs:
-                self.ready_tokens += job.put_back(index)
-                if job.ready:
-                    self._ready[job] = None
+        """Make the items of a batch ready again, except those of requests that have ended."""
+        for request, index in batch:
+            if request in self._requests:
+                self.ready_tokens += request.put_back(index)
+                if request.ready:
+                    self._ready[request] = None
 
     def complete(
-        self, job: Request[Any], index: int, row: NDArray[np.float32], seconds: float
-    ) -> bool:
-        """Store one result; return whether it was the job's last."""
-        if job not in self._jobs:
-            return False
-        self.tokens -= job.complete(index, row, seconds)
-        if job.finished:
-            self.discard(job)
-        return job.finished
-
-    def _unready(self, job: Request[Any]) -> None:
-        if self._ready.pop(job, job) is None:
-            self.ready_tokens -= job.ready_tokens
-
-    def _clockwork(self) -> DeadlineBudget:
-        return DeadlineBudget(self._clock(), self.costs)
-
-
-class Line:
-    """Jobs that wait for room in a queue, in order of arrival. No locks, no threads.
-
-    Attributes:
-        max_tokens: Tokens beyond which the queue takes no more.
-    """
-
-    def __init__(self, queue: JobQueue, max_tokens: int, name: str) -> None:
-        """Start empty.
-
-        Args:
-            queue: Where the jobs want to be.
-            max_tokens: Tokens beyond which it takes no more.
-            name: For messages.
-        """
-        self._queue = queue
-        self.max_tokens = max_tokens
-        self._name = name
-        self._jobs: deque[Request[Any]] = deque()
-
-    def enter(self, job: Request[Any], *, wait: bool) -> None:
-        """Stand at the end of the line.
-
-        Raises:
-            EngineOverloadedError: If the job would have to wait, and ``wait`` is False.
-        """
-        if not wait and (self._jobs or self._full()):
-            message = (
-                f"{self._name} has {self._queue.tokens} tokens queued, and its bound is "
-                f"{self.max_tokens}. Try again later, or wait."
-            )
-            raise EngineOverloadedError(message)
-        self._jobs.append(job)
-
-    def admit(self) -> list[Request[Any]]:
-        """Let jobs into the queue while there is room; return them."""
-        admitted = []
-        while self._jobs and not self._full():
-            job = self._jobs.popleft()
-            if not job.future.cancelled():
-                self._queue.add(job)
-                admitted.append(job)
-        return admitted
-
-    def leave(self, job: Request[Any]) -> bool:
-        """Forget a job; return whether it was there."""
-        if job not in self._jobs:
-            return False
-        self._jobs.remove(job)
-        return True
-
-    def clear(self) -> list[Request[Any]]:
-        """Forget all jobs and return them."""
-        jobs = list(self._jobs)
-        self._jobs.clear()
-        return jobs
-
-    def _full(self) -> bool:
-        return len(self._queue) > 0 and self._queue.tokens >= self.max_tokens
-
-
-class Desk:
-    """Where callers hand in jobs and the threads pick up work.
-
-    Futures are set outside the lock: their callbacks may come back here.
-
-    Attributes:
-        line: Jobs that wait outside the full queue.
-        generation: Number of the crew of threads in charge; older ones stop.
-    """
-
-    def __init__(
         self,
-        name: str,
-        batch_tokens: int,
-        max_queue_tokens: int,
-        *,
-        is_padded: bool,
-        prepare_items: int,
-    ) -> None:
-        """Start with nothing to do."""
-        self.generation = 0
-        self._name = name
-        self._is_padded = is_padded
-        self._queue = JobQueue(batch_tokens, prepare_items)
-        self.line = Line(self._queue, max_queue_tokens, name)
-        # Reentrant, because a garbage collection under the lock may come back to `close`.
-        self._wake = threading.Condition(threading.RLock())
-        self._stats = EngineStats()
-        self._closed = False
+        request: Request[Any],
+        index: int,
+        row: NDArray[np.float32],
+        seconds_per_token: float,
+    ) -> bool:
+        """Store the result of an item; return whether it finishes the request."""
+        if request not in self._requests:
+            return False
+        self.tokens -= request.complete(index, row, seconds_per_token)
+        if request.finished:
+            self.discard(request)
+        return request.finished
 
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._closed
+    def _discard_ready(self, request: Request[Any]) -> None:
+        if self._ready.pop(request, request) is None:
+            self.ready_tokens -= request.ready_tokens
 
-    def enter(self, job: Request[Any], *, wait: bool) -> None:
-        """Hand in a job; it waits outside while the queue is full.
-
-        Raises:
-            EngineOverloadedError: If the queue is full and ``wait`` is False.
-            EngineClosedError: If the desk is closed.
-        """
-        with self._wake:
-            if self._closed:
-                message = f"{self._name} was closed. Ask for a new engine."
-                raise EngineClosedError(message)
-            self.line.enter(job, wait=wait)
-            self._stats = replace(self._stats, requests=self._stats.requests + 1)
-
-    def admit(self) -> None:
-        """Let jobs in, in order, while there is room, and tell their callers."""
-        with self._changed():
-            admitted = self.line.admit()
-        for job in admitted:
-            job.enter()
-
-    def drop(self, job: Request[Any]) -> None:
-        """Forget a job that failed, or whose caller is gone."""
-        gone = job.future.cancelled()
-        with self._changed():
-            self._queue.discard(job)
-            self._stats = replace(self._stats, cancelled=self._stats.cancelled + gone)
-
-    def expire(self, job: Request[Any]) -> bool:
-        """Forget a job whose time is up; return whether it was still waited for."""
-        with self._changed():
-            gone = self._queue.discard(job) or self.line.leave(job)
-            self._stats = replace(self._stats, expired=self._stats.expired + gone)
-        return gone
-
-    def next_to_prepare(self, generation: int) -> PrepareTask | None:
-        """Wait for items to prepare; None tells the thread to stop."""
-        with self._wake:
-            while self._in_charge(generation):
-                work = self._queue.next_to_prepare()
-                if work is not None:
-                    return work
-                self._wake.wait(self._queue.patience_s)
-        return None
-
-    def add_known(self, job: Request[Any], known: dict[int, Entry]) -> bool:
-        """Store cached results; return whether they finished the job."""
-        with self._changed():
-            self._stats = replace(self._stats, cache_hits=self._stats.cache_hits + len(known))
-            return self._queue.add_known(job, known)
-
-    def add_prepared(
-        self, job: Request[Any], indices: list[int], prepared: list[TokenizedItem]
-    ) -> None:
-        """Make prepared items ready."""
-        with self._changed():
-            self._queue.add_prepared(job, indices, prepared)
-
-    def next_batch(self, generation: int, idle_s: float | None) -> list[BatchItem] | None:
-        """Wait for a batch; None tells the thread to stop, an empty one that time is up.
-
-        Args:
-            generation: The calling thread's crew.
-            idle_s: Return an empty batch after so many seconds without work.
-        """
-        with self._wake:
-            while self._in_charge(generation):
-                ready, batch = (
-                    self._queue.ready_tokens,
-                    self._queue.next_batch(is_padded=self._is_padded),
-                )
-                if self._queue.ready_tokens != ready:  # for less of it, the preparer may wait
-                    self._wake.notify_all()
-                if batch:
-                    return batch
-                if not self._wake.wait(idle_s) and len(self._queue) == 0:
-                    return []
-        return None
-
-    def done(
-        self, batch: list[BatchItem], outcome: BatchResult, seconds: float
-    ) -> list[Request[Any]]:
-        """Store what became of a batch; return the jobs that it finished."""
-        prepared = [job.prepared(index) for job, index in batch]
-        tokens = [one.tokens for one in prepared]
-        share = seconds / sum(tokens)
-        finished = []
-        with self._changed():
-            if not outcome.failed:
-                self._queue.costs.learn(self._cost(tokens), seconds)
-            for (job, index), row in outcome.rows:
-                if self._queue.complete(job, index, row, share * job.prepared(index).tokens):
-                    finished.append(job)
-            old = self._stats
-            self._stats = replace(
-                old,
-                items=old.items + len(outcome.rows),
-                tokens=old.tokens + sum(tokens),
-                padded_tokens=old.padded_tokens + self._cost(tokens),
-                batches=old.batches + 1,
-                truncated=old.truncated + sum(one.truncated for one in prepared),
-                compute_s=old.compute_s + seconds,
-                queue_s=old.queue_s + sum(job.result().queue_s for job in finished),
-            )
-        return finished
-
-    def shrink(self, batch: list[BatchItem]) -> bool:
-        """Put a batch back that did not fit, and halve the budget.
-
-        Returns:
-            False if the batch was one item: it will never fit.
-        """
-        with self._changed():
-            old = self._stats
-            self._stats = replace(old, out_of_memory=old.out_of_memory + 1)
-            if len(batch) == 1:
-                return False
-            cost = self._cost([job.prepared(index).tokens for job, index in batch])
-            # Not below what a batch planned before another one's failure calls for.
-            self._queue.budget = min(self._queue.budget, cost // 2)
-            self._queue.put_back(batch)
-        return True
-
-    def clear(self, *, close: bool) -> list[Request[Any]]:
-        """Forget all jobs and return them; the threads in charge are told to stop."""
-        with self._changed():
-            waiting = [*self._queue.clear(), *self.line.clear()]
-            self._closed = self._closed or close
-            self.generation += 1
-        return waiting
-
-    def stats(self) -> EngineStats:
-        """Return the counters so far."""
-        with self._wake:
-            return replace(
-                self._stats, queued_tokens=self._queue.tokens, batch_tokens=self._queue.budget
-            )
-
-    @contextmanager
-    def _changed(self) -> Iterator[None]:
-        """Change the state, and let all threads look again: each waits for several things."""
-        with self._wake:
-            yield
-            self._wake.notify_all()
-
-    def _in_charge(self, generation: int) -> bool:
-        return not self._closed and generation == self.generation
-
-    def _cost(self, tokens: list[int]) -> int:
-        return max(tokens) * len(tokens) if self._is_padded else sum(tokens)
+    def _time_budget(self) -> DeadlineBudget:
+        return DeadlineBudget(self._clock(), self.costs)

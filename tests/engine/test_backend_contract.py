@@ -1,4 +1,4 @@
-"""Every backend, the fakes included, keeps the contract."""
+"""The contract suites for every backend and the fakes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.helpers.tiny_models import save_reranker
 
 
 def load(kind: Kind, **settings: Any) -> Iterator[Any]:
-    """Load a backend by its name, as an engine does; skip where its extra is missing."""
-    # Ours and not OpenVINO itself, whose telemetry starts where nobody turns it off before.
+    """Load a backend by its name, as an engine does; skip if its extra is missing."""
+    # Not OpenVINO itself: importing it first would start its telemetry.
     pytest.importorskip(f"rerank_plugins.backends.{settings['backend']}", exc_type=ImportError)
     loader = get_loader(kind)
     backend = loader.load(loader.resolve(ModelConfig(**settings)))

@@ -1,4 +1,4 @@
-"""What a backend does wrong reaches the caller as an error of this package."""
+"""Backend failures reach the caller as errors of this package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rerank_plugins.types import FloatArray, TextPair
 
 
 class Distorted(FakeCrossEncoder):
-    """Its scores go through a function that spoils them."""
+    """Returns scores that a function has distorted."""
 
     def __init__(self, distort: Callable[[FloatArray], Any]) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Distorted(FakeCrossEncoder):
 
 
 class Failing(FakeCrossEncoder):
-    """Fails where it is told to."""
+    """Raises an error in one of its steps."""
 
     def __init__(self, error: Exception, step: str) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def replace_first(value: float) -> Callable[[FloatArray], FloatArray]:
         replace_first(math.inf),
         replace_first(-math.inf),
     ],
-    ids=["one few", "one many", "none", "two columns", "nan", "inf", "-inf"],
+    ids=["too few", "too many", "none", "two columns", "nan", "inf", "-inf"],
 )
 async def test_wrong_scores_never_become_a_ranking(distort: Callable[[FloatArray], Any]) -> None:
     documents = ["rain", "snow", "sun"]
@@ -92,13 +92,13 @@ async def test_a_foreign_exception_is_mapped_and_chained(step: str, error: Excep
 
 
 @pytest.mark.parametrize("step", ["prepare", "run"])
-def test_an_error_of_this_package_passes_unchanged(step: str) -> None:
+def test_an_error_of_this_package_is_raised_unchanged(step: str) -> None:
     error = EngineClosedError("gone")
     with pytest.raises(EngineClosedError, match=r"^gone$"):
         Reranker(Failing(error, step)).rank("rain", ["snow"])
 
 
-def test_a_failure_is_not_remembered() -> None:
+def test_a_failure_does_not_affect_later_requests() -> None:
     backend = Failing(RuntimeError("boom"), "run")
     reranker = Reranker(backend)
     with pytest.raises(InferenceError):

@@ -1,4 +1,4 @@
-"""The embedded model under many callers at once: every score is the one it gives alone."""
+"""The embedded model with many concurrent callers: scores equal those of a single caller."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rerank_plugins import Reranker
 from rerank_plugins.types import Ranking
 
 
-def test_mixed_requests_get_the_scores_they_get_alone() -> None:
+def test_mixed_requests_get_the_scores_of_a_single_caller() -> None:
     """Both frameworks, threads and two event loops, three ``max_length``, one engine."""
     result = compare_with_serial(requests=300, threads=40, loops=2, pool=100)
     assert result["threads"] == 40
@@ -25,19 +25,20 @@ def test_all_callers_share_one_engine_and_its_batches() -> None:
     before = reranker.engine.stats()
     scores = run_calls(mixed_calls(requests, dtype="float32"))
     after = reranker.engine.stats()
-    for got, wanted in zip(scores, expected, strict=True):
-        assert got == pytest.approx(wanted, abs=1e-5)
+    for actual, wanted in zip(scores, expected, strict=True):
+        assert actual == pytest.approx(wanted, abs=1e-5)
     assert after.requests - before.requests == len(requests)
     assert after.items - before.items == sum(len(request.documents) for request in requests)
     assert after.batches - before.batches < len(requests)
 
 
 @pytest.mark.slow
-def test_many_adapters_take_the_memory_of_one() -> None:
+def test_many_adapters_use_the_memory_of_one() -> None:
     memory = compare_adapters(20)
     assert memory["models"] == 1
     assert memory["ratio"] < 1.1
 
 
 def scores_of(ranking: Ranking) -> list[float]:
-    return [one.relevance_score for one in sorted(ranking, key=lambda one: one.index)]
+    documents = sorted(ranking, key=lambda document: document.index)
+    return [document.relevance_score for document in documents]

@@ -1,4 +1,4 @@
-"""Requests with a deadline: the first items that fit, answered in time, whatever happens."""
+"""Requests with a deadline: the first items that fit, answered in time."""
 
 from __future__ import annotations
 
@@ -28,11 +28,15 @@ from tests.helpers.engines import (
 )
 
 SLACK_S = 1.0
-"""How late an answer may be on a loaded machine; without deadlines these would take 30 s."""
+"""How late an answer may be on a loaded machine; without a deadline it would take 30 s."""
 
 
 class SlowCrossEncoder(FakeCrossEncoder):
-    """Takes a time for a batch and for each token of it; remembers how much it prepared."""
+    """Takes a time per batch and per token; counts the items it tokenized.
+
+    Attributes:
+        prepared: Number of tokenized items.
+    """
 
     prepared = 0
 
@@ -48,7 +52,7 @@ class SlowCrossEncoder(FakeCrossEncoder):
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         batch_s, token_s = self._cost_s
-        width = max(one.tokens for one in batch)
+        width = max(item.tokens for item in batch)
         time.sleep(batch_s + token_s * width * len(batch))
         return super().run(batch)
 
@@ -57,14 +61,14 @@ def within(seconds: float) -> float:
     return time.perf_counter() + seconds
 
 
-def assert_right(computed: RequestOutput, items: list[TextPair]) -> None:
-    """Check that what is done is right and what is not says so."""
-    done = computed.done
-    assert done.shape == computed.values.shape == (len(items),)
-    np.testing.assert_allclose(computed.values[done], expected(items)[done])
-    assert np.isnan(computed.values[~done]).all()
-    assert not computed.tokens[~done].any()
-    assert (computed.tokens[done] > 0).all()
+def assert_correct(output: RequestOutput, items: list[TextPair]) -> None:
+    """Check that results that are done are right, and that all others are marked."""
+    done = output.done
+    assert done.shape == output.values.shape == (len(items),)
+    np.testing.assert_allclose(output.values[done], expected(items)[done])
+    assert np.isnan(output.values[~done]).all()
+    assert not output.tokens[~done].any()
+    assert (output.tokens[done] > 0).all()
 
 
 @settings(max_examples=30)
@@ -73,17 +77,17 @@ def assert_right(computed: RequestOutput, items: list[TextPair]) -> None:
     st.integers(1, 300),
     st.sampled_from([float("inf"), 1e12, 1e6]),
 )
-def test_a_deadline_far_away_equals_none(words: list[int], budget: int, seconds: float) -> None:
+def test_a_distant_deadline_equals_none(words: list[int], budget: int, seconds: float) -> None:
     items = [TextPair("q", f"q {number} " + "w " * count) for number, count in enumerate(words)]
     with engine_of(FakeCrossEncoder(batch_tokens=budget)) as engine:
         without, far = engine.compute(items), engine.compute(items, deadline=within(seconds))
     assert without.done.all()
-    for one, other in zip(
+    for plain, timed in zip(
         (without.values, without.tokens, without.truncated, without.done),
         (far.values, far.tokens, far.truncated, far.done),
         strict=True,
     ):
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(plain, timed)
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.2])
@@ -91,56 +95,56 @@ def test_the_first_items_that_fit_are_done(seconds: float) -> None:
     backend = SlowCrossEncoder()
     items = pairs("query", 1_000)
     with engine_of(backend) as engine:
-        engine.compute(items[:40])  # something to learn from
+        engine.compute(items[:40])  # data for the cost model
         prepared = backend.prepared
         start = time.perf_counter()
-        computed = engine.compute(items, deadline=start + seconds)
+        output = engine.compute(items, deadline=start + seconds)
         taken = time.perf_counter() - start
         stats = engine.stats()
-    count = int(computed.done.sum())
+    count = int(output.done.sum())
     assert 0 < count < len(items)
-    assert computed.done[:count].all()
-    assert_right(computed, items)
+    assert output.done[:count].all()
+    assert_correct(output, items)
     assert taken < seconds + SLACK_S
     assert stats.expired == 1
     assert stats.queued_tokens == 0
-    assert backend.prepared - prepared < 300  # a thousand would take time from the others
+    assert backend.prepared - prepared < 300  # tokenizing all would delay other requests
 
 
-def test_no_time_is_lost_once_nothing_more_fits() -> None:
-    """The second item takes longer than what is left: answer now, not at the deadline."""
+def test_the_answer_comes_as_soon_as_nothing_more_fits() -> None:
+    """The second item takes longer than the time left: answer now, not at the deadline."""
     backend = SlowCrossEncoder(batch_s=0.0, token_s=0.006)
     with engine_of(backend) as engine:
         for _ in range(5):
             engine.compute(pairs("learn", 1, words=5))
         items = [*pairs("short", 1, words=5), *pairs("long", 20, words=450)]
         start = time.perf_counter()
-        computed = engine.compute(items, deadline=start + 2.7)
+        output = engine.compute(items, deadline=start + 2.7)
         taken = time.perf_counter() - start
-    assert computed.done.tolist() == [True] + [False] * 20
+    assert output.done.tolist() == [True] + [False] * 20
     assert taken < 1.5
 
 
-def test_a_first_item_is_tried_even_if_it_should_not_fit() -> None:
-    """Otherwise a model that once was slow would never be found out to be fast again."""
+def test_a_first_item_is_computed_even_if_it_is_not_predicted_to_fit() -> None:
+    """Otherwise the cost model would never learn that a slow model has become fast."""
     backend = SlowCrossEncoder(batch_s=0.1, token_s=0.0)
     with engine_of(backend) as engine:
         engine.compute(pairs("learn", 1))
-        computed = engine.compute(pairs("query", 5), deadline=within(0.05))
-        assert not computed.done.any()
+        output = engine.compute(pairs("query", 5), deadline=within(0.05))
+        assert not output.done.any()
         backend._cost_s = 0.0, 0.0
         for _ in range(30):
-            computed = engine.compute(pairs("query", 5), deadline=within(0.05))
-        assert computed.done.all()
+            output = engine.compute(pairs("query", 5), deadline=within(0.05))
+        assert output.done.all()
 
 
-@pytest.mark.parametrize("gone_s", [0.0, -5.0])
-def test_a_deadline_that_has_passed_is_answered_at_once(gone_s: float) -> None:
+@pytest.mark.parametrize("late_s", [0.0, -5.0])
+def test_a_deadline_that_has_passed_is_answered_at_once(late_s: float) -> None:
     backend = GatedCrossEncoder()
     with engine_of(backend) as engine:
         items = pairs("late", 20)
-        assert_right(computed := engine.compute(items, deadline=within(gone_s)), items)
-        assert not computed.done.any()
+        assert_correct(output := engine.compute(items, deadline=within(late_s)), items)
+        assert not output.done.any()
         backend.gate.set()
 
 
@@ -168,16 +172,16 @@ def test_a_caller_is_answered_at_the_deadline_while_others_compute(how: str) -> 
             ticker.cancel()
 
     if how == "compute":
-        computed = engine.compute(items, deadline=deadline)
+        output = engine.compute(items, deadline=deadline)
     elif how == "acompute":
-        computed = asyncio.run(ask())
-        assert len(ticks) > 5  # the loop went on
+        output = asyncio.run(ask())
+        assert len(ticks) > 5  # the loop was not blocked
     else:
-        computed = engine.submit(items, deadline=deadline).result(10)
+        output = engine.submit(items, deadline=deadline).result(10)
     taken = time.perf_counter() - start
     assert 0.1 <= taken < 0.1 + SLACK_S
-    assert not computed.done.any()
-    assert_right(computed, items)
+    assert not output.done.any()
+    assert_correct(output, items)
     backend.gate.set()
     engine.close()
     assert all(pair.query == "bulk" for batch in backend.batches for pair in batch)
@@ -186,19 +190,19 @@ def test_a_caller_is_answered_at_the_deadline_while_others_compute(how: str) -> 
 def test_a_batch_that_ends_too_late_still_fills_the_cache() -> None:
     backend = GatedCrossEncoder(batch_tokens=40)
     with engine_of(backend) as engine:
-        engine.cache.grow(1_000_000)
+        engine.cache.memory.grow(1_000_000)
         items = pairs("query", 3)
         assert not engine.compute(items, deadline=within(0.05)).done.any()
         backend.gate.set()
-        while not engine.cache.memory.bytes:
+        while not engine.cache.memory.size_bytes:
             time.sleep(0.001)
-        known = engine.cache.find(items, range(3), None)
-        assert list(known) == [0]
+        cached = engine.cache.find(items, range(3), None)
+        assert list(cached) == [0]
         assert engine.compute(items).cache_hits == 1
 
 
 @pytest.mark.parametrize("how", ["compute", "acompute", "submit"])
-def test_a_caller_outside_a_full_queue_is_answered_too(how: str) -> None:
+def test_a_request_that_is_not_admitted_is_answered_too(how: str) -> None:
     backend = GatedCrossEncoder(batch_tokens=100)
     engine = engine_of(backend, max_queue_tokens=200)
     first = engine.submit(pairs("first", 60))
@@ -206,12 +210,12 @@ def test_a_caller_outside_a_full_queue_is_answered_too(how: str) -> None:
     items = pairs("outside", 3)
     deadline = within(0.05)
     if how == "compute":
-        computed = engine.compute(items, deadline=deadline)
+        output = engine.compute(items, deadline=deadline)
     elif how == "acompute":
-        computed = asyncio.run(engine.acompute(items, deadline=deadline))
+        output = asyncio.run(engine.acompute(items, deadline=deadline))
     else:
-        computed = engine.submit(items, deadline=deadline).result(10)
-    assert not computed.done.any()
+        output = engine.submit(items, deadline=deadline).result(10)
+    assert not output.done.any()
     backend.gate.set()
     assert first.result(10).done.all()
     assert engine.stats().queued_tokens == 0
@@ -219,35 +223,35 @@ def test_a_caller_outside_a_full_queue_is_answered_too(how: str) -> None:
     assert all(pair.query == "first" for batch in backend.batches for pair in batch)
 
 
-def test_cached_items_are_done_wherever_they_stand() -> None:
+def test_cached_items_are_done_at_any_position() -> None:
     backend = SlowCrossEncoder()
     items = pairs("query", 1_000)
-    known = [3, 400, 401, 998, 999]
+    cached = [3, 400, 401, 998, 999]
     with engine_of(backend) as engine:
-        engine.cache.grow(10_000_000)
-        engine.compute([items[index] for index in known])
-        computed = engine.compute(items, deadline=within(0.1))
-    assert_right(computed, items)
-    assert computed.done[known].all()
-    assert computed.cache_hits == len(known)
-    fresh = np.delete(computed.done, known)
+        engine.cache.memory.grow(10_000_000)
+        engine.compute([items[index] for index in cached])
+        output = engine.compute(items, deadline=within(0.1))
+    assert_correct(output, items)
+    assert output.done[cached].all()
+    assert output.cache_hits == len(cached)
+    fresh = np.delete(output.done, cached)
     assert 0 < fresh.sum() < len(fresh)
     assert fresh[: fresh.sum()].all()
 
 
-def test_all_known_needs_no_batch() -> None:
+def test_cached_items_need_no_batch() -> None:
     backend = FakeCrossEncoder()
     items = pairs("query", 300)
     with engine_of(backend) as engine:
-        engine.cache.grow(10_000_000)
+        engine.cache.memory.grow(10_000_000)
         engine.compute(items)
-        computed = engine.compute(items, deadline=within(5))
-    assert computed.done.all()
-    assert computed.batches == 0
+        output = engine.compute(items, deadline=within(5))
+    assert output.done.all()
+    assert output.batches == 0
 
 
-def test_deadline_jobs_share_batches_and_leave_room_for_others() -> None:
-    """Short requests land in one batch, with a deadline or without."""
+def test_requests_with_and_without_deadlines_share_batches() -> None:
+    """Short requests are computed in one batch, with or without a deadline."""
     backend = GatedCrossEncoder(batch_tokens=4_000)
     with engine_of(backend) as engine:
         backend.gate.set()
@@ -262,17 +266,17 @@ def test_deadline_jobs_share_batches_and_leave_room_for_others() -> None:
             engine.submit(items, deadline=within(20) if number % 2 else None)
             for number, items in enumerate(requests)
         ]
-        time.sleep(0.05)  # the preparer makes them ready while the worker is blocked
+        time.sleep(0.05)  # the tokenizer thread makes them ready while the worker is blocked
         batches = len(backend.batches)
         backend.gate.set()
         for items, future in zip(requests, futures, strict=True):
-            assert_right(computed := future.result(10), items)
-            assert computed.done.all()
+            assert_correct(output := future.result(10), items)
+            assert output.done.all()
         opener.result(10)
     assert len(backend.batches) - batches <= 4
 
 
-def test_faults_memory_and_cancellation_are_as_without_a_deadline() -> None:
+def test_faults_memory_and_cancellation_work_as_without_a_deadline() -> None:
     backend = FaultyCrossEncoder(raise_for("bad", ZeroDivisionError("no")))
     with engine_of(backend) as engine, pytest.raises(InferenceError, match="no"):
         engine.compute(pairs("bad", 3), deadline=within(10))
@@ -304,8 +308,8 @@ def test_a_deadline_must_be_a_time() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_nothing_is_lost_in_chaos(seed: int) -> None:
-    """Deadlines, cancellations, faults and memory running out, from threads and loops."""
+def test_every_request_ends_correctly_under_random_faults(seed: int) -> None:
+    """Deadlines, cancellations, faults and out-of-memory errors, in threads and event loops."""
     rng = np.random.default_rng(seed)
     kinds = rng.choice(["deadline", "none", "cancelled", "raises"], 120, p=[0.6, 0.2, 0.1, 0.1])
 
@@ -317,31 +321,31 @@ def test_nothing_is_lost_in_chaos(seed: int) -> None:
 
     backend = FaultyCrossEncoder(fault, delay_s=0.002, seed=seed, batch_tokens=200)
     engine = engine_of(backend, max_queue_tokens=2_000)
-    engine.cache.grow(20_000)
+    engine.cache.memory.grow(20_000)
 
     def request(number: int) -> str:
-        mine = np.random.default_rng((seed, number))
+        rng = np.random.default_rng((seed, number))
         kind = str(kinds[number])
-        items = pairs(f"{kind}{number % 40}", int(mine.integers(0, 60)))
-        seconds = float(mine.choice([0.0, 0.005, 0.03, 0.2, 20.0]))
+        items = pairs(f"{kind}{number % 40}", int(rng.integers(0, 60)))
+        seconds = float(rng.choice([0.0, 0.005, 0.03, 0.2, 20.0]))
         deadline = None if kind == "none" else within(seconds)
         try:
             if kind == "cancelled":
                 future = engine.submit(items, deadline=deadline)
                 time.sleep(0.002)
                 future.cancel()
-                computed = future.result(30)
+                output = future.result(30)
             elif number % 2:
-                computed = asyncio.run(engine.acompute(items, deadline=deadline))
+                output = asyncio.run(engine.acompute(items, deadline=deadline))
             else:
-                computed = engine.compute(items, deadline=deadline, timeout=60)
+                output = engine.compute(items, deadline=deadline, timeout=60)
         except CancelledError:
             return "cancelled"
         except InferenceError:
             return "raises"
-        assert_right(computed, items)
+        assert_correct(output, items)
         if kind == "none" or seconds > 10:
-            assert computed.done.all()
+            assert output.done.all()
         return "answered"
 
     with ThreadPoolExecutor(16) as pool:

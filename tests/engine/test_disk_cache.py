@@ -1,4 +1,4 @@
-"""The disk cache changes no score and raises nothing, whatever becomes of its folder."""
+"""The disk cache: equal scores and no errors, even with a damaged or locked folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ QUERY = "red apples"
 
 
 def rank(folder: Path, texts: list[str] = TEXTS, **settings: Any) -> Ranking:
-    """Rank as a new process would: another engine of the same weights, all written after."""
+    """Rank with a new engine of the same weights, as a new process would; write all results."""
     with Reranker(PinnedCrossEncoder(), cache=Cache(folder=folder), **settings) as reranker:
         return reranker.rank(QUERY, texts)
 
@@ -52,7 +52,7 @@ def run_sql(folder: Path, sql: str, *values: object) -> list[Any]:
 
 
 def plain(ranking: Ranking) -> list[tuple[int, float, bool]]:
-    return [(one.index, one.raw_score, one.truncated) for one in ranking]
+    return [(document.index, document.raw_score, document.truncated) for document in ranking]
 
 
 def expected() -> list[tuple[int, float, bool]]:
@@ -66,12 +66,14 @@ EXPECTED = expected()
 @pytest.fixture
 def warnings_of(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     def of() -> list[str]:
-        return [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+        return [
+            record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING
+        ]
 
     return of
 
 
-# --- what it gives --------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------
 
 
 @settings(max_examples=40)
@@ -88,15 +90,15 @@ def test_cache_on_equals_cache_off(
             backend, reference = PinnedCrossEncoder(), PinnedCrossEncoder()
             engines = set()
             for query, texts, length in requests:
-                kept = Reranker(
+                cached = Reranker(
                     backend, max_length=length, cache=Cache(folder=name, memory_mb=cache_mb)
                 )
                 plain = Reranker(reference, max_length=length)
-                result, expected = kept.rank(query, texts), plain.rank(query, texts)
+                result, expected = cached.rank(query, texts), plain.rank(query, texts)
                 assert result.documents == expected.documents
                 assert result.stats == expected.stats
                 assert result.stats.pairs == len(set(texts))
-                engines |= {kept.engine, plain.engine}
+                engines |= {cached.engine, plain.engine}
             for engine in engines:
                 assert engine.stats().disk_failures == 0
                 engine.close()
@@ -104,29 +106,31 @@ def test_cache_on_equals_cache_off(
 
 @given(st.lists(any_text, min_size=1, max_size=6), st.none() | any_text)
 @settings(max_examples=20)
-def test_vectors_are_kept_by_role_and_prompt(texts: list[str], prompt: str | None) -> None:
-    prompts = None if prompt is None else {"query": prompt}
+def test_vectors_are_cached_by_role_and_prompt(texts: list[str], prompt: str | None) -> None:
     with tempfile.TemporaryDirectory() as name:
         for hits in (False, True):
-            kept = BiEncoder(PinnedBiEncoder(), prompts=prompts, cache=Cache(folder=name))
-            other = BiEncoder(PinnedBiEncoder(), prompts=prompts)
-            np.testing.assert_array_equal(kept.encode_query(texts), other.encode_query(texts))
-            np.testing.assert_array_equal(kept.encode_document(texts), other.encode_document(texts))
-            stats = kept.engine.stats()
+            prompts = None if prompt is None else {"query": prompt}
+            cached = BiEncoder(PinnedBiEncoder(), prompts=prompts, cache=Cache(folder=name))
+            plain = BiEncoder(PinnedBiEncoder(), prompts=prompts)
+            np.testing.assert_array_equal(cached.encode_query(texts), plain.encode_query(texts))
+            np.testing.assert_array_equal(
+                cached.encode_document(texts), plain.encode_document(texts)
+            )
+            stats = cached.engine.stats()
             assert stats.disk_failures == 0
             assert not hits or stats.disk_hits == stats.cache_hits == 2 * len(texts)
-            kept.close()
-            other.close()
+            cached.close()
+            plain.close()
 
 
-def test_another_process_finds_what_one_wrote(tmp_path: Path) -> None:
+def test_another_process_finds_the_results(tmp_path: Path) -> None:
     first, again = rank(tmp_path), rank(tmp_path)
     assert plain(first) == plain(again) == EXPECTED
     assert (first.stats.cache_hits, first.stats.disk_hits) == (0, 0)
     assert (again.stats.cache_hits, again.stats.disk_hits, again.stats.batches) == (40, 40, 0)
 
 
-def test_memory_stands_before_the_disk(tmp_path: Path) -> None:
+def test_memory_is_searched_before_the_disk(tmp_path: Path) -> None:
     rank(tmp_path, TEXTS[:30])
     backend = PinnedCrossEncoder()
     with Reranker(backend, cache=Cache(folder=tmp_path, memory_mb=1)) as reranker:
@@ -139,7 +143,7 @@ def test_memory_stands_before_the_disk(tmp_path: Path) -> None:
         assert sum(map(len, backend.batches)) == 10
 
 
-def test_the_entries_of_the_memory_are_bounded() -> None:
+def test_the_number_of_entries_in_memory_is_limited() -> None:
     with Reranker(PinnedCrossEncoder(), cache=Cache(memory_mb=1, max_entries=7)) as reranker:
         reranker.rank(QUERY, TEXTS)
         assert len(reranker.engine.cache.memory) == 7
@@ -153,7 +157,7 @@ def test_other_weights_find_nothing(tmp_path: Path) -> None:
         assert reranker.rank(QUERY, TEXTS).stats.cache_hits == 0
 
 
-def test_weights_that_changed_while_unloaded_are_told_apart(tmp_path: Path) -> None:
+def test_weights_that_changed_while_unloaded_are_distinguished(tmp_path: Path) -> None:
     backend = PinnedCrossEncoder()
     with Reranker(backend, cache=Cache(folder=tmp_path, memory_mb=1)) as reranker:
         reranker.rank(QUERY, TEXTS)
@@ -164,7 +168,7 @@ def test_weights_that_changed_while_unloaded_are_told_apart(tmp_path: Path) -> N
         assert reranker.rank(QUERY, TEXTS).stats.disk_hits == 40
 
 
-def test_the_folder_is_bounded_and_the_oldest_go(tmp_path: Path) -> None:
+def test_the_folder_is_limited_and_the_oldest_results_are_evicted(tmp_path: Path) -> None:
     many = [f"{number} {text}" for number in range(400) for text in TEXTS]
     with Reranker(PinnedCrossEncoder(), cache=Cache(folder=tmp_path, folder_mb=1)) as reranker:
         for start in range(0, len(many), 2_000):
@@ -175,7 +179,7 @@ def test_the_folder_is_bounded_and_the_oldest_go(tmp_path: Path) -> None:
         assert reranker.rank(QUERY, many[:500]).stats.disk_hits == 0
 
 
-# --- who may use it -------------------------------------------------------------------------
+# --- configuration --------------------------------------------------------------------------
 
 
 def test_a_model_without_a_fingerprint_is_refused(tmp_path: Path) -> None:
@@ -245,7 +249,7 @@ def test_folder_and_files_are_private(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
-# --- what may go wrong ----------------------------------------------------------------------
+# --- faults ---------------------------------------------------------------------------------
 
 
 def test_nothing_is_unpickled_written_as_a_file_or_removed(tmp_path: Path) -> None:
@@ -266,7 +270,7 @@ def test_nothing_is_unpickled_written_as_a_file_or_removed(tmp_path: Path) -> No
         assert (result.stats.cache_hits, plain(result)) == (0, EXPECTED)
         assert not marker.exists()
         assert precious.read_text("utf-8") == "keep me"
-        assert rank(tmp_path).stats.disk_hits == 40  # what was wrong has been replaced
+        assert rank(tmp_path).stats.disk_hits == 40  # the invalid values have been replaced
     run_sql(tmp_path, "UPDATE Settings SET value = ? WHERE key LIKE 'disk_%'", attack)
     assert plain(rank(tmp_path)) == EXPECTED
     assert not marker.exists()
@@ -314,7 +318,7 @@ def damage_file(folder: Path) -> None:
 
 
 DAMAGES = [value for name, value in sorted(globals().items()) if name.startswith("damage_")]
-each_damage = pytest.mark.parametrize("damage", DAMAGES, ids=lambda one: one.__name__)
+each_damage = pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 
 
 @each_damage
@@ -325,7 +329,7 @@ def test_a_damaged_folder_costs_no_score(
     damage(tmp_path)
     for _ in range(2):
         assert plain(rank(tmp_path)) == EXPECTED
-    assert all("Scoring goes on without them" in one for one in warnings_of())
+    assert all("Scoring goes on without them" in warning for warning in warnings_of())
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux lists the open files")
@@ -333,10 +337,12 @@ def test_a_damaged_database_is_closed(tmp_path: Path) -> None:
     rank(tmp_path)
     file = database(tmp_path)
     file.write_bytes(b"not a database" * 1_000)
-    with pytest.raises(sqlite3.DatabaseError) as kept:  # which keeps what is not closed open
+    with pytest.raises(sqlite3.DatabaseError) as raised:  # its traceback keeps unclosed files open
         disk_cache._open_database(tmp_path, 2**20)
-    opened = [os.readlink(one.path) for one in os.scandir("/proc/self/fd") if one.is_symlink()]
-    assert kept.tb is not None
+    opened = [
+        os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if entry.is_symlink()
+    ]
+    assert raised.tb is not None
     assert str(file) not in opened
 
 
@@ -353,7 +359,7 @@ def test_damage_while_in_use_costs_no_score(
             assert plain(reranker.rank(QUERY, TEXTS)) == EXPECTED
 
 
-def test_a_folder_deleted_in_use_is_made_again(
+def test_a_folder_deleted_in_use_is_created_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings_of: Callable[[], list[str]]
 ) -> None:
     monkeypatch.setattr(disk_cache, "_RETRY_AFTER_S", 0.0)
@@ -374,7 +380,7 @@ def test_a_folder_deleted_in_use_is_made_again(
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep the database as another process does that never lets go of it."""
+    """Lock the database, as another process would."""
     with closing(sqlite3.connect(database(folder), isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode=EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
@@ -384,7 +390,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("in_use", [False, True])
-def test_a_locked_database_holds_nobody_up(tmp_path: Path, *, in_use: bool) -> None:
+def test_a_locked_database_delays_no_request(tmp_path: Path, *, in_use: bool) -> None:
     rank(tmp_path, TEXTS[:9])
     reranker = Reranker(backend := PinnedCrossEncoder(), cache=Cache(folder=tmp_path))
     if in_use:
@@ -419,7 +425,9 @@ def test_the_first_failure_is_a_warning_and_the_next_ones_are_not(
     for _ in range(3):
         cache._failed(OSError("broken"))
     cache.close(wait=True)
-    levels = [one.levelno for one in caplog.records if "cannot be used" in one.getMessage()]
+    levels = [
+        record.levelno for record in caplog.records if "cannot be used" in record.getMessage()
+    ]
     assert levels == [logging.WARNING, logging.DEBUG, logging.DEBUG]
     assert cache.failures == 3
 

@@ -1,4 +1,4 @@
-"""Processes share a folder: no wrong score and no exception, even if one is killed or forks."""
+"""Processes share a folder: correct scores and no errors, even if one is killed or forks."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def work(seed, rounds, reranker=None):
         query = f"query {chance.randrange(20)}"
         texts = [f"text {chance.randrange(100)} on {query}" for _ in range(50)]
         ranking = reranker.rank(query, texts)
-        for one in ranking:
-            assert abs(one.raw_score - overlap(query, one.text)) < 1e-6, (query, one)
+        for document in ranking:
+            error = abs(document.raw_score - overlap(query, document.text))
+            assert error < 1e-6, (query, document)
         hits += ranking.stats.disk_hits
     stats = reranker.engine.stats()
     reranker.close()
@@ -67,7 +68,7 @@ def end(process: subprocess.Popen[str]) -> str:
 
 
 def check_intact(folder: Path) -> int:
-    """Check the database; return how many results it has."""
+    """Check the database; return the number of results."""
     (file,) = folder.rglob("cache.db")
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -127,14 +128,14 @@ def test_processes_share_the_folder_with_one_killed_inside_a_transaction(tmp_pat
 
 
 @posix
-def test_children_forked_in_the_middle_of_everything_share_it_too(tmp_path: Path) -> None:
-    """While the parent reads and writes, children fork, and do the same with the same engine."""
+def test_forked_children_share_the_folder_too(tmp_path: Path) -> None:
+    """Children are forked while the parent reads and writes, and do the same."""
     output = end(
         start(
             tmp_path,
             """
             import threading
-            # Imports everything: what a thread is importing when a child forks stays locked there.
+            # Import everything now: an import that runs during a fork stays locked in the child.
             elsewhere = folder.with_name(f"{folder.name}-elsewhere")
             work(0, 2, Reranker(PinnedCrossEncoder(), cache=Cache(folder=elsewhere)))
             reranker = Reranker(PinnedCrossEncoder(), cache=Cache(folder=folder))
@@ -162,10 +163,11 @@ def test_children_forked_in_the_middle_of_everything_share_it_too(tmp_path: Path
     assert check_intact(tmp_path) > 1_000
 
 
-def test_what_a_short_script_computed_is_there_for_the_next(tmp_path: Path) -> None:
+def test_the_results_of_a_short_script_are_written_before_it_ends(tmp_path: Path) -> None:
     script = """
-    kept = PinnedCrossEncoder()
-    print(Reranker(kept, cache=Cache(folder=folder)).rank("query", ["a", "b", "c"]).stats.disk_hits)
+    model = PinnedCrossEncoder()
+    reranker = Reranker(model, cache=Cache(folder=folder))
+    print(reranker.rank("query", ["a", "b", "c"]).stats.disk_hits)
     """
     assert [end(start(tmp_path, script)) for _ in range(2)] == ["0\n", "3\n"]
 
@@ -187,7 +189,7 @@ def test_a_full_disk_is_a_warning(tmp_path: Path) -> None:
 
 @posix
 @pytest.mark.parametrize("filled", [False, True])
-def test_a_folder_that_may_not_be_written_is_a_warning(*, filled: bool) -> None:
+def test_a_folder_without_write_permission_is_a_warning(*, filled: bool) -> None:
     script = """
     work(1, 0, other := Reranker(PinnedCrossEncoder()))  # everything is imported by now
     import diskcache
@@ -198,7 +200,7 @@ def test_a_folder_that_may_not_be_written_is_a_warning(*, filled: bool) -> None:
     hits, failures = work(1, 20)
     print(failures)
     """
-    with tempfile.TemporaryDirectory() as name:  # others may not enter pytest's
+    with tempfile.TemporaryDirectory() as name:  # other users have no access to pytest's folder
         folder = Path(name)
         if filled:
             with Reranker(PinnedCrossEncoder(), cache=Cache(folder=folder)) as reranker:

@@ -1,4 +1,4 @@
-"""An engine puts results back in order, whoever asks and however many at once."""
+"""The engine returns results in the order of the items, to any number of callers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rerank_plugins.testing import FakeCrossEncoder
 from rerank_plugins.types import FloatArray, TextPair
 from tests.helpers import engines as helpers
 
-JOBS = 32
+CALLERS = 32
 _opened = ExitStack()
 
 
@@ -41,19 +41,19 @@ def number(_: str, document: str) -> float:
 
 
 def pairs(start: int, count: int) -> list[TextPair]:
-    """Return pairs whose score is their number, of many lengths."""
+    """Return pairs of different lengths whose score is their number."""
     return [TextPair("q", f"{start + step} " + "word " * (step * 7 % 23)) for step in range(count)]
 
 
-def assert_numbers(computed: RequestOutput, start: int, count: int) -> None:
-    np.testing.assert_array_equal(computed.values, np.arange(start, start + count))
+def assert_numbers(output: RequestOutput, start: int, count: int) -> None:
+    np.testing.assert_array_equal(output.values, np.arange(start, start + count))
     words = [4 + 1 + step * 7 % 23 for step in range(count)]
-    np.testing.assert_array_equal(computed.tokens, words)
-    assert not computed.truncated.any()
+    np.testing.assert_array_equal(output.tokens, words)
+    assert not output.truncated.any()
 
 
 @given(st.integers(0, 40), st.integers(1, 200))
-def test_results_come_back_in_the_items_order(count: int, budget: int) -> None:
+def test_results_are_in_the_order_of_the_items(count: int, budget: int) -> None:
     engine = engine_of(FakeCrossEncoder(number, batch_tokens=budget))
     try:
         assert_numbers(engine.compute(pairs(0, count)), 0, count)
@@ -63,8 +63,8 @@ def test_results_come_back_in_the_items_order(count: int, budget: int) -> None:
 
 def test_no_items_need_no_backend() -> None:
     backend = FakeCrossEncoder()
-    computed = engine_of(backend).compute([])
-    assert (len(computed.values), len(computed.tokens), len(computed.truncated)) == (0, 0, 0)
+    output = engine_of(backend).compute([])
+    assert (len(output.values), len(output.tokens), len(output.truncated)) == (0, 0, 0)
     assert backend.batches == []
 
 
@@ -72,27 +72,31 @@ def test_batches_keep_the_backends_budget() -> None:
     backend = FakeCrossEncoder(number, batch_tokens=60)
     engine_of(backend).compute(pairs(0, 50))
     for batch in backend.batches:
-        longest = max(one.tokens for one in backend.prepare(batch))
+        longest = max(item.tokens for item in backend.prepare(batch))
         assert longest * len(batch) <= 60 or len(batch) == 1
 
 
 def test_many_threads_each_get_their_own_results() -> None:
     engine = engine_of(FakeCrossEncoder(number, batch_tokens=100))
-    with ThreadPoolExecutor(JOBS) as pool:
-        results = list(pool.map(lambda job: engine.compute(pairs(job * 100, 20)), range(JOBS)))
-    for job, computed in enumerate(results):
-        assert_numbers(computed, job * 100, 20)
+    with ThreadPoolExecutor(CALLERS) as pool:
+        results = list(
+            pool.map(lambda caller: engine.compute(pairs(caller * 100, 20)), range(CALLERS))
+        )
+    for caller, output in enumerate(results):
+        assert_numbers(output, caller * 100, 20)
 
 
 async def test_many_tasks_each_get_their_own_results() -> None:
     engine = engine_of(FakeCrossEncoder(number, batch_tokens=100))
-    results = await asyncio.gather(*(engine.acompute(pairs(job * 100, 20)) for job in range(JOBS)))
-    for job, computed in enumerate(results):
-        assert_numbers(computed, job * 100, 20)
+    results = await asyncio.gather(
+        *(engine.acompute(pairs(caller * 100, 20)) for caller in range(CALLERS))
+    )
+    for caller, output in enumerate(results):
+        assert_numbers(output, caller * 100, 20)
 
 
 class Exclusive(FakeCrossEncoder):
-    """Notices when two threads are in :meth:`run` at once."""
+    """Counts concurrent calls of :meth:`run`."""
 
     def __init__(self) -> None:
         super().__init__(number)
@@ -114,12 +118,12 @@ def test_the_backend_runs_for_one_thread_at_a_time() -> None:
     backend = Exclusive()
     engine = engine_of(backend)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda job: engine.compute(pairs(job, 3)), range(16)))
+        list(pool.map(lambda caller: engine.compute(pairs(caller, 3)), range(16)))
     assert len(backend.batches) >= 1
     assert backend.collisions == 0
 
 
-async def test_the_event_loop_runs_on_while_the_model_computes() -> None:
+async def test_the_event_loop_is_not_blocked_while_the_model_computes() -> None:
     started, release = threading.Event(), threading.Event()
 
     def wait(_: str, __: str) -> float:
@@ -136,7 +140,7 @@ async def test_the_event_loop_runs_on_while_the_model_computes() -> None:
     assert (await task).values.tolist() == [1.0]
 
 
-def test_a_failure_reaches_only_who_asked_for_it() -> None:
+def test_a_failure_reaches_only_its_caller() -> None:
     def score(_: str, document: str) -> float:
         if document == "bad":
             message = "boom"
@@ -149,7 +153,7 @@ def test_a_failure_reaches_only_who_asked_for_it() -> None:
     assert engine.compute([TextPair("q", "good")]).values.tolist() == [1.0]
 
 
-async def test_a_closed_engine_refuses_and_has_closed_its_backend() -> None:
+async def test_a_closed_engine_refuses_requests_and_has_closed_its_backend() -> None:
     backend = FakeCrossEncoder()
     engine = engine_of(backend)
     was_closed = engine.closed
@@ -164,7 +168,7 @@ async def test_a_closed_engine_refuses_and_has_closed_its_backend() -> None:
     assert backend.batches == []
 
 
-async def test_bulk_stands_behind_whatever_interface_it_comes_by() -> None:
+async def test_bulk_requests_come_last_in_the_async_interface_too() -> None:
     backend = helpers.GatedCrossEncoder(batch_tokens=6)
     engine = engine_of(backend)
     first = asyncio.create_task(engine.acompute([TextPair("first", "a")]))

@@ -22,7 +22,7 @@ from tests.robustness.faults.scripts import run_script
 
 
 class ReloadingLoader:
-    """Keeps every backend it loaded."""
+    """Keeps a list of the backends it loaded."""
 
     def __init__(self) -> None:
         self.loaded: list[FakeCrossEncoder] = []
@@ -46,7 +46,7 @@ def wait_until_unloaded(engine: Engine[TextPair]) -> None:
         time.sleep(0.005)
 
 
-def test_idle_unload_gives_memory_back_and_reloads() -> None:
+def test_an_idle_model_is_unloaded_and_loaded_again() -> None:
     loader = ReloadingLoader()
     engine: Engine[TextPair] = Engine(LazyModel(loader, ModelConfig()))
     engine.idle_unload_s = 0.05
@@ -60,8 +60,8 @@ def test_idle_unload_gives_memory_back_and_reloads() -> None:
     engine.close()
 
 
-async def test_what_is_said_of_a_model_loads_none_again() -> None:
-    """An unloaded model whose scores are all cached answers, and stays unloaded."""
+async def test_cached_results_do_not_load_an_unloaded_model() -> None:
+    """Properties of the model, and scores that are all cached, need no model in memory."""
     loader = ReloadingLoader()
     original = get_loader("cross-encoder")
     register_loader("cross-encoder", loader)
@@ -105,7 +105,7 @@ def test_the_setting_reaches_the_shared_engine() -> None:
 
 
 def test_idle_engines_do_not_poll() -> None:
-    """Without work, the threads of an engine use no processor time."""
+    """Without requests, the threads of an engine use no processor time."""
     loader = ReloadingLoader()
     engine: Engine[TextPair] = Engine(LazyModel(loader, ModelConfig()))
     with engine:
@@ -116,7 +116,7 @@ def test_idle_engines_do_not_poll() -> None:
 
 
 def test_the_interpreter_exits_while_requests_wait() -> None:
-    """No hang, no traceback, whatever is queued or running."""
+    """There is no hang and no traceback."""
     result = run_script(
         """
         import threading, time
@@ -141,30 +141,30 @@ def test_the_interpreter_exits_while_requests_wait() -> None:
     assert result.stderr == ""
 
 
-def test_a_backend_that_outlives_the_engines_dies_in_silence(tmp_path: Path) -> None:
-    """One that a module holds goes when the interpreter has taken half of it apart."""
+def test_a_backend_that_outlives_the_engines_ends_without_an_error(tmp_path: Path) -> None:
+    """A backend in a module is collected when the interpreter is half torn down."""
     (tmp_path / "holder.py").write_text(
         textwrap.dedent(
             """
             import numpy as np
             from rerank_plugins import Reranker
-            from rerank_plugins.engine.backend import Prepared
+            from rerank_plugins.engine.backend import TokenizedItem
             from rerank_plugins.types import ModelIdentity, ScoreScale
 
-            class Own:
-                identity = ModelIdentity("own", None, "own", "float32", 512)
+            class UserModel:
+                identity = ModelIdentity("user", None, "user", "float32", 512)
                 scale, batch_tokens, is_padded = ScoreScale.LOGIT, 100, False
 
                 def prepare(self, items, max_length=None):
-                    return [Prepared(3, False, len(item.document)) for item in items]
+                    return [TokenizedItem(3, False, len(item.document)) for item in items]
 
                 def run(self, batch):
-                    return np.array([one.payload for one in batch], dtype=np.float32)
+                    return np.array([item.payload for item in batch], dtype=np.float32)
 
                 def close(self):
                     pass
 
-            backend = Own()
+            backend = UserModel()
             print(Reranker(backend).rank("rain", ["a", "bb"])[0].index)
             """
         ),
@@ -175,8 +175,8 @@ def test_a_backend_that_outlives_the_engines_dies_in_silence(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_gets_an_engine_of_its_own() -> None:
-    """Fork after the parent has scored, in the middle of its load: both sides go on."""
+def test_a_forked_child_gets_its_own_engine() -> None:
+    """Fork while the parent scores: both processes keep working."""
     result = run_script(
         """
         import os, threading, warnings
@@ -186,7 +186,7 @@ def test_a_forked_child_gets_an_engine_of_its_own() -> None:
 
         documents = ["Goethe wrote Faust.", "Rain falls."] * 20
         reranker = Reranker("mini", dtype="float32")
-        expected = [one.raw_score for one in reranker.rank("who wrote Faust", documents)]
+        expected = [doc.raw_score for doc in reranker.rank("who wrote Faust", documents)]
         engine = reranker.engine
         busy = threading.Thread(
             target=lambda: [reranker.rank("who", [f"{n} {d}" for d in documents]) for n in range(9)]
@@ -199,7 +199,7 @@ def test_a_forked_child_gets_an_engine_of_its_own() -> None:
                 try:
                     engine.compute([("who", "he")])
                 except EngineClosedError:
-                    scores = [one.raw_score for one in reranker.rank("who wrote Faust", documents)]
+                    scores = [doc.raw_score for doc in reranker.rank("who wrote Faust", documents)]
                     same = all(abs(a - b) < 1e-5 for a, b in zip(scores, expected))
                     code = 0 if same and reranker.engine is not engine else 2
             finally:
@@ -207,7 +207,7 @@ def test_a_forked_child_gets_an_engine_of_its_own() -> None:
         busy.join()
         _, status = os.waitpid(child, 0)
         print("child", os.waitstatus_to_exitcode(status))
-        again = [one.raw_score for one in reranker.rank("who wrote Faust", documents)]
+        again = [doc.raw_score for doc in reranker.rank("who wrote Faust", documents)]
         print("parent", all(abs(a - b) < 1e-5 for a, b in zip(again, expected)))
         """
     )

@@ -1,7 +1,8 @@
-"""One engine a model a process, loaded once however many ask."""
+"""One engine per model and process, loaded once for any number of callers."""
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.loading import get_loader, register_loader
-from rerank_plugins.engine.registry import aget_engine, get_engine
+from rerank_plugins.engine.registry import get_engine
 from rerank_plugins.errors import ModelLoadError
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 
@@ -19,7 +20,7 @@ THREADS = 32
 
 
 class CountingLoader:
-    """Loads fakes slowly, counts, and fails as often as it is told."""
+    """Loads fakes slowly, counts the loads, and fails a number of times."""
 
     def __init__(self) -> None:
         self.loaded: list[ModelConfig] = []
@@ -56,7 +57,7 @@ def loader() -> Iterator[CountingLoader]:
 
 @pytest.fixture
 def config(request: pytest.FixtureRequest) -> ModelConfig:
-    """A configuration that no other test uses: engines outlive tests."""
+    """Return a configuration that no other test uses, because engines outlive tests."""
     return ModelConfig(model=request.node.nodeid)
 
 
@@ -83,8 +84,8 @@ def test_a_failed_load_is_tried_again(loader: CountingLoader, config: ModelConfi
     assert len(loader.loaded) == 3
 
 
-def test_a_failure_with_many_waiting(loader: CountingLoader, config: ModelConfig) -> None:
-    """Somebody gets the error; nobody hangs, and the rest share one model."""
+def test_a_failed_load_with_many_callers(loader: CountingLoader, config: ModelConfig) -> None:
+    """At least one caller gets the error; all others share one model."""
     loader.failures = 1
     loader.delay = 0.05
     start = threading.Barrier(8)
@@ -100,11 +101,11 @@ def test_a_failure_with_many_waiting(loader: CountingLoader, config: ModelConfig
         results = list(pool.map(ask, range(8)))
     assert None in results
     engine = get_engine("cross-encoder", config)
-    assert all(one in (None, engine) for one in results)
+    assert all(result in (None, engine) for result in results)
     assert len(loader.loaded) == 2
 
 
-def test_a_slow_load_does_not_hold_up_other_models(
+def test_a_slow_load_does_not_delay_other_models(
     loader: CountingLoader, config: ModelConfig
 ) -> None:
     release = loader.held[config.model] = threading.Event()
@@ -119,10 +120,10 @@ def test_a_slow_load_does_not_hold_up_other_models(
 
 
 def test_equal_configurations_share(loader: CountingLoader, config: ModelConfig) -> None:
-    one = Reranker(config.model, top_n=3).engine
-    assert Reranker(config.model, score_threshold=0.5).engine is one
-    assert Reranker(config.model, device="cpu").engine is one, "None resolves to cpu here"
-    assert Reranker(config.model, max_length=64).engine is one, "a length is a request's own"
+    engine = Reranker(config.model, top_n=3).engine
+    assert Reranker(config.model, score_threshold=0.5).engine is engine
+    assert Reranker(config.model, device="cpu").engine is engine, "None resolves to cpu here"
+    assert Reranker(config.model, max_length=64).engine is engine, "a setting of each request"
     assert len(loader.loaded) == 1
 
 
@@ -137,7 +138,7 @@ def test_equal_configurations_share(loader: CountingLoader, config: ModelConfig)
     ],
     ids=lambda difference: next(iter(difference)),
 )
-def test_other_configurations_do_not(
+def test_other_configurations_do_not_share(
     loader: CountingLoader, config: ModelConfig, difference: dict[str, object]
 ) -> None:
     other = config.replace(**difference)
@@ -145,13 +146,35 @@ def test_other_configurations_do_not(
     assert len(loader.loaded) == 2
 
 
-async def test_what_a_user_asks_for_reaches_an_engine_that_is_loaded_for_it(
+async def test_settings_reach_an_engine_that_an_async_call_loads(
     loader: CountingLoader, config: ModelConfig
 ) -> None:
-    engine = await aget_engine("cross-encoder", config, config.replace(idle_unload_s=99))
+    reranker = Reranker(config.model, idle_unload_s=99)
+    await reranker.arank("rain", ["snow"])
+    engine = reranker.engine
     assert engine.idle_unload_s == 99
     assert len(loader.loaded) == 1
     engine.close()
+
+
+def test_settings_are_applied_once_per_engine(loader: CountingLoader, config: ModelConfig) -> None:
+    reranker = Reranker(config.model, idle_unload_s=99)
+    engine = reranker.engine
+    engine.idle_unload_s = None
+    reranker.rank("rain", ["snow"])
+    assert reranker.engine is engine
+    assert engine.idle_unload_s is None
+    engine.close()
+    assert reranker.engine.idle_unload_s == 99
+
+
+def test_a_reranker_can_be_pickled_after_its_use(
+    loader: CountingLoader, config: ModelConfig
+) -> None:
+    reranker = Reranker(config.model)
+    reranker.rank("rain", ["snow"])
+    copy = pickle.loads(pickle.dumps(reranker))  # noqa: S301  (our own bytes)
+    assert copy.engine is reranker.engine
 
 
 def test_a_closed_engine_is_replaced(loader: CountingLoader, config: ModelConfig) -> None:
@@ -174,7 +197,9 @@ def test_closing_loads_nothing(loader: CountingLoader, config: ModelConfig) -> N
     Reranker(config.model).close()
     assert loader.loaded == []
     engine = Reranker(config.model).engine
-    Reranker(config.model, device="cpu", max_length=64).close()  # the same model in other words
+    Reranker(
+        config.model, device="cpu", max_length=64
+    ).close()  # another configuration of the same model
     assert engine.closed
     Reranker(config.model).close()
     assert len(loader.loaded) == 1
@@ -196,7 +221,7 @@ def test_kinds_do_not_share(loader: CountingLoader, config: ModelConfig) -> None
     original = get_loader("bi-encoder")
     register_loader("bi-encoder", loader)
     try:
-        one = get_engine("bi-encoder", config)
+        bi_encoder = get_engine("bi-encoder", config)
     finally:
         register_loader("bi-encoder", original)
-    assert one is not get_engine("cross-encoder", config)
+    assert bi_encoder is not get_engine("cross-encoder", config)

@@ -1,4 +1,4 @@
-"""A job on its way: what is in a batch, and when nothing will change any more."""
+"""Requests: items in batches, and the end of a request."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from rerank_plugins.testing import FakeCrossEncoder
 from rerank_plugins.types import TextPair
 
 
-def test_a_job_ends_after_its_batch_was_put_back() -> None:
-    """Whether it is given up before or after that."""
+def test_a_given_up_request_ends_after_its_batch_was_put_back() -> None:
+    """It may be given up before or after that."""
     items = [TextPair("q", "one"), TextPair("q", "two")]
     for early in (False, True):
-        job = DeadlineRequest(items, None, "interactive", [5, 5], 1.0)
-        indices = job.take_in_order(10, 2)
-        job.add_prepared(indices, FakeCrossEncoder().prepare(items))
-        job.take(0)
+        request = DeadlineRequest(items, None, "interactive", [5, 5], 1.0)
+        indices = request.take_in_order(10, 2)
+        request.add_tokenized(indices, FakeCrossEncoder().prepare(items))
+        request.take(0)
         if early:
-            job.give_up()
-            assert not job.ended  # the batch may still give a result
-        job.put_back(0)
-        job.give_up()
-        assert job.ended
+            request.give_up()
+            assert not request.ended  # the batch may still return a result
+        request.put_back(0)
+        request.give_up()
+        assert request.ended

@@ -1,4 +1,4 @@
-"""Cost is linear in tokens, and memory does not grow with the number of pairs."""
+"""Cost is linear in tokens; memory does not grow with the number of pairs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ PASSAGE = " ".join(TEXTS)
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_ten_thousand_pairs_cost_what_their_tokens_cost() -> None:
-    """Processor time, which other programs on the machine hardly change."""
+def test_the_cost_of_ten_thousand_pairs_is_linear_in_tokens() -> None:
+    """The cost is processor time, which depends little on other programs."""
     texts = [f"{number} {PASSAGE[:30]}" for number in range(10_000)]
     texts[:1000] = [f"{number} {PASSAGE}" for number in range(1_000)]
     pairs = [(TEXTS[0], text) for text in texts]

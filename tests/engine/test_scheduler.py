@@ -1,4 +1,4 @@
-"""Many callers, one worker: right scores, cancellation, backpressure, faults, lifecycle."""
+"""Many callers and one worker: scores, cancellation, backpressure, faults, lifecycle."""
 
 from __future__ import annotations
 
@@ -38,29 +38,31 @@ from tests.helpers.engines import (
 
 
 def threads_of(engine: Engine[Any]) -> list[threading.Thread]:
-    return [thread for thread in engine._scheduler.crew._threads if thread.is_alive()]
+    return [thread for thread in engine._scheduler.threads if thread.is_alive()]
 
 
 def test_threads_loops_and_futures_share_batches() -> None:
-    """Sync threads, two event loops in two threads and plain futures: all right, batched."""
+    """Synchronous threads, two event loops and futures get correct scores from shared batches."""
     backend = GatedCrossEncoder(batch_tokens=4_000)
     with engine_of(backend) as engine:
         requests = [pairs(f"query{number}", 5 + number % 7) for number in range(40)]
 
-        def in_a_loop(mine: list[list[TextPair]]) -> list[RequestOutput]:
+        def in_a_loop(loop_requests: list[list[TextPair]]) -> list[RequestOutput]:
             async def main() -> list[RequestOutput]:
-                return await asyncio.gather(*(engine.acompute(one) for one in mine))
+                return await asyncio.gather(
+                    *(engine.acompute(request) for request in loop_requests)
+                )
 
             return asyncio.run(main())
 
         with ThreadPoolExecutor(22) as pool:
             loops = [pool.submit(in_a_loop, requests[:10]), pool.submit(in_a_loop, requests[10:20])]
-            sync = [pool.submit(engine.compute, one) for one in requests[20:30]]
-            plain = [engine.submit(one) for one in requests[30:]]
+            sync = [pool.submit(engine.compute, request) for request in requests[20:30]]
+            plain = [engine.submit(request) for request in requests[30:]]
             while engine.stats().requests < len(requests):
                 time.sleep(0.001)
             backend.gate.set()
-            results = [one for loop in loops for one in loop.result(30)]
+            results = [result for loop in loops for result in loop.result(30)]
             results += [future.result(30) for future in [*sync, *plain]]
     for request, result in zip(requests, results, strict=True):
         np.testing.assert_allclose(result.values, expected(request))
@@ -135,9 +137,10 @@ async def test_full_queue_does_not_block_the_event_loop() -> None:
     given_up = asyncio.create_task(engine.acompute(pairs("gives up", 2)))
     await asyncio.sleep(0.05)
     given_up.cancel()
-    # A cancelled task hears of it when the loop next turns: only then open the gate.
+    # A task is cancelled in the next iteration of the loop: open the gate after it.
     with pytest.raises(asyncio.CancelledError):
         await given_up
+    assert len(engine._queue._not_admitted) == 1  # the cancelled request left at once
     backend.gate.set()
     np.testing.assert_allclose((await waiting).values, expected(pairs("waits", 2)))
     first.result(10)
@@ -146,7 +149,7 @@ async def test_full_queue_does_not_block_the_event_loop() -> None:
 
 
 def shared_batch(backend: FaultyCrossEncoder) -> dict[str, Future[RequestOutput]]:
-    """Send three requests that land in one batch."""
+    """Send three requests that share a batch."""
     engine = get_engine("cross-encoder", backend)
     gate = threading.Event()
     inner, backend.fault = backend.fault, lambda _: None
@@ -162,7 +165,7 @@ def shared_batch(backend: FaultyCrossEncoder) -> dict[str, Future[RequestOutput]
     futures = {query: engine.submit(pairs(query, 2)) for query in ("good", "bad", "fine")}
     while engine.stats().requests < 4:
         time.sleep(0.001)
-    time.sleep(0.05)  # the preparer makes the three ready while the worker is blocked
+    time.sleep(0.05)  # the tokenizer thread makes them ready while the worker is blocked
     backend.fault = inner
     gate.set()
     opener.result(10)
@@ -192,7 +195,7 @@ def test_a_fault_reaches_only_its_request(
     assert engine.stats().queued_tokens == 0
 
 
-def test_out_of_memory_halves_the_budget_and_remembers() -> None:
+def test_out_of_memory_halves_the_budget_permanently() -> None:
     backend = FaultyCrossEncoder(out_of_memory_beyond(3), batch_tokens=1_000)
     with engine_of(backend) as engine:
         items = pairs("query", 100)
@@ -213,7 +216,7 @@ def test_out_of_memory_for_one_item_is_reported() -> None:
 
 
 def test_a_dead_worker_is_reported_and_replaced() -> None:
-    """Not an Exception: the worst that can happen to a thread."""
+    """The worker raises a BaseException that is not an Exception."""
     both_wait = threading.Event()
 
     def die(batch: list[TextPair]) -> None:
@@ -242,7 +245,7 @@ def test_a_tokenizer_fault_reaches_only_its_request() -> None:
     check_only_bad_fails(Broken(), InferenceError, "cannot tokenize")
 
 
-def test_close_fails_what_waits_and_stops_the_threads() -> None:
+def test_close_fails_pending_requests_and_stops_the_threads() -> None:
     backend = GatedCrossEncoder(batch_tokens=50)
     engine = engine_of(backend)
     engine.submit(pairs("running", 1))
@@ -276,7 +279,7 @@ def test_an_engine_ends_with_the_backend_object() -> None:
 
 
 def test_an_engine_ends_with_a_backend_that_failed() -> None:
-    """What a thread had in hand last, and its error's traceback, do not keep the backend alive."""
+    """The last request of a thread, and the traceback of its error, do not keep the backend."""
 
     class Broken(FakeCrossEncoder):
         def run(self, batch: Any) -> Any:
@@ -289,14 +292,14 @@ def test_an_engine_ends_with_a_backend_that_failed() -> None:
     threads = threads_of(get_engine("cross-encoder", backend))
     assert len(threads) == 2
     del backend
-    time.sleep(0.1)  # the caller was told before the threads are back where they wait
+    time.sleep(0.1)  # the caller gets the error before the threads wait again
     gc.collect()
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
 
 
-def test_bi_encoder_requests_batch_too() -> None:
+def test_bi_encoder_requests_share_batches_too() -> None:
     class Gated(FakeBiEncoder):
         gate = threading.Event()
 

@@ -33,19 +33,19 @@ WORKERS = 4
 
 
 class Parallel(FakeCrossEncoder):
-    """Runs four batches at once, and knows how many were in it.
+    """Runs four batches at once, and counts them.
 
     Attributes:
-        inside: Batches that run now.
-        most: Batches that ran at once, at most.
-        gate: Set it to let batches pass.
+        running: Batches that run now.
+        max_running: Maximum number of batches that ran at once.
+        gate: Event that lets batches pass.
     """
 
     workers = WORKERS
 
     def __init__(self, *, batch_tokens: int = 100, open_gate: bool = True) -> None:
         super().__init__(batch_tokens=batch_tokens)
-        self.inside = self.most = 0
+        self.running = self.max_running = 0
         self.gate = threading.Event()
         self._lock = threading.Lock()
         if open_gate:
@@ -53,38 +53,38 @@ class Parallel(FakeCrossEncoder):
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         with self._lock:
-            self.inside += 1
-            self.most = max(self.most, self.inside)
+            self.running += 1
+            self.max_running = max(self.max_running, self.running)
         try:
             assert self.gate.wait(30)
             return super().run(batch)
         finally:
             with self._lock:
-                self.inside -= 1
+                self.running -= 1
 
-    def wait_for(self, inside: int) -> None:
+    def wait_for(self, running: int) -> None:
         deadline = time.monotonic() + 10
-        while self.inside != inside:
-            assert time.monotonic() < deadline, f"{self.inside} batches, not {inside}"
+        while self.running != running:
+            assert time.monotonic() < deadline, f"{self.running} batches, not {running}"
             time.sleep(0.001)
 
 
-def test_four_batches_run_at_once_and_scores_go_home() -> None:
+def test_four_batches_run_at_once_with_correct_scores() -> None:
     backend = Parallel(open_gate=False)
     with engine_of(backend) as engine:
         requests = [pairs(f"query{number}", 20 + number) for number in range(12)]
-        futures = [engine.submit(one) for one in requests]
+        futures = [engine.submit(request) for request in requests]
         backend.wait_for(WORKERS)
         backend.gate.set()
         for request, future in zip(requests, futures, strict=True):
             np.testing.assert_allclose(future.result(10).values, expected(request))
-        assert backend.most == WORKERS
+        assert backend.max_running == WORKERS
         assert engine.stats().queued_tokens == 0
         assert engine.stats().batches == len(backend.batches)
 
 
 def test_a_small_request_is_still_one_batch() -> None:
-    """Four idle workers do not tear a request apart, nor does preparing it in parts."""
+    """Idle workers do not split a request, and neither does tokenizing it in parts."""
 
     class Untokenized(Parallel):
         prepare_items = 1_000
@@ -97,14 +97,14 @@ def test_a_small_request_is_still_one_batch() -> None:
 
 
 @pytest.mark.parametrize("name", ["workers", "prepare_items"])
-def test_a_number_that_is_none_is_refused(name: str) -> None:
+def test_an_invalid_count_is_refused(name: str) -> None:
     backend = FakeCrossEncoder()
     backend.__dict__[name] = 0
     with pytest.raises(ConfigurationError, match=f"{name} is 0"):
         Reranker(backend).warm_up()
 
 
-def test_two_batches_of_a_job_may_fail_together() -> None:
+def test_batches_of_one_request_may_fail_together() -> None:
     together = threading.Barrier(WORKERS)
 
     class Failing(Parallel):
@@ -146,7 +146,7 @@ def test_batches_that_do_not_fit_together_halve_the_budget_once() -> None:
         assert 45 <= stats.batch_tokens <= 55
 
 
-def test_a_dead_worker_ends_all_and_a_new_crew_takes_over() -> None:
+def test_a_dead_worker_fails_all_requests_and_new_threads_start() -> None:
     class Dying(Parallel):
         def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
             if batch[0].payload.query == "fatal":
@@ -167,7 +167,7 @@ def test_a_dead_worker_ends_all_and_a_new_crew_takes_over() -> None:
         engine.compute(pairs("next", 50)).values, expected(pairs("next", 50))
     )
     engine.close()
-    assert not any(thread.is_alive() for thread in engine._scheduler.crew._threads)
+    assert not any(thread.is_alive() for thread in engine._scheduler.threads)
 
 
 def test_close_ends_every_worker() -> None:
@@ -175,7 +175,7 @@ def test_close_ends_every_worker() -> None:
     engine = engine_of(backend)
     future = engine.submit(pairs("query", 100))
     backend.wait_for(WORKERS)
-    threads = engine._scheduler.crew._threads
+    threads = engine._scheduler.threads
     assert len(threads) == 1 + WORKERS
     closer = threading.Thread(target=engine.close)
     closer.start()
@@ -188,7 +188,7 @@ def test_close_ends_every_worker() -> None:
 
 
 class Loader:
-    """Loads backends that complain when they are closed while they compute."""
+    """Keeps a list of the backends it loaded."""
 
     def __init__(self) -> None:
         self.loaded: list[Parallel] = []
@@ -201,19 +201,19 @@ class Loader:
         return self.loaded[-1]
 
 
-def test_an_idle_worker_does_not_unload_under_a_busy_one() -> None:
-    """The batch's job was cancelled, so nothing waits; yet the batch still runs."""
+def test_an_idle_worker_does_not_unload_the_model_of_a_busy_one() -> None:
+    """The request was cancelled, so the queue is empty, but its batch still runs."""
     loader = Loader()
     engine: Engine[TextPair] = Engine(LazyModel(loader, ModelConfig()))
     engine.idle_unload_s = 0.05
     engine.compute(pairs("query", 50))
     (backend,) = loader.loaded
     backend.gate.clear()
-    given_up = engine.submit(pairs("query", 3))
+    cancelled = engine.submit(pairs("query", 3))
     backend.wait_for(1)
-    assert given_up.cancel()
+    assert cancelled.cancel()
     time.sleep(0.3)
-    assert [one.closed for one in loader.loaded] == [False]
+    assert [loaded.closed for loaded in loader.loaded] == [False]
     backend.gate.set()
     deadline = time.monotonic() + 10
     while engine.loaded:
@@ -224,23 +224,23 @@ def test_an_idle_worker_does_not_unload_under_a_busy_one() -> None:
     engine.close()
 
 
-def test_known_failures_reach_their_requests_and_nothing_runs_again() -> None:
-    class Knowing(Parallel):
+def test_reported_failures_reach_their_requests_and_nothing_runs_again() -> None:
+    class Reporting(Parallel):
         workers = 1
 
         def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
             rows = super().run(batch)
             errors = {
-                row: InvalidInputError(f"no {one.payload.query}")
-                for row, one in enumerate(batch)
-                if one.payload.query.startswith("bad")
+                row: InvalidInputError(f"no {item.payload.query}")
+                for row, item in enumerate(batch)
+                if item.payload.query.startswith("bad")
             }
             if errors:
                 message = "some failed"
                 raise BatchError(message, rows, errors)
             return rows
 
-    backend = Knowing(batch_tokens=4_000, open_gate=False)
+    backend = Reporting(batch_tokens=4_000, open_gate=False)
     with engine_of(backend) as engine:
         opener = engine.submit(pairs("opener", 1))
         backend.wait_for(1)
@@ -249,7 +249,7 @@ def test_known_failures_reach_their_requests_and_nothing_runs_again() -> None:
         }
         while engine.stats().requests < 4:
             time.sleep(0.001)
-        time.sleep(0.05)  # the preparer makes the three ready while the worker is blocked
+        time.sleep(0.05)  # the tokenizer thread makes them ready while the worker is blocked
         backend.gate.set()
         opener.result(10)
         np.testing.assert_allclose(futures["good"].result(10).values, expected(pairs("good", 3)))
@@ -260,7 +260,7 @@ def test_known_failures_reach_their_requests_and_nothing_runs_again() -> None:
 
 
 def test_many_callers_on_many_workers() -> None:
-    """Seeded sizes and cancellations: what is not given up is right."""
+    """Random sizes and cancellations: every other request gets correct scores."""
     rng = np.random.default_rng(7)
     backend = Parallel(batch_tokens=60)
     with engine_of(backend, max_queue_tokens=3_000) as engine:

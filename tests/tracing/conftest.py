@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 @dataclass(frozen=True)
 class Spans:
-    """What was recorded."""
+    """The recorded spans."""
 
     exporter: InMemorySpanExporter
 
@@ -30,7 +30,9 @@ class Spans:
         return span
 
     def under(self, parent: ReadableSpan) -> list[ReadableSpan]:
-        return [one for one in self.all() if one.parent and one.parent.span_id == identity(parent)]
+        return [
+            span for span in self.all() if span.parent and span.parent.span_id == identity(parent)
+        ]
 
     def json(self) -> str:
         return "\n".join(span.to_json() for span in self.all())
@@ -47,7 +49,7 @@ def trace_of(span: ReadableSpan) -> int:
 
 
 def times(span: ReadableSpan) -> tuple[int, int]:
-    """Return when it began and ended, in nanoseconds since the epoch."""
+    """Return the start and the end in nanoseconds since the epoch."""
     assert span.start_time is not None
     assert span.end_time is not None
     return span.start_time, span.end_time
@@ -61,11 +63,11 @@ def values(span: ReadableSpan) -> dict[str, Any]:
 def exporter() -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()
     provider = trace.get_tracer_provider()
-    known = isinstance(provider, TracerProvider)  # a process has one, perhaps the documentation's
+    is_set = isinstance(provider, TracerProvider)  # once per process, perhaps by the docs' tests
     if not isinstance(provider, TracerProvider):
         provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    if not known:
+    if not is_set:
         trace.set_tracer_provider(provider)
     return exporter
 

@@ -1,4 +1,4 @@
-"""One trace over client and server: real HTTP, our own server, the embedded model."""
+"""One trace over client and server, with real HTTP and the embedded model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rerank_plugins.serving import ServerSettings
 from tests.backends.remote.conftest import remote
 from tests.backends.remote.schemas import Request
 from tests.helpers.fake_server import TOKEN as OTHER_TOKEN
-from tests.helpers.fake_server import Handler, StandIn, says
+from tests.helpers.fake_server import FakeServer, Handler, respond
 from tests.ray.live import wait_until
 from tests.serving.live import QUESTION, TEXTS, TOKEN, Live, live
 from tests.tracing.conftest import Spans, identity, times, trace_of, values
@@ -29,14 +29,14 @@ def server() -> Iterator[Live]:
 
 
 @pytest.fixture
-def stand_in() -> Iterator[StandIn]:
-    server = StandIn("tei")
+def fake_server() -> Iterator[FakeServer]:
+    server = FakeServer("tei")
     yield server
     server.stop()
 
 
 @pytest.mark.parametrize("how", ["sync", "async"])
-async def test_one_trace_over_both(
+async def test_client_and_server_share_a_trace(
     spans: Spans, server: Live, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "rerank_plugins")
@@ -45,51 +45,56 @@ async def test_one_trace_over_both(
         await reranker.arank(QUESTION, TEXTS) if how == "async" else reranker.rank(QUESTION, TEXTS)
     )
     assert ranking[0].index == 1
-    (ours,) = [one for one in spans.named("rerank") if one.parent is None]
+    (client,) = [span for span in spans.named("rerank") if span.parent is None]
     call = spans.one("rerank.remote")
-    # The server's span of a request ends after its answer.
+    # The server's span of a request ends after its response.
     assert wait_until(lambda: bool(spans.named("POST /rerank")), 10)
     served = spans.one("POST /rerank")
-    (theirs,) = [one for one in spans.named("rerank") if one.parent is not None]
-    assert call in spans.under(ours)
+    (remote_call,) = [span for span in spans.named("rerank") if span.parent is not None]
+    assert call in spans.under(client)
     assert spans.under(call) == [served]
-    assert spans.under(served) == [theirs]
-    assert len({trace_of(one) for one in spans.all()}) == 1
-    assert "rerank.score" in {one.name for one in spans.under(theirs)}
+    assert spans.under(served) == [remote_call]
+    assert len({trace_of(span) for span in spans.all()}) == 1
+    assert "rerank.score" in {span.name for span in spans.under(remote_call)}
     assert call.kind is SpanKind.CLIENT
     assert served.kind is SpanKind.SERVER
-    found = values(call)
-    assert found["server.address"] == "127.0.0.1"
-    assert found["server.port"] == httpx.URL(server.url).port
-    assert found["http.response.status_code"] == 200
-    assert found["rerank_plugins.api"] == "rerank-plugins"
-    assert found["rerank_plugins.documents"] == 3
-    assert found["rerank_plugins.retries"] == 0
+    attributes = values(call)
+    assert attributes["server.address"] == "127.0.0.1"
+    assert attributes["server.port"] == httpx.URL(server.url).port
+    assert attributes["http.response.status_code"] == 200
+    assert attributes["rerank_plugins.api"] == "rerank-plugins"
+    assert attributes["rerank_plugins.documents"] == 3
+    assert attributes["rerank_plugins.retries"] == 0
     assert values(served)["http.response.status_code"] == 200
-    assert values(theirs)["reranker.model_name"] == "mini"
-    assert times(ours)[0] <= times(call)[0] <= times(theirs)[0]
-    assert times(theirs)[1] <= times(call)[1] <= times(ours)[1]
+    assert values(remote_call)["reranker.model_name"] == "mini"
+    assert times(client)[0] <= times(call)[0] <= times(remote_call)[0]
+    assert times(remote_call)[1] <= times(call)[1] <= times(client)[1]
     for text in (QUESTION, *TEXTS, TOKEN):
         assert text not in spans.json()
         assert text not in caplog.text
 
 
-def test_the_server_continues_any_trace_and_leaves_probes_out(spans: Spans, server: Live) -> None:
-    made = "4bf92f3577b34da6a3ce929d0e0e4736"
-    headers = {"Authorization": f"Bearer {TOKEN}", "traceparent": f"00-{made}-00f067aa0ba902b7-01"}
+def test_the_server_continues_any_trace_and_does_not_record_probes(
+    spans: Spans, server: Live
+) -> None:
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {
+        "Authorization": f"Bearer {TOKEN}",
+        "traceparent": f"00-{trace_id}-00f067aa0ba902b7-01",
+    }
     body = {"query": QUESTION, "documents": TEXTS}
     for path in ("/v2/rerank", "/a secret path", "/health"):
         httpx.post(f"{server.url}{path}", json=body, headers=headers)
     assert wait_until(lambda: bool(spans.named("POST other")), 10)
-    served = [one for one in spans.all() if one.kind is SpanKind.SERVER]
-    assert [one.name for one in served] == ["POST /v2/rerank", "POST other"]
-    assert {f"{trace_of(one):032x}" for one in spans.all()} == {made}
-    httpx.post(f"{server.url}/v2/rerank", json=body, headers={**headers, "traceparent": "odd"})
+    served = [span for span in spans.all() if span.kind is SpanKind.SERVER]
+    assert [span.name for span in served] == ["POST /v2/rerank", "POST other"]
+    assert {f"{trace_of(span):032x}" for span in spans.all()} == {trace_id}
+    httpx.post(f"{server.url}/v2/rerank", json=body, headers={**headers, "traceparent": "invalid"})
     assert wait_until(lambda: len(spans.named("POST /v2/rerank")) > 1, 10)
     assert spans.named("POST /v2/rerank")[-1].parent is None
 
 
-def test_a_refusal_has_its_status_and_no_token(spans: Spans, server: Live) -> None:
+def test_a_refused_call_has_its_status_and_no_token(spans: Spans, server: Live) -> None:
     wrong = f"{TOKEN}-not"
     reranker = Reranker(RemoteSpec(server.url, api="rerank-plugins", token=wrong))
     with pytest.raises(RemoteStatusError):
@@ -102,21 +107,21 @@ def test_a_refusal_has_its_status_and_no_token(spans: Spans, server: Live) -> No
 
 
 def test_retries_are_counted_and_every_attempt_carries_the_trace(
-    spans: Spans, stand_in: StandIn
+    spans: Spans, fake_server: FakeServer
 ) -> None:
     sent: list[dict[str, str]] = []
 
-    def note(handler: Handler, request: Request) -> None:
+    def record(handler: Handler, request: Request) -> None:
         sent.append(dict(handler.headers))
 
     def busy(handler: Handler, request: Request) -> object:
-        note(handler, request)
-        return says(503)(handler, request)
+        record(handler, request)
+        return respond(503)(handler, request)
 
-    stand_in.misbehave = [busy, busy, note]  # type: ignore[list-item]
+    fake_server.misbehave = [busy, busy, record]  # type: ignore[list-item]
     token = context.attach(baggage.set_baggage("user", "baggage-of-the-user"))
     try:
-        Reranker(remote(stand_in)).rank("red", ["blue", "red"])
+        Reranker(remote(fake_server)).rank("red", ["blue", "red"])
     finally:
         context.detach(token)
     call = spans.one("rerank.remote")
@@ -124,38 +129,38 @@ def test_retries_are_counted_and_every_attempt_carries_the_trace(
     assert values(call)["http.response.status_code"] == 200
     assert call.context is not None
     begin = f"00-{call.context.trace_id:032x}-{identity(call):016x}-"
-    traced = [{name.lower(): value for name, value in one.items()} for one in sent]
-    assert [one["traceparent"].startswith(begin) for one in traced] == [True] * 3
+    traced = [{name.lower(): value for name, value in headers.items()} for headers in sent]
+    assert [headers["traceparent"].startswith(begin) for headers in traced] == [True] * 3
     assert "baggage-of-the-user" not in str(sent)
     assert OTHER_TOKEN not in spans.json()
 
 
-def test_what_a_server_repeats_stays_out(
-    spans: Spans, stand_in: StandIn, caplog: pytest.LogCaptureFixture
+def test_texts_that_a_server_repeats_are_not_recorded(
+    spans: Spans, fake_server: FakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "rerank_plugins")
-    stand_in.always = says(400, '{"error": "cannot read: red herring"}')
+    fake_server.always = respond(400, '{"error": "cannot read: red herring"}')
     with pytest.raises(RemoteError, match="red herring"):
-        Reranker(remote(stand_in)).rank("red", ["red herring"])
-    ranking = Reranker(remote(stand_in), on_error="passthrough").rank("red", ["red herring"])
+        Reranker(remote(fake_server)).rank("red", ["red herring"])
+    ranking = Reranker(remote(fake_server), on_error="passthrough").rank("red", ["red herring"])
     assert "red herring" in (ranking.error or "")
     assert len(spans.named("rerank.remote")) == 2
     assert "herring" not in spans.json()
     assert "herring" not in caplog.text
 
 
-def test_a_trace_that_is_not_sampled_is_not_recorded_and_goes_on(
-    spans: Spans, stand_in: StandIn
+def test_a_trace_that_is_not_sampled_is_propagated_and_not_recorded(
+    spans: Spans, fake_server: FakeServer
 ) -> None:
     sent: list[str] = []
 
-    def note(handler: Handler, _request: Request) -> None:
+    def record(handler: Handler, _request: Request) -> None:
         sent.append(handler.headers["traceparent"])
 
-    stand_in.always = note
+    fake_server.always = record
     unsampled = trace.SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=trace.TraceFlags(0))
     with trace.use_span(trace.NonRecordingSpan(unsampled)):
-        Reranker(remote(stand_in)).rank("red", ["red"])
+        Reranker(remote(fake_server)).rank("red", ["red"])
     assert spans.all() == []
     assert sent[0].startswith(f"00-{0xABC:032x}-")
     assert sent[0].endswith("-00")

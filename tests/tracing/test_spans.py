@@ -1,4 +1,4 @@
-"""What a call leaves in a trace: its span, one for each step, and no text."""
+"""The spans of a call: one for the call, one per step, and no text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rerank_plugins.errors import InferenceError
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
-from rerank_plugins.tracing import MOST_STEPS
+from rerank_plugins.tracing import MAX_STEPS
 from tests.helpers.engines import FaultyCrossEncoder, GatedCrossEncoder, out_of_memory_beyond
 from tests.tracing.conftest import Spans, times, trace_of, values
 
@@ -37,7 +37,7 @@ TEXTS = ["it rains", "goethe wrote faust", "faust"]
 STEPS = ["rerank.queue", "rerank.score", "rerank.tokenize"]
 
 
-def test_the_names_are_openinferences_own() -> None:
+def test_the_names_are_those_of_openinference() -> None:
     assert names.KIND == SpanAttributes.OPENINFERENCE_SPAN_KIND
     assert OpenInferenceSpanKindValues.RERANKER.value == "RERANKER"
     assert names.MODEL == RerankerAttributes.RERANKER_MODEL_NAME
@@ -63,27 +63,27 @@ def test_a_call_is_a_span_with_its_steps(spans: Spans, how: str) -> None:
     assert rerank.parent is not None
     assert rerank.parent.span_id == outside.get_span_context().span_id
     assert rerank.status.status_code is StatusCode.UNSET
-    found = values(rerank)
-    assert found["openinference.span.kind"] == "RERANKER"
-    assert found["reranker.model_name"] == "fake"
-    assert found["reranker.top_k"] == 2
-    assert found["reranker.input_documents.1.document.id"] == "1"
-    assert found["reranker.input_documents.1.document.score"] == 2.0
-    for place, one in enumerate(ranking):
-        assert found[f"reranker.output_documents.{place}.document.id"] == str(one.index)
-        score = found[f"reranker.output_documents.{place}.document.score"]
-        assert score == one.relevance_score
+    attributes = values(rerank)
+    assert attributes["openinference.span.kind"] == "RERANKER"
+    assert attributes["reranker.model_name"] == "fake"
+    assert attributes["reranker.top_k"] == 2
+    assert attributes["reranker.input_documents.1.document.id"] == "1"
+    assert attributes["reranker.input_documents.1.document.score"] == 2.0
+    for position, document in enumerate(ranking):
+        prefix = f"reranker.output_documents.{position}.document"
+        assert attributes[f"{prefix}.id"] == str(document.index)
+        assert attributes[f"{prefix}.score"] == document.relevance_score
     counts = {"queries": 1, "documents": 3, "scored": 3, "pairs": 3, "returned": 2, "batches": 1}
-    assert {name: found[f"rerank_plugins.{name}"] for name in counts} == counts
-    assert found["rerank_plugins.tokens"] == ranking.stats.tokens
-    assert found["rerank_plugins.status"] == "complete"
+    assert {name: attributes[f"rerank_plugins.{name}"] for name in counts} == counts
+    assert attributes["rerank_plugins.tokens"] == ranking.stats.tokens
+    assert attributes["rerank_plugins.status"] == "complete"
 
     children = spans.under(rerank)
-    assert sorted(one.name for one in children) == STEPS
+    assert sorted(child.name for child in children) == STEPS
     slack = 50_000_000  # two clocks
     for child in children:
-        (begun, ended), (start, end) = times(rerank), times(child)
-        assert before - slack <= begun <= start <= end <= ended <= after + slack
+        (first, last), (start, end) = times(rerank), times(child)
+        assert before - slack <= first <= start <= end <= last <= after + slack
     queue, score = spans.one("rerank.queue"), spans.one("rerank.score")
     waited = (times(queue)[1] - times(queue)[0]) / 1e9
     assert waited == pytest.approx(ranking.stats.queue_s, abs=1e-6)
@@ -91,8 +91,8 @@ def test_a_call_is_a_span_with_its_steps(spans: Spans, how: str) -> None:
     assert values(score)["rerank_plugins.tokens"] == ranking.stats.tokens
 
 
-def test_callers_that_share_a_batch_have_each_their_own(spans: Spans) -> None:
-    """Each parent has a score span with its own counts and the times of the shared batch."""
+def test_callers_that_share_a_batch_have_their_own_spans(spans: Spans) -> None:
+    """Each call has a score span with its own counts and the times of the shared batch."""
     gated = GatedCrossEncoder(batch_tokens=10_000)
     reranker = Reranker(gated)
     with ThreadPoolExecutor(9) as pool:
@@ -104,25 +104,25 @@ def test_callers_that_share_a_batch_have_each_their_own(spans: Spans) -> None:
         ]
         while reranker.engine.stats().requests < 7:
             time.sleep(0.005)
-        time.sleep(0.2)  # the preparer catches up while the worker waits
+        time.sleep(0.2)  # the tokenizer thread catches up while the worker waits
         gated.gate.set()
-        for job in (first, *others):
-            job.result(30)
+        for future in (first, *others):
+            future.result(30)
     assert len(gated.batches) == 2
     calls = spans.named("rerank")
     assert len(calls) == 7
     shared: list[tuple[int, int]] = []
     for call in calls:
         documents = values(call)["rerank_plugins.documents"]
-        (score,) = [one for one in spans.under(call) if one.name == "rerank.score"]
+        (score,) = [span for span in spans.under(call) if span.name == "rerank.score"]
         assert trace_of(score) == trace_of(call)
         assert values(score)["rerank_plugins.items"] == documents
         if values(score)["rerank_plugins.batch_items"] != 1:
             assert values(score)["rerank_plugins.batch_items"] == sum(range(1, 7))
             shared.append(times(score))
-    # Each call reads the clock of the day once, so the same moment may differ by microseconds.
+    # Each call reads the wall clock once, so the same moment may differ by microseconds.
     assert np.ptp(np.array(shared), axis=0).max() < 1_000_000
-    assert len({trace_of(one) for one in calls}) == 7
+    assert len({trace_of(call) for call in calls}) == 7
 
 
 async def test_tasks_of_one_event_loop_do_not_mix(spans: Spans) -> None:
@@ -137,29 +137,30 @@ async def test_tasks_of_one_event_loop_do_not_mix(spans: Spans) -> None:
 
     for number, parent in await asyncio.gather(*(ask(number) for number in range(8))):
         (call,) = [
-            one for one in spans.named("rerank") if one.parent and one.parent.span_id == parent
+            span for span in spans.named("rerank") if span.parent and span.parent.span_id == parent
         ]
         assert values(call)["rerank_plugins.documents"] == number + 1
-        assert sorted(one.name for one in spans.under(call)) == STEPS
+        assert sorted(span.name for span in spans.under(call)) == STEPS
 
 
 def test_many_queries_are_one_span(spans: Spans) -> None:
     Reranker(FakeCrossEncoder()).rank_many([("a b", ["a", "b"]), ("c", ["c"]), ("d", [])])
-    found = values(spans.one("rerank"))
-    assert found["rerank_plugins.queries"] == 3
-    assert found["rerank_plugins.documents"] == found["rerank_plugins.returned"] == 3
-    assert found["rerank_plugins.batches"] == 1
-    assert not [name for name in found if "_documents." in name]
+    attributes = values(spans.one("rerank"))
+    assert attributes["rerank_plugins.queries"] == 3
+    assert attributes["rerank_plugins.documents"] == attributes["rerank_plugins.returned"] == 3
+    assert attributes["rerank_plugins.batches"] == 1
+    assert not [name for name in attributes if "_documents." in name]
 
 
-def test_both_stages_of_a_cascade_say_which_model(spans: Spans) -> None:
+def test_both_stages_of_a_cascade_are_recorded(spans: Spans) -> None:
     cross, bi = FakeCrossEncoder(), FakeBiEncoder()
     Reranker(Cascade([(BiEncoder(bi), 2), Reranker(cross)])).rank(QUERY, TEXTS)
-    scores = [values(one) for one in spans.under(spans.one("rerank")) if one.name == "rerank.score"]
-    assert [one["rerank_plugins.items"] for one in scores] == [4, 2]
+    steps = spans.under(spans.one("rerank"))
+    scores = [values(step) for step in steps if step.name == "rerank.score"]
+    assert [score["rerank_plugins.items"] for score in scores] == [4, 2]
 
 
-def test_known_scores_need_no_batch(spans: Spans) -> None:
+def test_cached_scores_have_no_steps(spans: Spans) -> None:
     reranker = Reranker(model := FakeCrossEncoder(), cache=Cache(memory_mb=1))
     for _ in range(2):
         reranker.rank(QUERY, TEXTS)
@@ -174,20 +175,20 @@ def test_a_thousand_documents_stay_within_the_limit_of_an_sdk(spans: Spans) -> N
         "w1", [f"w{n}" for n in range(1_000)], retrieval_scores=range(1_000)
     )
     span = spans.one("rerank")
-    found = values(span)
+    attributes = values(span)
     assert span.dropped_attributes == 0
-    assert found["openinference.span.kind"] == "RERANKER"
-    assert "reranker.input_documents.20.document.id" not in found
+    assert attributes["openinference.span.kind"] == "RERANKER"
+    assert "reranker.input_documents.20.document.id" not in attributes
 
 
-def test_the_steps_of_a_long_call_are_bounded(spans: Spans) -> None:
+def test_the_number_of_steps_is_limited(spans: Spans) -> None:
     Reranker(FakeCrossEncoder(batch_tokens=8)).rank("w1", [f"w{n} x" for n in range(300)])
     call = spans.one("rerank")
-    assert len(spans.under(call)) == MOST_STEPS
+    assert len(spans.under(call)) == MAX_STEPS
     assert values(call)["rerank_plugins.steps_left_out"] > 0
 
 
-def test_memory_that_ran_out_and_the_second_try(spans: Spans) -> None:
+def test_a_batch_that_ran_out_of_memory_and_its_retry_are_recorded(spans: Spans) -> None:
     model = FaultyCrossEncoder(out_of_memory_beyond(2))
     Reranker(model).rank(QUERY, TEXTS)
     scores = spans.named("rerank.score")
@@ -198,7 +199,7 @@ def test_memory_that_ran_out_and_the_second_try(spans: Spans) -> None:
 
 
 @pytest.mark.parametrize("on_error", ["raise", "passthrough"])
-def test_errors_are_named_and_not_quoted(
+def test_errors_are_recorded_without_their_messages(
     spans: Spans, on_error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(query: str, document: str) -> float:
@@ -219,7 +220,7 @@ def test_errors_are_named_and_not_quoted(
     assert call.status.status_code is StatusCode.ERROR
     assert call.status.description is None
     assert values(call)["error.type"] == "rerank_plugins.errors.InferenceError"
-    assert [dict(one.attributes or {}) for one in call.events] == [
+    assert [dict(event.attributes or {}) for event in call.events] == [
         {"exception.type": "rerank_plugins.errors.InferenceError"}
     ]
     for text in (QUERY, *TEXTS, "cannot score"):
@@ -241,7 +242,7 @@ def test_a_cancelled_call_ends_its_span(spans: Spans) -> None:
 
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_both_frameworks_have_a_reranker_span(spans: Spans, how: str) -> None:
-    """The same one: what an adapter does is map."""
+    """Their spans are equal, because an adapter only maps."""
     model = FakeCrossEncoder()
     compressor = CrossEncoderCompressor(model=model, top_n=2)
     postprocessor = CrossEncoderPostprocessor(model=model, top_n=2)
@@ -253,11 +254,14 @@ def test_both_frameworks_have_a_reranker_span(spans: Spans, how: str) -> None:
     else:
         asyncio.run(compressor.acompress_documents(documents, QUERY))
         asyncio.run(postprocessor.apostprocess_nodes(nodes, query_str=QUERY))
-    one, other = (values(span) for span in spans.named("rerank"))
+    compressed, postprocessed = (values(span) for span in spans.named("rerank"))
     timed = ("rerank_plugins.queue_s", "rerank_plugins.compute_s")
-    assert {**one, **dict.fromkeys(timed)} == {**other, **dict.fromkeys(timed)}
-    assert one["openinference.span.kind"] == "RERANKER"
-    assert one["reranker.top_k"] == 2
+    assert {**compressed, **dict.fromkeys(timed)} == {
+        **postprocessed,
+        **dict.fromkeys(timed),
+    }
+    assert compressed["openinference.span.kind"] == "RERANKER"
+    assert compressed["reranker.top_k"] == 2
     for call in spans.named("rerank"):
         assert sorted(child.name for child in spans.under(call)) == STEPS
 

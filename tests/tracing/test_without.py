@@ -1,4 +1,4 @@
-"""Without an SDK, and without OpenTelemetry at all; and what the log does on its own."""
+"""Tracing without an SDK and without OpenTelemetry; names of loggers."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_nothing_happens_and_nothing_is_printed(start: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.stem)
-def test_loggers_bear_the_name_of_their_module(file: Path) -> None:
-    """A foreign library's logger may be quietened, but ours are never called otherwise."""
+def test_loggers_have_the_names_of_their_modules(file: Path) -> None:
+    """Loggers of other libraries may be looked up by name, but not those of the package."""
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "logging.getLogger":
             name = ast.unparse(node.args[0])
