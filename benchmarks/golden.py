@@ -150,7 +150,7 @@ class Configuration(NamedTuple):
 
 @contextmanager
 def _local(**settings: Any) -> Iterator[Score]:  # noqa: ANN401  (settings of a reranker)
-    with Reranker(**settings) as reranker:
+    with Reranker(activation="none", **settings) as reranker:
         yield reranker.score
 
 
@@ -176,7 +176,7 @@ def _remote() -> Iterator[Score]:
     """Score through a remote model."""
     with (
         ours("--dtype", "float32") as server,
-        Reranker(RemoteSpec(server.url, api="rerank-plugins")) as reranker,
+        Reranker(RemoteSpec(server.url, api="rerank-plugins"), activation="none") as reranker,
     ):
         yield reranker.score
 

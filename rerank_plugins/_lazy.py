@@ -1,4 +1,4 @@
-"""Public names that are imported when they are first used (PEP 562)."""
+"""Lazy public names (PEP 562) and optional dependencies."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rerank_plugins.errors import MissingDependencyError
 
 
 def require(module: str, extra: str | None) -> ModuleType:
-    """Import an optional dependency or say which extra brings it.
+    """Import an optional dependency; the error names the extra that installs it.
 
     Args:
         module: Dotted name of the module, for example ``"langchain_core"``.
-        extra: The extra of this distribution that installs it; None is the distribution.
+        extra: The extra of this distribution that installs the module; None means no extra.
 
     Returns:
         The imported module.
 
     Raises:
-        MissingDependencyError: If the import fails; the cause is chained, so that a
-            package that is installed but broken shows its own error.
+        MissingDependencyError: If the import fails; the cause is chained, so that an installed
+            but broken package shows its own error.
     """
     try:
         return importlib.import_module(module)
@@ -34,25 +34,25 @@ def require(module: str, extra: str | None) -> ModuleType:
 
 
 def lazy_names(
-    package: str, homes: Mapping[str, str], *, needs: tuple[str, str] | None = None
+    package: str, modules: Mapping[str, str], *, needs: tuple[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return a package's ``__getattr__`` and ``__dir__``.
+    """Return a package's ``__getattr__`` and ``__dir__``, which import names when first used.
 
     Args:
         package: The package's ``__name__``.
-        homes: The module that each public name lives in.
-        needs: A module that all of them need, and the extra that installs it.
+        modules: The module of each public name.
+        needs: A module that all names require, and the extra that installs it.
     """
 
     def get(name: str) -> Any:  # noqa: ANN401  (any public name)
-        if name not in homes:
+        if name not in modules:
             message = f"module {package!r} has no attribute {name!r}"
             raise AttributeError(message)
         if needs is not None:
             require(*needs)
-        return getattr(importlib.import_module(homes[name]), name)
+        return getattr(importlib.import_module(modules[name]), name)
 
     def names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *homes})
+        return sorted({*vars(sys.modules[package]), *modules})
 
     return get, names

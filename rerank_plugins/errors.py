@@ -1,25 +1,25 @@
-"""Every error this package raises on purpose.
+"""Exceptions of the package.
 
 ::
 
     RerankError
-    ├── ConfigurationError(ValueError)        a setting that cannot work
+    ├── ConfigurationError(ValueError)        an invalid setting
     ├── InvalidInputError(ValueError)         a query or document that cannot be scored
     ├── MissingDependencyError(ImportError)   an extra that is not installed
-    ├── ModelLoadError                        a model that cannot be loaded or is no reranker
-    └── InferenceError                        the model failed while scoring
+    ├── ModelLoadError                        a model that cannot be loaded or is not a reranker
+    └── InferenceError                        a failure while scoring
         ├── InvalidScoresError                wrong number of scores, or a NaN or infinity
-        ├── OutOfMemoryError                  one item alone does not fit on the device
-        ├── EngineOverloadedError             the queue is full and the caller would not wait
-        ├── EngineClosedError                 the engine was closed
-        ├── BatchError                        some items of a batch failed, each for a known reason
-        └── RemoteError                       a server's answer cannot be used
-            ├── RemoteConnectionError         there was no answer
-            ├── RemoteTimeoutError            the answer did not come in time
-            └── RemoteStatusError             the server refused, or failed
+        ├── OutOfMemoryError                  a single item does not fit on the device
+        ├── EngineOverloadedError             a full queue, if the caller does not wait
+        ├── EngineClosedError                 a closed engine
+        ├── BatchError                        failed items of a batch, each with its error
+        └── RemoteError                       an invalid response of a server
+            ├── RemoteConnectionError         no connection to the server
+            ├── RemoteTimeoutError            no response in time
+            └── RemoteStatusError             an HTTP error status
 
-A message says what was got, what is allowed and what to do next. A foreign exception
-never leaves the package unmapped: the original is chained as ``__cause__``.
+A message states the value received, the allowed values and the next step. Exceptions of other
+libraries are mapped to these, with the original as ``__cause__``.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from typing import Any
 
 
 class RerankError(Exception):
-    """The root: catch this to catch everything."""
+    """Base class of all exceptions of this package."""
 
 
 class ConfigurationError(RerankError, ValueError):
-    """A setting is out of range, of the wrong type or contradicts another."""
+    """A setting is out of range, has the wrong type or contradicts another setting."""
 
 
 class InvalidInputError(RerankError, ValueError):
-    """A query or a document cannot be scored as it is."""
+    """A query or document cannot be scored."""
 
 
 class MissingDependencyError(RerankError, ImportError):
-    """An optional dependency is needed and cannot be imported."""
+    """An optional dependency is required and cannot be imported."""
 
 
 class ModelLoadError(RerankError):
-    """A model cannot be found, cannot be read or is not a reranker."""
+    """A model cannot be found or loaded, or is not a reranker."""
 
 
 class InferenceError(RerankError):
-    """The model failed while scoring."""
+    """Scoring failed."""
 
 
 class InvalidScoresError(InferenceError):
@@ -57,26 +57,26 @@ class InvalidScoresError(InferenceError):
 
 
 class OutOfMemoryError(InferenceError):
-    """The device ran out of memory; the engine tries smaller batches before it says so."""
+    """The device is out of memory, even for the smallest batch."""
 
 
 class EngineOverloadedError(InferenceError):
-    """The queue is full, and the caller asked not to wait."""
+    """The queue is full, and the caller does not wait."""
 
 
 class EngineClosedError(InferenceError):
-    """The engine was closed; ask for a new one."""
+    """The engine was closed, and its pending requests were cancelled."""
 
 
 class BatchError(InferenceError):
-    """What a backend raises when it knows which items of a batch failed, and why.
+    """Some items of a batch failed; raised by backends that know which ones, and why.
 
-    The engine then gives each request its own error and runs nothing again; any other error
-    makes it run each request alone, to find the culprit.
+    The engine then raises each request's own error without running the batch again. After any
+    other exception it runs each request separately, to isolate the failing one.
 
     Attributes:
-        rows: What :meth:`run` would have returned; rows of items that failed are ignored.
-        errors: The error of each item that failed, by its position in the batch.
+        rows: Result of the batch; rows of failed items are ignored.
+        errors: Error of each failed item, by its position in the batch.
     """
 
     def __init__(
@@ -85,18 +85,18 @@ class BatchError(InferenceError):
         rows: Any = None,  # noqa: ANN401  (an array; numpy is not imported here)
         errors: Mapping[int, RerankError] | None = None,
     ) -> None:
-        """Say what happened; ``rows`` is an array whose first axis is the batch."""
+        """Store the results and errors; the first axis of ``rows`` is the batch."""
         super().__init__(message)
         self.rows = rows
         self.errors = dict(errors or {})
 
 
 class RemoteError(InferenceError):
-    """A server gave an answer that cannot be used; the message says what it said."""
+    """A server sent an invalid response; the message quotes it."""
 
 
 class RemoteConnectionError(RemoteError):
-    """A server could not be reached, or cut the connection."""
+    """A server could not be reached, or closed the connection."""
 
 
 class RemoteTimeoutError(RemoteError):
@@ -104,17 +104,17 @@ class RemoteTimeoutError(RemoteError):
 
 
 class RemoteStatusError(RemoteError):
-    """A server answered with an error.
+    """A server answered with an error status.
 
     Attributes:
         status: The HTTP status code.
-        retry_after_s: Seconds that the server asked to wait, if it did.
+        retry_after_s: Seconds to wait according to the server's ``Retry-After``, or None.
     """
 
     def __init__(
         self, message: str, status: int | None = None, retry_after_s: float | None = None
     ) -> None:
-        """Say what the server said."""
+        """Store the status and the waiting time."""
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s

@@ -1,9 +1,9 @@
-"""Test doubles and contract suites, for this project's tests and for yours.
+"""Contract suites for backends, and fake backends for tests.
 
-:class:`FakeCrossEncoder` and :class:`FakeBiEncoder` compute real, deterministic numbers from
-word overlap, without a model. :class:`CrossEncoderContract` and :class:`BiEncoderContract`
-are pytest classes: subclass one, define the fixture ``backend``, and your backend is held to
-everything the core relies on.
+:class:`CrossEncoderContract` and :class:`BiEncoderContract` are pytest classes: subclass one and
+define the fixture ``backend`` to test everything that the engine requires of a backend.
+:class:`FakeCrossEncoder` and :class:`FakeBiEncoder` compute deterministic results from words,
+without a model.
 """
 
 from __future__ import annotations
@@ -25,19 +25,18 @@ from rerank_plugins.engine.backend import (
 from rerank_plugins.errors import EngineClosedError
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
 
+__all__ = ["BiEncoderContract", "CrossEncoderContract", "FakeBiEncoder", "FakeCrossEncoder"]
+
 _LONG: Final = "word " * 2_000
 
 
-def _run_each(backend: CrossEncoderBackend, pairs: Sequence[TextPair]) -> FloatArray:
-    """Score pairs one by one: what every batching must equal."""
-    return np.concatenate([backend.run([one]) for one in backend.prepare(pairs)])
-
-
 class CrossEncoderContract:
-    """What the core relies on in a cross-encoder backend.
+    """Requirements on a cross-encoder backend.
 
-    Subclasses define a fixture ``backend``; :attr:`tolerance` is how far a score may move
-    with its batch (absolute).
+    Subclasses define a fixture ``backend``.
+
+    Attributes:
+        tolerance: Allowed absolute difference of a score between batches.
     """
 
     tolerance = 1e-5
@@ -55,41 +54,42 @@ class CrossEncoderContract:
     )
 
     def test_is_a_backend(self, backend: CrossEncoderBackend) -> None:
-        """It has everything the protocol names."""
+        """The backend implements the protocol."""
         assert isinstance(backend, CrossEncoderBackend)
         assert isinstance(backend.scale, ScoreScale)
         assert backend.batch_tokens > 0
 
     def test_prepare_keeps_count_and_order(self, backend: CrossEncoderBackend) -> None:
-        """One prepared item a pair, in order, with its tokens counted."""
+        """One prepared item per pair, in order, with its token count."""
         prepared = backend.prepare(self.pairs)
         assert len(prepared) == len(self.pairs)
-        again = [backend.prepare([pair])[0] for pair in self.pairs]
-        assert [one.tokens for one in prepared] == [one.tokens for one in again]
-        assert all(0 < one.tokens <= backend.identity.max_length for one in prepared)
+        alone = [backend.prepare([pair])[0] for pair in self.pairs]
+        assert [item.tokens for item in prepared] == [item.tokens for item in alone]
+        assert all(0 < item.tokens <= backend.identity.max_length for item in prepared)
 
-    def test_long_texts_are_cut_and_reported(self, backend: CrossEncoderBackend) -> None:
-        """Only pairs beyond the maximum length are cut."""
-        truncated = [one.truncated for one in backend.prepare(self.pairs)]
+    def test_long_texts_are_truncated_and_reported(self, backend: CrossEncoderBackend) -> None:
+        """Only pairs beyond the maximum length are truncated."""
+        truncated = [item.truncated for item in backend.prepare(self.pairs)]
         assert truncated == [False, False, False, False, True, True, True, False, False]
 
     def test_scores_are_finite_float32(self, backend: CrossEncoderBackend) -> None:
-        """One finite raw score a pair."""
+        """One finite raw score per pair."""
         scores = backend.run(backend.prepare(self.pairs))
         assert scores.dtype == np.float32
         assert scores.shape == (len(self.pairs),)
         assert np.isfinite(scores).all()
 
-    def test_a_score_does_not_depend_on_its_batch(self, backend: CrossEncoderBackend) -> None:
-        """Alone, together and in reverse order: the same scores."""
-        alone = _run_each(backend, self.pairs)
-        together = backend.run(backend.prepare(self.pairs))
+    def test_scores_do_not_depend_on_the_batch(self, backend: CrossEncoderBackend) -> None:
+        """The scores are the same one by one, in one batch and in reverse order."""
+        prepared = backend.prepare(self.pairs)
+        alone = np.concatenate([backend.run([item]) for item in prepared])
+        together = backend.run(prepared)
         backwards = backend.run(backend.prepare(self.pairs[::-1]))[::-1]
         np.testing.assert_allclose(together, alone, rtol=0, atol=self.tolerance)
         np.testing.assert_allclose(backwards, alone, rtol=0, atol=self.tolerance)
 
-    def test_closed_refuses(self, backend: CrossEncoderBackend) -> None:
-        """A closed backend says so; closing twice does no harm."""
+    def test_a_closed_backend_raises(self, backend: CrossEncoderBackend) -> None:
+        """A closed backend raises EngineClosedError; closing twice is allowed."""
         prepared = backend.prepare(self.pairs[:1])
         backend.close()
         backend.close()
@@ -97,35 +97,37 @@ class CrossEncoderContract:
             backend.run(prepared)
         except EngineClosedError:
             return
-        message = "a closed backend scored."
+        message = "a closed backend returned scores."
         raise AssertionError(message)
 
 
 class BiEncoderContract:
-    """What the core relies on in a bi-encoder backend; see :class:`CrossEncoderContract`."""
+    """Requirements on a bi-encoder backend; see :class:`CrossEncoderContract`."""
 
     tolerance = 1e-5
 
     texts = ("rain falls", "", "Regen fällt 🌧", "broken \ud800", _LONG)
 
     def test_is_a_backend(self, backend: BiEncoderBackend) -> None:
-        """It has everything the protocol names."""
+        """The backend implements the protocol."""
         assert isinstance(backend, BiEncoderBackend)
         assert backend.dimension > 0
 
-    def test_unit_vectors_independent_of_the_batch(self, backend: BiEncoderBackend) -> None:
-        """Float32 unit vectors, the same alone and together, for both roles."""
+    def test_vectors_are_normalized_and_do_not_depend_on_the_batch(
+        self, backend: BiEncoderBackend
+    ) -> None:
+        """Float32 unit vectors, the same one by one and in one batch, for both roles."""
         items = [RoleText(text, role) for text in self.texts for role in ("query", "document")]
         prepared = backend.prepare(items)
         together = backend.run(prepared)
-        alone = np.concatenate([backend.run([one]) for one in prepared])
+        alone = np.concatenate([backend.run([item]) for item in prepared])
         assert together.dtype == np.float32
         assert together.shape == (len(items), backend.dimension)
         np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
         np.testing.assert_allclose(together, alone, rtol=0, atol=self.tolerance)
 
     def test_prompts_change_the_vector(self, backend: BiEncoderBackend) -> None:
-        """A prompt that is given is used."""
+        """A prompt in the item is used."""
         plain, prompted = backend.run(
             backend.prepare([RoleText("rain", "query", ""), RoleText("rain", "query", "topic: ")])
         )
@@ -133,16 +135,17 @@ class BiEncoderContract:
 
 
 def overlap(query: str, document: str) -> float:
-    """Return a logit-like score: 0 for no shared word, more for a larger share."""
-    words, others = set(query.lower().split()), set(document.lower().split())
-    return 8.0 * len(words & others) / max(len(words), 1) - 4.0 + len(document) * 1e-6
+    """Return a logit-like score that grows with the share of query words in the document."""
+    words = set(query.lower().split())
+    shared = words & set(document.lower().split())
+    return 8.0 * len(shared) / max(len(words), 1) - 4.0 + len(document) * 1e-6
 
 
 class FakeCrossEncoder:
-    """A cross-encoder that scores by word overlap and remembers its batches.
+    """A cross-encoder backend that scores by word overlap and records its batches.
 
     Attributes:
-        batches: The pairs of every call of :meth:`run`, in order.
+        batches: Pairs of every call of :meth:`run`, in order.
         closed: Whether :meth:`close` was called.
     """
 
@@ -156,7 +159,7 @@ class FakeCrossEncoder:
         max_length: int = 512,
         batch_tokens: int = 1_024,
     ) -> None:
-        """Score with a function of query and document; tokens are words."""
+        """Score with a function of query and document; words count as tokens."""
         self.identity = ModelIdentity("fake", None, "fake", "float32", max_length)
         self.scale = scale
         self.batch_tokens = batch_tokens
@@ -167,7 +170,7 @@ class FakeCrossEncoder:
     def prepare(
         self, items: Sequence[TextPair], max_length: int | None = None
     ) -> list[TokenizedItem]:
-        """Count words."""
+        """Count words; thread-safe."""
         max_seq_length = min(max_length or self.identity.max_length, self.identity.max_length)
         counts = [len(query.split()) + len(document.split()) + 3 for query, document in items]
         return [
@@ -176,40 +179,41 @@ class FakeCrossEncoder:
         ]
 
     def room(self, query: str, max_length: int | None = None) -> int:
-        """Return how many words of a document fit beside a query."""
+        """Return the number of document words that fit together with a query, at least 1."""
         max_seq_length = min(max_length or self.identity.max_length, self.identity.max_length)
         return max(1, max_seq_length - len(query.split()) - 3)
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return where each word begins and ends."""
-        found = [[match.span() for match in re.finditer(r"\S+", text)] for text in texts]
-        return [np.array(words, dtype=np.int64).reshape(len(words), 2) for words in found]
+        """Return the character span of each word, one array per text."""
+        spans = [[match.span() for match in re.finditer(r"\S+", text)] for text in texts]
+        return [np.array(words, dtype=np.int64).reshape(len(words), 2) for words in spans]
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; shape ``(len(batch),)``."""
         if self.closed:
             message = "the fake was closed."
             raise EngineClosedError(message)
-        self.batches.append([one.payload for one in batch])
-        return np.array([self._score(*one.payload) for one in batch], dtype=np.float32)
+        pairs = [item.payload for item in batch]
+        self.batches.append(pairs)
+        return np.array([self._score(*pair) for pair in pairs], dtype=np.float32)
 
     def close(self) -> None:
-        """Remember that it was closed."""
+        """Record that the backend was closed."""
         self.closed = True
 
 
 class FakeBiEncoder:
-    """A bi-encoder whose vectors are hashed bags of words.
+    """A bi-encoder backend whose vectors are hashed bags of words.
 
     Attributes:
-        batches: The texts of every call of :meth:`run`, prompts included, in order.
+        batches: Texts of every call of :meth:`run`, prompts included, in order.
         closed: Whether :meth:`close` was called.
     """
 
     is_padded = True
 
     def __init__(self, dimension: int = 64, *, batch_tokens: int = 1_024) -> None:
-        """Embed in this many dimensions; tokens are words."""
+        """Embed in ``dimension`` dimensions; words count as tokens."""
         self.identity = ModelIdentity("fake", None, "fake", "float32", 512)
         self.dimension = dimension
         self.batch_tokens = batch_tokens
@@ -219,7 +223,7 @@ class FakeBiEncoder:
     def prepare(
         self, items: Sequence[RoleText], max_length: int | None = None
     ) -> list[TokenizedItem]:
-        """Put prompts before texts and count words."""
+        """Prefix texts with their prompts and count words; thread-safe."""
         texts = [f"{item.prompt or ''}{item.text}" for item in items]
         max_seq_length = max_length or self.identity.max_length
         counts = [len(text.split()) + 2 for text in texts]
@@ -233,18 +237,16 @@ class FakeBiEncoder:
         if self.closed:
             message = "the fake was closed."
             raise EngineClosedError(message)
-        self.batches.append([one.payload for one in batch])
+        texts = [item.payload for item in batch]
+        self.batches.append(texts)
         vectors = np.zeros((len(batch), self.dimension), dtype=np.float32)
-        for row, one in enumerate(batch):
+        for row, text in enumerate(texts):
             vectors[row, 0] = 1e-3
-            for word in one.payload.lower().split():
+            for word in text.lower().split():
                 vectors[row, zlib.crc32(word.encode("utf-8", "replace")) % self.dimension] += 1
         unit: FloatArray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
 
     def close(self) -> None:
-        """Remember that it was closed."""
+        """Record that the backend was closed."""
         self.closed = True
-
-
-__all__ = ["BiEncoderContract", "CrossEncoderContract", "FakeBiEncoder", "FakeCrossEncoder"]

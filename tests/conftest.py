@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share."""
+"""Fixtures, hooks and settings of all tests."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.helpers.resource_leaks import (
     pytest_runtest_teardown,
 )
 
-# No test may leave a thread, a future, a task or a socket behind.
+# They fail a test that leaves a thread, a future, a task or a socket.
 __all__ = ["no_tasks_left", "nothing_left", "pytest_collection_finish", "pytest_runtest_teardown"]
 
-# Converted models go to a folder of this run, before anything reads where assets are kept.
+# Converted models are stored in a folder of this run. Libraries read the variable on import.
 os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp(prefix="rerank-plugins-")
 atexit.register(shutil.rmtree, os.environ["HF_ASSETS_CACHE"], ignore_errors=True)
 

@@ -1,4 +1,8 @@
-"""Bi-encoders of sentence-transformers, with the model's own prompts; packed where that works."""
+"""Bi-encoder backend for models of sentence-transformers.
+
+Models whose modules are supported run packed, without padding, if that gives the same embeddings
+as sentence-transformers in a check at load time. All others run in sentence-transformers.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +14,15 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from rerank_plugins.backends.config_limits import smallest_max_seq_length
 from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
 from rerank_plugins.backends.families import embedding_prompts
-from rerank_plugins.backends.hub import (
-    bi_encoder_folder,
-    fingerprint,
-    hub_options,
-    locate,
-    quiet_loading,
-)
-from rerank_plugins.backends.model_files import (
-    smallest_max_seq_length,
-    validate_modules,
-    validate_source,
-)
-from rerank_plugins.backends.text import encodable
+from rerank_plugins.backends.fingerprint import fingerprint
+from rerank_plugins.backends.hub import bi_encoder_folder, hub_options, locate, quiet_loading
+from rerank_plugins.backends.model_files import validate_modules, validate_source
+from rerank_plugins.backends.text import replace_surrogates
 from rerank_plugins.backends.tokenizer import private_tokenizer
-from rerank_plugins.backends.torch.loading import agrees
-from rerank_plugins.backends.torch.packing import PackedEncoder, can_pack_encoder
+from rerank_plugins.backends.torch.packing import PackedEncoder, can_pack_encoder, outputs_agree
 from rerank_plugins.backends.torch.tokenization import RoleTokenizer
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Role, RoleText, TokenizedItem, unit_vectors
@@ -41,7 +36,7 @@ PROBES: Final = tuple(
     for text in ("", "a", "Rain IN Spain ", "he " * 90)
     for role in ("query", "document")
 )
-"""Awkward texts, on which two ways to compute a model are compared when it is loaded."""
+"""Test texts, such as empty and long ones, to compare two implementations at load time."""
 
 
 class SentenceTransformerBiEncoder:
@@ -49,9 +44,8 @@ class SentenceTransformerBiEncoder:
 
     Attributes:
         dimension: Length of an embedding.
-        prompts: The model's own prompt of each role; empty where it has none.
-        is_padded: Whether batches are padded, by sentence-transformers, because the model's modules
-            are not known here, or because packing did not pass the check at load.
+        prompts: The model's own prompt per role; empty if it has none.
+        is_padded: Whether batches are padded, because the model runs in sentence-transformers.
     """
 
     resolve = staticmethod(resolve_local)
@@ -60,7 +54,7 @@ class SentenceTransformerBiEncoder:
         """Load the model of a resolved configuration onto its device.
 
         Raises:
-            ModelLoadError: If there is no such model.
+            ModelLoadError: If the model cannot be loaded.
             MissingDependencyError: If the embedded model's package is not installed.
         """
         source = locate(config, bi_encoder_folder)
@@ -81,7 +75,7 @@ class SentenceTransformerBiEncoder:
         cache = config.cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
         dimension = model.get_embedding_dimension()
         if dimension is None:
-            message = f"{config.model!r} does not say the dimension of its embeddings."
+            message = f"{config.model!r} does not define the dimension of its embeddings."
             raise ModelLoadError(message)
         self.dimension = int(dimension)
         self.identity = ModelIdentity(
@@ -96,34 +90,37 @@ class SentenceTransformerBiEncoder:
             torch.device(str(config.device)).type, _BATCH_TOKENS["cpu"]
         )
         self._tokenizer = private_tokenizer(model.tokenizer, config.model)
-        # The model's own prompts, where it names any.
-        family = embedding_prompts(config.model if not any(model.prompts.values()) else "")
+        defaults = embedding_prompts("" if any(model.prompts.values()) else config.model)
         self.prompts: dict[Role, str] = {
-            "query": model.prompts.get("query") or family.query,
-            "document": model.prompts.get("document") or family.document,
+            "query": model.prompts.get("query") or defaults.query,
+            "document": model.prompts.get("document") or defaults.document,
         }
         self._model: SentenceTransformer | None = model
         self._role_tokens = RoleTokenizer(self._tokenizer, self.prompts, max_seq_length)
         self._packed = self._checked_packing() if can_pack_encoder(model) else None
         self.is_padded = self._packed is None
-        if self._packed is not None and self._packed.lanes is not None:
-            self.batch_tokens = self._packed.lanes.batch_tokens
+        if self._packed is not None and self._packed.thread_pool is not None:
+            self.batch_tokens = self._packed.thread_pool.batch_tokens
 
     def prepare(
         self, items: Sequence[RoleText], max_length: int | None = None
     ) -> list[TokenizedItem]:
-        """Put each text's prompt before it and tokenize; thread-safe."""
+        """Prefix each text with its prompt and tokenize; thread-safe."""
         if self._packed is not None:
             return self._role_tokens.prepare(items, max_length)
-        return self._counted(items, max_length)
+        return self._prepare_texts(items, max_length)
 
-    def _counted(self, items: Sequence[RoleText], max_length: int | None) -> list[TokenizedItem]:
-        """Prepare texts for sentence-transformers, which tokenizes them itself."""
+    def _prepare_texts(
+        self, items: Sequence[RoleText], max_length: int | None
+    ) -> list[TokenizedItem]:
+        """Count tokens only: sentence-transformers tokenizes the texts itself."""
         max_seq_length = min(max_length or self.identity.max_length, self.identity.max_length)
         texts = [
             item._replace(
-                text=encodable(item.text),
-                prompt=self.prompts[item.role] if item.prompt is None else encodable(item.prompt),
+                text=replace_surrogates(item.text),
+                prompt=self.prompts[item.role]
+                if item.prompt is None
+                else replace_surrogates(item.prompt),
             )
             for item in items
         ]
@@ -142,10 +139,10 @@ class SentenceTransformerBiEncoder:
 
     @property
     def model(self) -> SentenceTransformer:
-        """The model itself.
+        """The loaded model.
 
         Raises:
-            EngineClosedError: If it was closed.
+            EngineClosedError: If the backend was closed.
         """
         if self._model is None:
             message = f"the model {self.identity.model!r} was closed."
@@ -154,18 +151,18 @@ class SentenceTransformerBiEncoder:
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Embed one batch; unit vectors, float32 of shape ``(len(batch), dimension)``."""
-        model = self.model  # also where it is packed: a closed one raises
-        return unit_vectors(
-            self._encoded(model, batch) if self._packed is None else self._packed(batch)
-        )
+        model = self.model  # raises if the backend was closed, also for a packed model
+        if self._packed is not None:
+            return unit_vectors(self._packed(batch))
+        return unit_vectors(self._encode(model, batch))
 
-    def _encoded(self, model: SentenceTransformer, batch: Sequence[TokenizedItem]) -> FloatArray:
-        """Have sentence-transformers embed a batch."""
+    def _encode(self, model: SentenceTransformer, batch: Sequence[TokenizedItem]) -> FloatArray:
+        """Embed a batch with sentence-transformers."""
         vectors = np.empty((len(batch), self.dimension), dtype=np.float32)
-        # sentence-transformers takes one role, prompt and length a call.
+        # sentence-transformers takes one role, prompt and length per call.
         calls: dict[tuple[Role, str, int], list[int]] = {}
-        for row, one in enumerate(batch):
-            item, max_seq_length = one.payload
+        for row, tokenized in enumerate(batch):
+            item, max_seq_length = tokenized.payload
             calls.setdefault((item.role, item.prompt, max_seq_length), []).append(row)
         with mapped_out_of_memory():
             for (role, prompt, max_seq_length), rows in calls.items():
@@ -180,14 +177,14 @@ class SentenceTransformerBiEncoder:
         return vectors
 
     def _checked_packing(self) -> PackedEncoder | None:
-        """Return the packed model if it embeds awkward texts as sentence-transformers does."""
+        """Return the packed model if it embeds test texts as sentence-transformers does."""
         name, dtype = self.identity.model, self.identity.dtype
-        wanted = unit_vectors(self._encoded(self.model, self._counted(PROBES, 128)))
+        expected = unit_vectors(self._encode(self.model, self._prepare_texts(PROBES, 128)))
         packed = PackedEncoder(
             self.model, getattr(torch, dtype), max_seq_length=self.identity.max_length, name=name
         )
-        found = unit_vectors(packed(self._role_tokens.prepare(PROBES, 128)))
-        if agrees(found, wanted, name, dtype):
+        vectors = unit_vectors(packed(self._role_tokens.prepare(PROBES, 128)))
+        if outputs_agree(vectors, expected, name, dtype):
             return packed
         packed.close()
         return None

@@ -1,4 +1,4 @@
-"""Devices and data types, chosen at run time."""
+"""Choice of devices and data types, and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rerank_plugins.errors import ConfigurationError, OutOfMemoryError
 
 
 def resolve_device(device: str | None) -> str:
-    """Return the canonical name of a device that is there, the best one for None.
+    """Return the canonical name of an available device; None chooses the best one.
 
     Raises:
-        ConfigurationError: If the name is not a device or the device is not on this machine.
+        ConfigurationError: If the name is not a device, or the device is not available.
     """
     if device is None:
         if torch.cuda.is_available():
@@ -33,45 +33,45 @@ def resolve_device(device: str | None) -> str:
         index = parsed.index or 0
         if index >= torch.cuda.device_count():
             message = (
-                f"device is {device!r}, and this machine has {torch.cuda.device_count()} CUDA "
-                "devices that torch can use. Use another, 'cpu', or None to choose."
+                f"device is {device!r}, but torch can use {torch.cuda.device_count()} CUDA devices "
+                "here. Use another device, 'cpu', or None to choose one."
             )
             raise ConfigurationError(message)
         return f"cuda:{index}"
     if parsed.type == "mps" and torch.backends.mps.is_available():
         return "mps"
-    if parsed.type in {"mps", "meta"} or not _computes(parsed):
-        message = f"device is {device!r}, and torch cannot compute on it here. Use 'cpu' or None."
+    if parsed.type in {"mps", "meta"} or not _is_usable(parsed):
+        message = f"device is {device!r}, but torch cannot compute on it here. Use 'cpu' or None."
         raise ConfigurationError(message)
     return str(parsed)
 
 
-def _computes(device: torch.device) -> bool:
-    """Return whether torch can put numbers on a device of a rarer kind (xpu, hpu, ...)."""
+def _is_usable(device: torch.device) -> bool:
+    """Return whether torch can use a device of a less common kind (xpu, hpu, ...)."""
     try:
         torch.zeros(1, device=device).cpu()
-    except Exception:  # noqa: BLE001  (each kind fails in its own way where it is missing)
+    except Exception:  # noqa: BLE001  (each kind raises different exceptions)
         return False
     return True
 
 
 def fast_bfloat16_on_cpu() -> bool:
-    """Return whether this CPU multiplies bfloat16 in hardware (elsewhere it is far slower)."""
+    """Return whether this CPU multiplies bfloat16 in hardware; without, it is far slower."""
     return bool(
         torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001
     )
 
 
 def resolve_dtype(dtype: Dtype, device: str) -> Dtype:
-    """Return a data type for the device: what was asked for, or for ``"auto"`` a fast one.
+    """Return the data type for a device; ``"auto"`` chooses a fast one.
 
     Raises:
-        ConfigurationError: If it is int8, which is not torch's to compute here.
+        ConfigurationError: If the data type is int8, which torch does not compute here.
     """
     if dtype == "int8":
         message = (
-            "dtype is 'int8', which backend 'openvino' computes on a CPU and no other does. Use "
-            "that backend, or 'float32', 'float16', 'bfloat16' or 'auto'."
+            "dtype is 'int8', which only backend 'openvino' supports, on a CPU. Use that backend, "
+            "or 'float32', 'float16', 'bfloat16' or 'auto'."
         )
         raise ConfigurationError(message)
     if dtype != "auto":
@@ -84,30 +84,30 @@ def resolve_dtype(dtype: Dtype, device: str) -> Dtype:
 
 
 def resolve_local(config: ModelConfig) -> ModelConfig:
-    """Choose devices and data type of a model that runs here, and make a folder absolute.
+    """Choose devices and data type of a local model, and make its folder absolute.
 
-    Several devices compute in one data type, so that it does not matter which computes.
+    Several devices use one data type, so that scores do not depend on the device.
 
     Raises:
-        ConfigurationError: If the device is not on this machine.
+        ConfigurationError: If a device is not available.
     """
-    given = config.device
-    names = [given] if given is None or isinstance(given, str) else given
+    device = config.device
+    names = [device] if device is None or isinstance(device, str) else device
     devices = tuple(resolve_device(name) for name in names)
-    kinds = {resolve_dtype(config.dtype, name) for name in devices}
-    dtype = kinds.pop() if len(kinds) == 1 else "float32"
-    device = devices if len(devices) > 1 else devices[0]
+    dtypes = {resolve_dtype(config.dtype, name) for name in devices}
+    dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
     folder = None if config.model == MINI else find_folder(config.model)
     model = config.model if folder is None else str(folder)
-    return config.replace(model=model, device=device, dtype=dtype)
+    resolved_device = devices if len(devices) > 1 else devices[0]
+    return config.replace(model=model, device=resolved_device, dtype=dtype)
 
 
 @contextmanager
 def mapped_out_of_memory() -> Iterator[None]:
-    """Map a real out-of-memory error, and nothing else, to ours.
+    """Map torch's out-of-memory errors, and no others, to :class:`OutOfMemoryError`.
 
     Raises:
-        OutOfMemoryError: If the device, or on a CPU the allocator, has no memory left.
+        OutOfMemoryError: If the device, or the allocator of a CPU, is out of memory.
     """
     try:
         yield
@@ -115,7 +115,7 @@ def mapped_out_of_memory() -> Iterator[None]:
         torch.cuda.empty_cache()
         raise OutOfMemoryError(str(error)) from error
     except RuntimeError as error:
-        # The CPU's allocator has no exception class of its own.
+        # torch has no exception class for the CPU's allocator.
         if "DefaultCPUAllocator" not in str(error):
             raise
         raise OutOfMemoryError(str(error)) from error

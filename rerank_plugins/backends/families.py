@@ -1,7 +1,7 @@
-"""Families of rerankers that their files alone do not tell from a chat model.
+"""Model families that are recognized by name: decoder rerankers and bi-encoders with prompts.
 
-Their checkpoints are plain language models; what makes them rerankers is a prompt that stands in
-their documentation. So they are known by name, compared whole.
+The files of these models do not contain the prompts that they were trained with; only their
+documentation does. A family is matched by the whole last part of a model's name.
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Final, NamedTuple
 
+_PLACEHOLDER: Final = "{instruction}"
+
 
 class Prompt(NamedTuple):
-    """A prompt, and the answers whose logits make the score.
+    """A decoder's prompt, and the answers whose logits give the score.
 
     Attributes:
-        before: Parts before the query; ``{instruction}`` stands for what is to be judged.
+        before: Parts before the query; ``{instruction}`` is replaced by the instruction.
         between: Parts between query and document.
         after: Parts after the document.
         yes: The answer that means relevant.
-        no: The other one; empty where the logit of ``yes`` alone is the score.
-        instruction: What is used where none is given.
-        instructed: The last part of ``before`` where an instruction is given and only then.
-        whole: Whether all is tokenized together, and not part by part. A part by part prompt
-            puts the last part of ``before`` to the query and of ``between`` to the document.
+        no: The answer that means not relevant; empty if the logit of ``yes`` alone is the score.
+        instruction: Default instruction.
+        instructed: Replaces the last part of ``before`` if an instruction is set.
+        whole: Whether the prompt is tokenized as one text. Otherwise its parts are tokenized
+            separately, the last part of ``before`` together with the query and the last part of
+            ``between`` together with the document.
     """
 
     before: tuple[str, ...]
@@ -36,23 +39,55 @@ class Prompt(NamedTuple):
     whole: bool = False
 
     def with_instruction(self, instruction: str | None) -> Prompt:
-        """Return the prompt with an instruction in its place; None is its own."""
+        """Return the prompt with an instruction; None uses the default one."""
         if instruction is not None and self.instructed:
-            last = self.instructed.replace(_PLACE, instruction)
+            last = self.instructed.replace(_PLACEHOLDER, instruction)
             return self._replace(before=(*self.before[:-1], last))
         text = self.instruction if instruction is None else instruction
-        return self._replace(before=tuple(part.replace(_PLACE, text) for part in self.before))
+        return self._replace(before=tuple(part.replace(_PLACEHOLDER, text) for part in self.before))
 
     @property
     def takes_instructions(self) -> bool:
-        """Whether it has a place for one."""
+        """Whether the prompt has a place for an instruction."""
         return bool(self.instruction or self.instructed)
 
 
-_PLACE: Final = "{instruction}"
+class Family(NamedTuple):
+    """Backend and prompt of a family."""
+
+    backend: str
+    prompt: Prompt
+
+
+class EmbeddingPrompts(NamedTuple):
+    """Prefixes of queries and documents for a family of bi-encoders."""
+
+    query: str
+    document: str = ""
+
+
+def family(model: str) -> Family | None:
+    """Return the family of a decoder reranker, or None if its name is not recognized.
+
+    >>> family("Qwen/Qwen3-Reranker-0.6B").backend
+    'decoder'
+    >>> family("me/not-a-qwen3-reranker-0.6b") is None
+    True
+    """
+    return FAMILIES.get(PurePath(model).name.lower())
+
+
+def embedding_prompts(model: str) -> EmbeddingPrompts:
+    """Return the prompts of a bi-encoder's family; most models have empty ones.
+
+    >>> embedding_prompts("intfloat/multilingual-e5-small").document
+    'passage: '
+    """
+    return EMBEDDING_PROMPTS.get(PurePath(model).name.lower(), EmbeddingPrompts(""))
+
 
 BOS: Final = "<bos>"
-"""Stands for the tokenizer's own first token in a prompt."""
+"""Placeholder for the tokenizer's beginning-of-sequence token."""
 
 QWEN3: Final = Prompt(
     before=(
@@ -118,17 +153,10 @@ LIGHTWEIGHT: Final = GEMMA._replace(
 """Source: FlagEmbedding's ``LightWeightFlagLLMReranker``."""
 
 PROMPTS: Final[Mapping[str, Prompt]] = {"qwen3": QWEN3, "mxbai": MXBAI, "gemma": GEMMA}
-"""By the name of the family, for models that are named otherwise."""
+"""Prompts by family, for models that are not recognized by name."""
 
 
-class Family(NamedTuple):
-    """What runs a family, and its prompt."""
-
-    backend: str
-    prompt: Prompt
-
-
-NAMED: Final[Mapping[str, Family]] = {
+FAMILIES: Final[Mapping[str, Family]] = {
     **dict.fromkeys(
         [
             f"qwen3-reranker-{size}{form}"
@@ -143,25 +171,7 @@ NAMED: Final[Mapping[str, Family]] = {
     ),
     "bge-reranker-v2-gemma": Family("flag", GEMMA),
 }
-"""By the last part of a Hub name or a folder, in lower case."""
-
-
-def family(model: str) -> Family | None:
-    """Return the family of a model, by its whole name.
-
-    >>> family("Qwen/Qwen3-Reranker-0.6B").backend
-    'decoder'
-    >>> family("me/not-a-qwen3-reranker-0.6b") is None
-    True
-    """
-    return NAMED.get(PurePath(model).name.lower())
-
-
-class EmbeddingPrompts(NamedTuple):
-    """What a family of bi-encoders puts before queries and documents."""
-
-    query: str
-    document: str = ""
+"""Families by the last part of a Hub name or folder, in lower case."""
 
 
 _BGE_EN: Final = EmbeddingPrompts("Represent this sentence for searching relevant passages: ")
@@ -186,14 +196,5 @@ EMBEDDING_PROMPTS: Final[Mapping[str, EmbeddingPrompts]] = {
         for version in versions
     },
 }
-"""Of models that were trained with prompts and whose configuration names none, by the last part of
+"""Models that were trained with prompts but have none in their configuration, by the last part of
 their name in lower case. Source: their model cards."""
-
-
-def embedding_prompts(model: str) -> EmbeddingPrompts:
-    """Return the prompts of a bi-encoder's family; empty ones for most.
-
-    >>> embedding_prompts("intfloat/multilingual-e5-small").document
-    'passage: '
-    """
-    return EMBEDDING_PROMPTS.get(PurePath(model).name.lower(), EmbeddingPrompts(""))

@@ -1,236 +1,67 @@
-"""A model's folder, looked at before anything reads it: files that are none, or elsewhere."""
+"""Reading and validation of a model's files before any library loads them.
+
+Only regular files of limited size inside the model's own folder are read, and weights only from
+safetensors: a pickle can run code. Folders are validated by :func:`validate_folder`, models of the
+Hub by :func:`validate_source`, and modules of sentence-transformers by :func:`validate_modules`.
+The ``options`` of the functions are those of :func:`~rerank_plugins.backends.hub.hub_options`.
+"""
 
 from __future__ import annotations
 
-import base64
 import json
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final, NamedTuple
 
 from transformers.utils.hub import cached_file
 
-from rerank_plugins.config import MIN_MAX_LENGTH
+from rerank_plugins.backends.config_limits import validate_config
+from rerank_plugins.backends.tokenizer import validate_tokenizer
+from rerank_plugins.engine.backend import Role
 from rerank_plugins.errors import ModelLoadError
 
-_MAX_GROWTH: Final = 64
-"""How many times longer a text may become; NFKC's longest letter becomes 18 of two bytes."""
+_INDEX: Final = ".safetensors.index.json"
+"""Suffix of the file that lists the parts of sharded weights."""
 
-_SIZE_BYTES: Final = 4
-"""A compiled table begins with the length of its tree; its texts come after that."""
+_ADAPTER: Final = ("adapter_config.json", "adapter_model.safetensors")
+"""Configuration and weights of an adapter."""
 
+_SENTENCE_TRANSFORMERS: Final = "config_sentence_transformers.json"
+_WITHOUT_PICKLES: Final = ("Transformer", "Pooling", "Normalize")
+"""Modules that have no weights, or that are loaded from safetensors only."""
 
-def validate_tokenizer(settings: Any, where: str) -> None:  # noqa: ANN401  (any JSON)
-    """Check that a tokenizer's rules, one after the other, do not make texts far longer.
+_MAX_CONFIG_BYTES: Final = 16 * 2**20
+_MAX_TOKENIZER_BYTES: Final = 256 * 2**20
+"""A tokenizer with a vocabulary of 262,144 has 33 MiB."""
 
-    The Rust library ends the process when there is no memory left.
-
-    Args:
-        settings: What ``tokenizer.json`` holds; None where there is none.
-        where: The file, for messages.
-
-    Raises:
-        ModelLoadError: If they do.
-    """
-    if not isinstance(settings, dict):
-        return
-    parts = (settings.get("normalizer"), settings.get("pre_tokenizer"))
-    try:
-        longer = math.prod(_growth(rule) for part in parts for rule in _rules(part))
-    except (AttributeError, TypeError, ValueError, RecursionError):
-        return  # the loader says what is wrong with it
-    if longer > _MAX_GROWTH:
-        message = (
-            f"the rules of {where} make a text up to {longer:.3g} times longer; at most {_MAX_GROWTH} is "
-            "allowed. The file is damaged, or made to fill the memory: do not trust this model."
-        )
-        raise ModelLoadError(message)
-
-
-def _rules(part: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401  (any JSON)
-    """Yield the rules of a sequence, and of those within it."""
-    if part is None:
-        return
-    inner = part.get("normalizers") or part.get("pretokenizers")
-    if inner is None:
-        yield part
-    for one in inner or ():
-        yield from _rules(one)
-
-
-def _growth(rule: dict[str, Any]) -> float:
-    """Return how many times longer a rule can make a text, at least 1."""
-    kind = rule.get("type")
-    if kind == "Replace":
-        pattern = rule["pattern"].get("String")
-        # An expression may match what is empty, between any two letters.
-        return max(1.0, len(rule["content"]) / len(pattern) if pattern else len(rule["content"]))
-    if kind == "ByteLevel":
-        return 2.0
-    if kind == "Precompiled":
-        table = base64.b64decode(rule["precompiled_charsmap"])
-        start = _SIZE_BYTES + int.from_bytes(table[:_SIZE_BYTES], "little")
-        return float(max(map(len, table[start:].split(b"\0")), default=1) or 1)
-    return 1.0
-
-
-_MAX_SIZE: Final = {
-    "vocab_size": 10_000_000,
-    "type_vocab_size": 1_000_000,
-    "max_position_embeddings": 100_000_000,
-    "num_labels": 10_000,
-    "num_hidden_layers": 2_000,
-    "num_layers": 2_000,
-    "num_decoder_layers": 2_000,
-    "num_attention_heads": 10_000,
-    "num_key_value_heads": 10_000,
-    "head_dim": 100_000,
-    "rotary_dim": 100_000,
-    "partial_rotary_factor": 1,
-    "rotary_pct": 1,
-    "hidden_size": 1_000_000,
-    "embedding_size": 1_000_000,
-    "intermediate_size": 10_000_000,
-    "d_model": 1_000_000,
-    "d_ff": 10_000_000,
-    "in_features": 1_000_000,
-    "out_features": 1_000_000,
+_MAX_BYTES: Final = {
+    ".jinja": _MAX_CONFIG_BYTES,
+    ".json": _MAX_TOKENIZER_BYTES,
+    ".model": _MAX_TOKENIZER_BYTES,
 }
-"""Far beyond every model that there is; what is larger would only fill the memory."""
-
-_TABLES: Final = (
-    (("vocab_size", "hidden_size"), 2**34),
-    (("num_hidden_layers", "hidden_size", "intermediate_size"), 2**40),
-    (("num_layers", "d_model", "d_ff"), 2**40),
-    (("num_hidden_layers", "hidden_size", "hidden_size"), 2**40),
-    (("num_hidden_layers", "hidden_size", "num_attention_heads", "head_dim"), 2**40),
-    (("num_hidden_layers", "hidden_size", "num_key_value_heads", "head_dim"), 2**40),
-    (("in_features", "out_features"), 2**30),
-)
-"""Sizes whose product is about how many numbers a model has there, and the most of them."""
-
-_NUMBERS_A_BYTE: Final = 8
-"""Weights of 4 bits have two; layers that share their weights, as ALBERT's, a dozen times that."""
-
-_SMALL: Final = 2**26
-"""Numbers that any model may have, whatever its weights' size."""
-
-_CODE: Final = ("attn_implementation", "_attn_implementation", "experts_implementation")
-"""Settings with which transformers fetches compiled code from the hub if it is named there."""
-
-_WEIGHTS: Final = (".safetensors", ".safetensors.index.json")
-
-_DEPTH: Final = 8
+"""Size limits of files that are read completely, by suffix."""
 
 
-def validate_settings(settings: Any, where: str, weights: int = 0) -> None:  # noqa: ANN401  (JSON)
-    """Check that a configuration asks for sizes that there are, and for no code of the hub.
+class Module(NamedTuple):
+    """One module of a sentence-transformers model.
 
-    Args:
-        settings: What the file holds; None where there is none.
-        where: The file, for messages.
-        weights: Bytes of the weights that go with it; 0 where that is not known.
-
-    Raises:
-        ModelLoadError: If it does not.
+    Attributes:
+        kind: Name of its class, without the package.
+        path: Its folder, relative to the model's; empty for the model's own folder.
     """
-    for group in _groups(settings):
-        sizes = {name: value for name, value in group.items() if _bounded(name, value)}
-        for name, value in sizes.items():
-            if not 0 <= value <= _MAX_SIZE[name]:
-                _refuse(f"{name} is {value:.6g}", where, f"from 0 to {_MAX_SIZE[name]}")
-        for names, most in _TABLES:
-            numbers = math.prod(sizes.get(name, 0) for name in names)
-            allowed = min(most, _NUMBERS_A_BYTE * weights + _SMALL) if weights else most
-            if numbers > allowed:
-                what = f"{' times '.join(names)} is {numbers:.6g}"
-                _refuse(what, where, f"at most {allowed:.6g} with these weights")
-        weights_file = group.get("transformers_weights")
-        if weights_file is not None and not str(weights_file).endswith(_WEIGHTS):
-            message = (
-                f"transformers_weights is {weights_file!r:.80} in {where}; only safetensors are "
-                "read. Remove the setting, or save the model anew."
-            )
-            raise ModelLoadError(message)
-        for name in _CODE:
-            if "/" in str(group.get(name)):
-                message = (
-                    f"{name} is {group[name]!r:.80} in {where}: compiled code from the hub, which "
-                    "is not run. Remove the setting."
-                )
-                raise ModelLoadError(message)
 
-
-def smallest_max_seq_length(
-    limits: Iterable[tuple[str, Any]], model: str, at_least: int = MIN_MAX_LENGTH
-) -> int:
-    """Return the most tokens that a model reads: the least of what its files say.
-
-    Args:
-        limits: Entries of the files and their values.
-        model: Its name, for messages.
-        at_least: What each must be. A pair of an encoder has special tokens, and is not cut
-            to nothing.
-
-    Raises:
-        ModelLoadError: If a value is no such number of tokens.
-    """
-    known = list(limits)
-    for name, most in known:
-        if isinstance(most, bool) or not isinstance(most, (int, float)) or not most >= at_least:
-            message = (
-                f"{name} is {most!r:.80} in the files of {model!r}; it must be a number of tokens, "
-                f"at least {at_least}. Mend the file."
-            )
-            raise ModelLoadError(message)
-    return int(min(most for _, most in known))
-
-
-def _refuse(what: str, where: str, allowed: str) -> None:
-    message = (
-        f"{what} in {where}; it must be {allowed}. The file is damaged, or not that of a model."
-    )
-    raise ModelLoadError(message)
-
-
-def _bounded(name: str, value: object) -> bool:
-    return name in _MAX_SIZE and isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _groups(settings: Any, depth: int = 0) -> Iterator[dict[str, Any]]:  # noqa: ANN401  (JSON)
-    """Yield a configuration, and those within it."""
-    if isinstance(settings, dict) and depth <= _DEPTH:
-        yield settings
-        for value in settings.values():
-            yield from _groups(value, depth + 1)
-
-
-INDEX: Final = ".safetensors.index.json"
-"""What files end in that name the files which large weights are cut into."""
-
-ADAPTER: Final = ("adapter_config.json", "adapter_model.safetensors")
-"""Files of an adapter: what it is, and its weights."""
-
-_SETTINGS_BYTES: Final = 16 * 2**20
-_TOKENIZER_BYTES: Final = 256 * 2**20
-"""Those of 262,144 words have 33 MiB."""
-
-_MOST_BYTES: Final = {
-    ".jinja": _SETTINGS_BYTES,
-    **dict.fromkeys((".json", ".model"), _TOKENIZER_BYTES),
-}
-"""Of files that are read whole, by what their names end in."""
+    kind: str
+    path: str
 
 
 def validate_folder(folder: Path) -> None:
-    """Check that a model's folder holds files that end, and settings that fit into a machine.
+    """Validate a model folder before its files are loaded.
 
-    A pipe or a device in the place of a file would be read for ever, and a configuration with
-    a billion layers would be built until no memory is left.
+    Reading a pipe or a device in place of a file would never end, and a configuration with a
+    billion layers would allocate all memory.
 
     Raises:
-        ModelLoadError: If it does not.
+        ModelLoadError: If a file is not regular, too large or invalid.
     """
     entries = list(_entries(folder))
     for path in entries:
@@ -238,54 +69,204 @@ def validate_folder(folder: Path) -> None:
             message = f"{path} is a pipe, a socket or a device, not a file. Remove it."
             raise ModelLoadError(message)
     files = [path for path in entries if path.is_file()]
-    weights = sum(path.stat().st_size for path in files if path.suffix == ".safetensors")
+    weight_bytes = sum(path.stat().st_size for path in files if path.suffix == ".safetensors")
     for path in files:
-        _validate_bytes(path, _MOST_BYTES.get(path.suffix))
+        _validate_size(path, _MAX_BYTES.get(path.suffix))
         if path.name == "config.json":
-            validate_settings(_read(path), str(path), weights)
+            validate_config(_read_limited(path, _MAX_CONFIG_BYTES), str(path), weight_bytes)
         elif path.name == "tokenizer.json":
-            validate_tokenizer(_read(path, _TOKENIZER_BYTES), str(path))
-        elif path.name.endswith(INDEX):
-            validate_index(_read(path, _TOKENIZER_BYTES), str(path))
-    if (folder / ADAPTER[0]).exists() and not (folder / ADAPTER[1]).exists():
-        raise pickled_adapter(str(folder))
+            validate_tokenizer(_read_limited(path, _MAX_TOKENIZER_BYTES), str(path))
+        elif path.name.endswith(_INDEX):
+            _validate_index(_read_limited(path, _MAX_TOKENIZER_BYTES), str(path))
+    if (folder / _ADAPTER[0]).exists() and not (folder / _ADAPTER[1]).exists():
+        raise _pickled_adapter(str(folder))
 
 
-def validate_index(index: Any, where: str) -> None:  # noqa: ANN401  (any JSON)
-    """Check that weights which are cut into files name safetensors in the model's own folder.
+def validate_source(source: str, options: dict[str, Any]) -> None:
+    """Validate a model of the Hub as :func:`validate_folder` validates a folder.
 
-    transformers would read a file anywhere on the machine, and open one with another ending
-    as a pickle.
+    Its configuration and lists of files are downloaded first, its weights only afterwards.
 
     Args:
-        index: What the file of the index holds; None where there is none.
-        where: The file, for messages.
+        source: Folder or Hub name. A folder is not validated again.
+        options: Options of the Hub.
 
     Raises:
-        ModelLoadError: If they do not.
+        ModelLoadError: If sizes exceed the limits, or if not all weights are safetensors in the
+            model's own folder.
+    """
+    if Path(source).is_absolute():
+        return
+    config = read_json(source, "config.json", options)
+    validate_config(config, f"config.json of {source!r}")
+    validate_tokenizer(read_json(source, "tokenizer.json", options), f"tokenizer of {source!r}")
+    weights_file = config.get("transformers_weights") if isinstance(config, dict) else None
+    for name in (f"model{_INDEX}", weights_file):
+        if name is not None and name.endswith(_INDEX):
+            _validate_index(read_json(source, name, options), f"{name} of {source!r}")
+    has_adapter = read_json(source, _ADAPTER[0], options) is not None
+    if has_adapter and _find_file(source, _ADAPTER[1], options) is None:
+        raise _pickled_adapter(repr(source))
+
+
+def validate_modules(source: str, options: dict[str, Any]) -> None:
+    """Validate that all modules are in the model's folder and have their weights as safetensors.
+
+    Raises:
+        ModelLoadError: If a module is outside the folder, or has a pickle only, which
+            sentence-transformers would read.
+    """
+    for module in read_modules(source, options):
+        if module.kind in _WITHOUT_PICKLES:
+            continue
+        has_safetensors, has_pickle = (
+            _find_file(source, f"{module.path}/{name}", options) is not None
+            for name in ("model.safetensors", "pytorch_model.bin")
+        )
+        if has_pickle and not has_safetensors:
+            message = (
+                f"{source!r} has the weights of its module {module.path!r} as a pickle only "
+                "(pytorch_model.bin), which can run code. Save the model again with "
+                "sentence-transformers, which writes safetensors."
+            )
+            raise ModelLoadError(message)
+
+
+def read_json(source: str, name: str, options: dict[str, Any]) -> Any:  # noqa: ANN401  (any JSON)
+    """Return the content of a model's JSON file, or None if there is no such file.
+
+    Args:
+        source: Folder or Hub name.
+        name: Path of the file, relative to the model's folder.
+        options: Options of the Hub.
+
+    Raises:
+        ModelLoadError: If the file is not valid JSON.
+    """
+    file = _find_file(source, name, options)
+    if file is None:
+        return None
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        message = (
+            f"{source!r} cannot be loaded: {name} cannot be read as JSON: {error}. Fix the file, "
+            "or remove it."
+        )
+        raise ModelLoadError(message) from error
+
+
+def read_modules(source: str, options: dict[str, Any]) -> list[Module]:
+    """Return the modules listed in ``modules.json``; most rerankers have no such file.
+
+    Raises:
+        ModelLoadError: If the file does not have the format of sentence-transformers.
+    """
+    entries = read_json(source, "modules.json", options) or []
+    try:
+        modules = [Module(entry["type"].rpartition(".")[2], entry["path"]) for entry in entries]
+        outside = [module.path for module in modules if not _is_inside(module.path)]
+    except (AttributeError, KeyError, TypeError) as error:
+        message = f"modules.json of {source!r} does not list modules. Fix the file, or remove it."
+        raise ModelLoadError(message) from error
+    if outside:
+        message = (
+            f"modules.json of {source!r} names {outside[0]!r:.80}, which is not within the model's "
+            "folder. Nothing outside it is read: do not use this model."
+        )
+        raise ModelLoadError(message)
+    return modules
+
+
+def is_modular(source: str, options: dict[str, Any]) -> bool:
+    """Return whether a model has more than one module, so that its head is a module of its own."""
+    return len(read_modules(source, options)) > 1
+
+
+def model_kind(source: str, options: dict[str, Any]) -> str | None:
+    """Return the model type that sentence-transformers saved, such as ``"CrossEncoder"``."""
+    settings = read_json(source, _SENTENCE_TRANSFORMERS, options)
+    kind = settings.get("model_type") if isinstance(settings, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+def read_prompts(source: str, options: dict[str, Any]) -> dict[Role, str]:
+    """Return the prompts that sentence-transformers saved with a model.
+
+    The prompt named ``"query"``, else the default prompt, is the prefix of queries; the prompt
+    named ``"document"`` is the prefix of documents.
+
+    Returns:
+        Only the prompts that exist; most models have none.
+
+    Raises:
+        ModelLoadError: If the file does not have the format of sentence-transformers.
+    """
+    settings = read_json(source, _SENTENCE_TRANSFORMERS, options)
+    if settings is None:
+        return {}
+    try:
+        prompts = settings.get("prompts") or {}
+        query = prompts.get("query") or prompts.get(settings.get("default_prompt_name") or "")
+        roles: dict[Role, Any] = {"query": query, "document": prompts.get("document")}
+    except (AttributeError, TypeError) as error:
+        message = (
+            f"{_SENTENCE_TRANSFORMERS} of {source!r} cannot be read: {error}. Fix the file, or "
+            "remove it."
+        )
+        raise ModelLoadError(message) from error
+    return {role: str(prompt) for role, prompt in roles.items() if prompt}
+
+
+def default_prompt(source: str, options: dict[str, Any]) -> str | None:
+    """Return the prompt that sentence-transformers uses by default.
+
+    Raises:
+        ModelLoadError: If the file does not hold prompts by name.
+    """
+    settings = read_json(source, _SENTENCE_TRANSFORMERS, options)
+    if not isinstance(settings, dict):
+        return None
+    prompts, name = settings.get("prompts") or {}, settings.get("default_prompt_name") or ""
+    if not isinstance(prompts, dict) or not isinstance(name, str):
+        message = (
+            f"{_SENTENCE_TRANSFORMERS} of {source!r} has {prompts!r:.80} as prompts and "
+            f"{name!r:.80} as default_prompt_name; they must be an object and one of its names. "
+            "Fix the file."
+        )
+        raise ModelLoadError(message)
+    prompt = prompts.get(name)
+    return prompt if isinstance(prompt, str) else None
+
+
+def _validate_index(index: Any, where: str) -> None:  # noqa: ANN401  (any JSON)
+    """Validate that sharded weights are safetensors in the model's own folder.
+
+    transformers would read a file anywhere on the machine, and a file with another suffix as a
+    pickle.
     """
     shards = index.get("weight_map") if isinstance(index, dict) else None
     for shard in shards.values() if isinstance(shards, dict) else ():
-        if not isinstance(shard, str) or not within(shard) or not shard.endswith(".safetensors"):
+        is_valid = isinstance(shard, str) and _is_inside(shard) and shard.endswith(".safetensors")
+        if not is_valid:
             message = (
                 f"{where} names {shard!r:.80}, which is no safetensors file within the model's "
-                "folder. Nothing else is read: do not trust this model, or save it anew with "
+                "folder. Nothing else is read: do not use this model, or save it again with "
                 "safe_serialization=True."
             )
             raise ModelLoadError(message)
 
 
-def pickled_adapter(where: str) -> ModelLoadError:
-    """Return the error of an adapter without safetensors: transformers would open a pickle."""
+def _pickled_adapter(where: str) -> ModelLoadError:
     message = (
-        f"{where} has {ADAPTER[0]} and no {ADAPTER[1]}; a pickle is not read. Merge the adapter "
-        "into its model, or save it anew with safetensors."
+        f"{where} has {_ADAPTER[0]} and no {_ADAPTER[1]}; a pickle is not read. Merge the adapter "
+        "into its model, or save it again with safetensors."
     )
     return ModelLoadError(message)
 
 
-def within(path: str) -> bool:
-    """Return whether a path stays in the folder it is relative to, on any system."""
+def _is_inside(path: str) -> bool:
+    """Return whether a relative path stays in its folder, on every operating system."""
     for kind in (PurePosixPath(path), PureWindowsPath(path)):
         if kind.is_absolute() or kind.drive or kind.root or ".." in kind.parts:
             return False
@@ -293,178 +274,33 @@ def within(path: str) -> bool:
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    """Yield what lies in a folder and in those below it, one level deep."""
+    """Yield the entries of a folder and of its direct subfolders."""
     for path in folder.iterdir():
         yield path
         if path.is_dir() and not path.is_symlink():
             yield from path.iterdir()
 
 
-def _validate_bytes(file: Path, most: int | None) -> None:
-    if most is not None and file.stat().st_size > most:
+def _validate_size(file: Path, maximum: int | None) -> None:
+    if maximum is not None and file.stat().st_size > maximum:
         message = (
-            f"{file} has {file.stat().st_size} bytes; at most {most} are read of it. The file is "
-            "damaged, or no part of a model: remove it."
+            f"{file} has {file.stat().st_size} bytes; at most {maximum} are allowed. The file is "
+            "damaged, or does not belong to a model: remove it."
         )
         raise ModelLoadError(message)
 
 
-def _read(file: Path, most: int = _SETTINGS_BYTES) -> Any:  # noqa: ANN401  (any JSON)
-    """Return what a JSON file holds; None if that is nothing, on which the loader has its say.
-
-    Raises:
-        ModelLoadError: If it is far too large.
-    """
-    if not file.is_file():
-        return None
-    _validate_bytes(file, most)
+def _read_limited(file: Path, maximum: int) -> Any:  # noqa: ANN401  (any JSON)
+    """Return the content of a JSON file; None if it is invalid, which the loader reports."""
+    _validate_size(file, maximum)
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
 
 
-_SETTINGS: Final = "config_sentence_transformers.json"
-_NO_PICKLE: Final = ("Transformer", "Pooling", "Normalize")
-"""Modules without weights, or that are told to read safetensors only."""
-
-
-class Part(NamedTuple):
-    """One module of a sentence-transformers model.
-
-    Attributes:
-        kind: Name of its class, without the package.
-        path: Its folder within the model's; empty for the model's own.
-    """
-
-    kind: str
-    path: str
-
-
-def read_json(source: str, name: str, options: dict[str, Any]) -> Any:  # noqa: ANN401  (any JSON)
-    """Return what a JSON file beside a model's weights holds, or None where there is none.
-
-    Args:
-        source: Folder or Hub name.
-        name: The file, with its folder within the model's.
-        options: Where the hub's files are; see
-            :func:`~rerank_plugins.backends.hub.hub_options`.
-
-    Raises:
-        ModelLoadError: If it is not JSON.
-    """
-    where = {key: value for key, value in options.items() if key != "trust_remote_code"}
-    file = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **where)
-    if file is None:
-        return None
-    try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        message = f"{source!r} cannot be loaded: {name} is no JSON: {error}. Mend it, or remove it."
-        raise ModelLoadError(message) from error
-
-
-def validate_source(source: str, options: dict[str, Any]) -> None:
-    """Check a model of the hub as :func:`~rerank_plugins.backends.model_files.validate_folder` a folder.
-
-    Its settings and its list of files are had first, its weights only after that.
-
-    Raises:
-        ModelLoadError: If its sizes are absurd, or its weights are not all safetensors of its own.
-    """
-    if Path(source).is_absolute():  # it was checked when it was found
-        return
-    settings = read_json(source, "config.json", options)
-    validate_settings(settings, f"config.json of {source!r}")
-    validate_tokenizer(read_json(source, "tokenizer.json", options), f"tokenizer of {source!r}")
-    own = settings.get("transformers_weights") if isinstance(settings, dict) else None
-    for name in (f"model{INDEX}", own):
-        if name is not None and name.endswith(INDEX):
-            validate_index(read_json(source, name, options), f"{name} of {source!r}")
-    if read_json(source, ADAPTER[0], options) is not None and not _is_there(
-        source, ADAPTER[1], options
-    ):
-        raise pickled_adapter(repr(source))
-
-
-def _is_there(source: str, name: str, options: dict[str, Any]) -> bool:
-    where = {key: value for key, value in options.items() if key != "trust_remote_code"}
-    return (
-        cached_file(source, name, _raise_exceptions_for_missing_entries=False, **where) is not None
-    )
-
-
-def read_modules(source: str, options: dict[str, Any]) -> list[Part]:
-    """Return the modules that ``modules.json`` lists; most rerankers have none.
-
-    Raises:
-        ModelLoadError: If the file is not what sentence-transformers writes.
-    """
-    listed = read_json(source, "modules.json", options) or []
-    try:
-        parts = [Part(one["type"].rpartition(".")[2], one["path"]) for one in listed]
-        outside = [one.path for one in parts if not within(one.path)]
-    except (AttributeError, KeyError, TypeError) as error:
-        message = f"modules.json of {source!r} does not list modules. Mend it, or remove it."
-        raise ModelLoadError(message) from error
-    if outside:
-        message = (
-            f"modules.json of {source!r} names {outside[0]!r:.80}, which is not within the model's "
-            "folder. Nothing outside it is read: do not trust this model."
-        )
-        raise ModelLoadError(message)
-    return parts
-
-
-def validate_modules(source: str, options: dict[str, Any]) -> None:
-    """Check that every module lies in the model's folder and none has its weights as a pickle.
-
-    Raises:
-        ModelLoadError: If not; sentence-transformers would read it.
-    """
-    for part in read_modules(source, options):
-        if part.kind in _NO_PICKLE:
-            continue
-        safe, pickled = (
-            _is_there(source, f"{part.path}/{name}", options)
-            for name in ("model.safetensors", "pytorch_model.bin")
-        )
-        if pickled and not safe:
-            message = (
-                f"{source!r} has the weights of its module {part.path!r} as a pickle only "
-                "(pytorch_model.bin), which could hold a program. Save the model anew with "
-                "sentence-transformers, which writes safetensors."
-            )
-            raise ModelLoadError(message)
-
-
-def is_modular(source: str, options: dict[str, Any]) -> bool:
-    """Return whether a model has more than one module, so that its head is not its own."""
-    return len(read_modules(source, options)) > 1
-
-
-def model_kind(source: str, options: dict[str, Any]) -> str | None:
-    """Return what a model was saved as by sentence-transformers, such as ``"CrossEncoder"``."""
-    settings = read_json(source, _SETTINGS, options)
-    kind = settings.get("model_type") if isinstance(settings, dict) else None
-    return kind if isinstance(kind, str) else None
-
-
-def default_prompt(source: str, options: dict[str, Any]) -> str | None:
-    """Return the prompt that sentence-transformers uses where none is asked for.
-
-    Raises:
-        ModelLoadError: If the file does not hold prompts by name.
-    """
-    settings = read_json(source, _SETTINGS, options)
-    if not isinstance(settings, dict):
-        return None
-    prompts, name = settings.get("prompts") or {}, settings.get("default_prompt_name") or ""
-    if not isinstance(prompts, dict) or not isinstance(name, str):
-        message = (
-            f"{_SETTINGS} of {source!r} has {prompts!r:.80} as prompts and {name!r:.80} as "
-            "default_prompt_name; they must be an object and one of its names. Mend the file."
-        )
-        raise ModelLoadError(message)
-    prompt = prompts.get(name)
-    return prompt if isinstance(prompt, str) else None
+def _find_file(source: str, name: str, options: dict[str, Any]) -> str | None:
+    """Return the path of a model's file, downloaded if needed; None if there is no such file."""
+    hub = {option: value for option, value in options.items() if option != "trust_remote_code"}
+    file: str | None = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub)
+    return file

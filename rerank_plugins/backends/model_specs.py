@@ -1,4 +1,9 @@
-"""A cross-encoder in int8, quantized on the user's own texts."""
+"""Specifications of models that need more than a name.
+
+A specification is passed as ``model=`` wherever a name is accepted. Specifications are frozen and
+hashable: equal ones share one engine. Importing this module loads no model library, so that a
+:class:`RemoteSpec` works without torch.
+"""
 
 from __future__ import annotations
 
@@ -16,86 +21,33 @@ from rerank_plugins.config import validate_choice, validate_count
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.types import TextPair
 
-
-@dataclass(frozen=True)
-class OpenVINOSpec:
-    """A local cross-encoder for OpenVINO; give it as ``model=`` wherever a name goes.
-
-    Only ``dtype="int8"`` needs calibration texts, and a name alone brings a sample in
-    English. Texts like those that will be ranked widen its ranges where they have to be wider.
-
-    Attributes:
-        model: ``"mini"``, a Hugging Face Hub name or a folder.
-        calibration: Pairs of a query and a document, used besides the bundled sample; 50 to
-            300 are usual. No judgments are needed. None is the bundled sample alone.
-
-    Example:
-        >>> from rerank_plugins import OpenVINOSpec
-        >>> model = OpenVINOSpec("mini", calibration=[("who wrote Faust", "Goethe did.")])
-        >>> str(model)
-        'mini'
-    """
-
-    model: str | Path
-    calibration: Sequence[tuple[str, str]] | None = None
-
-    def __post_init__(self) -> None:
-        """Check every field, and make it hashable.
-
-        Raises:
-            ConfigurationError: If the calibration pairs are not pairs of texts, or none.
-        """
-        if self.calibration is None:
-            return
-        pairs = tuple(self.calibration)
-        for number, pair in enumerate(pairs):
-            words = isinstance(pair, (tuple, list)) and [isinstance(one, str) for one in pair]
-            if words != [True, True]:
-                message = f"calibration[{number}] is {pair!r}; it must be (query, document)."
-                raise ConfigurationError(message)
-        if not pairs:
-            message = "calibration has no pairs; give some, or None for the bundled sample."
-            raise ConfigurationError(message)
-        object.__setattr__(self, "calibration", tuple(TextPair(*pair) for pair in pairs))
-
-    @property
-    def backend_name(self) -> str:
-        """The name under which :mod:`rerank_plugins.backends` knows it."""
-        return "openvino"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields, ready for JSON."""
-        pairs = None if self.calibration is None else [list(pair) for pair in self.calibration]
-        return {"model": str(self.model), "calibration": pairs}
-
-    def __str__(self) -> str:
-        """Return the model's name."""
-        return str(self.model)
-
-
 DecoderFamily = Literal["auto", "qwen3", "mxbai", "gemma"]
+FlagVariant = Literal["auto", "encoder-only", "decoder-only", "layerwise", "lightweight"]
+
+_COMPRESS_RATIOS: Final = (1, 2, 4, 8)
+_MAX_SECONDS: Final = 1e6
 
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """A decoder reranker with settings of its own; give it as ``model=`` wherever a name goes.
+    """A decoder reranker with its own prompt settings.
 
-    A name alone is enough for the models of the table of supported ones, and for every model
-    that sentence-transformers describes (``modules.json`` and a chat template with the roles
+    A name is enough for the models in the table of supported models, and for every model that
+    sentence-transformers describes (``modules.json`` and a chat template with the roles
     ``query`` and ``document``).
 
     Attributes:
         model: Hub name or folder.
-        instruction: What makes a document relevant, in the model's prompt; None is the model's
-            own. The prompt of ``gemma`` has no place for one.
-        family: Whose prompt and answers are used; ``"auto"`` reads the model's files and name. Say
-            it for a model that was trained from one of the family and is called otherwise.
-        prefix_reuse: Whether what the pairs of a query begin with is computed once.
+        instruction: Relevance criterion for the model's prompt; None uses the model's own. The
+            prompt of ``gemma`` takes no instruction.
+        family: Family whose prompt and answer tokens are used; ``"auto"`` reads the model's files
+            and name. Required for a fine-tuned model of a family under another name.
+        prefix_reuse: Whether the common prefix of a query's pairs is computed only once.
 
     Example:
         >>> from rerank_plugins import DecoderSpec, Reranker
         >>> model = DecoderSpec("./tuned", family="qwen3", instruction="Find the clause.")
-        >>> Reranker(model, top_n=5).config.top_n
+        >>> Reranker(model, top_n=5).top_n
         5
     """
 
@@ -106,85 +58,56 @@ class DecoderSpec:
     prefix_reuse: bool = True
 
     def __post_init__(self) -> None:
-        """Check every field.
+        """Validate all fields.
 
         Raises:
-            ConfigurationError: If one is out of range.
+            ConfigurationError: If a field is invalid.
         """
-        object.__setattr__(self, "model", checked_model(self.model))
+        object.__setattr__(self, "model", _validate_model(self.model))
         validate_choice("family", self.family, get_args(DecoderFamily))
-        validate_text("instruction", self.instruction, "the model's own")
+        _validate_text("instruction", self.instruction, "the model's own")
 
     @property
     def backend_name(self) -> str:
-        """The name under which :mod:`rerank_plugins.backends` knows it."""
+        """Name of the backend in the table of :mod:`rerank_plugins.backends`."""
         return "decoder"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, ready for JSON."""
+        """Return the fields as JSON-compatible values."""
         return asdict(self)
 
     def __str__(self) -> str:
-        """Return what the model is called in rankings and errors."""
+        """Return the model's name in rankings and errors."""
         return self.model
-
-
-def checked_model(model: object) -> str:
-    """Return a model's name as text.
-
-    Raises:
-        ConfigurationError: If it is none.
-    """
-    if isinstance(model, Path):
-        return str(model)
-    if not isinstance(model, str) or not model.strip():
-        message = f"model is {model!r}; give a Hub name or a folder."
-        raise ConfigurationError(message)
-    return model
-
-
-def validate_text(name: str, value: object, none: str) -> None:
-    """Check a setting that is a text or None.
-
-    Raises:
-        ConfigurationError: If it is something else.
-    """
-    if value is not None and not isinstance(value, str):
-        message = f"{name} is {value!r}; it must be a text, or None for {none}."
-        raise ConfigurationError(message)
-
-
-FlagVariant = Literal["auto", "encoder-only", "decoder-only", "layerwise", "lightweight"]
-
-_RATIOS: Final = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
 class FlagSpec:
-    """One of FlagEmbedding's rerankers; give it as ``model=`` wherever a name goes.
+    """A reranker of FlagEmbedding.
 
-    A name alone is enough for BAAI's own; the settings are FlagEmbedding's, under its names.
+    A name is enough for the models of BAAI. The settings have the names that FlagEmbedding uses.
 
     Attributes:
         model: Hub name or folder.
         variant: ``"decoder-only"`` (bge-reranker-v2-gemma), ``"layerwise"``
             (bge-reranker-v2-minicpm-layerwise), ``"lightweight"``
-            (bge-reranker-v2.5-gemma2-lightweight) or ``"encoder-only"``: FlagEmbedding's own
-            ``FlagReranker`` as a reference, which needs the extra ``flag``; the torch backend runs
-            the same models faster. ``"auto"`` reads the model's configuration and name.
-        cutoff_layers: Layers to compute, counted from 1; None is all. Later ones are not loaded.
-            Only of ``layerwise`` and ``lightweight``.
-        compress_ratio: How many tokens of a document become one: 1, 2, 4 or 8. Only of
-            ``lightweight``, as :attr:`compress_layers`.
-        compress_layers: Layers before which that happens.
-        prompt: What is asked after the texts; None is the variant's own.
-        query_instruction: Put before the query.
-        passage_instruction: Put before the document.
+            (bge-reranker-v2.5-gemma2-lightweight) or ``"encoder-only"``, which runs FlagEmbedding's
+            own ``FlagReranker`` as a reference and needs the extra ``flag``; the torch backend is
+            faster for the same models. ``"auto"`` reads the model's configuration and name.
+        cutoff_layers: Number of layers to compute; None means all. Later layers are not loaded.
+            Only for ``layerwise`` and ``lightweight``.
+        compress_ratio: Number of document tokens merged into one: 1, 2, 4 or 8. Only for
+            ``lightweight``.
+        compress_layers: Layers, counted from 1, before which tokens are merged. Only for
+            ``lightweight``.
+        prompt: Question after the two texts; None uses the variant's own.
+        query_instruction: Prefix of the query.
+        passage_instruction: Prefix of the document.
 
     Example:
         >>> from rerank_plugins import FlagSpec, Reranker
         >>> model = FlagSpec("BAAI/bge-reranker-v2-minicpm-layerwise", cutoff_layers=28)
-        >>> Reranker(model, top_n=5).config.top_n
+        >>> Reranker(model, top_n=5).top_n
         5
     """
 
@@ -199,92 +122,149 @@ class FlagSpec:
     passage_instruction: str = "B: "
 
     def __post_init__(self) -> None:
-        """Check every field.
+        """Validate all fields.
 
         Raises:
-            ConfigurationError: If one is out of range.
+            ConfigurationError: If a field is invalid.
         """
-        object.__setattr__(self, "model", checked_model(self.model))
+        object.__setattr__(self, "model", _validate_model(self.model))
         validate_choice("variant", self.variant, get_args(FlagVariant))
-        if self.compress_ratio not in _RATIOS:
+        if self.compress_ratio not in _COMPRESS_RATIOS:
             message = f"compress_ratio is {self.compress_ratio!r}; it must be 1, 2, 4 or 8."
             raise ConfigurationError(message)
-        # Lists, as FlagEmbedding takes them and as JSON brings them back.
+        # FlagEmbedding and JSON use lists, which are not hashable.
         layers = self.compress_layers
         object.__setattr__(self, "compress_layers", tuple(layers) if layers else ())
         if not all(_is_layer(layer) for layer in self.compress_layers):
-            message = f"compress_layers is {layers!r}; it must hold numbers of layers from 1."
+            message = f"compress_layers is {layers!r}; it must hold layer numbers of at least 1."
             raise ConfigurationError(message)
         if self.cutoff_layers is not None and not _is_layer(self.cutoff_layers):
             message = (
-                f"cutoff_layers is {self.cutoff_layers!r}; it must be one number of layers from 1, "
-                "or None for all: a ranking has one score a document."
+                f"cutoff_layers is {self.cutoff_layers!r}; it must be one number of layers of at "
+                "least 1, or None for all: a ranking has one score per document."
             )
             raise ConfigurationError(message)
-        validate_text("prompt", self.prompt, "the variant's own")
+        _validate_text("prompt", self.prompt, "the variant's own")
         for name in ("query_instruction", "passage_instruction"):
-            validate_text(name, getattr(self, name) or "", "none")
+            _validate_text(name, getattr(self, name) or "", "none")
 
     @property
     def backend_name(self) -> str:
-        """The name under which :mod:`rerank_plugins.backends` knows it."""
+        """Name of the backend in the table of :mod:`rerank_plugins.backends`."""
         return "flag"
 
     def refuse(self, variant: str, *names: str) -> None:
-        """Refuse settings that a variant does not have.
+        """Refuse settings that a variant does not support.
 
         Raises:
-            ConfigurationError: If one of them is not its default.
+            ConfigurationError: If one of the named settings is not its default.
         """
-        plain = FlagSpec(self.model)
+        defaults = FlagSpec(self.model)
         for name in names:
             value = getattr(self, name)
-            if value != getattr(plain, name):
-                message = f"{name} is {value!r}, and {self.model!r} is {variant}, which has none."
+            if value != getattr(defaults, name):
+                message = (
+                    f"{name} is {value!r}, but {self.model!r} is {variant}, which does not support "
+                    f"it. Omit {name}."
+                )
                 raise ConfigurationError(message)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, ready for JSON."""
+        """Return the fields as JSON-compatible values."""
         return asdict(self) | {"compress_layers": list(self.compress_layers)}
 
     def __str__(self) -> str:
-        """Return what the model is called in rankings and errors."""
+        """Return the model's name in rankings and errors."""
         return self.model
 
 
-def _is_layer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+@dataclass(frozen=True)
+class OpenVINOSpec:
+    """A local cross-encoder for OpenVINO with calibration texts for int8.
+
+    Only ``dtype="int8"`` uses calibration texts, and without any a bundled English sample is
+    used. Texts similar to those that will be ranked extend the quantization ranges where needed.
+
+    Attributes:
+        model: ``"mini"``, a Hugging Face Hub name or a folder.
+        calibration: Pairs of a query and a document, used in addition to the bundled sample;
+            50 to 300 are typical. No relevance labels are needed. None uses the bundled sample
+            only.
+
+    Example:
+        >>> from rerank_plugins import OpenVINOSpec
+        >>> model = OpenVINOSpec("mini", calibration=[("who wrote faust", "Goethe did.")])
+        >>> str(model)
+        'mini'
+    """
+
+    model: str | Path
+    calibration: Sequence[tuple[str, str]] | None = None
+
+    def __post_init__(self) -> None:
+        """Validate all fields and make them hashable.
+
+        Raises:
+            ConfigurationError: If the calibration pairs are empty or not pairs of texts.
+        """
+        if self.calibration is None:
+            return
+        pairs = tuple(self.calibration)
+        for number, pair in enumerate(pairs):
+            is_text = isinstance(pair, (tuple, list)) and [isinstance(text, str) for text in pair]
+            if is_text != [True, True]:
+                message = f"calibration[{number}] is {pair!r}; it must be (query, document)."
+                raise ConfigurationError(message)
+        if not pairs:
+            message = "calibration has no pairs; give some, or None for the bundled sample."
+            raise ConfigurationError(message)
+        object.__setattr__(self, "calibration", tuple(TextPair(*pair) for pair in pairs))
+
+    @property
+    def backend_name(self) -> str:
+        """Name of the backend in the table of :mod:`rerank_plugins.backends`."""
+        return "openvino"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-compatible values."""
+        pairs = None if self.calibration is None else [list(pair) for pair in self.calibration]
+        return {"model": str(self.model), "calibration": pairs}
+
+    def __str__(self) -> str:
+        """Return the model's name in rankings and errors."""
+        return str(self.model)
 
 
 @dataclass(frozen=True)
 class RemoteSpec:
-    """A cross-encoder behind an HTTP API; give it as ``model=`` wherever a name goes.
+    """A cross-encoder behind an HTTP API.
 
-    Equal ones share one engine in a process, hence connections and limits. Nothing is sent
-    before the first ranking. Pickles and dictionaries hold everything but the token.
+    Equal specifications share one engine per process, and with it connections and limits. No
+    request is sent before the first ranking. Pickles and dictionaries hold everything except the
+    token.
 
     Attributes:
-        url: Base address of the server, or of several that serve the same model; a whole
-            address that ends in ``/rerank`` is used as it is.
-        api: What the server speaks: ``"tei"``, ``"vllm"``, ``"infinity"``, ``"cohere"``,
-            ``"jina"`` or ``"rerank-plugins"``.
-        model: The server's name for the model, where it has several.
-        token: Sent as ``Authorization: Bearer``; it is in no representation, log or error.
-        token_env: Environment variable to read the token from where :attr:`token` is not given,
-            as in another process.
-        max_documents: Documents of one request; None is the API's own limit. Longer lists are
-            sent as several requests.
-        max_characters: Characters of a text, which is cut there and reported as truncated. None
-            leaves cutting to the server, which does not report it.
-        max_concurrent: Requests in flight at once, over all servers.
-        timeout_s: Seconds without a sign of the server before an attempt is given up.
-        deadline_s: Seconds for a request in all, waiting and retries included.
-        retries: Attempts after the first, for 429, 502, 503, 504 and time-outs.
+        url: Base URL of the server, or of several servers with the same model; a URL that ends
+            with ``/rerank`` is used unchanged.
+        api: API of the server: ``"tei"``, ``"vllm"``, ``"infinity"``, ``"cohere"``, ``"jina"`` or
+            ``"rerank-plugins"``.
+        model: The server's name of the model, for servers with several models.
+        token: Sent as ``Authorization: Bearer``; never shown in a representation, log or error.
+        token_env: Environment variable that holds the token if :attr:`token` is None, for example
+            in another process.
+        max_documents: Maximum number of documents per HTTP request; None uses the API's limit.
+            Longer lists are split into several requests.
+        max_characters: Maximum number of characters per text; longer texts are truncated and
+            reported as such. None leaves truncation to the server, which does not report it.
+        max_concurrent: Maximum number of concurrent HTTP requests to all servers together.
+        timeout_s: Seconds without data from the server after which an attempt fails.
+        deadline_s: Seconds for a request in total, including queueing and retries.
+        retries: Attempts after the first, for status 429, 502, 503 and 504 and for timeouts.
 
     Example:
         >>> from rerank_plugins import RemoteSpec, Reranker
         >>> model = RemoteSpec("http://10.0.0.5:8080", api="tei", token_env="TEI_TOKEN")
-        >>> Reranker(model, top_n=5).config.top_n
+        >>> Reranker(model, top_n=5).top_n
         5
     """
 
@@ -302,68 +282,84 @@ class RemoteSpec:
     retries: int = 3
 
     def __post_init__(self) -> None:
-        """Check every field.
+        """Validate all fields.
 
         Raises:
-            ConfigurationError: If one is out of range; it shows no address and no token.
+            ConfigurationError: If a field is invalid; the message shows no URL and no token.
         """
-        if self.api not in APIS:
-            message = f"api is {self.api!r}; allowed are {', '.join(APIS)}."
-            raise ConfigurationError(message)
-        _validate_name(self.model, self.api)
+        validate_choice("api", self.api, tuple(APIS))
+        self._validate_model()
         validate_count("max_documents", self.max_documents, "for the API's limit")
         validate_count("max_characters", self.max_characters, "for the server's limit")
-        _validate_integer("max_concurrent", self.max_concurrent, 1)
-        _validate_integer("retries", self.retries, 0)
-        _validate_number("timeout_s", self.timeout_s)
-        _validate_number("deadline_s", self.deadline_s)
-        # Normal forms, so that equal settings compare equal and no token lies open.
-        object.__setattr__(self, "url", _checked_urls(self.url))
+        validate_count("max_concurrent", self.max_concurrent)
+        validate_count("retries", self.retries, least=0)
+        _validate_seconds("timeout_s", self.timeout_s)
+        _validate_seconds("deadline_s", self.deadline_s)
+        # Normalized, so that equal settings compare equal and the token is not in plain text.
+        object.__setattr__(self, "url", _normalize_urls(self.url))
         if isinstance(self.token, str):
             object.__setattr__(self, "token", SecretStr(self.token))
 
+    def _validate_model(self) -> None:
+        model_field = APIS[self.api].model_field
+        if model_field == "required" and not self.model:
+            message = f"api {self.api!r} needs the name of a model: RemoteSpec(..., model=...)."
+            raise ConfigurationError(message)
+        if model_field == "unsupported" and self.model is not None:
+            message = (
+                f"model is {self.model!r}, but a server with api {self.api!r} has one model. "
+                "Omit model."
+            )
+            raise ConfigurationError(message)
+        _validate_text("model", self.model, "the server's default")
+
     @property
     def urls(self) -> tuple[str, ...]:
-        """The base addresses, without a slash at the end."""
+        """The base URLs, without a trailing slash."""
         return cast("tuple[str, ...]", self.url)
 
     @property
     def protocol(self) -> Api:
-        """How the server is asked."""
+        """Request format and limits of the API."""
         return APIS[self.api]
 
     @property
     def backend_name(self) -> str:
-        """The name under which :mod:`rerank_plugins.backends` knows it."""
+        """Name of the backend in the table of :mod:`rerank_plugins.backends`."""
         return self.api
 
     def secret(self) -> str | None:
-        """Return the token, read from the environment if it is not given here.
+        """Return the token, read from the environment if :attr:`token` is not set.
 
         Raises:
-            ConfigurationError: If there should be one, and there is none, or none that a
-                header can carry.
+            ConfigurationError: If the token is missing, or an HTTP header cannot carry it.
         """
         token = None if self.token is None else cast("SecretStr", self.token).get_secret_value()
         if not token and self.token_env is not None:
             token = os.environ.get(self.token_env, "").strip()
             if not token:
-                message = f"token_env names {self.token_env!r}, and that is not set. Set it."
+                message = (
+                    f"token_env is {self.token_env!r}, but that environment variable is not set. "
+                    "Set it to the token."
+                )
                 raise ConfigurationError(message)
         if token == "":
             message = (
-                f"the token of {self} is empty: pickles and dictionaries do not hold it. Name an "
-                "environment variable in token_env, from which each process reads it."
+                f"the token of {self} is empty: pickles and dictionaries do not hold it. Set "
+                "token_env to an environment variable that holds the token in each process."
             )
             raise ConfigurationError(message)
         if token is not None and not (token.isascii() and token.isprintable()):
-            message = f"the token of {self} has characters that no HTTP header can carry."
+            message = (
+                f"the token of {self} has characters that no HTTP header can carry. Use printable "
+                "ASCII characters only."
+            )
             raise ConfigurationError(message)
         return token
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, ready for JSON; an empty string stands for the token."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        """Return the fields as JSON-compatible values, with an empty string as the token."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return values | {"url": list(self.urls), "token": None if self.token is None else ""}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -371,57 +367,61 @@ class RemoteSpec:
         return self.to_dict()
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        """Take the fields back."""
+        """Restore the fields."""
         RemoteSpec.__init__(self, **state)
 
     def __str__(self) -> str:
-        """Return what the model is called in rankings and errors."""
+        """Return the model's name in rankings and errors."""
         return self.model or self.urls[0]
 
 
-def _validate_name(model: object, api: str) -> None:
-    named = APIS[api].named
-    if named == "must" and not model:
-        message = f"api {api!r} needs the name of a model: RemoteSpec(..., model=...)."
+def _validate_model(model: object) -> str:
+    """Return a Hub name or folder as a string."""
+    if isinstance(model, Path):
+        return str(model)
+    if not isinstance(model, str) or not model.strip():
+        message = f"model is {model!r}; give a Hub name or a folder."
         raise ConfigurationError(message)
-    if named == "no" and model is not None:
-        message = f"model is {model!r}; a server with api {api!r} has one model, so leave it out."
-        raise ConfigurationError(message)
-    if model is not None and not isinstance(model, str):
-        message = f"model is {model!r}; it must be the server's name for a model, or None."
-        raise ConfigurationError(message)
+    return model
 
 
-def _validate_integer(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        message = f"{name} is {value!r}; it must be an integer of at least {least}."
+def _validate_text(name: str, value: object, none: str) -> None:
+    if value is not None and not isinstance(value, str):
+        message = f"{name} is {value!r}; it must be a string, or None for {none}."
         raise ConfigurationError(message)
 
 
-def _validate_number(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:  # noqa: PLR2004
+def _is_layer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _validate_seconds(name: str, value: float) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < _MAX_SECONDS:
         message = f"{name} is {value!r}; it must be a number of seconds above 0."
         raise ConfigurationError(message)
 
 
-def _checked_urls(url: object) -> tuple[str, ...]:
-    """Return addresses in their normal form; what is refused is not shown, it may be secret."""
-    urls = [url] if isinstance(url, str) else list(url) if isinstance(url, Sequence) else []
-    checked = []
-    for one in urls:
+def _normalize_urls(value: object) -> tuple[str, ...]:
+    """Return unique URLs without trailing slashes; errors do not show them, they may be secret."""
+    urls = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
+    normalized = []
+    for url in urls:
         try:
-            parts = urlsplit(one if isinstance(one, str) else "")
-            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            parts = urlsplit(url if isinstance(url, str) else "")
+            is_valid = (
+                parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            )
         except ValueError:
-            valid = False
-        if not valid or parts.username or parts.password or parts.query or parts.fragment:
+            is_valid = False
+        if not is_valid or parts.username or parts.password or parts.query or parts.fragment:
             message = (
                 "url must be an address such as 'http://host:8080', or a list of them, without "
-                "user, password, query or fragment; a secret belongs into token or token_env."
+                "user, password, query or fragment. Pass a secret as token or token_env."
             )
             raise ConfigurationError(message)
-        checked.append(one.rstrip("/"))
-    if not checked:
+        normalized.append(url.rstrip("/"))
+    if not normalized:
         message = "url is empty; give the address of a server, or a list of them."
         raise ConfigurationError(message)
-    return tuple(dict.fromkeys(checked))
+    return tuple(dict.fromkeys(normalized))

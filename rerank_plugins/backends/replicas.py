@@ -1,4 +1,8 @@
-"""One model on several devices: a replica and a worker on each, behind one queue."""
+"""Replicas of one model on several devices, behind one queue.
+
+A batch runs on an idle device. A device that fails on a batch is removed if another device can
+compute the batch; otherwise the batch is at fault, its error is raised and no device is removed.
+"""
 
 from __future__ import annotations
 
@@ -18,33 +22,31 @@ from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale
 
 _log = logging.getLogger(__name__)
 
-_SHORT: Final = 32
-"""Tokens of a short item: a request of items this long, or longer, that fits one batch is
-prepared at once, so that it becomes one batch on one device."""
+_SHORT_ITEM_TOKENS: Final = 32
+"""A request that fits one batch is prepared at once if its items have at least this many tokens, so
+that it becomes one batch on one device."""
 
 
 class Replicas:
-    """Runs each batch on a device that is free; a request that fits one batch stays on one.
-
-    A device that fails is given up if the batch works on another, and the others go on. If it
-    fails there too, the batch is at fault: its error is raised, and nothing is given up.
+    """Runs each batch on an idle device.
 
     Attributes:
-        workers: Devices, which is how many batches may run at once.
-        batch_tokens: Tokens of a batch that every device can hold.
-        is_padded: Whether any of them pads.
-        prepare_items: Items of a request that are prepared at once.
+        workers: Number of devices, which is the number of batches that may run at once.
+        batch_tokens: Number of tokens per batch that every device can hold.
+        is_padded: Whether any replica pads its batches.
+        prepare_items: Number of items of a request that are prepared at once.
     """
 
     def __init__(self, make: Callable[[ModelConfig], Any], config: ModelConfig) -> None:
-        """Load the model once for each device of a resolved configuration.
+        """Load the model on each device of a resolved configuration.
 
         Args:
-            make: A backend's class.
-            config: Its ``device`` is a tuple.
+            make: Class of the backend.
+            config: Configuration with a tuple as ``device``.
 
         Raises:
-            ModelLoadError: If the model cannot be loaded on one of them; none is kept then.
+            ModelLoadError: If the model cannot be loaded on one of the devices; the loaded
+                replicas are closed.
         """
         self._devices = tuple(config.device or ())
         self._replicas: list[Any] = []
@@ -59,36 +61,36 @@ class Replicas:
         self.workers = len(replicas)
         self.batch_tokens = min(replica.batch_tokens for replica in replicas)
         self.is_padded = any(replica.is_padded for replica in replicas)
-        self.prepare_items = max(PREPARE_ITEMS, self.batch_tokens // _SHORT)
-        self._good = set(range(len(replicas)))
-        self._idle = list(self._good)
-        self._changed = threading.Condition()
+        self.prepare_items = max(PREPARE_ITEMS, self.batch_tokens // _SHORT_ITEM_TOKENS)
+        self._working = set(range(len(replicas)))
+        self._idle = list(self._working)
+        self._condition = threading.Condition()
 
     @property
     def identity(self) -> ModelIdentity:
-        """That of every replica."""
+        """Identity of every replica."""
         identity: ModelIdentity = self._first.identity
         return identity
 
     def prepare(self, items: Sequence[Any], max_length: int | None = None) -> list[TokenizedItem]:
-        """Tokenize and cut; thread-safe."""
+        """Tokenize and truncate; thread-safe."""
         prepared: list[TokenizedItem] = self._first.prepare(items, max_length)
         return prepared
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
-        """Compute one batch on a device that is free, or on the next one that is."""
-        number = self._take()
-        assert number is not None  # noqa: S101  (the last device is never given up)
+        """Compute one batch on an idle device; wait for one if all are busy."""
+        number = self._acquire()
+        assert number is not None  # noqa: S101  (the last device is never removed)
         try:
             return self._run(number, batch)
         except (RerankError, MemoryError):
             raise
         except Exception as error:
-            other = self._take(beside=number)
+            other = self._acquire(excluded=number)
             if other is None:
                 raise
             rows = self._run(other, batch)
-            self._give_up(number, error)
+            self._remove(number, error)
             return rows
 
     def close(self) -> None:
@@ -100,36 +102,36 @@ class Replicas:
         try:
             rows: FloatArray = self._replicas[number].run(batch)
         finally:
-            with self._changed:
+            with self._condition:
                 self._idle.append(number)
-                self._changed.notify_all()
+                self._condition.notify_all()
         return rows
 
-    def _take(self, beside: int | None = None) -> int | None:
-        """Wait for a device, not the one to pass by; None if there is no other."""
-        with self._changed:
-            while self._good - {beside}:
+    def _acquire(self, excluded: int | None = None) -> int | None:
+        """Wait for an idle device other than ``excluded``; None if there is no other."""
+        with self._condition:
+            while self._working - {excluded}:
                 for number in self._idle:
-                    if number in self._good and number != beside:
+                    if number in self._working and number != excluded:
                         self._idle.remove(number)
                         return number
-                self._changed.wait()
+                self._condition.wait()
         return None
 
-    def _give_up(self, number: int, error: Exception) -> None:
-        with self._changed:
-            if number not in self._good or len(self._good) == 1:
+    def _remove(self, number: int, error: Exception) -> None:
+        with self._condition:
+            if number not in self._working or len(self._working) == 1:
                 return
-            self._good.remove(number)
-            left = ", ".join(self._devices[other] for other in sorted(self._good))
-            self._changed.notify_all()
+            self._working.remove(number)
+            remaining = ", ".join(self._devices[other] for other in sorted(self._working))
+            self._condition.notify_all()
         _log.error(
-            "%r: %s failed (%s: %s) on a batch that works elsewhere; going on with %s.",
+            "%r: %s failed (%s: %s) on a batch that works on another device; continuing with %s.",
             self.identity.model,
             self._devices[number],
             type(error).__name__,
             error,
-            left,
+            remaining,
         )
 
 
@@ -138,23 +140,23 @@ class CrossEncoderReplicas(Replicas):
 
     @property
     def scale(self) -> ScoreScale:
-        """What the raw scores mean."""
+        """Meaning of the raw scores."""
         scale: ScoreScale = self._first.scale
         return scale
 
     @property
     def prompts(self) -> Mapping[Role, str]:
-        """What the model's configuration wants put before queries and documents."""
+        """Prefixes of queries and documents from the model's configuration."""
         prompts: Mapping[Role, str] = getattr(self._first, "prompts", {})
         return prompts
 
     def room(self, query: str, max_length: int | None = None) -> int:
-        """Return how many tokens of a document fit beside a query, at least 1."""
+        """Return the number of document tokens that fit together with a query, at least 1."""
         room: int = self._first.room(query, max_length)
         return room
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
+        """Return the character span ``[start, end)`` of each token, one array per text."""
         spans: list[NDArray[np.int64]] = self._first.spans(texts)
         return spans
 

@@ -1,4 +1,9 @@
-"""The sbert backend: sentence-transformers' modules, our tokens, batches and raw scores."""
+"""Cross-encoder backend for models of sentence-transformers that no other backend supports.
+
+The modules of sentence-transformers compute the scores. Tokenization and truncation are this
+package's, so that threads do not share a tokenizer and a query is not truncated before its
+document.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rerank_plugins.backends.config_limits import smallest_max_seq_length
 from rerank_plugins.backends.decoder.prompts import PromptTokenizer, chat_template
-from rerank_plugins.backends.detection import own_prompts
 from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
-from rerank_plugins.backends.hub import (
-    cross_encoder_folder,
-    fingerprint,
-    hub_options,
-    locate,
-    quiet_loading,
-)
-from rerank_plugins.backends.model_files import (
-    default_prompt,
-    smallest_max_seq_length,
-    validate_source,
-)
+from rerank_plugins.backends.fingerprint import fingerprint
+from rerank_plugins.backends.hub import cross_encoder_folder, hub_options, locate, quiet_loading
+from rerank_plugins.backends.model_files import default_prompt, read_prompts, validate_source
 from rerank_plugins.backends.tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.modular import load_modules
 from rerank_plugins.backends.torch.tokenization import PairTokenizer
@@ -36,20 +32,17 @@ _BATCH_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
 _UNLIMITED: Final = 2**31
 
 
-class _Tokens(Protocol):
+class _PairTokenizer(Protocol):
     def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[TokenizedItem]: ...
     def room(self, query: str, max_length: int) -> int: ...
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]: ...
 
 
 class SentenceTransformerCrossEncoder:
-    """Any CrossEncoder of sentence-transformers with one score, or two labels.
-
-    Its modules compute; tokens, their budget and the cutting of documents are this package's,
-    so threads do not race on a tokenizer and a query is never cut before its document.
+    """Any CrossEncoder of sentence-transformers with one score or two labels.
 
     Attributes:
-        prompts: What the model's own configuration wants put before queries and documents.
+        prompts: Prefixes of queries and documents from the model's configuration.
     """
 
     scale = ScoreScale.LOGIT
@@ -60,19 +53,21 @@ class SentenceTransformerCrossEncoder:
         """Load the model of a resolved configuration onto its device.
 
         Raises:
-            ModelLoadError: If there is no such model, or it is not a reranker of texts.
+            ModelLoadError: If the model cannot be loaded or is not a reranker of texts.
         """
         source = locate(config, cross_encoder_folder)
         options = hub_options(config, source)
         with quiet_loading(config.model):
             validate_source(source, options)
             model = load_modules(config, source, options, device=str(config.device))
-            self.prompts: dict[Role, str] = own_prompts(source, options)
+            self.prompts: dict[Role, str] = read_prompts(source, options)
             instruction = default_prompt(source, options)
         first: Any = model[0]
         tokenizer = model.tokenizer
         if tokenizer is None or not {"text", "message"} & first.modality_config.keys():
-            message = f"{config.model!r} does not read texts: {', '.join(first.modality_config)}."
+            message = (
+                f"{config.model!r} does not accept texts, only {', '.join(first.modality_config)}."
+            )
             raise ModelLoadError(message)
         limits = (
             ("max_seq_length", model.max_seq_length or _UNLIMITED),
@@ -90,33 +85,35 @@ class SentenceTransformerCrossEncoder:
         self.device = torch.device(str(config.device))
         self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cpu"])
         self._modality = "message" if "message" in first.modality_config else "text"
-        self._typed = self._modality == "text" and "token_type_ids" in tokenizer.model_input_names
-        self._left = first.transformer_task in ("text-generation", "any-to-any")
-        self._pad = int(tokenizer.pad_token_id or 0)
+        self._has_types = (
+            self._modality == "text" and "token_type_ids" in tokenizer.model_input_names
+        )
+        self._pads_left = first.transformer_task in ("text-generation", "any-to-any")
+        self._pad_id = int(tokenizer.pad_token_id or 0)
         rust = private_tokenizer(tokenizer, config.model)
-        self._pairs: _Tokens
+        self._tokenizer: _PairTokenizer
         if self._modality == "message":
             chat = (first.processing_kwargs or {}).get("chat_template") or {}
             template = chat_template(tokenizer, rust, config.model, instruction, chat)
-            self._pairs = PromptTokenizer(template, rust, config.model)
+            self._tokenizer = PromptTokenizer(template, rust, config.model)
             self.prompts = {}
         else:
-            self._pairs = PairTokenizer(rust, config.model)
+            self._tokenizer = PairTokenizer(rust, config.model)
         self._model: Any = model
 
     def prepare(
         self, items: Sequence[TextPair], max_length: int | None = None
     ) -> list[TokenizedItem]:
-        """Tokenize and cut text pairs; thread-safe."""
-        return self._pairs.prepare(items, self._length(max_length))
+        """Tokenize and truncate text pairs; thread-safe."""
+        return self._tokenizer.prepare(items, self._length(max_length))
 
     def room(self, query: str, max_length: int | None = None) -> int:
-        """Return how many tokens of a document fit beside a query, at least 1."""
-        return self._pairs.room(query, self._length(max_length))
+        """Return the number of document tokens that fit together with a query, at least 1."""
+        return self._tokenizer.room(query, self._length(max_length))
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
-        return self._pairs.spans(texts)
+        """Return the character span ``[start, end)`` of each token, one array per text."""
+        return self._tokenizer.spans(texts)
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
@@ -138,21 +135,21 @@ class SentenceTransformerCrossEncoder:
         return min(max_length or self.identity.max_length, self.identity.max_length)
 
     def _features(self, batch: Sequence[TokenizedItem]) -> dict[str, Any]:
-        """Return what the first module reads: padded ids, as its own preprocessing gives them."""
-        shape = (len(batch), max(one.tokens for one in batch))
-        arrays = {"input_ids": np.full(shape, self._pad), "attention_mask": np.zeros(shape, int)}
-        if self._typed:
+        """Return the padded input of the first module."""
+        shape = (len(batch), max(item.tokens for item in batch))
+        arrays = {"input_ids": np.full(shape, self._pad_id), "attention_mask": np.zeros(shape, int)}
+        if self._has_types:
             arrays["token_type_ids"] = np.zeros(shape, int)
-        for row, one in enumerate(batch):
-            # A language model's score is read at the last place, so padding goes before.
-            place = slice(-one.tokens, None) if self._left else slice(one.tokens)
-            arrays["input_ids"][row, place] = one.payload.ids
-            arrays["attention_mask"][row, place] = 1
-            if self._typed:
-                arrays["token_type_ids"][row, place] = one.payload.types
+        for row, item in enumerate(batch):
+            # A causal model's score is computed from the last token, so padding goes first.
+            columns = slice(-item.tokens, None) if self._pads_left else slice(item.tokens)
+            arrays["input_ids"][row, columns] = item.payload.ids
+            arrays["attention_mask"][row, columns] = 1
+            if self._has_types:
+                arrays["token_type_ids"][row, columns] = item.payload.types
         features: dict[str, Any] = {
             name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()
         }
-        if self._left:
+        if self._pads_left:
             features["logits_to_keep"] = 1
         return features | {"modality": self._modality}

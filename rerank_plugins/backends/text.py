@@ -1,15 +1,15 @@
-"""Making any Python string readable by a tokenizer."""
+"""Text that every tokenizer and every JSON encoder accepts."""
 
 from __future__ import annotations
 
 
-def encodable(text: str) -> str:
-    r"""Return the text, with lone surrogates replaced by U+FFFD.
+def replace_surrogates(text: str) -> str:
+    r"""Return the text with lone surrogates replaced by U+FFFD.
 
-    Lone surrogates come from broken decoding upstream; no tokenizer can read them. Halves
-    that belong together are joined. Every other text is returned unchanged.
+    Lone surrogates come from decoding errors in the caller's data; no tokenizer accepts them.
+    Surrogate pairs are joined. Every other text is returned unchanged.
 
-    >>> encodable("a\ud800b") == "a\ufffdb"
+    >>> replace_surrogates("a\ud800b") == "a\ufffdb"
     True
     """
     try:

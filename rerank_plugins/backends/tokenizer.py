@@ -1,7 +1,13 @@
-"""A private Rust tokenizer: no truncation or padding state that threads could race on."""
+"""Safe use of Rust tokenizers.
+
+A model's tokenizer is copied, so that threads do not share its truncation and padding settings;
+panics become Python exceptions; and tokenizers whose rules expand text without bound are rejected.
+"""
 
 from __future__ import annotations
 
+import base64
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -13,34 +19,40 @@ from rerank_plugins.errors import ModelLoadError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_FEWEST_WORDS: Final = 16
-"""A real vocabulary has more pieces of text than this, besides its special tokens."""
+_MIN_WORDS: Final = 16
+"""Every real vocabulary has more entries than this, special tokens excluded."""
+
+_MAX_GROWTH: Final = 64
+"""Limit of the expansion of a text. NFKC's longest expansion is 18 characters of two bytes."""
+
+_SIZE_BYTES: Final = 4
+"""A precompiled character map starts with the size of its trie, followed by its strings."""
 
 
 def private_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str) -> Tokenizer:
-    """Return a copy of the Rust tokenizer inside a transformers tokenizer.
+    """Return a private copy of the Rust tokenizer inside a transformers tokenizer.
 
-    transformers sets truncation and padding on the shared object at every call, so two
-    threads with different settings silently get each other's (transformers#47085). The copy
-    has neither and is never changed afterwards: encoding with it is thread-safe.
+    transformers sets truncation and padding on the shared object in every call, so two threads
+    with different settings silently affect each other (transformers#47085). The copy has neither
+    and never changes: encoding with it is thread-safe.
 
     Raises:
-        ModelLoadError: If the tokenizer has no Rust form, or no vocabulary: without its
-            files, transformers builds one of special tokens only, which reads every text
-            as unknown.
+        ModelLoadError: If the tokenizer has no Rust form, or no vocabulary: without its files,
+            transformers creates one with special tokens only, which maps every text to unknown
+            tokens.
     """
     rust = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(rust, Tokenizer):
         message = (
             f"the tokenizer of {model!r} ({type(tokenizer).__name__}) has no tokenizer.json "
-            "form. Save one with transformers' fast tokenizer beside the weights."
+            "form. Save one with transformers' fast tokenizer in the model's folder."
         )
         raise ModelLoadError(message)
     words = rust.get_vocab().keys() - set(tokenizer.all_special_tokens)
-    if len(words) < _FEWEST_WORDS:
+    if len(words) < _MIN_WORDS:
         message = (
-            f"the tokenizer of {model!r} knows {len(words)} pieces of text: its files are "
-            "missing. Put its tokenizer.json beside the weights."
+            f"the tokenizer of {model!r} has a vocabulary of {len(words)} entries: its files are "
+            "missing. Put its tokenizer.json into the model's folder."
         )
         raise ModelLoadError(message)
     copy: Tokenizer = Tokenizer.from_str(rust.to_str())
@@ -49,26 +61,26 @@ def private_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str) -> Tokeniz
     return cast("Tokenizer", GuardedTokenizer(copy))
 
 
-def cutting(tokenizer: Tokenizer, max_seq_length: int) -> Tokenizer:
-    """Return a copy that cuts texts to so many tokens: one that is shared is never changed."""
+def truncating_tokenizer(tokenizer: Tokenizer, max_seq_length: int) -> Tokenizer:
+    """Return a copy that truncates to ``max_seq_length`` tokens; the original is not changed."""
     copy: Tokenizer = Tokenizer.from_str(tokenizer.to_str())
     copy.enable_truncation(max_seq_length)
     return cast("Tokenizer", GuardedTokenizer(copy))
 
 
 class GuardedTokenizer:
-    """What is used of a Rust tokenizer, which cannot be subclassed; a panic becomes an error.
+    """Wrapper of a Rust tokenizer, which cannot be subclassed, that maps panics to exceptions.
 
-    A panic of Rust is none of Python's errors: nobody would catch it, and it would end the thread
-    that works for all callers.
+    A panic is not an :class:`Exception`: no caller catches it, and it would end the thread that
+    works for all callers.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Guard a tokenizer."""
+        """Wrap a tokenizer."""
         self._tokenizer = tokenizer
 
     def to_str(self) -> str:
-        """Return what the tokenizer is made of, as JSON."""
+        """Return the serialized tokenizer, as JSON."""
         return self._tokenizer.to_str()
 
     def encode(self, text: str, pair: str | None = None, **options: Any) -> Encoding:  # noqa: ANN401
@@ -82,22 +94,76 @@ class GuardedTokenizer:
             return self._tokenizer.encode_batch(texts, **options)
 
     def encode_batch_fast(self, texts: list[str], **options: Any) -> list[Encoding]:  # noqa: ANN401
-        """Encode texts, without the places of their tokens."""
+        """Encode texts, without the character offsets of their tokens."""
         with mapped_panics():
             return self._tokenizer.encode_batch_fast(texts, **options)
 
 
 @contextmanager
 def mapped_panics() -> Iterator[None]:
-    """Raise a panic of Rust as an error of Python.
+    """Map a Rust panic to a Python exception.
 
     Raises:
-        RuntimeError: If there is one; whoever is called maps it as any other.
+        RuntimeError: If the code panics.
     """
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # it can be imported from nowhere
+        if type(error).__name__ != "PanicException":  # the class cannot be imported
             raise
-        message = f"the tokenizer broke down: {error}"
+        message = f"the tokenizer panicked: {error}"
         raise RuntimeError(message) from error
+
+
+def validate_tokenizer(settings: Any, where: str) -> None:  # noqa: ANN401  (any JSON)
+    """Reject a tokenizer whose rules can expand a text beyond all bounds.
+
+    The Rust library aborts the process when it runs out of memory.
+
+    Args:
+        settings: Content of ``tokenizer.json``; None if there is no such file.
+        where: The file, for error messages.
+
+    Raises:
+        ModelLoadError: If the rules together expand a text too much.
+    """
+    if not isinstance(settings, dict):
+        return
+    stages = (settings.get("normalizer"), settings.get("pre_tokenizer"))
+    try:
+        growth = math.prod(_growth(rule) for stage in stages for rule in _rules(stage))
+    except (AttributeError, TypeError, ValueError, RecursionError):
+        return  # loading it raises an error with the reason
+    if growth > _MAX_GROWTH:
+        message = (
+            f"the rules of {where} make a text up to {growth:.3g} times longer; at most "
+            f"{_MAX_GROWTH} is allowed. The file is damaged or malicious: do not use this model."
+        )
+        raise ModelLoadError(message)
+
+
+def _rules(stage: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401  (any JSON)
+    """Yield the rules of a normalizer or pre-tokenizer, nested sequences included."""
+    if stage is None:
+        return
+    inner = stage.get("normalizers") or stage.get("pretokenizers")
+    if inner is None:
+        yield stage
+    for rule in inner or ():
+        yield from _rules(rule)
+
+
+def _growth(rule: dict[str, Any]) -> float:
+    """Return the largest factor by which a rule can lengthen a text, at least 1."""
+    kind = rule.get("type")
+    if kind == "Replace":
+        pattern = rule["pattern"].get("String")
+        # A regular expression may match the empty string between any two characters.
+        return max(1.0, len(rule["content"]) / len(pattern) if pattern else len(rule["content"]))
+    if kind == "ByteLevel":
+        return 2.0
+    if kind == "Precompiled":
+        table = base64.b64decode(rule["precompiled_charsmap"])
+        start = _SIZE_BYTES + int.from_bytes(table[:_SIZE_BYTES], "little")
+        return float(max(map(len, table[start:].split(b"\0")), default=1) or 1)
+    return 1.0

@@ -1,4 +1,4 @@
-"""Many queries from files to files, so that a run can be stopped and resumed (extra ``batch``)."""
+"""Ranking of many queries from files to files, which can be interrupted (extra ``batch``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""A whole batch: planned, resumed, done in this process or by others, and counted."""
+"""Batch jobs: the input is divided into units of work, which are ranked and written one by one.
+
+A unit is complete when its file of ranked rows exists, so an interrupted job resumes with the
+units that are not complete. :mod:`rerank_plugins.ray.data` ranks the same units by Ray actors.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +11,30 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby, pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import Final
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, Field
 
 from rerank_plugins import Ranking, Reranker
 from rerank_plugins._lazy import require
 from rerank_plugins.batch.files import (
     BadRowError,
-    Folder,
+    OutputFolder,
+    ParsedRow,
     Record,
     Row,
-    Task,
-    Unreadable,
+    UnreadableLine,
     count_documents,
     find_sources,
     iterate_rows,
-    read_row,
+    parse_row,
     read_rows,
 )
-from rerank_plugins.config import MINI, Activation, Dtype
+from rerank_plugins.config import RerankerSettings, Settings, validate_count
 from rerank_plugins.errors import (
     ConfigurationError,
     InferenceError,
@@ -37,261 +44,50 @@ from rerank_plugins.errors import (
 )
 
 MAX_ROWS: Final = 1_000
-"""Most rows in a unit, whatever they hold."""
+"""Maximum number of rows per unit, however few documents they have."""
 
-_PLAIN: Final = re.compile(r"[^A-Za-z0-9._-]+")
+UNSUPPORTED: Final = ("fusion", "dedup", "deadline_ms", "on_error")
+"""Settings of a reranker that a batch does not support."""
+
+_NOT_IN_FILE_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]+")
+_ROW_ERRORS: Final = (InvalidInputError, InvalidScoresError, OutOfMemoryError)
+"""Errors that a single row can cause. Any other error ends the run, which can be resumed."""
 
 
-@dataclass(frozen=True)
-class Unit:
-    """Some rows of a file, or some documents of one row.
+class BatchSettings(Settings, RerankerSettings):
+    """Settings of a reranker and the size of a unit of work.
 
-    Attributes:
-        key: Names the unit and its content: the names of its files.
-        source: Name of the input file.
-        path: Where the file lies.
-        first: Number of its first row.
-        offset: The byte it begins at.
-        rows: How many rows.
-        documents: How many documents to score.
-        part: First and last (exclusive) document if it is a part of a row, which is merged
-            with its other parts; else None.
-        whole: Key of the row that it is a part of; else the same as ``key``.
+    Fusion, deduplication, a deadline and ``on_error="passthrough"`` are not supported.
     """
 
-    key: str
-    source: str
-    path: str
-    first: int
-    offset: int
-    rows: int
-    documents: int
-    part: tuple[int, int] | None
-    whole: str
-
-
-def plan(sources: Iterable[tuple[str, Path]], max_documents: int) -> Iterator[Unit]:
-    """Yield the units of all files, in order; the same input gives the same units.
-
-    Args:
-        sources: Names and paths of the files.
-        max_documents: Most documents in a unit; a longer row becomes several.
-
-    Raises:
-        InvalidInputError: If a file cannot be read.
-    """
-    for source, path in sources:
-        group: list[Row] = []
-        documents = 0
-        for row in iterate_rows(path):
-            count = count_documents(row.value)
-            full = documents + count > max_documents or len(group) == MAX_ROWS
-            if group and full:
-                yield _unit(source, path, group, documents)
-                group, documents = [], 0
-            if count > max_documents:
-                yield from _parts(source, path, row, count, max_documents)
-            else:
-                group.append(row)
-                documents += count
-        if group:
-            yield _unit(source, path, group, documents)
-
-
-def _unit(source: str, path: Path, rows: list[Row], documents: int) -> Unit:
-    key = _key(source, rows)
-    first = rows[0]
-    return Unit(key, source, str(path), first.number, first.offset, len(rows), documents, None, key)
-
-
-def _parts(source: str, path: Path, row: Row, count: int, most: int) -> Iterator[Unit]:
-    whole = _key(source, [row])
-    # Parts of even size, so that none is a small rest.
-    parts = -(-count // most)
-    edges = [count * number // parts for number in range(parts + 1)]
-    for first, last in pairwise(edges):
-        yield Unit(
-            f"{whole}-{first:09d}",
-            source,
-            str(path),
-            row.number,
-            row.offset,
-            1,
-            last - first,
-            (first, last),
-            whole,
+    max_documents: Annotated[int, BeforeValidator(partial(validate_count, "max_documents"))] = (
+        Field(
+            default=2_000,
+            description=(
+                "Maximum number of documents per unit of work. A row with more is split; its parts "
+                "are ranked separately and then merged."
+            ),
         )
+    )
 
-
-def _key(source: str, rows: list[Row]) -> str:
-    digest = hashlib.blake2b(source.encode("utf-8", "surrogateescape"), digest_size=12)
-    for row in rows:
-        digest.update(repr((row.number, row.value)).encode("utf-8", "surrogatepass"))
-    name = _PLAIN.sub("_", source)[-60:]
-    return f"{name}-{rows[0].number:09d}-{digest.hexdigest()}"
-
-
-@dataclass(frozen=True)
-class BatchSettings:
-    """Settings of a batch; see :class:`Reranker` for what they mean.
-
-    Attributes:
-        max_documents: Most documents of a unit of work; a longer list is split, its parts
-            scored wherever there is room, and merged again.
-    """
-
-    model: str = MINI
-    backend: str = "auto"
-    device: str | None = None
-    dtype: Dtype = "auto"
-    max_length: int | None = 512
-    revision: str | None = None
-    cache_folder: str | None = None
-    local_files_only: bool = False
-    trust_remote_code: bool = False
-    top_n: int | None = None
-    score_threshold: float | None = None
-    activation: Activation = "sigmoid"
-    max_documents: int = 2_000
-
-    def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            ConfigurationError: If one is out of range.
-        """
-        if isinstance(self.max_documents, bool) or not isinstance(self.max_documents, int):
-            message = f"max_documents is {self.max_documents!r}; it must be an integer."
-            raise ConfigurationError(message)
-        if self.max_documents < 1:
-            message = f"max_documents is {self.max_documents}; it must be at least 1."
-            raise ConfigurationError(message)
+    def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's signature)
+        """Refuse what depends on all documents of a row, and what leaves documents unscored."""
+        super().model_post_init(context)
+        for name in UNSUPPORTED:
+            value, default = getattr(self, name), RerankerSettings.model_fields[name].default
+            if value != default:
+                message = f"{name} is {value!r}; a batch supports only {default!r}."
+                raise ConfigurationError(message)
         self.reranker()
 
     def reranker(self) -> Reranker:
-        """Return a reranker with these settings; its model is loaded when it is used."""
-        settings = asdict(self)
-        del settings["max_documents"]
-        return Reranker(settings.pop("model"), **settings)
-
-
-_ROW_FAULTS: Final = (InvalidInputError, InvalidScoresError, OutOfMemoryError)
-"""Errors that one row alone can cause; any other stops the run, and nothing is lost."""
-
-
-def do_unit(unit: Unit, reranker: Reranker, folder: Folder) -> None:
-    """Rank the rows of a unit and write the results.
-
-    Raises:
-        InvalidInputError: If the input has changed since it was planned.
-        RerankError: If the model fails whatever it is asked.
-    """
-    rows = read_rows(Path(unit.path), unit.first, unit.offset, unit.rows)
-    if len(rows) != unit.rows:
-        message = f"{unit.path} has fewer rows than before; run the batch again."
-        raise InvalidInputError(message)
-    checked = [(row, _checked(row, unit)) for row in rows]
-    good = [(row, task) for row, task in checked if isinstance(task, Task)]
-    dead = [_letter(unit, row, bad) for row, bad in checked if isinstance(bad, str)]
-    ranked: list[Record] = []
-    for (row, task), ranking in zip(good, _rank(reranker, [task for _, task in good]), strict=True):
-        if isinstance(ranking, Ranking):
-            ranked.append(_record(unit, row, task, ranking))
-        else:
-            dead.append(_letter(unit, row, str(ranking)))
-    results = folder.results if unit.part is None else folder.parts
-    results.write(unit.key, ranked, dead)
-
-
-def merge_parts(parts: Sequence[Unit], folder: Folder, top_n: int | None) -> None:
-    """Put the parts of one row together: the order is that of the whole list.
-
-    A part has its best ``top_n``, and the best of the whole are among those. If a part could
-    not be ranked, the row is a dead letter.
-    """
-    ranked: list[Record] = []
-    dead: list[Record] = []
-    for part in parts:
-        of_part = folder.parts.read(part.key)
-        ranked += of_part[0]
-        dead += of_part[1]
-    if dead:
-        folder.results.write(parts[0].whole, [], dead[:1])
-        return
-    documents = [document for record in ranked for document in record["ranking"]]
-    documents.sort(key=lambda one: (-one["raw_score"], one["index"]))
-    merged = {**ranked[0], "ranking": documents[:top_n]}
-    folder.results.write(parts[0].whole, [merged], [])
-
-
-def _rank(reranker: Reranker, tasks: list[Task]) -> list[Ranking | Exception]:
-    """Rank together; if that fails, one by one, to find the row that is at fault."""
-    try:
-        return list(reranker.rank_many([(task.query, task.texts) for task in tasks]))
-    except _ROW_FAULTS:
-        return [_alone(reranker, task) for task in tasks]
-
-
-def _alone(reranker: Reranker, task: Task) -> Ranking | Exception:
-    try:
-        return reranker.rank(task.query, task.texts)
-    except _ROW_FAULTS as error:
-        return error
-
-
-def _checked(row: Row, unit: Unit) -> Task | str:
-    """Return what of a row belongs to the unit, or why it cannot be ranked."""
-    try:
-        task = read_row(row.value)
-    except BadRowError as error:
-        return str(error)
-    if unit.part is None:
-        return task
-    first, last = unit.part
-    return task._replace(texts=task.texts[first:last], ids=task.ids[first:last])
-
-
-def _record(unit: Unit, row: Row, task: Task, ranking: Ranking) -> Record:
-    shift = 0 if unit.part is None else unit.part[0]
-    documents = []
-    for one in ranking:
-        if not one.scored:
-            message = f"row {row.number} of {unit.source} was not scored whole."
-            raise InferenceError(message)
-        documents.append(
-            {
-                "index": one.index + shift,
-                "id": task.ids[one.index],
-                "relevance_score": one.relevance_score,
-                "raw_score": one.raw_score,
-                "truncated": one.truncated,
-                "text": one.text,
-            }
-        )
-    return {
-        "source": unit.source,
-        "row": row.number,
-        "query": task.query,
-        "ranking": documents,
-        "fields": json.dumps(task.fields, default=str),
-    }
-
-
-def _letter(unit: Unit, row: Row, reason: str) -> Record:
-    content = row.value.raw if isinstance(row.value, Unreadable) else row.value
-    return {"source": unit.source, "row": row.number, "reason": reason, "content": content}
-
-
-Run = Callable[[list[Unit], BatchSettings, Folder], Iterable[int]]
-"""Does units, in any order, and yields the number of documents of each that is done."""
-
-Progress = Callable[[int, int], object]
-"""Told how many documents are done, and how many there are."""
+        """Return a reranker with these settings; its model is loaded on first use."""
+        return Reranker(**{name: getattr(self, name) for name in RerankerSettings.model_fields})
 
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """What a batch came to; ``rows == ranked + dead``, counted in the files.
+    """Counts of a batch; ``rows == ranked + dead``, counted in the output files.
 
     Attributes:
         rows: Rows in the input.
@@ -299,8 +95,8 @@ class BatchSummary:
         dead: Rows in ``OUT/dead``, each with its reason.
         documents: Documents in the input.
         units: Units of work.
-        resumed: Units that an earlier run had done.
-        seconds: What this run took.
+        resumed: Units that were completed by earlier runs.
+        seconds: Duration of this run.
     """
 
     rows: int
@@ -312,92 +108,295 @@ class BatchSummary:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Unit:
+    """Some rows of a file, or some documents of one row.
+
+    Attributes:
+        key: Names the unit and its content; used as the name of its files.
+        source: Name of the input file.
+        path: Path of the input file.
+        first: Number of its first row.
+        offset: Position of the first byte of that row.
+        rows: Number of rows.
+        documents: Number of documents to score.
+        part: First and last (exclusive) document, if the unit is a part of a row, to be merged
+            with the other parts; else None.
+        merged_key: Key of the row that the unit is a part of; else the same as ``key``.
+    """
+
+    key: str
+    source: str
+    path: str
+    first: int
+    offset: int
+    rows: int
+    documents: int
+    part: tuple[int, int] | None
+    merged_key: str
+
+
+Runner = Callable[[list[Unit], BatchSettings, OutputFolder], Iterable[int]]
+"""Ranks units in any order and yields the number of documents of each completed one."""
+
+Progress = Callable[[int, int], object]
+"""Called with the number of completed documents and the number of all documents."""
+
+
 def rerank_files(
     source: str | Path,
     output: str | Path,
     settings: BatchSettings | None = None,
     *,
-    run: Run | None = None,
+    run: Runner | None = None,
     progress: Progress | None = None,
 ) -> BatchSummary:
     """Rank the rows of Parquet or JSONL files.
 
     A row has ``query`` (a string) and ``documents`` (strings, or objects with ``text`` or
-    ``content`` and perhaps ``id``). ``output`` gets ``ranked/*.parquet``, ``dead/*.jsonl`` and
-    ``summary.json``. Started again with the same settings, it does what is not done yet; what
-    belongs to rows that are no longer in the input is removed at the end.
+    ``content`` and an optional ``id``). The output is ``ranked/*.parquet``, ``dead/*.jsonl`` and
+    ``summary.json``. With the same settings, a second run ranks what is missing; at the end it
+    removes the results of rows that are no longer in the input.
 
     Args:
         source: A file, or a folder of files.
-        output: A folder; it is made if it is not there.
-        settings: How to rank.
-        run: Who does the work; None is this process.
-        progress: Told after each unit.
+        output: A folder; it is created if it does not exist.
+        settings: The settings; None are the defaults.
+        run: Ranks the units; None ranks them in this process.
+        progress: Called after each unit.
 
     Returns:
         The counts.
 
     Raises:
         InvalidInputError: If the input cannot be read.
-        ConfigurationError: If ``output`` holds results of other settings.
-        RerankError: If the model cannot be loaded, or fails on everything.
+        ConfigurationError: If ``output`` contains results of other settings.
+        RerankError: If the model cannot be loaded, or fails on all input.
     """
     require("pyarrow", "batch")
-    started = perf_counter()
+    start = perf_counter()
     settings = settings or BatchSettings()
-    folder = Folder(Path(output))
-    units = list(plan(find_sources(Path(source)), settings.max_documents))
-    folder.open(asdict(settings))
-    pending = [unit for unit in units if not _done(unit, folder)]
+    folder = OutputFolder(Path(output))
+    units = list(plan_units(find_sources(Path(source)), settings.max_documents))
+    folder.open(settings.model_dump())
+    pending = [unit for unit in units if not _is_done(unit, folder)]
     total = sum(unit.documents for unit in units)
     done = total - sum(unit.documents for unit in pending)
     report = progress or (lambda done, total: None)
     report(done, total)
-    for documents in (run or in_process)(pending, settings, folder):
+    for documents in (run or run_in_process)(pending, settings, folder):
         done += documents
         report(done, total)
-    _finish(units, settings, folder)
-    summary = _summary(units, len(units) - len(pending), folder, perf_counter() - started)
-    folder.summarize(asdict(summary))
+    for merged_key, parts in groupby(units, key=lambda unit: unit.merged_key):
+        if not folder.results.exist(merged_key):
+            merge_parts(list(parts), folder, settings.top_n)
+    folder.parts.remove_except(())
+    folder.results.remove_except(unit.merged_key for unit in units)
+    summary = _summarize(units, len(units) - len(pending), folder, perf_counter() - start)
+    folder.write_summary(asdict(summary))
     return summary
 
 
-def in_process(units: list[Unit], settings: BatchSettings, folder: Folder) -> Iterator[int]:
-    """Do units one after the other."""
+def run_in_process(
+    units: list[Unit], settings: BatchSettings, folder: OutputFolder
+) -> Iterator[int]:
+    """Rank units one after the other; yield the number of documents of each."""
     reranker = settings.reranker()
     for unit in units:
-        do_unit(unit, reranker, folder)
+        rank_unit(unit, reranker, folder)
         yield unit.documents
 
 
-def _done(unit: Unit, folder: Folder) -> bool:
-    merged = folder.results.done(unit.whole)
-    return merged or (unit.part is not None and folder.parts.done(unit.key))
+def plan_units(sources: Iterable[tuple[str, Path]], max_documents: int) -> Iterator[Unit]:
+    """Yield the units of all files in order; the same input results in the same units.
 
-
-def _finish(units: list[Unit], settings: BatchSettings, folder: Folder) -> None:
-    """Merge what was split, and remove what is not of this input."""
-    for whole, parts in groupby(units, key=lambda unit: unit.whole):
-        if not folder.results.done(whole):
-            merge_parts(list(parts), folder, settings.top_n)
-    folder.parts.keep(())
-    folder.results.keep(unit.whole for unit in units)
-
-
-def _summary(units: list[Unit], resumed: int, folder: Folder, seconds: float) -> BatchSummary:
-    """Count what is in the files.
+    Args:
+        sources: Names and paths of the files.
+        max_documents: Maximum number of documents per unit; a longer row becomes several.
 
     Raises:
-        InferenceError: If rows are missing, or there are too many.
+        InvalidInputError: If a file cannot be read.
     """
-    wholes = {unit.whole: unit.rows for unit in units}
-    counts = [folder.results.count(key) for key in wholes]
-    ranked, dead = sum(count[0] for count in counts), sum(count[1] for count in counts)
-    rows = sum(wholes.values())
+    for source, path in sources:
+        group: list[Row] = []
+        documents = 0
+        for row in iterate_rows(path):
+            count = count_documents(row.value)
+            full = documents + count > max_documents or len(group) == MAX_ROWS
+            if group and full:
+                yield _unit_of_rows(source, path, group, documents)
+                group, documents = [], 0
+            if count > max_documents:
+                yield from _split_row(source, path, row, count, max_documents)
+            else:
+                group.append(row)
+                documents += count
+        if group:
+            yield _unit_of_rows(source, path, group, documents)
+
+
+def rank_unit(unit: Unit, reranker: Reranker, folder: OutputFolder) -> None:
+    """Rank the rows of a unit and write the results.
+
+    Raises:
+        InvalidInputError: If the input has changed since it was divided into units.
+        RerankError: If the model fails on all input.
+    """
+    rows = read_rows(Path(unit.path), unit.first, unit.offset, unit.rows)
+    if len(rows) != unit.rows:
+        message = f"{unit.path} has fewer rows than at the start; run the batch again."
+        raise InvalidInputError(message)
+    parsed: list[tuple[Row, ParsedRow]] = []
+    dead: list[Record] = []
+    for row in rows:
+        try:
+            parsed.append((row, _parse_part(row, unit)))
+        except BadRowError as error:  # noqa: PERF203  (each bad row has its own reason)
+            dead.append(_dead_letter(unit, row, str(error)))
+    ranked: list[Record] = []
+    rankings = _rank_rows(reranker, [content for _, content in parsed])
+    for (row, content), ranking in zip(parsed, rankings, strict=True):
+        if isinstance(ranking, Ranking):
+            ranked.append(_ranked_record(unit, row, content, ranking))
+        else:
+            dead.append(_dead_letter(unit, row, str(ranking)))
+    results = folder.results if unit.part is None else folder.parts
+    results.write(unit.key, ranked, dead)
+
+
+def merge_parts(parts: Sequence[Unit], folder: OutputFolder, top_n: int | None) -> None:
+    """Merge the parts of one row into the ranking of all its documents.
+
+    Each part has its best ``top_n``, which include the best of the row. If a part could not be
+    ranked, the row is a dead letter.
+    """
+    ranked: list[Record] = []
+    dead: list[Record] = []
+    for part in parts:
+        ranked_rows, dead_letters = folder.parts.read(part.key)
+        ranked += ranked_rows
+        dead += dead_letters
+    if dead:
+        folder.results.write(parts[0].merged_key, [], dead[:1])
+        return
+    documents = [document for record in ranked for document in record["ranking"]]
+    documents.sort(key=lambda document: (-document["raw_score"], document["index"]))
+    merged = {**ranked[0], "ranking": documents[:top_n]}
+    folder.results.write(parts[0].merged_key, [merged], [])
+
+
+def _unit_of_rows(source: str, path: Path, rows: list[Row], documents: int) -> Unit:
+    key = _key_of(source, rows)
+    number, offset, _ = rows[0]
+    return Unit(key, source, str(path), number, offset, len(rows), documents, None, key)
+
+
+def _split_row(source: str, path: Path, row: Row, count: int, max_documents: int) -> Iterator[Unit]:
+    """Yield units for parts of a row, of similar size so that none is a small remainder."""
+    merged_key = _key_of(source, [row])
+    parts = -(-count // max_documents)
+    edges = [count * number // parts for number in range(parts + 1)]
+    for first, last in pairwise(edges):
+        yield Unit(
+            f"{merged_key}-{first:09d}",
+            source,
+            str(path),
+            row.number,
+            row.offset,
+            1,
+            last - first,
+            (first, last),
+            merged_key,
+        )
+
+
+def _key_of(source: str, rows: list[Row]) -> str:
+    digest = hashlib.blake2b(source.encode("utf-8", "surrogateescape"), digest_size=12)
+    for row in rows:
+        digest.update(repr((row.number, row.value)).encode("utf-8", "surrogatepass"))
+    name = _NOT_IN_FILE_NAMES.sub("_", source)[-60:]
+    return f"{name}-{rows[0].number:09d}-{digest.hexdigest()}"
+
+
+def _is_done(unit: Unit, folder: OutputFolder) -> bool:
+    merged = folder.results.exist(unit.merged_key)
+    return merged or (unit.part is not None and folder.parts.exist(unit.key))
+
+
+def _parse_part(row: Row, unit: Unit) -> ParsedRow:
+    """Return the content of a row, limited to the documents of the unit.
+
+    Raises:
+        BadRowError: If the row cannot be ranked.
+    """
+    content = parse_row(row.value)
+    if unit.part is None:
+        return content
+    first, last = unit.part
+    return content._replace(texts=content.texts[first:last], ids=content.ids[first:last])
+
+
+def _rank_rows(reranker: Reranker, rows: list[ParsedRow]) -> list[Ranking | Exception]:
+    """Rank rows together; if that fails, each on its own to isolate the failing ones."""
+    try:
+        return list(reranker.rank_many([(row.query, row.texts) for row in rows]))
+    except _ROW_ERRORS:
+        pass
+    rankings: list[Ranking | Exception] = []
+    for row in rows:
+        try:
+            rankings.append(reranker.rank(row.query, row.texts))
+        except _ROW_ERRORS as error:  # noqa: PERF203  (isolates the failing rows)
+            rankings.append(error)
+    return rankings
+
+
+def _ranked_record(unit: Unit, row: Row, content: ParsedRow, ranking: Ranking) -> Record:
+    first = 0 if unit.part is None else unit.part[0]
+    if not all(document.scored for document in ranking):
+        message = f"row {row.number} of {unit.source} was not scored completely; run again."
+        raise InferenceError(message)
+    documents = [
+        {
+            "index": document.index + first,
+            "id": content.ids[document.index],
+            "relevance_score": document.relevance_score,
+            "raw_score": document.raw_score,
+            "truncated": document.truncated,
+            "text": document.text,
+        }
+        for document in ranking
+    ]
+    return {
+        "source": unit.source,
+        "row": row.number,
+        "query": content.query,
+        "ranking": documents,
+        "fields": json.dumps(content.fields, default=str),
+    }
+
+
+def _dead_letter(unit: Unit, row: Row, reason: str) -> Record:
+    content = row.value.raw if isinstance(row.value, UnreadableLine) else row.value
+    return {"source": unit.source, "row": row.number, "reason": reason, "content": content}
+
+
+def _summarize(
+    units: list[Unit], resumed: int, folder: OutputFolder, seconds: float
+) -> BatchSummary:
+    """Count the rows in the output files.
+
+    Raises:
+        InferenceError: If the numbers of input and output rows differ.
+    """
+    rows_by_key = {unit.merged_key: unit.rows for unit in units}
+    counts = [folder.results.count(key) for key in rows_by_key]
+    ranked, dead = sum(count for count, _ in counts), sum(count for _, count in counts)
+    rows = sum(rows_by_key.values())
     if rows != ranked + dead:
         message = (
-            f"{rows} rows went in, but {folder.path} has {ranked} ranked and {dead} dead ones. "
-            "Somebody else changed it; remove it and run again."
+            f"the input has {rows} rows, but {folder.path} has {ranked} ranked rows and {dead} "
+            "dead letters: another process has changed it. Remove it and run again."
         )
         raise InferenceError(message)
     documents = sum(unit.documents for unit in units)

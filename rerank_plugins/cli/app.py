@@ -1,4 +1,4 @@
-"""The commands, and how their errors look."""
+"""The application with its commands."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typer.core import TyperGroup
 
 from rerank_plugins import __version__
 from rerank_plugins.cli.batch import batch
+from rerank_plugins.cli.console import out, print_message
 from rerank_plugins.cli.demo import demo
 from rerank_plugins.cli.evaluate import evaluate, plan
-from rerank_plugins.cli.options import err, out
 from rerank_plugins.cli.rerank import rerank
 from rerank_plugins.cli.serve import serve
 from rerank_plugins.errors import RerankError
@@ -24,38 +24,34 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except RerankError as error:
-            err.print(f"rerank-plugins: {error}", markup=False, highlight=False, soft_wrap=True)
+            print_message(str(error))
             raise typer.Exit(2) from error
 
 
 app = typer.Typer(
     cls=_Commands,
-    help="Two-stage retrieval: a bi-encoder finds, a cross-encoder puts the best first.",
+    help="Two-stage retrieval: a bi-encoder finds candidates, a cross-encoder ranks them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(demo)
-app.command()(evaluate)
-app.command()(plan)
-app.command()(rerank)
-app.command()(serve)
-app.command()(batch)
+for command in (demo, evaluate, plan, rerank, serve, batch):
+    app.command()(command)
 
 
-def _show_version(wanted: bool) -> None:  # noqa: FBT001  (a callback of typer)
-    if wanted:
+def _show_version(requested: bool) -> None:  # noqa: FBT001  (a callback of typer)
+    if requested:
         out.print(__version__, highlight=False)
         raise typer.Exit
 
 
 @app.callback()
-def options(
+def global_options(
     *,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Hold the options that stand before a command."""
-    del version  # its callback has done the work
+    """Declare the options that come before a command."""
+    del version  # handled by its callback

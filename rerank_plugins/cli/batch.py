@@ -3,86 +3,55 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from rerank_plugins._lazy import require
 from rerank_plugins.batch.files import DEAD, RANKED
-from rerank_plugins.cli.options import (
-    Backend,
-    CacheFolder,
-    DataType,
-    Device,
-    LocalFilesOnly,
-    MaxLength,
-    Model,
-    Revision,
-    TrustRemoteCode,
-    err,
-    out,
-    progress,
+from rerank_plugins.batch.job import BatchSettings, rerank_files
+from rerank_plugins.cli.console import out, print_message, progress
+from rerank_plugins.cli.options import reranker_options, reranker_settings
+
+_UNSUPPORTED: Final = (
+    *("fusion", "fusion_weight", "dedup_threshold", "dedup_model"),
+    *("deadline_ms", "on_error"),
 )
-from rerank_plugins.config import MINI, Activation
 
 
+@reranker_options(exclude=_UNSUPPORTED)
 def batch(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="IN", help="A Parquet or JSONL file with query and documents, or a folder."
+            metavar="IN", help="Parquet or JSONL file with query and documents, or a folder."
         ),
     ],
     output: Annotated[
-        Path,
-        typer.Argument(metavar="OUT", help="Folder for the results; a run that stopped goes on."),
+        Path, typer.Argument(metavar="OUT", help="Folder for the results, to resume from.")
     ],
     *,
-    top_n: Annotated[int | None, typer.Option(help="How many to keep; all by default.")] = None,
-    score_threshold: Annotated[
-        float | None, typer.Option(help="Leave out documents with a lower score.")
-    ] = None,
-    activation: Annotated[
-        Activation, typer.Option(help="sigmoid for scores from 0 to 1, none for logits.")
-    ] = "sigmoid",
-    model: Model = MINI,
-    backend: Backend = "auto",
-    device: Device = None,
-    dtype: DataType = "auto",
-    max_length: MaxLength = 512,
-    revision: Revision = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
     max_documents: Annotated[
-        int, typer.Option(help="Documents in a unit of work; longer lists are split.")
-    ] = 2_000,
+        int,
+        typer.Option(help="Maximum number of documents per unit of work; longer lists are split."),
+    ] = BatchSettings.model_fields["max_documents"].default,
     actors: Annotated[
-        int, typer.Option(min=0, help="Ray actors with a model each; 0 needs no Ray.")
+        int,
+        typer.Option(min=0, help="Number of Ray actors, each with a model; 0 does not use Ray."),
     ] = 0,
-    num_cpus: Annotated[float, typer.Option(min=0, help="CPU cores a Ray actor.")] = 1.0,
-    num_gpus: Annotated[float, typer.Option(min=0, help="GPUs a Ray actor, or a part.")] = 0.0,
+    num_cpus: Annotated[float, typer.Option(min=0, help="CPU cores per Ray actor.")] = 1.0,
+    num_gpus: Annotated[
+        float, typer.Option(min=0, help="GPUs per Ray actor; may be a fraction.")
+    ] = 0.0,
     allow_bad_rows: Annotated[
-        bool, typer.Option("--allow-bad-rows", help="Exit with 0 if rows could not be ranked.")
+        bool,
+        typer.Option("--allow-bad-rows", help="Exit with 0 even if rows could not be ranked."),
     ] = False,
+    **options: Any,  # noqa: ANN401  (values of the options of the reranker)
 ) -> None:
-    """Rank the candidates of many queries; a run that was stopped goes on where it was."""
-    settings: dict[str, Any] = {
-        "model": model,
-        "backend": backend,
-        "device": device,
-        "dtype": dtype,
-        "max_length": max_length,
-        "revision": revision,
-        "cache_folder": cache_folder,
-        "local_files_only": local_files_only,
-        "trust_remote_code": trust_remote_code,
-        "top_n": top_n,
-        "score_threshold": score_threshold,
-        "activation": activation,
-        "max_documents": max_documents,
-    }
+    """Rank the candidates of many queries; an interrupted run resumes where it stopped."""
     require("pyarrow", "batch")
+    settings = {**reranker_settings(options), "max_documents": max_documents}
     with progress() as bars:
         bar = bars.add_task("Ranking documents", total=None)
 
@@ -90,7 +59,7 @@ def batch(
             bars.update(bar, completed=done, total=total)
 
         if actors:
-            from rerank_plugins.ray.data import rerank_dataset  # noqa: PLC0415
+            from rerank_plugins.ray.data import rerank_dataset  # noqa: PLC0415  (extra ray)
 
             summary = rerank_dataset(
                 source,
@@ -102,22 +71,17 @@ def batch(
                 **settings,
             )
         else:
-            from rerank_plugins.batch import BatchSettings, rerank_files  # noqa: PLC0415
-
             summary = rerank_files(source, output, BatchSettings(**settings), progress=report)
     out.print(
         f"{summary.rows:,} rows, {summary.documents:,} documents: {summary.ranked:,} ranked in "
-        f"{output / RANKED}, {summary.dead:,} could not be. {summary.resumed:,} of "
+        f"{output / RANKED}, {summary.dead:,} not ranked. {summary.resumed:,} of "
         f"{summary.units:,} units were done before. Took {summary.seconds:.1f} seconds.",
         highlight=False,
         soft_wrap=True,
     )
     if summary.dead and not allow_bad_rows:
-        err.print(
-            f"rerank-plugins: {summary.dead:,} rows could not be ranked; {output / DEAD} has them "
-            "with the reasons. --allow-bad-rows makes this no error.",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+        print_message(
+            f"{summary.dead:,} rows could not be ranked; {output / DEAD} contains them with the "
+            "reasons. With --allow-bad-rows, the exit code is 0."
         )
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""``rerank-plugins demo``: two-stage retrieval on real text, measured."""
+"""``rerank-plugins demo``: two-stage retrieval on a shipped corpus, with its measurements."""
 
 from __future__ import annotations
 
@@ -20,41 +20,103 @@ from rich.table import Table
 
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins._lazy import require
-from rerank_plugins.cli.options import err, out, printable, progress
+from rerank_plugins.cli.console import err, out, printable, progress
 from rerank_plugins.config import MINI
 from rerank_plugins.errors import RerankError
 from rerank_plugins.evaluation.datasets import Passage, RetrievalSet, read_beir
 from rerank_plugins.evaluation.metrics import paired_bootstrap, per_query
 from rerank_plugins.types import FloatArray
 
-CHUNK: Final = 256
-"""Passages encoded between two steps of the progress bar."""
+DATA: Final = Path(__file__).parents[1] / "data" / "squad-dev"
+REQUIRED: Final = {
+    "langchain_core": "langchain",
+    "llama_index.core": "llama-index",
+    "ir_measures": "evaluation",
+}
+"""Modules that the demo imports, and the extras that install them."""
+
+MEASURES: Final = {
+    "nDCG@10": "nDCG@10",
+    "MRR@10": "RR@10",
+    "relevant passage first": "Success@1",
+}
+SHOWN: Final = 3
+"""Number of passages to show before and after reranking."""
+
+_SEED: Final = 7
+_CHUNK: Final = 256
+"""Number of passages to encode between two updates of the progress bar."""
+
+_TOLERANCE: Final = 1e-6
+
+
+def demo(
+    *,
+    questions: Annotated[
+        int, typer.Option(min=1, max=300, help="Number of questions to ask.")
+    ] = 200,
+    depth: Annotated[
+        int, typer.Option(min=1, help="Number of candidates to rerank per question.")
+    ] = 50,
+    time_limit: Annotated[
+        float, typer.Option(min=0, help="Seconds after which to stop asking; 0 asks all.")
+    ] = 120,
+    model: Annotated[str, typer.Option(help="Cross-encoder: mini, a Hub name or a folder.")] = MINI,
+    encoder: Annotated[str, typer.Option(help="Bi-encoder: mini, a Hub name or a folder.")] = MINI,
+    max_length: Annotated[int, typer.Option(help="Maximum number of tokens per pair.")] = 256,
+) -> None:
+    """Search real text with a bi-encoder, rerank it through both frameworks, and measure."""
+    for module, extra in REQUIRED.items():
+        require(module, extra)
+    start = perf_counter()
+    data = read_beir(DATA)
+    settings: dict[str, Any] = {"model": model, "max_length": max_length}
+    search = TwoStageSearch(
+        data.passages, BiEncoder(encoder), Reranker(**settings).warm_up(), depth
+    )
+    results = _ask(search, data, questions, time_limit)
+    show_examples(results, data.passages)
+    _compare_frameworks(results, data.passages, settings)
+    show_measurements(results, data.passages, depth)
+    if len(results) < questions:
+        out.print(
+            f"Only {len(results)} of {questions} questions were asked in {time_limit:.0f} "
+            "seconds; --time-limit 0 asks all.",
+            highlight=False,
+        )
+    if MINI in (model, encoder):
+        out.print(
+            "The embedded reranker was trained on SQuAD questions about other articles; expect "
+            "smaller gains on other kinds of text.",
+            highlight=False,
+        )
+    out.print(f"Took {perf_counter() - start:.0f} seconds.", highlight=False)
 
 
 class Hit(NamedTuple):
-    """A passage, by its position in the corpus, and the score a stage gave it."""
+    """A passage, by its position in the corpus, and its score in one stage."""
 
     position: int
     score: float
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the two stages made of one question.
+class QuestionResult:
+    """Rankings of one question by both stages.
 
     Attributes:
-        id: The question's id.
+        id: Id of the question.
         question: Its text.
-        right: Position of the passage it was written for.
-        before: The candidates as the bi-encoder ordered them, with cosines.
-        after: The same as the cross-encoder ordered them, with relevance scores.
-        search_seconds: Embedding the question and searching the index.
-        rerank_seconds: Reranking the candidates.
+        relevant: Position of the passage that the question was written for.
+        before: The candidates in the order of the bi-encoder, with cosines.
+        after: The candidates in the order of the cross-encoder, with relevance scores.
+        search_seconds: Seconds to embed the question and to search the index.
+        rerank_seconds: Seconds to rerank the candidates.
     """
 
     id: str
     question: str
-    right: int
+    relevant: int
     before: tuple[Hit, ...]
     after: tuple[Hit, ...]
     search_seconds: float
@@ -62,27 +124,34 @@ class Answer:
 
     @property
     def rank_before(self) -> int | None:
-        """Where the bi-encoder put the right passage; 1 is the top, None not found."""
+        """Rank of the relevant passage by the bi-encoder, from 1; None if it was not found."""
         return self._rank(self.before)
 
     @property
     def rank_after(self) -> int | None:
-        """Where the cross-encoder put it."""
+        """Rank of the relevant passage by the cross-encoder; None if it was not found."""
         return self._rank(self.after)
+
+    @property
+    def effect(self) -> str:
+        """Effect of reranking on the relevant passage: "raised", "lowered" or "kept"."""
+        before, after = self.rank_before or 0, self.rank_after or 0
+        if before == after:
+            return "kept"
+        return "raised" if after < before else "lowered"
 
     def _rank(self, hits: Sequence[Hit]) -> int | None:
         positions = [hit.position for hit in hits]
-        return positions.index(self.right) + 1 if self.right in positions else None
+        return positions.index(self.relevant) + 1 if self.relevant in positions else None
 
 
-class TwoStages:
-    """A bi-encoder index over passages, and a cross-encoder over what it finds."""
+class TwoStageSearch:
+    """Search by a bi-encoder, and reranking of the best passages by a cross-encoder."""
 
     def __init__(
         self, passages: Sequence[Passage], encoder: BiEncoder, reranker: Reranker, depth: int
     ) -> None:
-        """Search these passages and rerank the best ``depth`` of them."""
-        self.passages = passages
+        """Set the passages, the models and the number of passages to rerank."""
         self._texts = [passage.content for passage in passages]
         self._encoder = encoder
         self._reranker = reranker
@@ -90,56 +159,196 @@ class TwoStages:
         self._index: FloatArray = np.zeros((0, 0), dtype=np.float32)
 
     def build(self, advance: Callable[[int], None]) -> None:
-        """Encode all passages, telling ``advance`` how many each step did."""
+        """Encode all passages; call ``advance`` with the number of passages of each step."""
         parts = []
-        for start in range(0, len(self._texts), CHUNK):
-            part = self._texts[start : start + CHUNK]
-            parts.append(self._encoder.encode_document(part, show_progress=False))
-            advance(len(part))
+        for start in range(0, len(self._texts), _CHUNK):
+            texts = self._texts[start : start + _CHUNK]
+            parts.append(self._encoder.encode_document(texts, show_progress=False))
+            advance(len(texts))
         self._index = np.concatenate(parts)
 
-    def answer(self, identifier: str, question: str, right: int) -> Answer:
-        """Search, rerank, and take the time of both."""
+    def ask(self, name: str, question: str, relevant: int) -> QuestionResult:
+        """Search and rerank, and measure the time of both.
+
+        Args:
+            name: Id of the question.
+            question: Its text.
+            relevant: Position of the relevant passage.
+        """
         start = perf_counter()
         cosines = (self._encoder.encode_query([question]) @ self._index.T)[0]
         best = np.argsort(-cosines, kind="stable")[: self._depth]
         searched = perf_counter()
         ranking = self._reranker.rank(question, [self._texts[position] for position in best])
         reranked = perf_counter()
-        return Answer(
-            id=identifier,
+        return QuestionResult(
+            id=name,
             question=question,
-            right=right,
+            relevant=relevant,
             before=tuple(Hit(int(position), float(cosines[position])) for position in best),
-            after=tuple(Hit(int(best[one.index]), one.relevance_score) for one in ranking),
+            after=tuple(
+                Hit(int(best[document.index]), document.relevance_score) for document in ranking
+            ),
             search_seconds=searched - start,
             rerank_seconds=reranked - searched,
         )
 
 
-TOLERANCE: Final = 1e-6
+def _ask(
+    search: TwoStageSearch, data: RetrievalSet, questions: int, time_limit: float
+) -> list[QuestionResult]:
+    """Build the index, then ask random questions until all are asked or the time is over."""
+    positions = {passage.id: position for position, passage in enumerate(data.passages)}
+    names = random.Random(_SEED).sample(list(data.queries), questions)  # noqa: S311  (no secret)
+    results: list[QuestionResult] = []
+    err.print(
+        f"Indexing {len(data.passages):,} passages, then asking {questions} questions.",
+        highlight=False,
+    )
+    with progress() as bars:
+        indexing = bars.add_task("Indexing passages", total=len(data.passages))
+        search.build(lambda passages: bars.advance(indexing, passages))
+        asking = bars.add_task("Asking questions", total=questions)
+        start = perf_counter()
+        for name in names:
+            relevant = positions[next(iter(data.qrels[name]))]
+            results.append(search.ask(name, data.queries[name], relevant))
+            bars.advance(asking)
+            if 0 < time_limit < perf_counter() - start:
+                break
+    return results
 
 
-def through_langchain(
-    answer: Answer, passages: Sequence[Passage], settings: Mapping[str, Any]
+def choose_examples(results: Sequence[QuestionResult]) -> list[QuestionResult]:
+    """Return the first result whose relevant passage was raised, lowered and kept.
+
+    An effect that did not occur is left out.
+    """
+    first: dict[str, QuestionResult] = {}
+    for result in results:
+        first.setdefault(result.effect, result)
+    return [first[effect] for effect in ("raised", "lowered", "kept") if effect in first]
+
+
+def show_examples(results: Sequence[QuestionResult], passages: Sequence[Passage]) -> None:
+    """Show the top passages before and after reranking, for one question of each effect."""
+    effects = [result.effect for result in results]
+    for result in choose_examples(results):
+        table = Table(
+            title=escape(printable(result.question)),
+            title_justify="left",
+            caption=f"The reranker {result.effect} the relevant passage (marked *), as for "
+            f"{effects.count(result.effect)} of {len(results)} questions: "
+            f"{_rank_text(result.rank_before)} -> {_rank_text(result.rank_after)}.",
+            caption_justify="left",
+        )
+        for name in ("", "rank", "was", "score"):
+            table.add_column(name, justify="right" if name else "left", no_wrap=True)
+        table.add_column("passage")
+        ranks_before = {hit.position: rank for rank, hit in enumerate(result.before, start=1)}
+        for stage, hits in (("before", result.before), ("after", result.after)):
+            for rank, hit in enumerate(hits[:SHOWN], start=1):
+                mark = "* " if hit.position == result.relevant else ""
+                table.add_row(
+                    stage,
+                    f"{mark}{rank}",
+                    str(ranks_before[hit.position]) if stage == "after" else "",
+                    f"{hit.score:.3f}",
+                    _passage_line(passages[hit.position]),
+                )
+            table.add_section()
+        out.print(table)
+        out.print()
+
+
+def show_measurements(
+    results: Sequence[QuestionResult], passages: Sequence[Passage], depth: int
+) -> None:
+    """Show the quality and the latency of the bi-encoder alone and of both stages."""
+    qrels = {result.id: {passages[result.relevant].id: 1} for result in results}
+
+    def measure(rankings: Mapping[str, Sequence[Hit]]) -> Mapping[str, Any]:
+        names = {
+            query: [passages[hit.position].id for hit in hits] for query, hits in rankings.items()
+        }
+        return per_query(qrels, names, list(MEASURES.values()))
+
+    before = measure({result.id: result.before for result in results})
+    after = measure({result.id: result.after for result in results})
+    table = Table(title=f"{len(results)} questions, {len(passages):,} passages, depth {depth}")
+    for name in ("", "bi-encoder", "two stages", "change", "95% interval"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    verdicts = []
+    for name, key in MEASURES.items():
+        change = paired_bootstrap(before[key], after[key])
+        verdicts.append(f"{name} {change.verdict}")
+        table.add_row(
+            name,
+            f"{before[key].mean():.3f}",
+            f"{after[key].mean():.3f}",
+            f"{change.mean:+.3f}",
+            f"{change.low:+.3f} to {change.high:+.3f}",
+        )
+    search_s = median(result.search_seconds for result in results)
+    total_s = median(result.search_seconds + result.rerank_seconds for result in results)
+    table.add_row(
+        "median latency",
+        f"{search_s * 1e3:,.0f} ms",
+        f"{total_s * 1e3:,.0f} ms",
+        f"+{(total_s - search_s) * 1e3:,.0f} ms",
+    )
+    out.print(table)
+    retrieved = sum(result.rank_before is not None for result in results)
+    out.print(
+        f"Two stages compared with the bi-encoder alone: {', '.join(verdicts)}.\n"
+        f"The relevant passage is among the {depth} candidates for {retrieved} of {len(results)} "
+        "questions; the cross-encoder cannot rank a passage that the bi-encoder did not find.",
+        highlight=False,
+    )
+
+
+def _compare_frameworks(
+    results: Sequence[QuestionResult], passages: Sequence[Passage], settings: Mapping[str, Any]
+) -> None:
+    """Rerank the shown questions through both frameworks and check that all agree."""
+    examples = choose_examples(results)
+    for result in examples:
+        rankings = {
+            "plain Python": result.after,
+            "LangChain": rerank_by_langchain(result, passages, settings),
+            "LlamaIndex": rerank_by_llama_index(result, passages, settings),
+        }
+        check_agreement(result.question, rankings)
+    out.print(
+        "LangChain's compressor and LlamaIndex's postprocessor returned the same order and scores "
+        f"for these {len(examples)} questions, {len(examples[0].before)} passages each.\n",
+        highlight=False,
+    )
+
+
+def rerank_by_langchain(
+    result: QuestionResult, passages: Sequence[Passage], settings: Mapping[str, Any]
 ) -> list[Hit]:
-    """Rerank the candidates of an answer through LangChain's compressor."""
+    """Rerank the candidates of a question by LangChain's compressor."""
     from langchain_core.documents import Document  # noqa: PLC0415  (an optional dependency)
 
     from rerank_plugins.langchain import CrossEncoderCompressor  # noqa: PLC0415
 
     documents = [
         Document(page_content=passages[hit.position].content, metadata={"position": hit.position})
-        for hit in answer.before
+        for hit in result.before
     ]
-    reranked = CrossEncoderCompressor(**settings).compress_documents(documents, answer.question)
-    return [Hit(one.metadata["position"], one.metadata["relevance_score"]) for one in reranked]
+    reranked = CrossEncoderCompressor(**settings).compress_documents(documents, result.question)
+    return [
+        Hit(document.metadata["position"], document.metadata["relevance_score"])
+        for document in reranked
+    ]
 
 
-def through_llama_index(
-    answer: Answer, passages: Sequence[Passage], settings: Mapping[str, Any]
+def rerank_by_llama_index(
+    result: QuestionResult, passages: Sequence[Passage], settings: Mapping[str, Any]
 ) -> list[Hit]:
-    """Rerank the candidates of an answer through LlamaIndex's postprocessor."""
+    """Rerank the candidates of a question by LlamaIndex's postprocessor."""
     from llama_index.core.schema import NodeWithScore, TextNode  # noqa: PLC0415
 
     from rerank_plugins.llama_index import CrossEncoderPostprocessor  # noqa: PLC0415
@@ -149,242 +358,43 @@ def through_llama_index(
             node=TextNode(id_=str(hit.position), text=passages[hit.position].content),
             score=hit.score,
         )
-        for hit in answer.before
+        for hit in result.before
     ]
     reranked = CrossEncoderPostprocessor(**settings).postprocess_nodes(
-        nodes, query_str=answer.question
+        nodes, query_str=result.question
     )
-    return [Hit(int(one.node.node_id), one.get_score()) for one in reranked]
+    return [Hit(int(node.node.node_id), node.get_score()) for node in reranked]
 
 
 def check_agreement(question: str, rankings: Mapping[str, Sequence[Hit]]) -> None:
-    """Compare rankings of the same candidates, position by position and score by score.
+    """Compare rankings of the same candidates by order and score.
 
     Args:
-        question: Named in the error.
-        rankings: Who ranked -> what came out.
+        question: The question, for the error message.
+        rankings: The rankings by the name of what made them.
 
     Raises:
-        RerankError: If two of them differ.
+        RerankError: If two rankings differ.
     """
-    for (name, hits), (other, others) in pairwise(rankings.items()):
-        same = len(hits) == len(others) and all(
-            one.position == two.position and math.isclose(one.score, two.score, abs_tol=TOLERANCE)
-            for one, two in zip(hits, others, strict=True)
+    for (first, first_hits), (second, second_hits) in pairwise(rankings.items()):
+        same = len(first_hits) == len(second_hits) and all(
+            left.position == right.position
+            and math.isclose(left.score, right.score, abs_tol=_TOLERANCE)
+            for left, right in zip(first_hits, second_hits, strict=True)
         )
         if not same:
             message = (
-                f"{name} and {other} rank differently for {question!r}: "
-                f"{list(hits[:5])} against {list(others[:5])} ... This is a defect; report it."
+                f"{first} and {second} rank differently for {question!r}: "
+                f"{list(first_hits[:5])} and {list(second_hits[:5])} ... This is a bug; please "
+                "report it."
             )
             raise RerankError(message)
 
 
-SHOWN: Final = 3
-MEASURES: Final = {
-    "nDCG@10": "nDCG@10",
-    "MRR@10": "RR@10",
-    "right one first": "Success@1",
-}
-
-
-def examples(answers: Sequence[Answer]) -> list[Answer]:
-    """Choose one question that reranking helped, one it left alone, one it hurt.
-
-    The first of each kind, in the order they were asked; a kind that did not occur is
-    left out.
-    """
-    chosen: dict[str, Answer] = {}
-    for kind in ("raised", "lowered", "kept"):
-        for answer in answers:
-            if _kind(answer) == kind:
-                chosen[kind] = answer
-                break
-    return list(chosen.values())
-
-
-def show_examples(answers: Sequence[Answer], passages: Sequence[Passage]) -> None:
-    """Show the top passages before and after, for one question of each kind."""
-    kinds = [_kind(answer) for answer in answers]
-    for answer in examples(answers):
-        kind = _kind(answer)
-        table = Table(
-            title=escape(printable(answer.question)),
-            title_justify="left",
-            caption=f"The reranker {kind} the right passage (marked *), as it did for "
-            f"{kinds.count(kind)} of {len(answers)} questions: "
-            f"{_place(answer.rank_before)} -> {_place(answer.rank_after)}.",
-            caption_justify="left",
-        )
-        for name in ("", "rank", "was", "score"):
-            table.add_column(name, justify="right" if name else "left", no_wrap=True)
-        table.add_column("passage")
-        was = {hit.position: rank for rank, hit in enumerate(answer.before, start=1)}
-        for stage, hits in (("before", answer.before), ("after", answer.after)):
-            for rank, hit in enumerate(hits[:SHOWN], start=1):
-                rank_then = str(was[hit.position]) if stage == "after" else ""
-                rank_now = f"{_mark(hit, answer)}{rank}"
-                passage = _line(passages[hit.position])
-                table.add_row(stage, rank_now, rank_then, f"{hit.score:.3f}", passage)
-            table.add_section()
-        out.print(table)
-        out.print()
-
-
-def show_table(answers: Sequence[Answer], passages: Sequence[Passage], depth: int) -> None:
-    """Show quality and latency of one stage against two."""
-    qrels = {answer.id: {passages[answer.right].id: 1} for answer in answers}
-    before, after = (
-        per_query(
-            qrels,
-            {
-                answer.id: [
-                    passages[hit.position].id
-                    for hit in (answer.before if stage == "before" else answer.after)
-                ]
-                for answer in answers
-            },
-            list(MEASURES.values()),
-        )
-        for stage in ("before", "after")
-    )
-    table = Table(title=f"{len(answers)} questions, {len(passages):,} passages, depth {depth}")
-    for name in ("", "bi-encoder", "two stages", "change", "95% interval"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    verdicts = {}
-    for name, measure in MEASURES.items():
-        change = paired_bootstrap(before[measure], after[measure])
-        verdicts[name] = change.verdict
-        table.add_row(
-            name,
-            f"{before[measure].mean():.3f}",
-            f"{after[measure].mean():.3f}",
-            f"{change.mean:+.3f}",
-            f"{change.low:+.3f} to {change.high:+.3f}",
-        )
-    alone = median(answer.search_seconds for answer in answers)
-    both = median(answer.search_seconds + answer.rerank_seconds for answer in answers)
-    table.add_row(
-        "median latency",
-        f"{alone * 1e3:,.0f} ms",
-        f"{both * 1e3:,.0f} ms",
-        f"+{(both - alone) * 1e3:,.0f} ms",
-    )
-    out.print(table)
-    found = sum(answer.rank_before is not None for answer in answers)
-    out.print(
-        f"Two stages against one: {', '.join(f'{name} {text}' for name, text in verdicts.items())}."
-        f"\nThe right passage is among the {depth} candidates for {found} of {len(answers)} "
-        "questions: what the first stage does not find, the second cannot rank.",
-        highlight=False,
-    )
-
-
-def _kind(answer: Answer) -> str:
-    before, after = (rank or 0 for rank in (answer.rank_before, answer.rank_after))
-    if before == after:
-        return "kept"
-    return "raised" if after < before else "lowered"
-
-
-def _place(rank: int | None) -> str:
+def _rank_text(rank: int | None) -> str:
     return "not found" if rank is None else f"rank {rank}"
 
 
-def _mark(hit: Hit, answer: Answer) -> str:
-    return "* " if hit.position == answer.right else ""
-
-
-def _line(passage: Passage) -> str:
+def _passage_line(passage: Passage) -> str:
     line = printable(f"{passage.title}: {passage.text}")
     return escape(shorten(line, width=100, placeholder=" ..."))
-
-
-DATA: Final = Path(__file__).parents[1] / "data" / "squad-dev"
-SEED: Final = 7
-NEEDED: Final = {
-    "langchain_core": "langchain",
-    "llama_index.core": "llama-index",
-    "ir_measures": "evaluation",
-}
-
-
-def demo(
-    *,
-    questions: Annotated[int, typer.Option(min=1, max=300, help="How many to ask.")] = 200,
-    depth: Annotated[int, typer.Option(min=1, help="Candidates to rerank.")] = 50,
-    time_limit: Annotated[
-        float, typer.Option(min=0, help="Ask no more after so many seconds; 0 asks all.")
-    ] = 120,
-    model: Annotated[
-        str, typer.Option(help="The cross-encoder: mini, a Hub name, a folder.")
-    ] = MINI,
-    encoder: Annotated[
-        str, typer.Option(help="The bi-encoder: mini, a Hub name, a folder.")
-    ] = MINI,
-    max_length: Annotated[int, typer.Option(help="Most tokens a pair may have.")] = 256,
-) -> None:
-    """Search real text with a bi-encoder, rerank it through both frameworks, and measure."""
-    for module, extra in NEEDED.items():
-        require(module, extra)
-    start = perf_counter()
-    data = read_beir(DATA)
-    settings: dict[str, Any] = {"model": model, "max_length": max_length}
-    stages = TwoStages(data.passages, BiEncoder(encoder), Reranker(**settings).warm_up(), depth)
-    answers = _ask(stages, data, questions, time_limit)
-    show_examples(answers, data.passages)
-    _compare_frameworks(answers, stages, settings)
-    show_table(answers, data.passages, depth)
-    if len(answers) < questions:
-        out.print(
-            f"Only {len(answers)} of {questions} questions were asked in {time_limit:.0f} seconds "
-            "on this machine; --time-limit 0 asks all.",
-            highlight=False,
-        )
-    if MINI in (model, encoder):
-        out.print(
-            "The embedded reranker learned from SQuAD's training questions, about other "
-            "articles: expect less on texts of another kind.",
-            highlight=False,
-        )
-    out.print(f"Took {perf_counter() - start:.0f} seconds.", highlight=False)
-
-
-def _ask(stages: TwoStages, data: RetrievalSet, questions: int, time_limit: float) -> list[Answer]:
-    """Build the index, then ask random questions until all are asked or time is up."""
-    position = {passage.id: number for number, passage in enumerate(data.passages)}
-    chosen = random.Random(SEED).sample(list(data.queries), questions)  # noqa: S311  (no secret)
-    answers: list[Answer] = []
-    err.print(
-        f"Indexing {len(data.passages):,} passages, then asking {questions} questions.",
-        highlight=False,
-    )
-    with progress() as bars:
-        indexing = bars.add_task("Indexing passages", total=len(data.passages))
-        stages.build(lambda done: bars.advance(indexing, done))
-        asking = bars.add_task("Asking questions", total=questions)
-        start = perf_counter()
-        for identifier in chosen:
-            right = position[next(iter(data.qrels[identifier]))]
-            answers.append(stages.answer(identifier, data.queries[identifier], right))
-            bars.advance(asking)
-            if 0 < time_limit < perf_counter() - start:
-                break
-    return answers
-
-
-def _compare_frameworks(answers: list[Answer], stages: TwoStages, settings: dict[str, Any]) -> None:
-    """Rerank the shown questions through both frameworks and check that all agree."""
-    shown = examples(answers)
-    for answer in shown:
-        rankings = {
-            "plain Python": answer.after,
-            "LangChain": through_langchain(answer, stages.passages, settings),
-            "LlamaIndex": through_llama_index(answer, stages.passages, settings),
-        }
-        check_agreement(answer.question, rankings)
-    out.print(
-        f"LangChain's compressor and LlamaIndex's postprocessor gave the same order and scores "
-        f"for these {len(shown)} questions, {len(shown[0].before)} passages each.\n",
-        highlight=False,
-    )

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from rerank_plugins._lazy import require
-from rerank_plugins.cli.options import err, out
-from rerank_plugins.config import MINI
+from rerank_plugins.cli.console import err, out
+from rerank_plugins.cli.options import reranker_settings
+from rerank_plugins.config import MINI, RerankerSettings
 from rerank_plugins.errors import ConfigurationError
 
 Data = Annotated[
@@ -19,8 +20,8 @@ Data = Annotated[
 Models = Annotated[
     str, typer.Option(help="Cross-encoders, separated by commas: mini, Hub names, folders.")
 ]
-Encoder = Annotated[str, typer.Option(help="The bi-encoder: mini, a Hub name or a folder.")]
-Split = Annotated[str, typer.Option(help="The judgments to read: qrels/SPLIT.tsv.")]
+Encoder = Annotated[str, typer.Option(help="Bi-encoder: mini, a Hub name or a folder.")]
+Split = Annotated[str, typer.Option(help="Judgments to read: qrels/SPLIT.tsv.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 
 
@@ -33,13 +34,13 @@ def evaluate(
     ] = "10,20,50,100",
     option: Annotated[
         list[str] | None,
-        typer.Option(help="Settings to try, e.g. dtype=bfloat16,max_length=256; repeatable."),
+        typer.Option(help="Settings to try, as in dtype=bfloat16,max_length=256; may be repeated."),
     ] = None,
     encoder: Encoder = MINI,
     split: Split = "test",
     folder: Annotated[
         Path | None,
-        typer.Option(help="Store intermediate results here; the same command resumes."),
+        typer.Option(help="Folder for intermediate results, to resume from."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -75,12 +76,14 @@ def plan(
     encoder: Encoder = MINI,
     split: Split = "test",
     no_labels: Annotated[
-        bool, typer.Option("--no-labels", help="Ignore judgments, or plan without them.")
+        bool, typer.Option("--no-labels", help="Ignore the judgments, if there are any.")
     ] = False,
-    max_questions: Annotated[int, typer.Option(help="Maximum size of the sample.")] = 300,
+    max_questions: Annotated[
+        int, typer.Option(help="Maximum number of questions to sample.")
+    ] = 300,
     time_limit: Annotated[float, typer.Option(help="Approximate seconds for the sweep.")] = 150.0,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw quality against latency into this PNG or SVG file.")
+        Path | None, typer.Option(help="PNG or SVG file for a plot of quality against latency.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -131,19 +134,37 @@ def _depth(word: str) -> int:
     try:
         return int(word)
     except ValueError as error:
-        message = f"--depths holds {word!r}; give numbers, as in 10,50,100."
+        message = f"--depths contains {word!r}; give integers separated by commas, as in 10,50,100."
         raise ConfigurationError(message) from error
 
 
 def _settings(text: str) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
+    """Return the settings of the reranker for ``NAME=VALUE`` words with names of options.
+
+    A value that is not JSON is a string.
+
+    >>> _settings("dtype=bfloat16,max-length=256")
+    {'dtype': 'bfloat16', 'max_length': 256}
+    >>> _settings("fusion=weighted,fusion_weight=0.3")
+    {'fusion': Fusion(method='weighted', weight=0.3)}
+    """
+    options: dict[str, Any] = {}
     for word in _words(text):
         name, equals, value = word.partition("=")
         if not equals:
-            message = f"--option is {text!r}; give NAME=VALUE, separated by commas."
+            message = (
+                f"--option is {text!r}; give NAME=VALUE, separated by commas, as in "
+                "dtype=bfloat16,max_length=256."
+            )
             raise ConfigurationError(message)
         try:
-            settings[name.replace("-", "_")] = json.loads(value)  # numbers, true, false, null
+            parsed = json.loads(value)  # numbers, true, false, null
         except ValueError:
-            settings[name.replace("-", "_")] = value
-    return settings
+            parsed = value
+        options[name.replace("-", "_")] = parsed
+    defaults = {name: field.default for name, field in RerankerSettings.model_fields.items()}
+    return {
+        name: value
+        for name, value in reranker_settings(options).items()
+        if name in options or value != defaults[name]
+    }

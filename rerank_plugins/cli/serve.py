@@ -3,158 +3,101 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from rerank_plugins._lazy import require
-from rerank_plugins.cli.options import (
-    ActivationOption,
-    Backend,
-    BestWindows,
-    CacheDir,
-    CacheDirMb,
-    CacheFolder,
-    CalibratorFile,
-    DataType,
-    Device,
-    DocumentPrompt,
-    DropSimilar,
-    FusionOption,
-    FusionWeight,
-    LocalFilesOnly,
-    LongDocumentsOption,
-    MaxLength,
-    MaxWindows,
-    Model,
-    Optimizing,
-    QueryPrompt,
-    Revision,
-    ScoreThreshold,
-    SimilarityModel,
-    TrustRemoteCode,
-    WindowOverlap,
-)
+from rerank_plugins.cli.options import reranker_options, reranker_settings
 from rerank_plugins.config import MINI
 from rerank_plugins.engine.engine import MAX_QUEUE_TOKENS
 
-Level = Literal["debug", "info", "warning", "error"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+_LIMITS = "Limits"
 
 
+@reranker_options(exclude=("top_n", "on_error"))  # a request has its own
 def serve(
     *,
-    model: Model = MINI,
     embedding_model: Annotated[
-        str, typer.Option(help="The bi-encoder of /v1/embeddings; none serves none.")
+        str, typer.Option(help="Bi-encoder of /v1/embeddings; none disables the endpoint.")
     ] = MINI,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; the default is this machine only.")
+        str, typer.Option(help="Address to listen on; the default accepts local clients only.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8080,
     token: Annotated[
         str | None,
         typer.Option(
             envvar="RERANK_PLUGINS_TOKEN",
-            help="Bearer token that clients must send; better in the environment, since other "
-            "users of a machine can read its command lines.",
+            help="Bearer token that clients must send. Prefer the environment variable: other "
+            "users of the machine can read command lines.",
         ),
     ] = None,
-    backend: Backend = "auto",
-    device: Device = None,
-    dtype: DataType = "auto",
-    optimize: Optimizing = "none",
-    max_length: MaxLength = 512,
-    revision: Revision = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
-    idle_unload_s: Annotated[
-        float | None, typer.Option(help="Seconds without work before the models are unloaded.")
-    ] = None,
-    cache_mb: Annotated[float, typer.Option(help="Megabytes for scores computed before.")] = 0,
-    cache_entries: Annotated[int | None, typer.Option(help="Most scores in them.")] = None,
-    cache_dir: CacheDir = None,
-    cache_dir_mb: CacheDirMb = 1024,
-    score_threshold: ScoreThreshold = None,
-    activation: ActivationOption = "sigmoid",
-    calibrator: CalibratorFile = None,
-    fusion: FusionOption = "none",
-    fusion_weight: FusionWeight = 0.5,
-    drop_similar: DropSimilar = None,
-    similarity_model: SimilarityModel = MINI,
+    drain: Annotated[
+        float, typer.Option(help="Seconds to finish running requests after SIGTERM.")
+    ] = 30.0,
+    log_level: Annotated[LogLevel, typer.Option(help="Lowest level to log.")] = "info",
     deadline_ms: Annotated[
         float | None,
         typer.Option(
-            help="Milliseconds for a ranking whose request names no X-Deadline-Ms.",
+            help="Deadline in milliseconds for requests without the header X-Deadline-Ms.",
             rich_help_panel="Ranking",
         ),
     ] = None,
-    long_documents: LongDocumentsOption = "truncate",
-    window_overlap: WindowOverlap = 64,
-    max_windows: MaxWindows = 32,
-    best_windows: BestWindows = 1,
-    query_prompt: QueryPrompt = None,
-    document_prompt: DocumentPrompt = None,
-    max_documents: Annotated[int, typer.Option(help="Most documents in a request.")] = 1_000,
-    max_characters: Annotated[int, typer.Option(help="Most characters in a request.")] = 2_000_000,
-    max_body_bytes: Annotated[int, typer.Option(help="Most bytes in a body.")] = 8 * 2**20,
+    max_documents: Annotated[
+        int,
+        typer.Option(help="Maximum number of documents per request.", rich_help_panel=_LIMITS),
+    ] = 1_000,
+    max_characters: Annotated[
+        int,
+        typer.Option(help="Maximum number of characters per request.", rich_help_panel=_LIMITS),
+    ] = 2_000_000,
+    max_body_bytes: Annotated[
+        int,
+        typer.Option(help="Maximum size of a request body in bytes.", rich_help_panel=_LIMITS),
+    ] = 8 * 2**20,
     max_queue_tokens: Annotated[
-        int, typer.Option(help="Tokens that may wait; requests beyond are answered 429.")
+        int,
+        typer.Option(
+            help="Maximum number of waiting tokens; further requests get status 429.",
+            rich_help_panel=_LIMITS,
+        ),
     ] = MAX_QUEUE_TOKENS,
-    max_connections: Annotated[int, typer.Option(min=1, help="Connections at once.")] = 1_000,
+    max_connections: Annotated[
+        int,
+        typer.Option(min=1, help="Maximum number of open connections.", rich_help_panel=_LIMITS),
+    ] = 1_000,
     body_timeout: Annotated[
-        float, typer.Option(help="Seconds for headers to arrive, then a body.")
+        float,
+        typer.Option(
+            help="Seconds for the headers of a request to arrive, and then for its body.",
+            rich_help_panel=_LIMITS,
+        ),
     ] = 10.0,
-    drain: Annotated[float, typer.Option(help="Seconds to finish in after SIGTERM.")] = 30.0,
-    log_level: Annotated[Level, typer.Option(help="Least level to log.")] = "info",
+    **options: Any,  # noqa: ANN401  (values of the options of the reranker)
 ) -> None:
     """Serve a reranker and a bi-encoder over HTTP until SIGTERM."""
     for module in ("fastapi", "prometheus_client", "uvicorn"):
         require(module, "serve")
-    # torch's allocator reads it once: huge pages, with which a CPU computes 3% faster.
+    # torch's allocator reads it once. Huge pages make CPU inference about 3% faster.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    from rerank_plugins.serving import ServerSettings, create_app  # noqa: PLC0415  (just checked)
-    from rerank_plugins.serving import serve as run  # noqa: PLC0415
+    from rerank_plugins import serving  # noqa: PLC0415  (needs the extra)
 
-    settings = ServerSettings(
-        model=model,
+    settings = serving.ServerSettings(
+        **reranker_settings({**options, "deadline_ms": deadline_ms}),
         embedding_model=None if embedding_model == "none" else embedding_model,
-        backend=backend,
-        device=device,
-        dtype=dtype,
-        optimize=optimize,
-        max_length=max_length,
-        revision=revision,
-        cache_folder=cache_folder,
-        local_files_only=local_files_only,
-        trust_remote_code=trust_remote_code,
-        idle_unload_s=idle_unload_s,
-        cache_mb=cache_mb,
-        cache_entries=cache_entries,
-        cache_dir=cache_dir,
-        cache_dir_mb=cache_dir_mb,
-        score_threshold=score_threshold,
-        activation=activation,
-        calibrator=calibrator,
-        fusion=fusion,
-        fusion_weight=fusion_weight,
-        drop_similar=drop_similar,
-        similarity_model=similarity_model,
-        deadline_ms=deadline_ms,
-        long_documents=long_documents,
-        window_overlap=window_overlap,
-        max_windows=max_windows,
-        best_windows=best_windows,
-        query_prompt=query_prompt,
-        document_prompt=document_prompt,
         max_documents=max_documents,
         max_characters=max_characters,
         max_body_bytes=max_body_bytes,
         max_queue_tokens=max_queue_tokens,
         body_timeout_s=body_timeout,
     )
-    run(
-        create_app(settings, token=token),
+    serving.serve(
+        serving.create_app(settings, token=token),
         host=host,
         port=port,
         max_connections=max_connections,

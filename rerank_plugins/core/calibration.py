@@ -1,4 +1,4 @@
-"""Scores that can be read as probabilities, fitted on the user's own labeled pairs."""
+"""Calibration: maps from raw scores to probabilities, fitted on labeled pairs."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Isotonic:
     """Straight lines between knots, level outside of them.
 
     Attributes:
-        scores: Where the knots are, rising.
-        probabilities: How high they are, rising.
+        scores: Positions of the knots, rising.
+        probabilities: Their values, rising.
     """
 
     scores: tuple[float, ...]
@@ -187,7 +187,7 @@ def raw_float32(scores: ArrayLike) -> FloatArray:
     Raises:
         InvalidInputError: If they are no numbers.
     """
-    with np.errstate(over="ignore"):  # becomes infinite, which the caller is told
+    with np.errstate(over="ignore"):  # infinite values are refused below
         return cast(FloatArray, _numbers("scores", scores, np.float32))
 
 
@@ -206,7 +206,7 @@ _LEVELS: Final = 1_000
 
 
 class Threshold(NamedTuple):
-    """What lies at or above a threshold: pairs, and relevant ones among them."""
+    """A threshold with the number of pairs at or above it and the relevant ones among them."""
 
     threshold: float
     kept: int
@@ -223,8 +223,8 @@ class PrecisionCurve:
     """For every thousandth of precision the lowest threshold that reaches it, and the best.
 
     Attributes:
-        pairs: How many pairs were labeled.
-        relevant: How many of them are relevant.
+        pairs: Number of labeled pairs.
+        relevant: Number of relevant ones.
         points: Thresholds and precisions, both rising.
     """
 
@@ -322,13 +322,13 @@ _FITS: Final[dict[Method, Callable[[FloatArray, NDArray[np.bool_]], Platt | Isot
 class Calibrator:
     """Turns the raw scores of one model into probabilities of relevance; keeps their order.
 
-    A probability holds for candidates like those it was fitted on: label what your own first
-    stage finds for your own queries, at the depth you rerank.
+    A probability is valid for candidates like those it was fitted on: label the candidates of
+    your own retriever for your own queries, at the depth you rerank.
 
     Attributes:
         model: The model whose scores it was fitted on.
         mapping: The fitted function.
-        precision_curve: Which thresholds reach which precision on the fitted pairs.
+        precision_curve: Thresholds and their precision on the fitted pairs.
 
     Example:
         >>> import numpy as np
@@ -566,8 +566,8 @@ def _curve(about: dict[str, Any]) -> PrecisionCurve:
 
 def _fields(where: str, content: object, *names: str) -> dict[str, Any]:
     if not isinstance(content, dict) or content.keys() != set(names):
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        message = f"{where} must have {', '.join(names)} and nothing else; it has {found}."
+        actual = sorted(content) if isinstance(content, dict) else type(content).__name__
+        message = f"{where} must have {', '.join(names)} and nothing else; it has {actual}."
         raise ConfigurationError(message)
     return content
 

@@ -60,8 +60,8 @@ def validate_two(pair: object, position: int, shape: str) -> tuple[Any, Any]:
 
     Args:
         pair: The element.
-        position: Where it stands in the list, for the message.
-        shape: What it should be, for the message.
+        position: Its position in the list, for the message.
+        shape: The expected shape, for the message.
 
     Raises:
         InvalidInputError: If it is not a sequence of two; a string of two letters is not.

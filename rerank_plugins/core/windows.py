@@ -18,7 +18,7 @@ Spans = NDArray[np.int64]
 """Characters ``[start, end)`` of each token of a text, shape ``(tokens, 2)``."""
 
 _FLEXIBLE: Final = 4
-"""A window may end one such part of its length early, to end where a sentence or word does."""
+"""A window may end up to one part in ``_FLEXIBLE`` early, at the end of a sentence or word."""
 
 _PIECE: Final = re.compile(r"[^\W\u2e80-\uffef]{1,4}|\S")
 _SENTENCE_START: Final = re.compile(
@@ -30,25 +30,25 @@ _WORD_START: Final = re.compile(r"\s(?=\S)|(?=[\u2e80-\uffef])")
 def estimated_spans(text: str) -> Spans:
     """Return pieces of up to four letters, for models whose tokens only a server knows.
 
-    Their number is an upper estimate for most texts; a character of a script without spaces
-    is a piece of its own.
+    Their number is an upper estimate for most texts; each character of a script without spaces
+    is one piece.
     """
-    found = [match.span() for match in _PIECE.finditer(text)]
-    return np.array(found, dtype=np.int64).reshape(len(found), 2)
+    spans = [match.span() for match in _PIECE.finditer(text)]
+    return np.array(spans, dtype=np.int64).reshape(len(spans), 2)
 
 
 def split(text: str, spans: Spans, room: int, overlap: int) -> list[Window]:
-    """Cut a text into overlapping windows that each fit.
+    """Split a text into overlapping windows that each fit.
 
-    A window ends where a sentence ends if one does in its last quarter, else at the end of a
-    word, else between two tokens; the next one begins in the same way, ``overlap`` tokens
-    before that or a little later. Together they cover the text.
+    A window ends at the end of a sentence if there is one in its last quarter, otherwise at the
+    end of a word, otherwise between two tokens. The next window begins in the same way,
+    ``overlap`` tokens earlier or slightly less. Together the windows cover the text.
 
     Args:
         text: The document.
         spans: Its tokens.
-        room: Most tokens of a window, at least 1.
-        overlap: Tokens shared with the window before; at most half of ``room`` is used.
+        room: Maximum tokens per window, at least 1.
+        overlap: Tokens shared with the previous window; at most half of ``room`` is used.
 
     Returns:
         At least one window, from first to last.
@@ -70,7 +70,7 @@ def split(text: str, spans: Spans, room: int, overlap: int) -> list[Window]:
 
 
 def sentences(text: str) -> list[Window]:
-    """Cut a text into its sentences, which together are the whole text.
+    """Split a text into its sentences, which together are the whole text.
 
     >>> [("It rains. Tea?"[start:end]) for start, end in sentences("It rains. Tea?")]
     ['It rains. ', 'Tea?']
@@ -92,10 +92,10 @@ def subsample(windows: Sequence[Window], max_windows: int | None) -> list[Window
 
 def _tokens_at(pattern: re.Pattern[str], text: str, starts: Spans) -> NDArray[np.intp]:
     """Return the tokens that begin where a match of the pattern ends."""
-    found = np.array([match.end() for match in pattern.finditer(text)], dtype=np.int64)
-    tokens = np.unique(np.searchsorted(starts, found))
+    ends = np.array([match.end() for match in pattern.finditer(text)], dtype=np.int64)
+    tokens = np.unique(np.searchsorted(starts, ends))
     tokens = tokens[tokens < len(starts)]
-    return tokens[np.isin(starts[tokens], found)]
+    return tokens[np.isin(starts[tokens], ends)]
 
 
 def _last(boundaries: Sequence[NDArray[np.intp]], low: int, high: int) -> int:
@@ -121,21 +121,21 @@ def _character(starts: Spans, token: int) -> int:
 
 
 _SPARE: Final = 2
-"""Tokens left free in a window: cut out of its text, a part may be tokenized a little longer."""
+"""Tokens left free in a window: a part of a text may have more tokens than within the text."""
 
 _SPECIAL: Final = 8
-"""Room for special tokens where only a server knows them."""
+"""Room for special tokens of models whose tokenizer only a server has."""
 
 
 @dataclass(frozen=True)
 class WindowSplitter:
-    """Cuts documents into windows that fit beside a query.
+    """Splits documents into windows that fit into a pair with the query.
 
     Attributes:
-        backend: What will read them.
-        max_length: Most tokens a pair may have; None is the model's maximum length.
-        overlap: Tokens that a window shares with the one before it.
-        prompt: What is put before every window, and takes its room.
+        backend: The model's backend.
+        max_length: Maximum tokens per pair; None is the model's maximum length.
+        overlap: Tokens that a window shares with the window before it.
+        prompt: Text before every window, which takes room.
     """
 
     backend: Backend[Any]
@@ -150,9 +150,9 @@ class WindowSplitter:
         # No tokenizer makes more tokens than a text has bytes.
         long = [text for text in dict.fromkeys(texts) if _bytes(text) > room]
         spans = dict(zip(long, self._spans(long), strict=True))
-        # What is read in one needs no spare room: it is not cut out of anything.
-        for text, own in list(spans.items()):
-            if len(own) <= room or (len(own) <= whole and self._fits(text, whole)):
+        # A text that fits as a whole needs no spare room.
+        for text, tokens in list(spans.items()):
+            if len(tokens) <= room or (len(tokens) <= whole and self._fits(text, whole)):
                 del spans[text]
         return [
             split(text, spans[text], room, self.overlap)
@@ -162,7 +162,7 @@ class WindowSplitter:
         ]
 
     def _fits(self, text: str, whole: int) -> bool:
-        """Return whether the model reads all of a text, prompt included."""
+        """Return whether the model reads a whole text, prompt included."""
         exact = isinstance(self.backend, SupportsTokenSpans)
         return exact and len(self._spans([self.prompt + text])[0]) <= whole
 

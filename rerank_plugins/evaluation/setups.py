@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rerank_plugins._lazy import require
-from rerank_plugins.config import MINI
+from rerank_plugins.config import MINI, ValueGroup
 from rerank_plugins.core.reranker import Reranker
 from rerank_plugins.engine.backend import CrossEncoderBackend
 from rerank_plugins.errors import ConfigurationError
@@ -55,7 +55,7 @@ class Setup:
         allowed = SCORING_OPTIONS | {"fusion"}
         unknown = sorted(options.keys() - allowed)
         if unknown:
-            message = f"options hold {unknown[0]!r}; a setup takes {', '.join(sorted(allowed))}."
+            message = f"options contain {unknown[0]!r}; a setup takes {', '.join(sorted(allowed))}."
             raise ConfigurationError(message)
         object.__setattr__(self, "model", model)
         object.__setattr__(self, "options", options)
@@ -88,7 +88,7 @@ class Setup:
     def __str__(self) -> str:
         """Return the model and its options."""
         options = [
-            str(value) if name in _SELF_EXPLANATORY else f"{name}={value}"
+            str(value) if name in _SELF_EXPLANATORY else f"{name}={_label(value)}"
             for name, value in self.options.items()
         ]
         return f"{self.name} ({', '.join(options)})" if options else self.name
@@ -184,9 +184,13 @@ def _arguments(steps: Sequence[RerankStep]) -> tuple[list[str], list[str]]:
     """Return the lines of the reranker's arguments, and the imports that they need."""
     if not steps:
         return [], []
+    options = [value for step in steps for value in step.setup.options.values()]
+    names = {type(value).__name__ for value in options if isinstance(value, ValueGroup)}
     if len(steps) == 1:
         settings = steps[0].setup.settings()
-        return [f"    {name}={_literal(value)}," for name, value in settings.items()], []
+        lines = [f"    {name}={_literal(value)}," for name, value in settings.items()]
+        return lines, [f"from rerank_plugins import {', '.join(sorted(names))}"] if names else []
+    names |= {"Cascade", "Reranker"}
     lines = ["    model=Cascade(", "        ["]
     for step, following in zip(steps, [*steps[1:], None], strict=True):
         settings = step.setup.settings()
@@ -195,7 +199,13 @@ def _arguments(steps: Sequence[RerankStep]) -> tuple[list[str], list[str]]:
         if following is not None:
             stage = f"({stage}, {following.depth})"
         lines.append(f"            {stage},")
-    return [*lines, "        ]", "    ),"], ["from rerank_plugins import Cascade, Reranker"]
+    return [*lines, "        ]", "    ),"], [
+        f"from rerank_plugins import {', '.join(sorted(names))}"
+    ]
+
+
+def _label(value: object) -> str:
+    return repr(value) if isinstance(value, ValueGroup) else str(value)
 
 
 def _literal(value: object) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rerank_plugins._lazy import require
 from rerank_plugins._progress import chunks
-from rerank_plugins.config import MINI, RankingSettings, validate_count
+from rerank_plugins.config import MINI, RankingSettings, ValueGroup, validate_count
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.ranking import fuse, fused_order
 from rerank_plugins.core.reranker import Reranker
@@ -80,7 +80,14 @@ class Cell:
             "label": self.label,
             "depth": self.depth,
             "steps": [
-                {"model": step.setup.name, "options": step.setup.options, "depth": step.depth}
+                {
+                    "model": step.setup.name,
+                    "options": {
+                        name: value.model_dump() if isinstance(value, ValueGroup) else value
+                        for name, value in step.setup.options.items()
+                    },
+                    "depth": step.depth,
+                }
                 for step in self.steps
             ],
             "values": self.values,

@@ -1,11 +1,12 @@
-"""Explaining a ranking: what moved and why, as a table, a frame and a page.
+"""Explanations of rankings: movements, reasons and sentence effects, with their views.
 
-``ranking.explain()`` comes here. Rich and pandas are imported when their view is asked for.
+:meth:`rerank_plugins.Ranking.explain` calls this package. Rich and pandas are imported when
+their view is used.
 """
 
 from __future__ import annotations
 
-from rerank_plugins.explain.explain import explain
+from rerank_plugins.explain.explainer import explain
 from rerank_plugins.types import ExplainedDocument, Explanation, Highlight
 
 __all__ = ["ExplainedDocument", "Explanation", "Highlight", "explain"]

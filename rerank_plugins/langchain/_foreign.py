@@ -1,4 +1,4 @@
-"""LangChain's own cross-encoders, made usable by the core."""
+"""Backend for LangChain's own cross-encoders."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rerank_plugins.errors import ConfigurationError, EngineClosedError
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
 
 _BATCH_TOKENS: Final = 32_768
-_CHARACTERS_A_TOKEN: Final = 4
-_REACH: Final = 1_000_000_000
-"""Only the model knows its own; nothing is cut before it."""
+_CHARACTERS_PER_TOKEN: Final = 4
+_MAX_LENGTH: Final = 1_000_000_000
+"""Unknown: only the model truncates."""
 
 _NUMBERS = count()
 _WRAPPED: dict[int, ForeignCrossEncoder] = {}
@@ -26,8 +26,7 @@ _WRAPPED: dict[int, ForeignCrossEncoder] = {}
 def as_backend(model: Any) -> Any:  # noqa: ANN401  (whatever a field named model may hold)
     """Return a backend for an object with LangChain's ``score``; anything else unchanged.
 
-    The same object gets the same backend for as long as it lives, so that all who use it
-    share one engine.
+    The same object gets the same backend while it lives, so that all its users share one engine.
     """
     if isinstance(model, CrossEncoderBackend) or not callable(getattr(model, "score", None)):
         return model
@@ -39,11 +38,11 @@ def as_backend(model: Any) -> Any:  # noqa: ANN401  (whatever a field named mode
 
 
 class ForeignCrossEncoder:
-    """Somebody else's model, with a method ``score(list of pairs) -> numbers``.
+    """A foreign model with a method ``score(list of pairs) -> numbers``.
 
-    Its scores are used as they are, no activation is applied. It reports no cut texts,
-    because only the model would know. It refers to the model weakly: whoever uses the
-    backend holds the model.
+    Its scores are used unchanged; no activation applies. It reports no truncated texts, because
+    only the model knows them. It refers to the model weakly: the user of the backend keeps the
+    model alive.
     """
 
     scale = ScoreScale.UNDECLARED
@@ -51,13 +50,13 @@ class ForeignCrossEncoder:
     is_padded = False
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401  (duck-typed)
-        """Wrap the model; :func:`as_backend` keeps one wrapper a model.
+        """Wrap the model; :func:`as_backend` keeps one wrapper per model.
 
         Raises:
             ConfigurationError: If the object cannot be referred to weakly.
         """
         name = f"{type(model).__name__} object {next(_NUMBERS)}"
-        self.identity = ModelIdentity(name, None, "langchain", "unknown", _REACH)
+        self.identity = ModelIdentity(name, None, "langchain", "unknown", _MAX_LENGTH)
         try:
             self._model = weakref.ref(model)
         except TypeError as error:
@@ -67,10 +66,10 @@ class ForeignCrossEncoder:
     def prepare(
         self, items: Sequence[TextPair], max_length: int | None = None
     ) -> list[TokenizedItem]:
-        """Estimate tokens from the number of characters; nothing is cut here."""
+        """Estimate tokens from the number of characters; nothing is truncated here."""
         return [
             TokenizedItem(
-                tokens=min((len(query) + len(document)) // _CHARACTERS_A_TOKEN + 3, _REACH),
+                tokens=min((len(query) + len(document)) // _CHARACTERS_PER_TOKEN + 3, _MAX_LENGTH),
                 truncated=False,
                 payload=(query, document),
             )
@@ -78,13 +77,13 @@ class ForeignCrossEncoder:
         ]
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
-        """Score one batch; shape ``(len(batch),)`` if the model keeps its promise."""
+        """Score one batch; shape ``(len(batch),)``."""
         model = self._model()
         if model is None:
             message = f"the model {self.identity.model!r} is no longer in use."
             raise EngineClosedError(message)
-        scores = model.score([one.payload for one in batch])
+        scores = model.score([item.payload for item in batch])
         return np.array(list(scores), dtype=np.float32)
 
     def close(self) -> None:
-        """Do nothing: the model belongs to its maker."""
+        """Do nothing: the model belongs to its user."""

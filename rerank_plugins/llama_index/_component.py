@@ -1,4 +1,4 @@
-"""What the postprocessor and the embedding have in common as LlamaIndex components."""
+"""Base of the LlamaIndex components: pickling and model names."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from llama_index.core.schema import BaseComponent
 
 
 class ConfigComponent(BaseComponent):
-    """A component whose pickle is its settings and nothing else.
+    """A component whose pickle contains its settings only.
 
-    LlamaIndex's own pickling leaves out, with a warning, whatever cannot be pickled, and the
-    copy then runs on defaults: on another model. Here such a model object is an error.
+    LlamaIndex's own pickling leaves out, with a warning, what cannot be pickled, and the copy
+    then uses defaults, such as another model. Here a model object that cannot be pickled is an
+    error.
     """
 
     def __getstate__(self) -> dict[str, Any]:
@@ -23,7 +24,7 @@ class ConfigComponent(BaseComponent):
 
 
 def model_name(model: Any) -> str:  # noqa: ANN401  (a name, a folder or a backend object)
-    """Return what to call a model in events and traces."""
+    """Return the name of a model in events and traces."""
     if isinstance(model, (str, Path)):
         return str(model)
     identity = getattr(model, "identity", None)

@@ -1,4 +1,4 @@
-"""Ray Serve deployments and Ray Data batch inference (extra ``ray``)."""
+"""Ray Serve application and Ray Data batch reranking (extra ``ray``)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
     from rerank_plugins.ray.data import rerank_dataset
-    from rerank_plugins.ray.serve import build
+    from rerank_plugins.ray.serve import build_app
     from rerank_plugins.ray.settings import RayServeSettings
 
-__all__ = ["RayServeSettings", "build", "rerank_dataset"]
+__all__ = ["RayServeSettings", "build_app", "rerank_dataset"]
 
 _HOMES = {
     "RayServeSettings": "rerank_plugins.ray.settings",
-    "build": "rerank_plugins.ray.serve",
+    "build_app": "rerank_plugins.ray.serve",
     "rerank_dataset": "rerank_plugins.ray.data",
 }
 

@@ -1,4 +1,4 @@
-"""One HTTP request through an ASGI application, without a socket: both can be pickled."""
+"""HTTP requests and responses that can be pickled, for calling an ASGI application directly."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Headers = list[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True)
-class Call:
-    """A request whose body has arrived."""
+class HttpRequest:
+    """A complete HTTP request."""
 
     method: str
     path: str
@@ -22,48 +22,45 @@ class Call:
 
 
 @dataclass
-class Answer:
-    """The whole answer; ``status`` is 0 until it begins."""
+class HttpResponse:
+    """A complete HTTP response; ``status`` is 0 before it starts."""
 
     status: int = 0
     headers: Headers = field(default_factory=list)
     body: bytes = b""
 
 
-async def call_app(app: ASGIApp, call: Call) -> Answer:
-    """Return an application's answer; cancelling this cancels its work."""
-    answer = Answer()
-    unread = [call.body]
+async def call_app(app: ASGIApp, request: HttpRequest) -> HttpResponse:
+    """Return the response of an application; cancellation cancels its work."""
+    response = HttpResponse()
+    unread = [request.body]
 
     async def receive() -> Message:
         if unread:
             return {"type": "http.request", "body": unread.pop(), "more_body": False}
-        # The caller is here as long as this call is not cancelled.
+        # A disconnect cancels this call instead.
         return await asyncio.Future[Message]()
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
-            answer.status, answer.headers = message["status"], list(message.get("headers", ()))
+            response.status, response.headers = message["status"], list(message.get("headers", ()))
         else:
-            answer.body += message.get("body", b"")
+            response.body += message.get("body", b"")
 
-    await app(_scope(call), receive, send)
-    return answer
-
-
-def _scope(call: Call) -> Scope:
-    return {
+    scope: Scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
-        "method": call.method,
+        "method": request.method,
         "scheme": "http",
-        "path": call.path,
-        "raw_path": call.path.encode(),
+        "path": request.path,
+        "raw_path": request.path.encode(),
         "root_path": "",
-        "query_string": call.query,
-        "headers": call.headers,
+        "query_string": request.query,
+        "headers": request.headers,
         "client": None,
         "server": None,
         "state": {},
     }
+    await app(scope, receive, send)
+    return response

@@ -1,4 +1,4 @@
-"""Batches by Ray Data: the units of a batch, done by a pool of actors (extra ``ray``).
+"""Batch reranking with Ray Data: the units of a batch on a pool of actors (extra ``ray``).
 
 Example:
     >>> import ray
@@ -18,14 +18,14 @@ from typing import Any, Final
 import numpy as np
 
 from rerank_plugins._lazy import require
-from rerank_plugins.batch.files import Folder, atomically
+from rerank_plugins.batch.files import OutputFolder, write_atomically
 from rerank_plugins.batch.job import (
     MAX_ROWS,
     BatchSettings,
     BatchSummary,
     Progress,
     Unit,
-    do_unit,
+    rank_unit,
     rerank_files,
 )
 from rerank_plugins.errors import ConfigurationError, InferenceError, RerankError
@@ -35,15 +35,15 @@ try:
     from ray.data import ActorPoolStrategy, DataContext, Dataset
     from ray.exceptions import RayError
 except ImportError:
-    require("ray.data", "ray")  # says which extra brings it
+    require("ray.data", "ray")  # raises an error that names the extra
     raise
 
-INPUT: Final = "input"
-"""Folder in the output that holds the rows of a dataset, as they were when it was read."""
+_INPUT_FOLDER: Final = "input"
+"""Subfolder of the output for the rows of a dataset."""
 
 
 def rerank_dataset(
-    ds: Dataset | str | Path,
+    source: Dataset | str | Path,
     output: str | Path,
     *,
     model: str = "mini",
@@ -54,97 +54,102 @@ def rerank_dataset(
     progress: Progress | None = None,
     **settings: Any,  # noqa: ANN401  (fields of BatchSettings)
 ) -> BatchSummary:
-    """Rank the rows of a dataset, or of files, by a pool of Ray actors with an engine each.
+    """Rank the rows of a dataset, or of files, on a pool of Ray actors with one engine each.
 
-    Files are read where they lie. The rows of a Ray dataset are first written to
-    ``output/input``, because what can be resumed must be the same rows in the same units,
-    however Ray cuts its blocks. Everything else is :func:`rerank_plugins.batch.rerank_files`:
-    the rows, the results, resuming, dead letters. ``ray.data.read_parquet(output + "/ranked")``
-    goes on from there.
+    Rows, results, resuming and dead letters are those of
+    :func:`rerank_plugins.batch.rerank_files`. Files are read in place. The rows of a Ray dataset
+    are first written to ``output/input``, so that a resumed run has the same rows in the same
+    units, whatever the blocks of the dataset are. Read the results with
+    ``ray.data.read_parquet(output + "/ranked")``.
 
     Args:
-        ds: A dataset with columns ``query`` and ``documents``, or a file or folder of Parquet
-            or JSONL that all nodes see at the same path.
-        output: A folder that all nodes see at the same path.
-        model: The cross-encoder.
-        top_n: How many documents a query keeps; None keeps all.
-        actors: How many, or the least and the most.
-        num_cpus: CPU cores an actor; torch uses so many threads.
-        num_gpus: GPUs an actor; a fraction shares one.
-        progress: Told after each unit.
+        source: Dataset with columns ``query`` and ``documents``, or a Parquet or JSONL file or
+            folder that all nodes see at the same path.
+        output: Folder that all nodes see at the same path.
+        model: Cross-encoder.
+        top_n: Maximum number of documents per query; None keeps all.
+        actors: Number of actors, or the minimum and the maximum.
+        num_cpus: CPU cores per actor, and its number of torch threads.
+        num_gpus: GPUs per actor; a fraction shares a GPU.
+        progress: Called after each unit.
         **settings: Other fields of :class:`~rerank_plugins.batch.BatchSettings`.
 
     Returns:
-        The counts: rows in, ranked, dead.
+        The counts of rows: total, ranked, dead.
 
     Raises:
-        ConfigurationError: If a setting is out of range, or ``output`` holds other results.
+        ConfigurationError: If a setting is out of range, or ``output`` has other results.
         InvalidInputError: If the input cannot be read.
-        RerankError: If the model cannot be loaded, or fails on everything.
+        RerankError: If the model cannot be loaded, or fails on every row.
     """
-    chosen = BatchSettings(model=model, top_n=top_n, **settings)
-    pool = _pool(actors)
+    batch_settings = BatchSettings(model=model, top_n=top_n, **settings)
+    pool = _actor_pool(actors)
     if not ray.is_initialized():
         ray.init()
 
-    def run(units: list[Unit], settings: BatchSettings, folder: Folder) -> Iterator[int]:
-        needs: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus}
-        return _in_actors(units, (settings, folder.path), pool, needs)
+    def run(units: list[Unit], settings: BatchSettings, folder: OutputFolder) -> Iterator[int]:
+        resources: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        return _run_units(units, (settings, folder.path), pool, resources)
 
-    source = _staged(ds, Path(output) / INPUT) if isinstance(ds, Dataset) else Path(ds)
-    # Workers have a working directory of their own.
+    if isinstance(source, Dataset):
+        files = _write_rows(source, Path(output) / _INPUT_FOLDER)
+    else:
+        files = Path(source)
+    # Absolute paths, because actors have another working directory.
     return rerank_files(
-        source.absolute(), Path(output).absolute(), chosen, run=run, progress=progress
+        files.absolute(), Path(output).absolute(), batch_settings, run=run, progress=progress
     )
 
 
 class UnitWorker:
-    """An actor with an engine of its own."""
+    """Actor with one engine that ranks units."""
 
     def __init__(self, settings: BatchSettings, folder: Path) -> None:
         """Load the model."""
         self._reranker = settings.reranker().warm_up()
-        self._folder = Folder(folder)
+        self._folder = OutputFolder(folder)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Do one unit; doing it again, after an actor died, writes the same files."""
+        """Rank one unit; a retry after the death of an actor writes the same files."""
         unit: Unit = batch["unit"][0]
-        do_unit(unit, self._reranker, self._folder)
+        rank_unit(unit, self._reranker, self._folder)
         return {"documents": np.array([unit.documents])}
 
 
-def _in_actors(
+def _actor_pool(actors: int | tuple[int, int]) -> ActorPoolStrategy:
+    minimum, maximum = (actors, actors) if isinstance(actors, int) else actors
+    if not 1 <= minimum <= maximum:
+        message = f"actors is {actors!r}; it must be at least 1, or (minimum, maximum)."
+        raise ConfigurationError(message)
+    return ActorPoolStrategy(min_size=minimum, max_size=maximum)
+
+
+def _run_units(
     units: list[Unit],
-    worker: tuple[BatchSettings, Path],
+    worker_args: tuple[BatchSettings, Path],
     pool: ActorPoolStrategy,
-    needs: dict[str, Any],
+    resources: dict[str, Any],
 ) -> Iterator[int]:
+    """Rank units on a pool of actors; yield the number of documents of each."""
     if not units:
         return
     items = [{"unit": unit} for unit in units]
-    work = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         UnitWorker,
         batch_size=1,
         compute=pool,
-        fn_constructor_args=worker,
-        **needs,
+        fn_constructor_args=worker_args,
+        **resources,
     )
     try:
-        for row in work.iter_rows():
+        for row in dataset.iter_rows():
             yield int(row["documents"])
     except RayError as error:
-        raise _mapped(error) from error
+        raise _package_error(error) from error
 
 
-def _pool(actors: int | tuple[int, int]) -> ActorPoolStrategy:
-    least, most = (actors, actors) if isinstance(actors, int) else actors
-    if not 1 <= least <= most:
-        message = f"actors is {actors!r}; it must be at least 1, or (least, most)."
-        raise ConfigurationError(message)
-    return ActorPoolStrategy(min_size=least, max_size=most)
-
-
-def _mapped(error: RayError) -> RerankError:
+def _package_error(error: RayError) -> RerankError:
+    """Return the error of this package that caused an error of Ray, or an InferenceError."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, RerankError):
@@ -153,27 +158,24 @@ def _mapped(error: RayError) -> RerankError:
     return InferenceError(f"Ray could not finish the batch: {type(error).__name__}: {error}")
 
 
-def _staged(ds: Dataset, folder: Path) -> Path:
-    """Write the rows of a dataset to files that are the same whenever the rows are."""
+def _write_rows(dataset: Dataset, folder: Path) -> Path:
+    """Write the rows of a dataset to files whose names are a digest of their content."""
     parquet: Any = require("pyarrow.parquet", "batch")
     folder.mkdir(parents=True, exist_ok=True)
-    context = DataContext.get_current()
-    before, context.execution_options.preserve_order = (
-        context.execution_options.preserve_order,
-        True,
-    )
+    options = DataContext.get_current().execution_options
+    preserve_order, options.preserve_order = options.preserve_order, True
     names = set()
     try:
-        batches = ds.iter_batches(batch_size=MAX_ROWS, batch_format="pyarrow")
+        batches = dataset.iter_batches(batch_size=MAX_ROWS, batch_format="pyarrow")
         for number, batch in enumerate(batches):
             table: Any = batch
             digest = hashlib.blake2b(repr(table.to_pylist()).encode("utf-8"), digest_size=12)
             target = folder / f"{number:07d}-{digest.hexdigest()}.parquet"
             names.add(target.name)
             if not target.exists():
-                atomically(target, partial(parquet.write_table, table))
+                write_atomically(target, partial(parquet.write_table, table))
     finally:
-        context.execution_options.preserve_order = before
+        options.preserve_order = preserve_order
     for file in folder.iterdir():
         if file.name not in names:
             file.unlink()

@@ -1,4 +1,4 @@
-"""A scoring replica: the application with an engine of its own, in a process of Ray Serve."""
+"""Scoring replica of Ray Serve: the server application with its own engine."""
 
 from __future__ import annotations
 
@@ -12,81 +12,27 @@ from ray.util.metrics import Counter, Gauge
 
 from rerank_plugins.engine.engine import Engine
 from rerank_plugins.errors import ConfigurationError, EngineOverloadedError, InferenceError
-from rerank_plugins.ray.asgi import Answer, Call, call_app
+from rerank_plugins.ray.asgi import HttpRequest, HttpResponse, call_app
 from rerank_plugins.serving.app import create_app
-from rerank_plugins.serving.metrics import COUNTERS, GAUGES, metric_name
+from rerank_plugins.serving.metrics import ENGINE_COUNTERS, ENGINE_GAUGES, engine_metric_name
 from rerank_plugins.serving.service import Models
 from rerank_plugins.serving.settings import TOKEN_VARIABLE, ServerSettings
 
-
-class EngineMetrics:
-    """Reports to the metrics endpoint of the node; Ray adds application, deployment, replica."""
-
-    def __init__(self) -> None:
-        """Start at zero."""
-        from ray.serve import metrics  # noqa: PLC0415  (only inside a replica)
-
-        self._counters: dict[str, Counter] = {
-            field: metrics.Counter(metric_name(field), text, tag_keys=("kind",))
-            for field, text in COUNTERS.items()
-        }
-        self._gauges: dict[str, Gauge] = {
-            field: metrics.Gauge(metric_name(field), text, tag_keys=("kind",))
-            for field, text in GAUGES.items()
-        }
-        self._seen: dict[tuple[int, str], float] = {}
-
-    def report(self, engines: Mapping[str, Engine[Any]]) -> None:
-        """Add what was done since the last report."""
-        for kind, engine in engines.items():
-            stats = engine.stats()
-            for field, counter in self._counters.items():
-                key, value = (id(engine), field), float(getattr(stats, field))
-                # Serve refuses to count nothing.
-                if value > self._seen.get(key, 0.0):
-                    counter.inc(value - self._seen.get(key, 0.0), tags={"kind": kind})
-                self._seen[key] = value
-            for field, gauge in self._gauges.items():
-                gauge.set(float(getattr(stats, field)), tags={"kind": kind})
-
-
-_PROBE_S: Final = 5.0
-"""How long a probe may wait before the engine's own counters are asked instead."""
-
-
-class _Generation:
-    """An application, and how many requests it is answering."""
-
-    def __init__(self, settings: ServerSettings) -> None:
-        self.app: FastAPI = create_app(settings)
-        self.models: Models = self.app.state.models
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self._in_flight = 0
-
-    async def answer(self, call: Call) -> Answer:
-        self._in_flight += 1
-        self.idle.clear()
-        try:
-            return await call_app(self.app, call)
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self.idle.set()
+_PROBE_TIMEOUT_S: Final = 5.0
 
 
 class RerankReplica:
-    """Answers requests; ready when its models are loaded."""
+    """Handles requests; ready when its models are loaded."""
 
     def __init__(self, settings: dict[str, Any], *, require_token: bool = False) -> None:
-        """Wait for :meth:`reconfigure`, which Serve calls next.
+        """Store the settings; Serve then calls :meth:`reconfigure`, which loads the models.
 
         Args:
-            settings: Fields of :class:`ServerSettings`, as the application was built.
-            require_token: Whether to refuse to start without a bearer token.
+            settings: Fields of :class:`ServerSettings`.
+            require_token: Whether to fail without a bearer token in the environment.
 
         Raises:
-            ConfigurationError: If a token is needed and the environment has none.
+            ConfigurationError: If a token is required and missing.
         """
         if require_token and not os.environ.get(TOKEN_VARIABLE):
             message = (
@@ -95,77 +41,134 @@ class RerankReplica:
             )
             raise ConfigurationError(message)
         self._settings = settings
-        self._now: _Generation | None = None
+        self._current: _AppVersion | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._metrics = EngineMetrics()
         self._probes = 0
         self._batches = -1
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Load what the settings ask for beside what runs, then let new requests use it.
+        """Load an application with changed settings, then use it for new requests.
 
-        ``user_config`` has the fields that differ from how the application was built.
+        Requests in flight finish on their application. A model that is no longer used is
+        released after the last of them. After an error the current application stays in use.
 
-        Requests in flight end on the application that they began with; a model that is no
-        longer used is released after the last of them.
+        Args:
+            user_config: Fields of :class:`ServerSettings` that override those of the constructor.
 
         Raises:
-            ConfigurationError: If a setting cannot work; what ran goes on.
-            ModelLoadError: If a model cannot be loaded; what ran goes on.
+            ConfigurationError: If a setting is invalid.
+            ModelLoadError: If a model cannot be loaded.
         """
-        new = _Generation(_settings({**self._settings, **user_config}))
+        try:
+            settings = ServerSettings(**{**self._settings, **user_config})
+        except ConfigurationError as error:
+            message = f"user_config: {error} It takes the fields of ServerSettings."
+            raise ConfigurationError(message) from error
+        new = _AppVersion(settings)
         await new.models.load()
         if new.models.error is not None:
             raise new.models.error
-        old, self._now = self._now, new
+        old, self._current = self._current, new
         if old is not None:
             task = asyncio.ensure_future(self._retire(old))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
-    async def answer(self, call: Call) -> Answer:
-        """Answer one request."""
-        return await self._generation.answer(call)
+    async def handle(self, request: HttpRequest) -> HttpResponse:
+        """Return the response to a request."""
+        return await self._app_version.handle(request)
 
     async def check_health(self) -> None:
         """Score a pair, so that Serve replaces a replica whose engine hangs or is broken.
 
         Raises:
-            InferenceError: If it cannot be scored, and the engine does nothing else either.
+            InferenceError: If scoring fails, or times out while the engine computes nothing.
         """
-        reranker = self._generation.models.reranker
-        self._metrics.report(self._generation.models.engines())
-        before, self._batches = self._batches, reranker.engine.stats().batches
+        models = self._app_version.models
+        engine = models.reranker.engine
+        self._metrics.report(models.engines())
+        batches_before, self._batches = self._batches, engine.stats().batches
         self._probes += 1
         try:
-            # Another text each time: a cached score would prove nothing.
-            probe = reranker.arank("health", [f"check {self._probes}"])
-            await asyncio.wait_for(probe, _PROBE_S)
+            # A new text for each probe, because a cached score would not test the model.
+            probe = models.reranker.arank("health", [f"check {self._probes}"])
+            await asyncio.wait_for(probe, _PROBE_TIMEOUT_S)
         except (asyncio.TimeoutError, EngineOverloadedError) as error:
-            # A busy engine is a healthy one.
-            if reranker.engine.stats().batches == before:
-                message = "the engine has work, and computed nothing since the last check."
+            # An engine that computes batches is healthy, however long its queue is.
+            if engine.stats().batches == batches_before:
+                message = (
+                    "the engine has queued work and computed nothing since the last health check."
+                )
                 raise InferenceError(message) from error
 
-    async def _retire(self, old: _Generation) -> None:
+    async def _retire(self, old: _AppVersion) -> None:
+        """Release the models of an application that the current one does not use."""
         await old.idle.wait()
-        # Those of now: by now it may be the old model's turn again.
-        kept = {id(engine) for engine in self._generation.models.engines().values()}
+        # The current application may use the same engines again.
+        used = {id(engine) for engine in self._app_version.models.engines().values()}
         for model in (old.models.reranker, old.models.encoder):
-            if model is not None and id(model.engine) not in kept:
+            if model is not None and id(model.engine) not in used:
                 await asyncio.to_thread(model.close)
 
     @property
-    def _generation(self) -> _Generation:
-        if self._now is None:
-            message = "the deployment has no user_config; use ray_serve.build or ray_serve.app."
+    def _app_version(self) -> _AppVersion:
+        if self._current is None:
+            message = (
+                "the deployment has no user_config, so its models were not loaded. Deploy "
+                "rerank_plugins.ray:build_app or rerank_plugins.ray.serve:app."
+            )
             raise ConfigurationError(message)
-        return self._now
+        return self._current
 
 
-def _settings(fields: dict[str, Any]) -> ServerSettings:
-    try:
-        return ServerSettings(**fields)
-    except TypeError as error:
-        message = f"user_config: {error}. It takes the fields of ServerSettings."
-        raise ConfigurationError(message) from error
+class _AppVersion:
+    """An application with one version of the settings, and its requests in flight."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.app: FastAPI = create_app(settings)
+        self.models: Models = self.app.state.models
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._in_flight = 0
+
+    async def handle(self, request: HttpRequest) -> HttpResponse:
+        self._in_flight += 1
+        self.idle.clear()
+        try:
+            return await call_app(self.app, request)
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self.idle.set()
+
+
+class EngineMetrics:
+    """Engine statistics as metrics of Ray, which adds application, deployment and replica."""
+
+    def __init__(self) -> None:
+        """Register the metrics; works only inside a replica."""
+        from ray.serve import metrics  # noqa: PLC0415  (only inside a replica)
+
+        self._counters: dict[str, Counter] = {
+            field: metrics.Counter(engine_metric_name(field), help_text, tag_keys=("kind",))
+            for field, help_text in ENGINE_COUNTERS.items()
+        }
+        self._gauges: dict[str, Gauge] = {
+            field: metrics.Gauge(engine_metric_name(field), help_text, tag_keys=("kind",))
+            for field, help_text in ENGINE_GAUGES.items()
+        }
+        self._reported: dict[tuple[int, str], float] = {}
+
+    def report(self, engines: Mapping[str, Engine[Any]]) -> None:
+        """Report the current statistics of engines."""
+        for kind, engine in engines.items():
+            stats = engine.stats()
+            for field, counter in self._counters.items():
+                key, value = (id(engine), field), float(getattr(stats, field))
+                increase = value - self._reported.get(key, 0.0)
+                if increase > 0:  # Serve rejects an increase of 0
+                    counter.inc(increase, tags={"kind": kind})
+                self._reported[key] = value
+            for field, gauge in self._gauges.items():
+                gauge.set(float(getattr(stats, field)), tags={"kind": kind})

@@ -1,4 +1,4 @@
-"""The rerank API: one process that serves a model to everybody (extra ``serve``).
+"""HTTP server for reranking and embeddings (extra ``serve``).
 
 Example:
     >>> from rerank_plugins.serving import ServerSettings, create_app

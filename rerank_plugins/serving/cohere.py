@@ -1,6 +1,6 @@
-"""Cohere's rerank API, versions 1 and 2.
+"""Rerank API of Cohere, versions 1 and 2.
 
-Source: https://docs.cohere.com/reference/rerank and the ``cohere`` package.
+Reference: https://docs.cohere.com/reference/rerank and the ``cohere`` package.
 """
 
 from __future__ import annotations
@@ -12,32 +12,28 @@ from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
 from rerank_plugins import Ranking
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.serving.errors import ERRORS, JsonResponse
-from rerank_plugins.serving.logging import record_of
-from rerank_plugins.serving.service import STATUS_HEADER, Body, DeadlineMs, Text, Texts, rank
+from rerank_plugins.serving.errors import ERROR_RESPONSES, JsonResponse
+from rerank_plugins.serving.request_record import get_record
+from rerank_plugins.serving.schemas import STATUS_HEADER, DeadlineMs, RequestBody, Text, Texts
+from rerank_plugins.serving.service import rank
 from rerank_plugins.serving.settings import ServerSettings
 
 router: Final = APIRouter(tags=["Cohere"])
 
-TopN = Annotated[int | None, Field(ge=1, description="How many to return; all by default.")]
-ModelName = Annotated[
-    Text | None, Field(description="Any name is taken: the server has one reranking model.")
-]
 
-
-def _validate_documents(value: Any) -> list[str | dict[str, str]]:  # noqa: ANN401  (unchecked yet)
+def _validate_documents(value: Any) -> list[str | dict[str, str]]:  # noqa: ANN401  (any JSON)
     if not isinstance(value, list):
         message = f"must be a list, not {type(value).__name__}"
-        raise ValueError(message)  # noqa: TRY004  (pydantic reads ValueError)
-    for position, one in enumerate(value):
-        parts = one.values() if isinstance(one, dict) else (one,)
-        if not all(isinstance(part, str) for part in parts):
+        raise ValueError(message)  # noqa: TRY004  (pydantic expects ValueError)
+    for position, document in enumerate(value):
+        texts = document.values() if isinstance(document, dict) else (document,)
+        if not all(isinstance(text, str) for text in texts):
             message = f"element {position} must be a string, or an object of strings"
             raise ValueError(message)
     return value
 
 
-_TEXT_OR_FIELDS: Final = {
+_DOCUMENT_SCHEMA: Final = {
     "anyOf": [
         {"type": "string"},
         {"type": "object", "additionalProperties": {"type": "string"}},
@@ -46,11 +42,17 @@ _TEXT_OR_FIELDS: Final = {
 Documents = Annotated[
     list[str | dict[str, str]],
     PlainValidator(_validate_documents),
-    WithJsonSchema({"type": "array", "items": _TEXT_OR_FIELDS}),
+    WithJsonSchema({"type": "array", "items": _DOCUMENT_SCHEMA}),
+]
+ModelName = Annotated[
+    Text | None, Field(description="Ignored: the server has one reranking model.")
+]
+TopN = Annotated[
+    int | None, Field(ge=1, description="Number of documents to return; all by default.")
 ]
 
 
-class RerankV2(Body):
+class RerankV2(RequestBody):
     """A request to ``/v2/rerank``."""
 
     query: Text
@@ -58,14 +60,14 @@ class RerankV2(Body):
     model: ModelName = None
     top_n: TopN = None
     max_tokens_per_doc: Annotated[
-        int | None, Field(ge=1, description="At least the server's own length; else refused.")
+        int | None, Field(ge=1, description="Must be at least the maximum length of the server.")
     ] = None
     priority: Annotated[
-        int | None, Field(ge=0, le=999, description="Above 0 it stands behind the others.")
+        int | None, Field(ge=0, le=999, description="Above 0 the request has a lower priority.")
     ] = None
 
 
-class RerankV1(Body):
+class RerankV1(RequestBody):
     """A request to ``/v1/rerank``."""
 
     query: Text
@@ -73,16 +75,16 @@ class RerankV1(Body):
     model: ModelName = None
     top_n: TopN = None
     rank_fields: Annotated[
-        Texts | None, Field(description="Fields of objects to read, in order; text by default.")
+        Texts | None, Field(description="Fields of the objects to score, in order; default: text.")
     ] = None
     return_documents: bool | None = None
     max_chunks_per_doc: Annotated[
         int | None,
-        Field(ge=1, description="At least the windows that the server reads; else refused."),
+        Field(ge=1, description="Must be at least the number of windows that the server scores."),
     ] = None
 
 
-class Result(BaseModel):
+class RerankResult(BaseModel):
     """One document of a ranking."""
 
     index: int
@@ -90,25 +92,25 @@ class Result(BaseModel):
     document: dict[str, str] | None = None
 
 
-class Answer(BaseModel):
+class RerankResponse(BaseModel):
     """A ranking, best first."""
 
     id: str
-    results: list[Result]
+    results: list[RerankResult]
     meta: dict[str, Any]
 
 
-@router.post("/v2/rerank", response_model=Answer, responses=ERRORS)
+@router.post("/v2/rerank", response_model=RerankResponse, responses=ERROR_RESPONSES)
 async def rerank_v2(
     body: RerankV2, request: Request, deadline_ms: DeadlineMs = None
 ) -> JsonResponse:
     """Rank documents for a query."""
-    max_seq_length = request.app.state.settings.max_length
-    asked = body.max_tokens_per_doc
-    if asked is not None and max_seq_length is not None and asked < max_seq_length:
+    max_length = request.app.state.settings.max_length
+    max_tokens = body.max_tokens_per_doc
+    if max_tokens is not None and max_length is not None and max_tokens < max_length:
         message = (
-            f"max_tokens_per_doc is {asked}; this server reads up to {max_seq_length} tokens of a query "
-            "with its document, and cuts no shorter. Leave it out, or cut the texts."
+            f"max_tokens_per_doc is {max_tokens}; this server scores up to {max_length} tokens of "
+            "a query and a document, not fewer. Omit max_tokens_per_doc, or shorten the texts."
         )
         raise InvalidInputError(message)
     ranking = await rank(
@@ -119,57 +121,65 @@ async def rerank_v2(
         deadline_ms=deadline_ms,
         priority="bulk" if body.priority else "interactive",
     )
-    return _answer(request, ranking, "2", None)
+    return _response(request, ranking, "2", None)
 
 
-@router.post("/v1/rerank", response_model=Answer, responses=ERRORS)
+@router.post("/v1/rerank", response_model=RerankResponse, responses=ERROR_RESPONSES)
 async def rerank_v1(
     body: RerankV1, request: Request, deadline_ms: DeadlineMs = None
 ) -> JsonResponse:
     """Rank documents, which may be objects with several fields, for a query."""
     _validate_chunks(request.app.state.settings, body.max_chunks_per_doc)
-    texts = [_read(one, body.rank_fields, at) for at, one in enumerate(body.documents)]
+    texts = [
+        _document_text(document, body.rank_fields, position)
+        for position, document in enumerate(body.documents)
+    ]
     ranking = await rank(request, body.query, texts, top_n=body.top_n, deadline_ms=deadline_ms)
-    return _answer(request, ranking, "1", body.documents if body.return_documents else None)
+    return _response(request, ranking, "1", body.documents if body.return_documents else None)
 
 
-def _validate_chunks(settings: ServerSettings, asked: int | None) -> None:
-    """Refuse to read fewer chunks than the server does; without windows it reads one."""
-    most = settings.max_windows if settings.long_documents == "windows" else 1
-    if asked is not None and (most is None or asked < most):
+def _validate_chunks(settings: ServerSettings, max_chunks: int | None) -> None:
+    """Reject a maximum below the windows of the server; without windows it is one."""
+    max_windows = 1 if settings.windows is None else settings.windows.max_windows
+    if max_chunks is not None and (max_windows is None or max_chunks < max_windows):
+        windows = "all" if max_windows is None else f"up to {max_windows}"
         message = (
-            f"max_chunks_per_doc is {asked}; this server reads "
-            f"{'all' if most is None else f'up to {most}'} windows of a document. Leave it out."
+            f"max_chunks_per_doc is {max_chunks}; this server scores {windows} windows of a "
+            "document. Omit max_chunks_per_doc."
         )
         raise InvalidInputError(message)
 
 
-def _read(document: str | dict[str, str], fields: list[str] | None, position: int) -> str:
-    """Return what the model reads of a document."""
+def _document_text(document: str | dict[str, str], fields: list[str] | None, position: int) -> str:
+    """Return the text of a document to score."""
     if isinstance(document, str):
         return document
-    found = [document[name] for name in fields or ["text"] if name in document]
-    if not found:
-        message = f"document {position} has none of the fields to read; text, or rank_fields."
+    texts = [document[field] for field in fields or ["text"] if field in document]
+    if not texts:
+        message = (
+            f"document {position} has none of the fields to score. Add a field text, or name "
+            "other fields in rank_fields."
+        )
         raise InvalidInputError(message)
-    return "\n".join(found)
+    return "\n".join(texts)
 
 
-def _answer(
+def _response(
     request: Request,
     ranking: Ranking,
     version: str,
     documents: list[str | dict[str, str]] | None,
 ) -> JsonResponse:
+    """Return the scored documents of a ranking, with their content if it was requested."""
     results: list[dict[str, Any]] = []
-    for one in ranking:
-        if not one.scored:
+    for ranked in ranking:
+        if not ranked.scored:
             break
-        result: dict[str, Any] = {"index": one.index, "relevance_score": one.relevance_score}
+        result: dict[str, Any] = {"index": ranked.index, "relevance_score": ranked.relevance_score}
         if documents is not None:
-            given = documents[one.index]
-            result["document"] = {"text": given} if isinstance(given, str) else given
+            document = documents[ranked.index]
+            result["document"] = {"text": document} if isinstance(document, str) else document
         results.append(result)
     meta = {"api_version": {"version": version}, "tokens": {"input_tokens": ranking.stats.tokens}}
-    content = {"id": record_of(request.scope).request_id, "results": results, "meta": meta}
+    content = {"id": get_record(request.scope).request_id, "results": results, "meta": meta}
     return JsonResponse(content, headers={STATUS_HEADER: ranking.status})

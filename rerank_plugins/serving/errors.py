@@ -1,4 +1,7 @@
-"""Every answer that is not a success, in the shape the caller's API has for it."""
+"""Error responses and the exception handlers that produce them.
+
+Each API has its own JSON shape for errors, selected by the path of the request.
+"""
 
 from __future__ import annotations
 
@@ -18,109 +21,114 @@ from rerank_plugins.errors import (
     ModelLoadError,
     RerankError,
 )
-from rerank_plugins.serving.logging import record_of
+from rerank_plugins.serving.request_record import get_record
 
-TEI: Final = "/rerank"
-OPENAI: Final = "/v1/embeddings"
+TEI_PATH: Final = "/rerank"
+OPENAI_PATH: Final = "/v1/embeddings"
 
-_STATUS: Final[dict[type[Exception], int]] = {
-    InvalidInputError: 422,
-    EngineOverloadedError: 429,
-    EngineClosedError: 503,
-    ModelLoadError: 503,
-}
+_BACKEND_FAILED: Final = 424
 _OVERLOADED: Final = 429
+_INTERNAL: Final = 500
 _UNAVAILABLE: Final = 503
-_SHOWN: Final = 5
+
+_STATUSES: Final[dict[type[Exception], int]] = {
+    InvalidInputError: 422,
+    EngineOverloadedError: _OVERLOADED,
+    EngineClosedError: _UNAVAILABLE,
+    ModelLoadError: _UNAVAILABLE,
+}
 _TEI_TYPES: Final = {400: "Empty", 424: "Backend", 429: "Overloaded", 503: "Unhealthy"}
 _OPENAI_TYPES: Final = {401: "authentication_error", 429: "rate_limit_error"}
-_SERVER_FAULT: Final = 500
+_MAX_DETAILS: Final = 5
+
+ERROR_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"description": "The body is not JSON, or there is nothing to rank."},
+    401: {"description": "The bearer token is missing or wrong."},
+    408: {"description": "The body did not arrive in time."},
+    413: {"description": "The body or its texts are too large."},
+    422: {"description": "The request is invalid; the message explains why."},
+    429: {"description": "The queue is full; retry after the seconds in Retry-After."},
+    431: {"description": "The headers are too large."},
+    503: {"description": "The model is not loaded."},
+    504: {"description": "The deadline of X-Deadline-Ms passed."},
+}
+"""The errors of an API, for the OpenAPI schema."""
 
 
-class Refusal(Exception):
-    """A request that is answered with an error status."""
+class APIError(Exception):
+    """An error with the HTTP status and headers of its response.
+
+    The message is sent to the client and contains no text of the request.
+    """
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        """Say what to answer; the message holds no text of the caller's."""
+        """Create the error of a response."""
         super().__init__(message)
         self.status = status
         self.headers = dict(headers or {})
 
 
 class JsonResponse(Response):
-    """JSON in ASCII, because a text may hold lone surrogates, which UTF-8 cannot carry."""
+    """JSON in ASCII: texts may contain lone surrogates, which UTF-8 cannot encode."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:  # noqa: ANN401  (any JSON)
-        """Return the bytes to send."""
+        """Return the body."""
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
-def failure(scope: Scope, refusal: Refusal) -> Response:
-    """Return the answer in the shape that clients of the path expect."""
-    message, status = str(refusal), refusal.status
+def error_response(scope: Scope, error: APIError) -> Response:
+    """Return the response in the shape of the API that the request used."""
+    message, status = str(error), error.status
     content: dict[str, Any]
-    if scope["path"] == TEI:
-        status = 424 if status == _SERVER_FAULT else status  # as the original says it
-        fallback = "Validation" if status < _SERVER_FAULT else "Backend"
+    if scope["path"] == TEI_PATH:
+        status = _BACKEND_FAILED if status == _INTERNAL else status  # as TEI does
+        fallback = "Validation" if status < _INTERNAL else "Backend"
         content = {"error": message, "error_type": _TEI_TYPES.get(status, fallback)}
-    elif scope["path"] == OPENAI:
-        fallback = "invalid_request_error" if status < _SERVER_FAULT else "server_error"
+    elif scope["path"] == OPENAI_PATH:
+        fallback = "invalid_request_error" if status < _INTERNAL else "server_error"
         kind = _OPENAI_TYPES.get(status, fallback)
         content = {"error": {"message": message, "type": kind, "param": None, "code": None}}
     else:
-        content = {"id": record_of(scope).request_id, "message": message}
-    return JsonResponse(content, status, refusal.headers)
+        content = {"id": get_record(scope).request_id, "message": message}
+    return JsonResponse(content, status, error.headers)
 
 
-def install_handlers(app: FastAPI) -> None:
-    """Make an application answer every expected error by :func:`failure`."""
+def add_error_handlers(app: FastAPI) -> None:
+    """Make an application answer every expected exception with :func:`error_response`."""
 
-    def handler(request: Request, error: Exception) -> Response:
-        return failure(request.scope, _refusal(request, error))
+    def handle(request: Request, error: Exception) -> Response:
+        return error_response(request.scope, _api_error(request, error))
 
-    for kind in (Refusal, RerankError, RequestValidationError, HTTPException):
-        app.add_exception_handler(kind, handler)
+    for kind in (APIError, RerankError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, handle)
 
 
-def _refusal(request: Request, error: Exception) -> Refusal:
-    if isinstance(error, Refusal):
+def _api_error(request: Request, error: Exception) -> APIError:
+    if isinstance(error, APIError):
         return error
     if isinstance(error, HTTPException):
-        return Refusal(error.status_code, str(error.detail), error.headers)
+        return APIError(error.status_code, str(error.detail), error.headers)
     if isinstance(error, RequestValidationError):
-        return Refusal(422, _explained(error))
-    status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
-    return Refusal(status, str(error), _retry(request, status))
-
-
-def _retry(request: Request, status: int) -> dict[str, str]:
+        return APIError(422, _validation_message(error))
+    status = next((code for kind, code in _STATUSES.items() if isinstance(error, kind)), _INTERNAL)
+    headers = {}
     if status == _OVERLOADED:
-        return {"Retry-After": str(request.app.state.models.seconds_of_work())}
-    return {"Retry-After": "1"} if status == _UNAVAILABLE else {}
+        headers = {"Retry-After": str(request.app.state.models.estimated_wait_s())}
+    elif status == _UNAVAILABLE:
+        headers = {"Retry-After": "1"}
+    return APIError(status, str(error), headers)
 
 
-def _explained(error: RequestValidationError) -> str:
-    """Say where the request is wrong, without repeating what it holds."""
-    found = error.errors()
-    lines = [
-        ".".join(map(str, one["loc"][1:])) + ": " + one["msg"].removeprefix("Value error, ")
-        for one in found[:_SHOWN]
-    ]
-    if len(found) > _SHOWN:
-        lines.append(f"and {len(found) - _SHOWN} more")
-    return "; ".join(line.removeprefix(": ") for line in lines)
-
-
-ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    400: {"description": "The body is not JSON, or there is nothing to do."},
-    401: {"description": "The bearer token is missing or wrong."},
-    408: {"description": "The body did not arrive in time."},
-    413: {"description": "The body or its texts are too large."},
-    422: {"description": "The request cannot be served as it is; the message says why."},
-    429: {"description": "Overloaded; Retry-After says when to try again."},
-    431: {"description": "The headers are too large."},
-    503: {"description": "The model is not loaded."},
-    504: {"description": "Not done within X-Deadline-Ms."},
-}
+def _validation_message(error: RequestValidationError) -> str:
+    """Return what is invalid, by field, without repeating values of the request."""
+    details = error.errors()
+    lines = []
+    for detail in details[:_MAX_DETAILS]:
+        field = ".".join(map(str, detail["loc"][1:]))
+        reason = detail["msg"].removeprefix("Value error, ")
+        lines.append(f"{field}: {reason}" if field else reason)
+    if len(details) > _MAX_DETAILS:
+        lines.append(f"and {len(details) - _MAX_DETAILS} more")
+    return "; ".join(lines)

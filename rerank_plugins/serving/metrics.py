@@ -1,4 +1,4 @@
-"""What Prometheus sees: requests by path and status, and the engines' counters."""
+"""Prometheus metrics: HTTP requests by path and status, and the counters of the engines."""
 
 from __future__ import annotations
 
@@ -13,60 +13,58 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from rerank_plugins.engine.engine import Engine
-    from rerank_plugins.serving.logging import Record
+    from rerank_plugins.serving.request_record import RequestRecord
 
-Engines = Callable[[], Mapping[str, "Engine[Any]"]]
+GetEngines = Callable[[], Mapping[str, "Engine[Any]"]]
+
+ENGINE_COUNTERS: Final = {
+    "requests": "Requests to the engine, including failed and cancelled ones.",
+    "cancelled": "Requests that were cancelled or exceeded their deadline.",
+    "items": "Pairs, or texts to embed, computed.",
+    "tokens": "Tokens of the computed items, without padding.",
+    "padded_tokens": "Tokens computed, including padding.",
+    "batches": "Batches computed; items per batch is items divided by batches.",
+    "truncated": "Items that exceeded the maximum length.",
+    "cache_hits": "Items answered from the cache.",
+    "out_of_memory": "Batches that did not fit into memory and were retried in smaller ones.",
+    "queue_s": "Total seconds from the submission of a request to its first batch.",
+    "compute_s": "Total seconds in the model.",
+}
+"""Counters of :class:`EngineStats`, with their help texts."""
+
+ENGINE_GAUGES: Final = {
+    "queued_tokens": "Tokens in the queue.",
+    "batch_tokens": "Token budget of a batch.",
+}
+"""Current values of :class:`EngineStats`, with their help texts."""
 
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-COUNTERS: Final = {
-    "requests": "Requests to the engine, whatever became of them.",
-    "cancelled": "Requests whose callers went away or ran out of time.",
-    "items": "Pairs (or texts to embed) computed.",
-    "tokens": "Tokens of those, without padding.",
-    "padded_tokens": "Tokens computed, padding included.",
-    "batches": "Batches computed; items over batches is how well requests share them.",
-    "truncated": "Items of which the model could not read all.",
-    "cache_hits": "Items whose results were known.",
-    "out_of_memory": "Batches that did not fit and were tried again, smaller.",
-    "queue_s": "Seconds that requests waited for their first batch, summed.",
-    "compute_s": "Seconds in the model, summed.",
-}
-GAUGES: Final = {
-    "queued_tokens": "Tokens that wait now.",
-    "batch_tokens": "Token budget of a batch now.",
-}
-
-
-def metric_name(field: str) -> str:
-    """Return the name of a counter or gauge of the engine."""
-    stem = field.removesuffix("_s")
-    return f"rerank_engine_{stem}" + ("_seconds" if stem != field else "")
 
 
 class Metrics:
-    """The metrics of one application, in a registry of their own.
+    """Metrics of one application.
 
     Attributes:
-        registry: What ``/metrics`` shows.
-        in_flight: Requests being answered now.
+        registry: Registry of ``/metrics``.
+        in_flight: Number of requests that have no complete response yet.
     """
 
-    def __init__(self, engines: Engines) -> None:
-        """Start at zero.
+    def __init__(self, get_engines: GetEngines) -> None:
+        """Register the metrics.
 
         Args:
-            engines: Gives the engines by what they serve, when asked.
+            get_engines: Returns the loaded engines by kind; called at each scrape.
         """
         self.registry = CollectorRegistry()
         self.in_flight = Gauge(
-            "rerank_requests_in_flight", "Requests being answered now.", registry=self.registry
+            "rerank_requests_in_flight", "Requests in flight.", registry=self.registry
         )
         self._requests = Counter(
             "rerank_requests", "HTTP requests.", ("path", "status"), registry=self.registry
         )
         self._seconds = Histogram(
             "rerank_request_seconds",
-            "Seconds from a request's arrival to the end of its answer.",
+            "Seconds from the arrival of a request to the end of its response.",
             ("path",),
             buckets=_BUCKETS,
             registry=self.registry,
@@ -74,31 +72,37 @@ class Metrics:
         self._documents = Counter(
             "rerank_documents", "Documents received.", ("path",), registry=self.registry
         )
-        self.registry.register(_EngineCollector(engines))
+        self.registry.register(_EngineCollector(get_engines))
         ProcessCollector(registry=self.registry)
 
-    def count(self, path: str, record: Record) -> None:
-        """Count a request that was answered."""
+    def count(self, path: str, record: RequestRecord) -> None:
+        """Count a finished request."""
         self._requests.labels(path, str(record.status)).inc()
         self._seconds.labels(path).observe(record.seconds)
         self._documents.labels(path).inc(record.documents)
 
 
-class _EngineCollector(Collector):
-    """Reads the engines' own counters when Prometheus asks."""
+def engine_metric_name(field: str) -> str:
+    """Return the metric name of a field of :class:`EngineStats`."""
+    stem = field.removesuffix("_s")
+    return f"rerank_engine_{stem}" + ("_seconds" if stem != field else "")
 
-    def __init__(self, engines: Engines) -> None:
-        self._engines = engines
+
+class _EngineCollector(Collector):
+    """Reads the statistics of the engines at each scrape."""
+
+    def __init__(self, get_engines: GetEngines) -> None:
+        self._get_engines = get_engines
 
     def collect(self) -> Iterator[Metric]:
-        stats = {kind: engine.stats() for kind, engine in self._engines().items()}
-        for field, help_text in COUNTERS.items():
-            counter = CounterMetricFamily(metric_name(field), help_text, labels=("kind",))
-            for kind, one in stats.items():
-                counter.add_metric((kind,), getattr(one, field))
+        stats = {kind: engine.stats() for kind, engine in self._get_engines().items()}
+        for field, help_text in ENGINE_COUNTERS.items():
+            counter = CounterMetricFamily(engine_metric_name(field), help_text, labels=("kind",))
+            for kind, engine_stats in stats.items():
+                counter.add_metric((kind,), getattr(engine_stats, field))
             yield counter
-        for field, help_text in GAUGES.items():
-            gauge = GaugeMetricFamily(metric_name(field), help_text, labels=("kind",))
-            for kind, one in stats.items():
-                gauge.add_metric((kind,), getattr(one, field))
+        for field, help_text in ENGINE_GAUGES.items():
+            gauge = GaugeMetricFamily(engine_metric_name(field), help_text, labels=("kind",))
+            for kind, engine_stats in stats.items():
+                gauge.add_metric((kind,), getattr(engine_stats, field))
             yield gauge

@@ -1,4 +1,7 @@
-"""Requests: bounded in size and time; and callers who go away before the answer."""
+"""ASGI middleware: access log and metrics, bearer token, body limits.
+
+Requests pass :class:`AccessLog`, :class:`BearerAuth` and :class:`BodyLimits`, in this order.
+"""
 
 from __future__ import annotations
 
@@ -11,108 +14,39 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rerank_plugins._tracing import get_tracer
-from rerank_plugins.serving.errors import OPENAI, TEI, Refusal, failure
-from rerank_plugins.serving.logging import CLIENT_GONE, Record, fault, new_record
+from rerank_plugins.serving.errors import OPENAI_PATH, TEI_PATH, APIError, error_response
+from rerank_plugins.serving.logging import describe_fault
 from rerank_plugins.serving.metrics import Metrics
+from rerank_plugins.serving.request_record import RequestRecord, start_record
 from rerank_plugins.serving.settings import ServerSettings
-
-_CLOSE: Final = {"Connection": "close"}
-MAX_HEADER_BYTES: Final = 32 * 1024
-"""Names and values of all headers of a request together."""
-
-
-class Intake:
-    """ASGI middleware that reads the whole body, then answers for as long as somebody waits."""
-
-    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
-        """Wrap an application."""
-        self._app = app
-        self._most = settings.max_body_bytes
-        self._seconds = settings.body_timeout_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the body and pass the request on, or refuse it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        try:
-            body = await asyncio.wait_for(self._read(scope, receive), self._seconds)
-        except asyncio.TimeoutError:  # not the builtin before Python 3.11
-            message = f"the body did not arrive within {self._seconds:g} s."
-            await failure(scope, Refusal(408, message, _CLOSE))(scope, receive, send)
-        except Refusal as refusal:
-            await failure(scope, refusal)(scope, receive, send)
-        else:
-            if body is not None:
-                await _answer(self._app, scope, body, receive, send)
-
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """Return the body; None if the client went away."""
-        _validate_headers(scope)
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        self._check(int(announced) if announced.isdigit() else 0)
-        body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            body += message.get("body", b"")
-            self._check(len(body))
-            more = message.get("more_body", False)
-        return bytes(body)
-
-    def _check(self, size: int) -> None:
-        if size > self._most:
-            message = f"the body is larger than the {self._most} bytes that this server takes."
-            raise Refusal(413, message, _CLOSE)
-
-
-def _validate_headers(scope: Scope) -> None:
-    """Refuse a header bomb: the parser bounds what trickles in, not what comes in one piece."""
-    if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
-        message = f"the headers are larger than the {MAX_HEADER_BYTES} bytes allowed."
-        raise Refusal(431, message, _CLOSE)
-
-
-async def _answer(app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-    """Run the application on a body; cancel it when the client goes away."""
-    unread = [body]
-
-    async def replay() -> Message:
-        if unread:
-            return {"type": "http.request", "body": unread.pop(), "more_body": False}
-        return await receive()
-
-    answer = asyncio.ensure_future(app(scope, replay, send))
-    gone = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            answer.result()
-    finally:
-        for task in (answer, gone):
-            task.cancel()
-        # The request has left the queue when this returns.
-        await asyncio.gather(answer, gone, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
 
 logger: Final = logging.getLogger(__name__)
 
-_PROBES: Final = frozenset(("/health", "/ready", "/metrics"))
-_PATHS: Final = _PROBES | {"/v1/rerank", "/v2/rerank", TEI, OPENAI, "/docs", "/openapi.json"}
-"""What may stand in a log line or a metric; other paths are a caller's text."""
+MAX_HEADER_BYTES: Final = 32 * 1024
+"""Maximum bytes of the names and values of all headers of a request."""
 
-_METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+_CLIENT_CLOSED_REQUEST: Final = 499
+"""Logged as the status of a request whose client disconnected, as in nginx."""
+
+_CLOSE: Final = {"Connection": "close"}
+_PROBE_PATHS: Final = frozenset(("/health", "/ready", "/metrics"))
+_LOGGED_PATHS: Final = _PROBE_PATHS | {
+    "/v1/rerank",
+    "/v2/rerank",
+    TEI_PATH,
+    OPENAI_PATH,
+    "/docs",
+    "/openapi.json",
+}
+"""Paths in logs, metrics and traces; any other path is text of the caller."""
+
+_LOGGED_METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+_PUBLIC_PATHS: Final = frozenset(("/health", "/ready", "/docs", "/openapi.json"))
+"""Paths without authentication: probes send no token, and the documentation is not secret."""
 
 
-class Observe:
-    """ASGI middleware that sees every request first and every answer last."""
+class AccessLog:
+    """Request ids, one log line per request, metrics, traces, and 500 for unhandled errors."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         """Wrap an application."""
@@ -120,49 +54,53 @@ class Observe:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, and write down how it went."""
+        """Process a request and record its result."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = new_record(scope)
+        record = start_record(scope)
 
-        async def answer(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                identity = (b"x-request-id", record.request_id.encode("ascii"))
-                message = {**message, "headers": [*message.get("headers", ()), identity]}
+                header = (b"x-request-id", record.request_id.encode("ascii"))
+                message = {**message, "headers": [*message.get("headers", ()), header]}
             await send(message)
 
         with self._metrics.in_flight.track_inprogress():
             try:
-                await self._traced(scope, record, receive, answer)
-            except Exception as error:  # noqa: BLE001  (nothing may pass unanswered)
-                extra = {"request_id": record.request_id, "fault": fault(error)}
-                logger.error("unexpected fault", extra={"fields": extra})  # noqa: TRY400
+                await self._trace(scope, record, receive, send_with_id)
+            except Exception as error:  # noqa: BLE001  (every request gets a response)
+                fields = {"request_id": record.request_id, "fault": describe_fault(error)}
+                logger.error("unexpected fault", extra={"fields": fields})  # noqa: TRY400
                 if not record.status:
-                    refusal = Refusal(500, "an unexpected fault; the server's log has it.")
-                    await failure(scope, refusal)(scope, receive, answer)
+                    response = error_response(
+                        scope, APIError(500, "an unexpected error; see the log of the server.")
+                    )
+                    await response(scope, receive, send_with_id)
             finally:
-                self._note(scope, record)
+                self._log(scope, record)
 
-    async def _traced(self, scope: Scope, record: Record, receive: Receive, send: Send) -> None:
-        """Answer in the trace that the request's headers name; probes would fill it."""
-        method, path = _names(scope)
-        if path in _PROBES:
+    async def _trace(
+        self, scope: Scope, record: RequestRecord, receive: Receive, send: Send
+    ) -> None:
+        """Process a request in the trace of its headers; probes are not traced."""
+        method, path = _logged_names(scope)
+        if path in _PROBE_PATHS:
             await self._app(scope, receive, send)
             return
-        given = {
+        headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
-        with get_tracer().serve(method, path, given) as call:
+        with get_tracer().serve(method, path, headers) as call:
             try:
                 await self._app(scope, receive, send)
             finally:
                 call.status = record.status
 
-    def _note(self, scope: Scope, record: Record) -> None:
-        method, path = _names(scope)
-        record.status = record.status or CLIENT_GONE
+    def _log(self, scope: Scope, record: RequestRecord) -> None:
+        method, path = _logged_names(scope)
+        record.status = record.status or _CLIENT_CLOSED_REQUEST
         self._metrics.count(path, record)
         fields = {
             "request_id": record.request_id,
@@ -176,22 +114,18 @@ class Observe:
             "queue_ms": round(record.queue_s * 1000, 1),
             "compute_ms": round(record.compute_s * 1000, 1),
         }
-        level = logging.DEBUG if path in _PROBES else logging.INFO
+        level = logging.DEBUG if path in _PROBE_PATHS else logging.INFO
         logger.log(level, "request", extra={"fields": fields})
 
 
-def _names(scope: Scope) -> tuple[str, str]:
-    """Return a request's method and path if they are ours, for whoever may not see texts."""
-    path = scope["path"] if scope["path"] in _PATHS else "other"
-    return scope["method"] if scope["method"] in _METHODS else "other", path
-
-
-OPEN: Final = frozenset(("/health", "/ready", "/docs", "/openapi.json"))
-"""What needs no token: probes carry none, and the documentation holds no secret."""
+def _logged_names(scope: Scope) -> tuple[str, str]:
+    """Return the method and path of a request, or ``other`` where they are the caller's text."""
+    method = scope["method"] if scope["method"] in _LOGGED_METHODS else "other"
+    return method, scope["path"] if scope["path"] in _LOGGED_PATHS else "other"
 
 
 class BearerAuth:
-    """ASGI middleware that answers 401 before a byte of the body is read."""
+    """Answers 401 to requests without the bearer token, before their body is read."""
 
     def __init__(self, app: ASGIApp, token: SecretStr) -> None:
         """Wrap an application."""
@@ -199,13 +133,94 @@ class BearerAuth:
         self._expected = b"Bearer " + token.get_secret_value().encode("ascii")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request pass if it has the token, or needs none."""
-        if scope["type"] == "http" and scope["path"] not in OPEN:
-            given = dict(scope["headers"]).get(b"authorization", b"")
+        """Pass a request on if its path is public or it has the token."""
+        if scope["type"] == "http" and scope["path"] not in _PUBLIC_PATHS:
+            authorization = dict(scope["headers"]).get(b"authorization", b"")
             # In constant time, so that the token cannot be guessed byte by byte.
-            if not hmac.compare_digest(given, self._expected):
+            if not hmac.compare_digest(authorization, self._expected):
                 message = "the bearer token is missing or wrong; send Authorization: Bearer TOKEN."
-                refusal = Refusal(401, message, {"WWW-Authenticate": "Bearer"})
-                await failure(scope, refusal)(scope, receive, send)
+                error = APIError(401, message, {"WWW-Authenticate": "Bearer"})
+                await error_response(scope, error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+class BodyLimits:
+    """Limits on the size and arrival time of requests; cancels work if the client disconnects.
+
+    The whole body is read before the application is called.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        """Wrap an application."""
+        self._app = app
+        self._max_bytes = settings.max_body_bytes
+        self._timeout_s = settings.body_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the body and pass the request on, or answer with an error."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await asyncio.wait_for(self._read(scope, receive), self._timeout_s)
+        except asyncio.TimeoutError:  # not the builtin before Python 3.11
+            message = f"the body did not arrive within {self._timeout_s:g} s."
+            await error_response(scope, APIError(408, message, _CLOSE))(scope, receive, send)
+        except APIError as error:
+            await error_response(scope, error)(scope, receive, send)
+        else:
+            if body is not None:
+                await _call_until_disconnect(self._app, scope, body, receive, send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        """Return the body; None if the client disconnected."""
+        # The HTTP parser limits headers only while they are incomplete.
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            message = f"the headers are larger than the limit of {MAX_HEADER_BYTES} bytes."
+            raise APIError(431, message, _CLOSE)
+        content_length = dict(scope["headers"]).get(b"content-length", b"0")
+        self._validate_size(int(content_length) if content_length.isdigit() else 0)
+        body = bytearray()
+        more = True
+        while more:
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                return None
+            body += event.get("body", b"")
+            self._validate_size(len(body))
+            more = event.get("more_body", False)
+        return bytes(body)
+
+    def _validate_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            message = f"the body is larger than the limit of {self._max_bytes} bytes."
+            raise APIError(413, message, _CLOSE)
+
+
+async def _call_until_disconnect(
+    app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send
+) -> None:
+    """Run the application on a body that was read; cancel it when the client disconnects."""
+    unread = [body]
+
+    async def receive_body() -> Message:
+        if unread:
+            return {"type": "http.request", "body": unread.pop(), "more_body": False}
+        return await receive()
+
+    async def wait_for_disconnect() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    response = asyncio.ensure_future(app(scope, receive_body, send))
+    disconnect = asyncio.ensure_future(wait_for_disconnect())
+    try:
+        await asyncio.wait((response, disconnect), return_when=asyncio.FIRST_COMPLETED)
+        if response.done():
+            response.result()
+    finally:
+        for task in (response, disconnect):
+            task.cancel()
+        # After this the request is no longer in the queue.
+        await asyncio.gather(response, disconnect, return_exceptions=True)

@@ -1,6 +1,6 @@
-"""OpenAI's embeddings API.
+"""Embeddings API of OpenAI.
 
-Source: https://platform.openai.com/docs/api-reference/embeddings
+Reference: https://platform.openai.com/docs/api-reference/embeddings
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.serving.errors import ERRORS, OPENAI, JsonResponse
-from rerank_plugins.serving.service import Body, DeadlineMs, Text, embed, validate_texts
+from rerank_plugins.serving.errors import ERROR_RESPONSES, OPENAI_PATH, JsonResponse
+from rerank_plugins.serving.schemas import DeadlineMs, RequestBody, Text, validate_texts
+from rerank_plugins.serving.service import embed
 
 router: Final = APIRouter(tags=["OpenAI"])
 
 
-def _validate_input(value: Any) -> list[str]:  # noqa: ANN401  (unchecked yet)
+def _validate_input(value: Any) -> list[str]:  # noqa: ANN401  (any JSON)
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value and isinstance(value[0], (int, list)):
         message = (
-            "is token ids, which mean something else to this model; send strings "
+            "contains token ids, which are specific to OpenAI's models; send strings "
             "(langchain-openai: check_embedding_ctx_length=False)"
         )
         raise ValueError(message)
     if not value:
-        message = "must be a string, or a list of at least one"
+        message = "must be a string, or a list of at least one string"
         raise ValueError(message)
     return validate_texts(value)
 
 
-_STRINGS: Final = {
+_INPUT_SCHEMA: Final = {
     "anyOf": [
         {"type": "string"},
         {"type": "array", "items": {"type": "string"}, "minItems": 1},
@@ -41,26 +42,26 @@ _STRINGS: Final = {
 }
 
 
-class EmbeddingRequest(Body):
+class EmbeddingRequest(RequestBody):
     """A request to ``/v1/embeddings``."""
 
-    input: Annotated[list[str], PlainValidator(_validate_input), WithJsonSchema(_STRINGS)]
+    input: Annotated[list[str], PlainValidator(_validate_input), WithJsonSchema(_INPUT_SCHEMA)]
     model: Annotated[
-        Text | None, Field(description="Any name is taken: the server has one embedding model.")
+        Text | None, Field(description="Ignored: the server has one embedding model.")
     ] = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[
-        int | None, Field(ge=1, description="The model's own; other lengths are refused.")
+        int | None, Field(ge=1, description="Must be the dimension of the model.")
     ] = None
     user: Text | None = None
     input_type: Annotated[
         Literal["query", "document"],
-        Field(description="Whose prompt to put before the texts; an addition to the API."),
+        Field(description="Selects the prompt of the texts; not part of OpenAI's API."),
     ] = "document"
 
 
 class Embedding(BaseModel):
-    """One embedding: numbers, or the base64 of little-endian float32."""
+    """One embedding: numbers, or the base64 encoding of little-endian float32."""
 
     object: Literal["embedding"] = "embedding"
     index: int
@@ -68,14 +69,14 @@ class Embedding(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens read."""
+    """Tokens of the texts."""
 
     prompt_tokens: int
     total_tokens: int
 
 
-class Embeddings(BaseModel):
-    """Embeddings in the order of the texts: unit vectors."""
+class EmbeddingResponse(BaseModel):
+    """Unit vectors in the order of the texts."""
 
     object: Literal["list"] = "list"
     data: list[Embedding]
@@ -83,28 +84,31 @@ class Embeddings(BaseModel):
     usage: Usage
 
 
-@router.post(OPENAI, response_model=Embeddings, responses=ERRORS)
+@router.post(OPENAI_PATH, response_model=EmbeddingResponse, responses=ERROR_RESPONSES)
 async def embeddings(
     body: EmbeddingRequest, request: Request, deadline_ms: DeadlineMs = None
 ) -> JsonResponse:
     """Embed texts."""
-    computed = await embed(request, body.input, body.input_type, deadline_ms=deadline_ms)
-    vectors = computed.values
-    own = vectors.shape[1]
-    if body.dimensions not in (None, own):
-        message = f"dimensions is {body.dimensions}; the model's vectors have {own}. Leave it out."
+    output = await embed(request, body.input, body.input_type, deadline_ms=deadline_ms)
+    vectors = output.values
+    dimension = vectors.shape[1]
+    if body.dimensions not in (None, dimension):
+        message = (
+            f"dimensions is {body.dimensions}; the model's vectors have {dimension}. "
+            "Omit dimensions."
+        )
         raise InvalidInputError(message)
     if body.encoding_format == "float":
         encoded = vectors.tolist()
     else:
-        encoded = [base64.b64encode(one.astype("<f4").tobytes()).decode() for one in vectors]
-    tokens = int(computed.tokens.sum())
+        encoded = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
+    tokens = int(output.tokens.sum())
     return JsonResponse(
         {
             "object": "list",
             "data": [
-                {"object": "embedding", "index": index, "embedding": one}
-                for index, one in enumerate(encoded)
+                {"object": "embedding", "index": index, "embedding": embedding}
+                for index, embedding in enumerate(encoded)
             ],
             "model": request.app.state.models.encoder.engine.identity.model,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},

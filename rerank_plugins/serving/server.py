@@ -1,4 +1,4 @@
-"""The process: uvicorn around the application, with a graceful end."""
+"""The server process: uvicorn with connection timeouts and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -6,73 +6,20 @@ import asyncio
 import logging
 import math
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.serving.logging import log_to_stderr
 from rerank_plugins.serving.middleware import MAX_HEADER_BYTES
-from rerank_plugins.serving.settings import validate_seconds
-
-_LEAST: Final = 16 * 1024
-"""Bytes of an answer that a client must have taken between two looks, if so many are left."""
-
-
-class BoundedProtocol(H11Protocol):
-    """uvicorn's HTTP, which by itself waits for ever for a request's headers.
-
-    A connection without a request in work is looked at after some seconds. If its next request
-    has not arrived by then, or its client has not read on in the last answer, it is cut.
-    """
-
-    seconds: float
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
-        super().connection_made(transport)
-        self._look_at: asyncio.TimerHandle | None = None
-        self._wait()
-
-    def on_response_complete(self) -> None:
-        """Begin to wait for the next request."""
-        self._wait()
-        super().on_response_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
-        if self._look_at is not None:
-            self._look_at.cancel()
-        super().connection_lost(exc)
-
-    def _wait(self, left: float = math.inf) -> None:
-        if self._look_at is not None:
-            self._look_at.cancel()
-        self._look_at = self.loop.call_later(self.seconds, self._look, left)
-
-    def _look(self, before: float) -> None:
-        """Cut the connection if nothing is under way on it.
-
-        Args:
-            before: Bytes of answers that were not yet taken at the last look.
-        """
-        left = self.transport.get_write_buffer_size()
-        in_work = self.cycle is not None and not self.cycle.response_complete
-        if in_work and not self.flow.write_paused:
-            self._wait()
-        elif left and left <= before - _LEAST:
-            self._wait(left)
-        else:
-            self.transport.abort()
-
-
-def bounded_protocol(seconds: float) -> Any:  # noqa: ANN401  (uvicorn's own type for it)
-    """Return the class of connections that wait so long."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"seconds": seconds})
-
 
 logger: Final = logging.getLogger(__name__)
+
+_MIN_BYTES_READ: Final = 16 * 1024
+"""Bytes of a response that a client must read per timeout, while more than that is left."""
 
 
 def serve(
@@ -84,15 +31,15 @@ def serve(
     drain_s: float = 30.0,
     log_level: str = "info",
 ) -> None:
-    """Serve an application until SIGTERM or SIGINT; what is in flight is answered first.
+    """Serve an application until SIGTERM or SIGINT; requests in flight are answered first.
 
     Args:
-        app: What :func:`~rerank_plugins.serving.create_app` made.
-        host: Address to listen on; 127.0.0.1 is this machine only.
-        port: Port to listen on; 0 takes a free one, which the log names.
-        max_connections: Connections at once; more are answered 503.
-        drain_s: Seconds that requests in flight have to end after the signal.
-        log_level: Least level that is logged, to standard error.
+        app: The application from :func:`~rerank_plugins.serving.create_app`.
+        host: Address to listen on; 127.0.0.1 accepts connections of this machine only.
+        port: Port to listen on; 0 selects a free port, which is logged.
+        max_connections: Maximum connections; further ones are answered 503.
+        drain_s: Seconds for requests in flight to finish after the signal.
+        log_level: Lowest level that is logged, to standard error.
 
     Raises:
         ModelLoadError: If a model cannot be loaded.
@@ -100,7 +47,7 @@ def serve(
     """
     config = server_config(app, host, port, max_connections=max_connections, drain_s=drain_s)
     log_to_stderr(log_level)
-    if not _loopback(host):
+    if not _is_loopback(host):
         logger.warning("listens beyond this machine", extra={"fields": {"host": host}})
     asyncio.run(_run(uvicorn.Server(config), app))
     if app.state.models.error is not None:
@@ -110,18 +57,21 @@ def serve(
 def server_config(
     app: FastAPI, host: str, port: int, *, max_connections: int = 1_000, drain_s: float = 30.0
 ) -> uvicorn.Config:
-    """Return uvicorn's settings; see :func:`serve`.
+    """Return the configuration of uvicorn; see :func:`serve`.
 
     Raises:
         ConfigurationError: If ``drain_s`` is out of range.
     """
-    validate_seconds("drain_s", drain_s)
+    if not 0 < drain_s < math.inf:
+        message = f"drain_s is {drain_s!r}; it must be a finite number of seconds above 0."
+        raise ConfigurationError(message)
+    timeout_s = {"timeout_s": app.state.settings.body_timeout_s}
     return uvicorn.Config(
         app,
         host=host,
         port=port,
-        # h11 bounds the size of headers, and has no version for each platform.
-        http=bounded_protocol(app.state.settings.body_timeout_s),
+        # h11 limits the size of headers, and is pure Python.
+        http=type("TimeoutProtocol", (TimeoutProtocol,), timeout_s),
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         ws="none",
         log_config=None,
@@ -134,7 +84,7 @@ def server_config(
 
 
 async def _run(server: uvicorn.Server, app: FastAPI) -> None:
-    """Serve; end if the models cannot be loaded."""
+    """Run the server; stop it if the models cannot be loaded."""
     serving = asyncio.ensure_future(server.serve())
     while not serving.done() and not app.state.models.loaded:
         if app.state.models.error is not None:
@@ -146,8 +96,55 @@ async def _run(server: uvicorn.Server, app: FastAPI) -> None:
     await serving
 
 
-def _loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+class TimeoutProtocol(H11Protocol):
+    """The HTTP protocol of uvicorn with timeouts for headers and for unread responses.
+
+    A connection without a request in progress is checked after ``timeout_s``. It is closed if
+    its next request has not arrived, or if its client has not read more of the last response.
+    """
+
+    timeout_s: float
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the timeout of the first request."""
+        super().connection_made(transport)
+        self._timer: asyncio.TimerHandle | None = None
+        self._start_timer()
+
+    def on_response_complete(self) -> None:
+        """Start the timeout of the next request."""
+        self._start_timer()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the timeout."""
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _start_timer(self, unread_bytes: float = math.inf) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(self.timeout_s, self._check_progress, unread_bytes)
+
+    def _check_progress(self, unread_before: float) -> None:
+        """Close the connection if it made no progress.
+
+        Args:
+            unread_before: Bytes of responses that were unread at the previous check.
+        """
+        unread = self.transport.get_write_buffer_size()
+        in_progress = self.cycle is not None and not self.cycle.response_complete
+        if in_progress and not self.flow.write_paused:
+            self._start_timer()
+        elif unread and unread <= unread_before - _MIN_BYTES_READ:
+            self._start_timer(unread)
+        else:
+            self.transport.abort()

@@ -1,6 +1,6 @@
-"""The rerank API of Hugging Face's text-embeddings-inference.
+"""Rerank API of Hugging Face's text-embeddings-inference.
 
-Source: https://huggingface.github.io/text-embeddings-inference/
+Reference: https://huggingface.github.io/text-embeddings-inference/
 """
 
 from __future__ import annotations
@@ -11,25 +11,28 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.serving.errors import ERRORS, TEI, JsonResponse, Refusal
-from rerank_plugins.serving.logging import record_of
-from rerank_plugins.serving.service import STATUS_HEADER, Body, DeadlineMs, Text, Texts, rank
+from rerank_plugins.serving.errors import ERROR_RESPONSES, TEI_PATH, APIError, JsonResponse
+from rerank_plugins.serving.request_record import get_record
+from rerank_plugins.serving.schemas import STATUS_HEADER, DeadlineMs, RequestBody, Text, Texts
+from rerank_plugins.serving.service import rank
 
 router: Final = APIRouter(tags=["text-embeddings-inference"])
 
 
-class TeiRerank(Body):
+class TeiRerank(RequestBody):
     """A request to ``/rerank``."""
 
     query: Text
     texts: Texts
-    raw_scores: Annotated[bool, Field(description="Logits instead of scores from 0 to 1.")] = False
+    raw_scores: Annotated[
+        bool, Field(description="Return logits instead of scores from 0 to 1.")
+    ] = False
     return_text: bool = False
     truncate: Annotated[
-        bool | None, Field(description="False refuses a request with a text that is too long.")
+        bool | None, Field(description="If false, texts that are too long are an error.")
     ] = None
     truncation_direction: Annotated[
-        Literal["Right", "right"] | None, Field(description="The end of a text is cut.")
+        Literal["Right", "right"] | None, Field(description="Texts are truncated at the end.")
     ] = None
 
 
@@ -41,33 +44,34 @@ class TeiRank(BaseModel):
     text: str | None = None
 
 
-TEI_ERRORS: Final = {**ERRORS, 424: {"description": "The model failed."}}
-
-
-@router.post(TEI, response_model=list[TeiRank], responses=TEI_ERRORS)
+@router.post(
+    TEI_PATH,
+    response_model=list[TeiRank],
+    responses={**ERROR_RESPONSES, 424: {"description": "The model failed."}},
+)
 async def rerank(body: TeiRerank, request: Request, deadline_ms: DeadlineMs = None) -> JsonResponse:
-    """Rank texts for a query; every one comes back, best first, if there is no deadline."""
+    """Rank texts for a query: all of them, best first, unless a deadline is set."""
     if not body.texts:
-        raise Refusal(400, "texts is empty; there is nothing to rank.")
+        raise APIError(400, "texts is empty; send at least one text.")
     ranking = await rank(request, body.query, body.texts, deadline_ms=deadline_ms)
-    if body.truncate is False and ranking.stats.truncated:
+    stats = ranking.stats
+    if body.truncate is False and stats.truncated:
         message = (
-            f"{ranking.stats.truncated} texts are longer than the model's maximum length, and truncate "
-            "is false. Shorten them, or leave it out."
+            f"{stats.truncated} texts are longer than the model's maximum length, and truncate is "
+            "false. Shorten the texts, or omit truncate."
         )
         raise InvalidInputError(message)
     ranks: list[dict[str, Any]] = []
-    for one in ranking:
-        if not one.scored:
+    for document in ranking:
+        if not document.scored:
             break
-        score = one.raw_score if body.raw_scores else one.relevance_score
-        text = {"text": one.text} if body.return_text else {}
-        ranks.append({"index": one.index, "score": score, **text})
-    stats = ranking.stats
+        score = document.raw_score if body.raw_scores else document.relevance_score
+        text = {"text": document.text} if body.return_text else {}
+        ranks.append({"index": document.index, "score": score, **text})
     headers = {
         STATUS_HEADER: ranking.status,
         "x-compute-tokens": str(stats.tokens),
-        "x-total-time": str(round(record_of(request.scope).seconds * 1000)),
+        "x-total-time": str(round(get_record(request.scope).seconds * 1000)),
         "x-queue-time": str(round(stats.queue_s * 1000)),
         "x-inference-time": str(round(stats.compute_s * 1000)),
     }

@@ -1,4 +1,4 @@
-"""Our embeddings are those of sentence-transformers, normalized."""
+"""Embedding parity with sentence-transformers, normalized."""
 
 from __future__ import annotations
 
@@ -64,15 +64,15 @@ def prompted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reference(folder: Path, **kwargs: Any) -> tuple[FloatArray, FloatArray]:
-    """Return the peer's own embeddings of the documents, as queries and as documents."""
+    """Return sentence-transformers' embeddings of the documents, as queries and as documents."""
     peer = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
     options = {"normalize_embeddings": True, "show_progress_bar": False, **kwargs}
     queries = peer.encode_query(DOCUMENTS, **options)
     return np.asarray(queries), np.asarray(peer.encode_document(DOCUMENTS, **options))
 
 
-def assert_close(made: FloatArray, wanted: FloatArray) -> None:
-    np.testing.assert_allclose(made, wanted, rtol=0, atol=1e-5)
+def assert_close(vectors: FloatArray, expected: FloatArray) -> None:
+    np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
 
 
 def test_embeddings_equal_the_reference_with_the_models_prompts(folder: Path) -> None:
@@ -82,7 +82,7 @@ def test_embeddings_equal_the_reference_with_the_models_prompts(folder: Path) ->
     assert_close(encoder.encode_document(DOCUMENTS), documents)
 
 
-def test_the_models_prompts_matter(prompted: Path) -> None:
+def test_prompts_change_embeddings(prompted: Path) -> None:
     queries, documents = reference(prompted)
     plain, _ = reference(prompted, prompt="")
     assert np.abs(queries - documents).max() > 0.01
@@ -95,10 +95,10 @@ def test_prompts_can_be_overridden(prompted: Path) -> None:
     assert_close(encoder.encode_document(DOCUMENTS), reference(prompted, prompt="")[1])
 
 
-def test_a_broken_prompt_is_read_as_a_broken_text_is(prompted: Path) -> None:
-    broken = BiEncoder(prompted, dtype="float32", prompts={"query": "a \ud800: "})
-    whole = BiEncoder(prompted, dtype="float32", prompts={"query": "a \ufffd: "})
-    assert_close(broken.encode_query(["rain"]), whole.encode_query(["rain"]))
+def test_an_invalid_prompt_is_read_like_an_invalid_text(prompted: Path) -> None:
+    invalid = BiEncoder(prompted, dtype="float32", prompts={"query": "a \ud800: "})
+    replaced = BiEncoder(prompted, dtype="float32", prompts={"query": "a \ufffd: "})
+    assert_close(invalid.encode_query(["rain"]), replaced.encode_query(["rain"]))
 
 
 def test_the_embedded_model_equals_the_reference() -> None:
@@ -116,33 +116,33 @@ def test_vectors_have_unit_length_in_every_data_type(prompted: Path, dtype: Any)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-def test_no_texts_make_no_rows(prompted: Path) -> None:
+def test_no_texts_give_no_rows(prompted: Path) -> None:
     encoder = BiEncoder(prompted, dtype="float32")
     for vectors in (encoder.encode_query([]), encoder.encode_document([])):
         assert vectors.shape == (0, encoder.dimension)
         assert vectors.dtype == np.float32
 
 
-def test_max_length_cuts_prompt_and_text_together(prompted: Path) -> None:
+def test_max_length_truncates_prompt_and_text_together(prompted: Path) -> None:
     encoder = BiEncoder(prompted, dtype="float32", max_length=20)
     peer = SentenceTransformer(str(prompted), device="cpu")
     peer.max_seq_length = 20
-    wanted = np.asarray(peer.encode_query(DOCUMENTS, normalize_embeddings=True))
-    assert_close(encoder.encode_query(DOCUMENTS), wanted)
+    expected = np.asarray(peer.encode_query(DOCUMENTS, normalize_embeddings=True))
+    assert_close(encoder.encode_query(DOCUMENTS), expected)
     short, long = encoder.engine.backend.prepare(
         [RoleText("rain", "query"), RoleText("rain " * 100, "query")], 20
     )
     assert (short.truncated, long.truncated, long.tokens) == (False, True, 20)
 
 
-def test_max_length_cannot_exceed_the_models_reach(prompted: Path) -> None:
+def test_max_length_is_limited_by_the_model(prompted: Path) -> None:
     assert BiEncoder(prompted, max_length=100_000).engine.backend.identity.max_length == 512
 
 
 def test_an_embedding_does_not_depend_on_its_batch(prompted: Path) -> None:
     encoder = BiEncoder(prompted, dtype="float32")
     together = encoder.encode_document(DOCUMENTS)
-    alone = np.concatenate([encoder.encode_document([text]) for text in DOCUMENTS])
-    backwards = encoder.encode_document(DOCUMENTS[::-1])[::-1]
-    assert_close(together, alone)
-    assert_close(backwards, alone)
+    single = np.concatenate([encoder.encode_document([text]) for text in DOCUMENTS])
+    reversed_order = encoder.encode_document(DOCUMENTS[::-1])[::-1]
+    assert_close(together, single)
+    assert_close(reversed_order, single)

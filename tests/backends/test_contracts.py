@@ -1,4 +1,4 @@
-"""Every backend of a tiny model keeps the contract."""
+"""Contract suite of every backend, on tiny models."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def config(folder: Path, backend: str = "") -> ModelConfig:
 
 
 def flag(model: FlagSpec) -> FlagCrossEncoder:
-    settings = ModelConfig(str(model), backend="flag", dtype="float32", settings=model)
-    return FlagCrossEncoder(FlagCrossEncoder.resolve(settings))
+    model_config = ModelConfig(str(model), backend="flag", dtype="float32", spec=model)
+    return FlagCrossEncoder(FlagCrossEncoder.resolve(model_config))
 
 
 class TestDecoder(CrossEncoderContract):
@@ -62,8 +62,8 @@ class TestSbertModular(CrossEncoderContract):
 
 
 class TestSbertDecoder(CrossEncoderContract):
-    # Of scores up to 3. The library gives no positions, so padding before a text moves them, and
-    # the rotary angles are rounded to float32.
+    # For scores up to 3: sentence-transformers passes no positions, so padding on the left shifts
+    # them, and rotary angles are rounded to float32.
     tolerance = 3e-5
 
     @pytest.fixture
@@ -73,7 +73,7 @@ class TestSbertDecoder(CrossEncoderContract):
 
 
 class TestLayerwise(CrossEncoderContract):
-    tolerance = 5e-5  # of scores up to 10
+    tolerance = 5e-5  # for scores up to 10
 
     @pytest.fixture
     def backend(self, tmp_path: Path) -> CrossEncoderBackend:
@@ -88,7 +88,7 @@ class TestLightweight(CrossEncoderContract):
 
 
 @has_flag
-@pytest.mark.filterwarnings("ignore")  # of what the library imports
+@pytest.mark.filterwarnings("ignore")  # warnings of the imports of FlagEmbedding
 class TestFlagReference(CrossEncoderContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> CrossEncoderBackend:

@@ -1,4 +1,4 @@
-"""A decoder's own files: what is wrong in them is named, and never read as something else."""
+"""Invalid files of decoder rerankers are refused with a message that names the value."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(sound: Path, tmp_path: Path) -> Path:
-    """A working reranker, to be broken by the test."""
+    """A valid reranker, which the test damages."""
     return Path(shutil.copytree(sound, tmp_path / "model"))
 
 
 def change(file: Path, **changes: Any) -> None:
-    known = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    file.write_text(json.dumps(known | changes), "utf-8")
+    settings = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    file.write_text(json.dumps(settings | changes), "utf-8")
 
 
 def refusal(model: Path | DecoderSpec) -> str:
@@ -48,65 +48,65 @@ def refusal(model: Path | DecoderSpec) -> str:
 
 @pytest.mark.parametrize("name", ["true_token_id", "false_token_id"])
 @pytest.mark.parametrize("token", [-1, 400, 10**12, True, False, 1.5, "3", "", [1]])
-def test_an_answer_is_the_id_of_a_token(folder: Path, name: str, token: object) -> None:
+def test_an_answer_must_be_a_token_id(folder: Path, name: str, token: object) -> None:
     change(folder / "1_LogitScore" / "config.json", **{name: token})
-    said = refusal(folder)
-    assert repr(token) in said
-    assert "from 0 to 399" in said or f"{name} is" in said
+    message = refusal(folder)
+    assert repr(token) in message
+    assert "from 0 to 399" in message or f"{name} is" in message
 
 
-def test_a_reranker_without_yes_is_refused(folder: Path) -> None:
-    """The logit of no alone would turn the ranking round."""
+def test_a_reranker_without_a_yes_token_is_refused(folder: Path) -> None:
+    """The logit of no alone would reverse the ranking."""
     change(folder / "1_LogitScore" / "config.json", true_token_id=None)
     assert "true_token_id is None" in refusal(folder)
     (folder / "1_LogitScore" / "config.json").unlink()
     assert "true_token_id is None" in refusal(folder)
 
 
-@pytest.mark.parametrize("own", [[1], {"processing_kwargs": 3}, {"processing_kwargs": {
+@pytest.mark.parametrize("content", [[1], {"processing_kwargs": 3}, {"processing_kwargs": {
     "chat_template": "x"}}])  # fmt: skip
-def test_arguments_of_a_template_are_an_object(folder: Path, own: object) -> None:
-    (folder / "sentence_bert_config.json").write_text(json.dumps(own))
+def test_template_arguments_must_be_an_object(folder: Path, content: object) -> None:
+    (folder / "sentence_bert_config.json").write_text(json.dumps(content))
     assert "must be an object" in refusal(folder)
 
 
-@pytest.mark.parametrize("own", [{"prompts": [1]}, {"default_prompt_name": ["search"]}])
-def test_prompts_are_known_by_their_names(folder: Path, own: dict[str, Any]) -> None:
-    change(folder / "config_sentence_transformers.json", **own)
-    said = refusal(folder)
-    assert repr(next(iter(own.values()))) in said
-    assert "default_prompt_name" in said
+@pytest.mark.parametrize("settings", [{"prompts": [1]}, {"default_prompt_name": ["search"]}])
+def test_prompts_must_be_an_object_of_named_prompts(folder: Path, settings: dict[str, Any]) -> None:
+    change(folder / "config_sentence_transformers.json", **settings)
+    message = refusal(folder)
+    assert repr(next(iter(settings.values()))) in message
+    assert "default_prompt_name" in message
 
 
-def test_a_prompt_that_no_tokenizer_reads_is_named(folder: Path) -> None:
+def test_a_template_with_lone_surrogates_is_refused(folder: Path) -> None:
     template = folder / "chat_template.jinja"
     template.write_text("{{ '\\ud800' }}" + CHAT_TEMPLATE, "utf-8")
-    said = refusal(folder)
-    assert "chat template" in said
-    assert "surrogates not allowed" in said
+    message = refusal(folder)
+    assert "chat template" in message
+    assert "surrogates not allowed" in message
 
 
-@pytest.mark.parametrize("most", [0, -5, float("nan"), "x", True, None])
-def test_a_reach_is_a_number_of_tokens(folder: Path, most: object) -> None:
-    change(folder / "tokenizer_config.json", model_max_length=most)
-    if most is None:  # transformers' own way to say that there is no bound
+@pytest.mark.parametrize("length", [0, -5, float("nan"), "x", True, None])
+def test_model_max_length_must_be_a_number_of_tokens(folder: Path, length: object) -> None:
+    change(folder / "tokenizer_config.json", model_max_length=length)
+    if length is None:  # transformers reads it as unlimited
         with Reranker(folder, device="cpu") as reranker:
             assert reranker.score([("a", "b")]).shape == (1,)
         return
-    said = refusal(folder)
-    assert f"model_max_length is {most!r}" in said
-    assert "at least 1" in said
+    message = refusal(folder)
+    assert f"model_max_length is {length!r}" in message
+    assert "at least 1" in message
 
 
-def test_an_answer_without_a_token_is_named(tmp_path: Path) -> None:
+def test_an_answer_without_a_token_is_refused(tmp_path: Path) -> None:
     folder = save_language_model("llama", tmp_path / "plain")
     rules = [{"type": "Replace", "pattern": {"Regex": "^(yes|no)$"}, "content": ""}]
     change(folder / "tokenizer.json", normalizer={"type": "Sequence", "normalizers": rules})
     assert "no token for 'yes'" in refusal(DecoderSpec(str(folder), family="qwen3"))
 
 
-def test_heads_are_in_proportion_to_the_weights(tmp_path: Path) -> None:
-    """Weights that are not there are made, before somebody notices: by the gigabyte."""
+def test_the_number_of_heads_must_fit_the_weights(tmp_path: Path) -> None:
+    """transformers creates missing weights, by the gigabyte, before it reports them."""
     folder = save_classifier("qwen3", tmp_path / "model", template=CHAT_TEMPLATE)
     weights = {
         name: tensor
@@ -117,19 +117,19 @@ def test_heads_are_in_proportion_to_the_weights(tmp_path: Path) -> None:
     change(folder / "config.json", head_dim=200_000)
     assert "head_dim is 200000" in refusal(folder)
     change(folder / "config.json", head_dim=99_999, num_attention_heads=400)
-    said = refusal(folder)
-    assert "num_attention_heads times head_dim is" in said
-    assert "with these weights" in said
+    message = refusal(folder)
+    assert "num_attention_heads times head_dim is" in message
+    assert "with these weights" in message
 
 
-def test_a_template_of_gigabytes_is_not_read(folder: Path) -> None:
+def test_a_template_of_gigabytes_is_refused(folder: Path) -> None:
     with (folder / "chat_template.jinja").open("r+b") as file:
-        file.truncate(2**33)  # takes no room on the disk
+        file.truncate(2**33)  # a sparse file
     assert "8589934592 bytes" in refusal(folder)
 
 
 def test_long_rope_scores_do_not_depend_on_the_batch(tmp_path: Path) -> None:
-    """It counts all texts of a batch otherwise, as soon as one is longer than 300 tokens."""
+    """LongRoPE changes the positions of a whole batch if one text is longer than 300 tokens."""
     tokenizer = decoder_tokenizer()
     tokenizer.model_max_length = 1_024
     rope = {
@@ -148,7 +148,7 @@ def test_long_rope_scores_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
     pairs = [("who wrote faust", "Goethe wrote it"), ("who wrote faust", "he wrote " * 400)]
-    with Reranker(folder, device="cpu", dtype="float32") as reranker:
+    with Reranker(folder, device="cpu", dtype="float32", activation="none") as reranker:
         assert reranker.engine.identity.max_length == 300
-        alone = [float(reranker.score([pair])[0]) for pair in pairs]
-        assert list(reranker.score(pairs)) == pytest.approx(alone, abs=1e-3)
+        single = [float(reranker.score([pair])[0]) for pair in pairs]
+        assert list(reranker.score(pairs)) == pytest.approx(single, abs=1e-3)

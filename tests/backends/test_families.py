@@ -1,4 +1,4 @@
-"""Every architecture of docs/models.md scores as the library that defines it does."""
+"""Scores of every architecture in docs/models.md equal those of a reference library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rerank_plugins.types import FloatArray, TextPair
 from tests.helpers.families import CASES, Case
 from tests.helpers.tiny_models import TEXTS
 
-# Pairs that fit: beyond the maximum length the peers cut the query, and we do not.
+# Pairs below the maximum length: for longer ones the references truncate the query.
 PAIRS = [
     *[(query, document) for query in TEXTS[:2] for document in TEXTS[:3]],
     ("rain", ""),
@@ -26,17 +26,17 @@ PAIRS = [
 ]
 
 
-def tolerance(wanted: FloatArray) -> float:
-    """Return what different orders of summing may cost in float32."""
-    return 1e-5 * (1 + float(np.abs(wanted).max()))
+def tolerance(expected: FloatArray) -> float:
+    """Return the allowed difference between summation orders in float32."""
+    return 1e-5 * (1 + float(np.abs(expected).max()))
 
 
 @pytest.fixture(params=CASES, scope="module")
 def case(request: pytest.FixtureRequest) -> Case:
-    found = CASES[request.param]
-    if found.library == "FlagEmbedding" and find_spec("FlagEmbedding") is None:
+    case = CASES[request.param]
+    if case.library == "FlagEmbedding" and find_spec("FlagEmbedding") is None:
         pytest.skip("the extra flag is not installed")
-    return found
+    return case
 
 
 @pytest.fixture(scope="module")
@@ -45,28 +45,32 @@ def folder(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wanted(case: Case, folder: Path) -> FloatArray:
+def expected(case: Case, folder: Path) -> FloatArray:
     scores = case.reference(folder, PAIRS)
-    assert np.ptp(scores) > 0.1, "scores that hardly differ would prove nothing"
+    assert np.ptp(scores) > 0.1, "nearly equal scores prove nothing"
     return scores
 
 
-@pytest.mark.filterwarnings("ignore")  # of the libraries that are compared with
-def test_scores_equal_the_references(case: Case, folder: Path, wanted: FloatArray) -> None:
-    reranker = Reranker(case.model(folder), dtype="float32")
+@pytest.mark.filterwarnings("ignore")  # warnings of the reference libraries
+def test_scores_equal_the_reference(case: Case, folder: Path, expected: FloatArray) -> None:
+    reranker = Reranker(case.model(folder), dtype="float32", activation="none")
     assert reranker.engine.backend.identity.backend == case.backend
-    np.testing.assert_allclose(reranker.score(PAIRS), wanted, rtol=0, atol=tolerance(wanted))
+    np.testing.assert_allclose(reranker.score(PAIRS), expected, rtol=0, atol=tolerance(expected))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_other_backends_give_the_same_scores(case: Case, folder: Path, wanted: FloatArray) -> None:
+def test_other_backends_give_the_same_scores(
+    case: Case, folder: Path, expected: FloatArray
+) -> None:
     for backend in case.others:
-        scores = Reranker(case.model(folder), backend=backend, dtype="float32").score(PAIRS)
-        np.testing.assert_allclose(scores, wanted, rtol=0, atol=tolerance(wanted))
+        scores = Reranker(
+            case.model(folder), backend=backend, dtype="float32", activation="none"
+        ).score(PAIRS)
+        np.testing.assert_allclose(scores, expected, rtol=0, atol=tolerance(expected))
 
 
-def test_a_cut_document_loses_its_end_and_nothing_else(case: Case, folder: Path) -> None:
-    """The longest beginning that fits scores the same as what is cut to it."""
+def test_truncation_removes_only_the_end_of_the_document(case: Case, folder: Path) -> None:
+    """A truncated document has the tokens of a shorter document with the same beginning."""
     reranker = Reranker(case.model(folder), dtype="float32", max_length=None)
     backend = reranker.engine.backend
     long = " ".join(TEXTS * 60)
@@ -76,17 +80,19 @@ def test_a_cut_document_loses_its_end_and_nothing_else(case: Case, folder: Path)
     assert not short.truncated
     assert whole.tokens == backend.identity.max_length
     end = getattr(short.payload, "tail", 1)
-    cut, begun = np.asarray(whole.payload.ids), np.asarray(short.payload.ids)
-    np.testing.assert_array_equal(cut[len(cut) - end :], begun[len(begun) - end :])
-    # All but the last token of the shorter document, whose word is not whole.
-    kept = len(begun) - end - 1
-    np.testing.assert_array_equal(cut[:kept], begun[:kept])
+    truncated_ids, short_ids = np.asarray(whole.payload.ids), np.asarray(short.payload.ids)
+    np.testing.assert_array_equal(
+        truncated_ids[len(truncated_ids) - end :], short_ids[len(short_ids) - end :]
+    )
+    # Without the last token of the shorter document, which may end inside a word.
+    common = len(short_ids) - end - 1
+    np.testing.assert_array_equal(truncated_ids[:common], short_ids[:common])
 
 
-def test_a_query_longer_than_the_reach_leaves_room_for_the_document(
+def test_a_query_beyond_the_maximum_length_leaves_room_for_the_document(
     case: Case, folder: Path
 ) -> None:
-    reranker = Reranker(case.model(folder), dtype="float32", max_length=None)
+    reranker = Reranker(case.model(folder), dtype="float32", activation="none", max_length=None)
     backend = reranker.engine.backend
     query = " ".join(TEXTS * 60)
     first, second = backend.prepare([TextPair(query, "rain"), TextPair(query, "snow")])
@@ -96,5 +102,5 @@ def test_a_query_longer_than_the_reach_leaves_room_for_the_document(
     assert np.isfinite(reranker.score([(query, "rain")])).all()
 
 
-def test_no_network_and_no_remote_code() -> None:
+def test_no_remote_code_was_loaded() -> None:
     assert "transformers_modules" not in sys.modules

@@ -1,4 +1,4 @@
-"""FlagEmbedding's known defects do not reach who uses its models here."""
+"""Known defects of FlagEmbedding that the flag backend avoids."""
 
 from __future__ import annotations
 
@@ -28,24 +28,26 @@ needs_flag = pytest.mark.skipif(
 
 @pytest.fixture
 def reranker(tmp_path: Path) -> Reranker:
-    return Reranker(FlagSpec(str(save_lightweight(tmp_path))), dtype="float32")
+    return Reranker(FlagSpec(str(save_lightweight(tmp_path))), dtype="float32", activation="none")
 
 
 def test_no_batch_is_computed_twice(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
     backend: Any = reranker.engine.backend
-    usual, seen = backend._forward, []
+    original, batch_sizes = backend._compute, []
 
     def counted(batch: Any) -> Any:
-        seen.append(len(batch))
-        return usual(batch)
+        batch_sizes.append(len(batch))
+        return original(batch)
 
-    monkeypatch.setattr(backend, "_forward", counted)
+    monkeypatch.setattr(backend, "_compute", counted)
     reranker.rank("rain", TEXTS)
-    assert sum(seen) == len(TEXTS)
+    assert sum(batch_sizes) == len(TEXTS)
 
 
-def test_an_error_is_told_at_once(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The peer takes any RuntimeError for a lack of memory, ten times, and then fails oddly."""
+def test_an_error_is_raised_without_many_retries(
+    reranker: Reranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FlagEmbedding takes any RuntimeError for a lack of memory, and retries ten times."""
     calls: list[int] = []
 
     def broken(batch: Any) -> Any:
@@ -53,44 +55,48 @@ def test_an_error_is_told_at_once(reranker: Reranker, monkeypatch: pytest.Monkey
         message = "the driver is gone"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(reranker.engine.backend, "_forward", broken)
+    monkeypatch.setattr(reranker.engine.backend, "_compute", broken)
     with pytest.raises(InferenceError, match="the driver is gone"):
         reranker.rank("rain", ["a"])
     assert len(calls) <= 2
 
 
-def test_a_query_is_cut_after_its_document_and_it_is_told(reranker: Reranker) -> None:
+def test_a_document_is_truncated_before_its_query(reranker: Reranker) -> None:
     backend = reranker.engine.backend
     query = " ".join(TEXTS[:3])
     short, long, both = backend.prepare(
         [TextPair(query, "a"), TextPair(query, LONG), TextPair(LONG, LONG)]
     )
-    assert [one.truncated for one in (short, long, both)] == [False, True, True]
+    assert [item.truncated for item in (short, long, both)] == [False, True, True]
     assert long.payload.head == short.payload.head
     assert both.tokens == backend.identity.max_length
 
 
-def test_threads_with_other_lengths_do_not_disturb_each_other(tmp_path: Path) -> None:
+def test_threads_with_different_max_lengths_do_not_interfere(tmp_path: Path) -> None:
     folder = save_layerwise(tmp_path)
     lengths = [150, 200, 300, 400]
     rerankers = [
-        Reranker(FlagSpec(str(folder)), dtype="float32", max_length=length) for length in lengths
+        Reranker(FlagSpec(str(folder)), dtype="float32", max_length=length, activation="none")
+        for length in lengths
     ]
     documents = [LONG[:end] for end in (50, 400, 900, 2_000)]
-    alone = [[one.raw_score for one in ranker.rank("rain", documents)] for ranker in rerankers]
+    single = [
+        [document.raw_score for document in reranker.rank("rain", documents)]
+        for reranker in rerankers
+    ]
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(rerankers[n % 4].rank, "rain", documents) for n in range(24)]
-        for number, answer in enumerate(asked):
-            made = [one.raw_score for one in answer.result()]
-            np.testing.assert_allclose(made, alone[number % 4], rtol=0, atol=1e-4)
+        futures = [pool.submit(rerankers[n % 4].rank, "rain", documents) for n in range(24)]
+        for number, future in enumerate(futures):
+            scores = [document.raw_score for document in future.result()]
+            np.testing.assert_allclose(scores, single[number % 4], rtol=0, atol=1e-4)
 
 
 @needs_flag
 @pytest.mark.filterwarnings("ignore")
-def test_the_reference_starts_no_process_and_keeps_to_its_device(tmp_path: Path) -> None:
+def test_the_encoder_starts_no_process(tmp_path: Path) -> None:
     folder = save_reranker("roberta", tmp_path)
     model = FlagSpec(str(folder), variant="encoder-only")
-    reranker = Reranker(model, dtype="float32", device="cpu")
+    reranker = Reranker(model, dtype="float32", device="cpu", activation="none")
     pairs = [("who wrote faust", text) for text in TEXTS]
     from FlagEmbedding import FlagReranker  # noqa: PLC0415
 
@@ -102,14 +108,14 @@ def test_the_reference_starts_no_process_and_keeps_to_its_device(tmp_path: Path)
 
 @needs_flag
 @pytest.mark.filterwarnings("ignore")
-def test_texts_are_not_taken_through_decoding_and_back(tmp_path: Path) -> None:
-    """With a tokenizer that does not decode exactly, the peer scores other texts."""
+def test_texts_are_not_decoded_and_tokenized_again(tmp_path: Path) -> None:
+    """FlagEmbedding scores changed texts if the tokenizer does not decode exactly."""
     folder = save_reranker("xlm-roberta", tmp_path)
     pairs = [("who wrote faust", text) for text in TEXTS]
-    wanted = sentence_transformers_scores(folder, pairs)
+    expected = sentence_transformers_scores(folder, pairs)
     model = FlagSpec(str(folder), variant="encoder-only")
-    scores = Reranker(model, dtype="float32").score(pairs)
-    np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-5)
+    scores = Reranker(model, dtype="float32", activation="none").score(pairs)
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
     from FlagEmbedding import FlagReranker  # noqa: PLC0415
 
-    assert np.abs(flag_scores(FlagReranker, folder, pairs) - wanted).max() > 1e-3
+    assert np.abs(flag_scores(FlagReranker, folder, pairs) - expected).max() > 1e-3

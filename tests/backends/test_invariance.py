@@ -1,4 +1,4 @@
-"""A score is that of its pair alone: in any order, in any batch, beside any other pair."""
+"""Invariance: a pair's score does not depend on the order, the batch or the other pairs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rerank_plugins import FlagSpec, RemoteSpec, Reranker
 from rerank_plugins.config import Dtype
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.types import FloatArray, TextPair
-from tests.helpers.fake_server import TOKEN, StandIn
+from tests.helpers.fake_server import TOKEN, FakeServer
 from tests.helpers.tiny_decoders import save_logit_score
 from tests.helpers.tiny_flag import save_layerwise
 from tests.helpers.tiny_models import TEXTS, save_reranker
@@ -39,10 +39,11 @@ class Case(NamedTuple):
 
     Attributes:
         save: Saves a tiny model.
-        backend: What computes it.
-        exact: How far a score may move in float32, in units of the largest plus 1.
-        half: How far bfloat16 and float16 may be from float32, in the same units; None where
-            the backend does not compute in them.
+        backend: Name of the backend.
+        exact: Tolerance in float32, relative to the largest score plus 1.
+        half: Tolerance of bfloat16 and float16 from float32, likewise; None if the backend does not
+            compute in them.
+        model: Returns the ``model`` argument for the folder.
     """
 
     save: Callable[[Path], Path]
@@ -67,11 +68,11 @@ CASES: Final = {
 
 @pytest.fixture(params=CASES, scope="module")
 def case(request: pytest.FixtureRequest) -> Case:
-    found = CASES[request.param]
-    needed = {"flag": "FlagEmbedding", "openvino": "openvino"}.get(found.backend)
-    if needed and find_spec(needed) is None:
-        pytest.skip(f"{needed} is not installed")
-    return found
+    selected = CASES[request.param]
+    package = {"flag": "FlagEmbedding", "openvino": "openvino"}.get(selected.backend)
+    if package and find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    return selected
 
 
 @pytest.fixture(scope="module")
@@ -80,60 +81,62 @@ def folder(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reranker_of(case: Case, folder: Path, dtype: Dtype) -> Reranker:
-    return Reranker(case.model(folder), backend=case.backend, dtype=dtype, device="cpu")
+    return Reranker(
+        case.model(folder), backend=case.backend, dtype=dtype, device="cpu", activation="none"
+    )
 
 
-def alone(reranker: Reranker) -> FloatArray:
+def single_scores(reranker: Reranker) -> FloatArray:
     backend: Any = reranker.engine.backend
     return np.concatenate([backend.run(backend.prepare([pair])) for pair in PAIRS])
 
 
-def unit(scores: FloatArray) -> float:
+def score_scale(scores: FloatArray) -> float:
     return 1 + float(np.abs(scores).max())
 
 
-def check_invariance(reranker: Reranker, wanted: FloatArray, tolerance: float) -> None:
-    """Score the pairs in random orders, cut into random batches, twice in one, and ranked."""
-    assert np.ptp(wanted) > 5 * tolerance, "scores that hardly differ would prove nothing"
+def check_invariance(reranker: Reranker, expected: FloatArray, tolerance: float) -> None:
+    """Score pairs in random orders and batches, some twice, and through the engine."""
+    assert np.ptp(expected) > 5 * tolerance, "the test needs scores that differ"
     backend: Any = reranker.engine.backend
     for seed in range(ROUNDS):
-        chance = random.Random(seed)  # noqa: S311
-        order = chance.sample(range(len(PAIRS)), len(PAIRS))
-        order += chance.sample(order, 5)
+        rng = random.Random(seed)  # noqa: S311
+        order = rng.sample(range(len(PAIRS)), len(PAIRS))
+        order += rng.sample(order, 5)
         prepared = backend.prepare([PAIRS[index] for index in order])
-        cuts = sorted(chance.sample(range(1, len(order)), chance.randint(1, 9)))
-        batches = zip([0, *cuts], [*cuts, len(order)], strict=True)
+        bounds = sorted(rng.sample(range(1, len(order)), rng.randint(1, 9)))
+        batches = zip([0, *bounds], [*bounds, len(order)], strict=True)
         scores = np.concatenate([backend.run(prepared[start:stop]) for start, stop in batches])
-        np.testing.assert_allclose(scores, wanted[order], rtol=0, atol=tolerance)
-        through = reranker.score([PAIRS[index] for index in order])
-        np.testing.assert_allclose(through, wanted[order], rtol=0, atol=tolerance)
+        np.testing.assert_allclose(scores, expected[order], rtol=0, atol=tolerance)
+        engine_scores = reranker.score([PAIRS[index] for index in order])
+        np.testing.assert_allclose(engine_scores, expected[order], rtol=0, atol=tolerance)
 
 
-@pytest.mark.filterwarnings("ignore")  # of FlagEmbedding's imports
-def test_order_and_batch_change_no_score(case: Case, folder: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # warnings of the imports of FlagEmbedding
+def test_order_and_batch_do_not_change_scores(case: Case, folder: Path) -> None:
     with reranker_of(case, folder, "float32") as reranker:
-        wanted = alone(reranker)
-        check_invariance(reranker, wanted, case.exact * unit(wanted))
+        expected = single_scores(reranker)
+        check_invariance(reranker, expected, case.exact * score_scale(expected))
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_drifts_within_its_bound_in_any_batch(
+def test_half_precision_stays_within_its_tolerance_in_any_batch(
     case: Case, folder: Path, dtype: Dtype
 ) -> None:
     if case.half is None:
-        pytest.skip("the backend computes in float32 or int8")
+        pytest.skip("the backend computes in float32 or int8 only")
     with reranker_of(case, folder, "float32") as reranker:
-        wanted = alone(reranker)
+        expected = single_scores(reranker)
     with reranker_of(case, folder, dtype) as reranker:
-        bound = case.half * unit(wanted)
-        found = alone(reranker)
-        assert 0 < np.abs(found - wanted).max() < bound
-        check_invariance(reranker, found, bound)
+        bound = case.half * score_scale(expected)
+        half = single_scores(reranker)
+        assert 0 < np.abs(half - expected).max() < bound
+        check_invariance(reranker, half, bound)
 
 
-def test_int8_depends_on_nothing_else_either(tmp_path: Path) -> None:
-    # Not by importing them: their telemetry starts where nobody turns it off before.
+def test_int8_scores_do_not_depend_on_their_batch(tmp_path: Path) -> None:
+    # find_spec does not import the packages: their telemetry would start.
     if find_spec("openvino") is None or find_spec("nncf") is None:
         pytest.skip("the extra openvino is not installed")
     case = CASES["openvino"]
@@ -142,18 +145,18 @@ def test_int8_depends_on_nothing_else_either(tmp_path: Path) -> None:
     except ConfigurationError as error:
         pytest.skip(str(error))
     with reranker:
-        wanted = alone(reranker)
-        check_invariance(reranker, wanted, 1e-4 * unit(wanted))
+        expected = single_scores(reranker)
+        check_invariance(reranker, expected, 1e-4 * score_scale(expected))
 
 
 @pytest.fixture
-def server() -> Iterator[StandIn]:
-    stand_in = StandIn("tei")
-    yield stand_in
-    stand_in.stop()
+def server() -> Iterator[FakeServer]:
+    fake_server = FakeServer("tei")
+    yield fake_server
+    fake_server.stop()
 
 
-def test_a_remote_model_maps_every_score_to_its_pair(server: StandIn) -> None:
-    with Reranker(RemoteSpec(server.url, api="tei", token=TOKEN)) as reranker:
-        wanted = alone(reranker)
-        check_invariance(reranker, wanted, 1e-6)
+def test_a_remote_model_maps_every_score_to_its_pair(server: FakeServer) -> None:
+    with Reranker(RemoteSpec(server.url, api="tei", token=TOKEN), activation="none") as reranker:
+        expected = single_scores(reranker)
+        check_invariance(reranker, expected, 1e-6)

@@ -1,4 +1,4 @@
-"""Models that settings describe go through both frameworks' forms of adapters and come back."""
+"""Model specs survive the serialization of the LangChain and LlamaIndex adapters."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MODELS = [
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
-def test_a_described_model_comes_back(model: Any) -> None:
+def test_a_spec_survives_serialization(model: Any) -> None:
     compressor = CrossEncoderCompressor(model=model)
     assert CrossEncoderCompressor(**compressor.model_dump()).model == model
     postprocessor = CrossEncoderPostprocessor(model=model)
     assert CrossEncoderPostprocessor.from_dict(postprocessor.to_dict()).model == model
     assert CrossEncoderPostprocessor.from_json(postprocessor.to_json()).model == model
-    assert pickle.loads(pickle.dumps(postprocessor)).model == model  # noqa: S301  (our own bytes)
+    assert pickle.loads(pickle.dumps(postprocessor)).model == model  # noqa: S301  (pickled by this test)

@@ -1,7 +1,7 @@
-"""Bi-encoders without padding: which, that a check at load decides, and what batches cannot change.
+"""Padding-free bi-encoders: supported modules, the check at load, and batch invariance.
 
-That vectors are those of sentence-transformers is in ``test_bi_encoder.py``, whose models are
-packed as well.
+Parity with sentence-transformers is tested in ``test_bi_encoder.py``, whose models are packed as
+well.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Dense
 
 from rerank_plugins import BiEncoder
 from rerank_plugins.backends.bi_encoder import SentenceTransformerBiEncoder
-from rerank_plugins.backends.torch import packing as packed_encoder
+from rerank_plugins.backends.torch import packing
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import RoleText
 from rerank_plugins.errors import EngineClosedError
@@ -55,7 +55,7 @@ def reference(folder: Path, texts: list[str]) -> FloatArray:
         ("modernbert", "cls", False),
     ],
 )
-def test_what_is_known_is_packed(
+def test_supported_modules_are_packed(
     architecture: str,
     pooling: str,
     *,
@@ -71,7 +71,9 @@ def test_what_is_known_is_packed(
     backend.close()
 
 
-def test_another_module_behind_the_pooling_is_computed_by_the_library(tmp_path: Path) -> None:
+def test_another_module_after_the_pooling_is_computed_by_sentence_transformers(
+    tmp_path: Path,
+) -> None:
     plain = SentenceTransformer(str(save_dense("bert", tmp_path)), device="cpu")
     width = WIDTHS["hidden_size"]
     torch.manual_seed(3)
@@ -82,11 +84,11 @@ def test_another_module_behind_the_pooling_is_computed_by_the_library(tmp_path: 
     np.testing.assert_allclose(embed(backend, LENGTHS), reference(folder, LENGTHS), atol=1e-5)
 
 
-def test_what_differs_at_load_is_left_to_the_library(
+def test_a_wrong_packed_encoder_is_detected_at_load_and_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = save_dense("bert", tmp_path)
-    monkeypatch.setattr(packed_encoder, "first_position", lambda _: 1)
+    monkeypatch.setattr(packing, "first_position", lambda _: 1)
     with caplog.at_level(logging.WARNING):
         backend = load(folder)
     assert backend.is_padded
@@ -94,21 +96,25 @@ def test_what_differs_at_load_is_left_to_the_library(
     np.testing.assert_allclose(embed(backend, LENGTHS), reference(folder, LENGTHS), atol=1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "off"), [("float32", 1e-5), ("bfloat16", 0.03)])
-def test_a_vector_does_not_depend_on_its_batch(tmp_path: Path, dtype: str, off: float) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.03)])
+def test_a_vector_does_not_depend_on_its_batch(
+    tmp_path: Path, dtype: str, tolerance: float
+) -> None:
     backend = load(save_dense("bert", tmp_path), dtype)
     together = embed(backend, LENGTHS)
-    alone = np.concatenate([embed(backend, [text]) for text in LENGTHS])
-    np.testing.assert_allclose(together, alone, rtol=0, atol=off)
-    np.testing.assert_allclose(embed(backend, LENGTHS[::-1]), together[::-1], rtol=0, atol=off)
+    single = np.concatenate([embed(backend, [text]) for text in LENGTHS])
+    np.testing.assert_allclose(together, single, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        embed(backend, LENGTHS[::-1]), together[::-1], rtol=0, atol=tolerance
+    )
     backend.close()
 
 
-def test_a_closed_model_has_no_threads_and_says_so(tmp_path: Path) -> None:
+def test_a_closed_model_has_no_threads_and_raises(tmp_path: Path) -> None:
     backend = load(save_dense("bert", tmp_path))
     embed(backend, LENGTHS)
-    lanes = backend._packed.lanes if backend._packed else None
-    threads = lanes.threads if lanes else ()
+    pool = backend._packed.thread_pool if backend._packed else None
+    threads = pool.threads if pool else ()
     assert all(thread.is_alive() for thread in threads)
     backend.close()
     for thread in threads:
@@ -120,7 +126,7 @@ def test_a_closed_model_has_no_threads_and_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_a_gpu_embeds_as_a_cpu(tmp_path: Path, pooling: str) -> None:
+def test_gpu_embeddings_equal_cpu_embeddings(tmp_path: Path, pooling: str) -> None:
     folder = save_dense("bert", tmp_path, pooling=pooling)
     backend = load(folder, "float16", "cuda:0")
     assert not backend.is_padded

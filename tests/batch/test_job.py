@@ -1,10 +1,9 @@
-"""Whole batches with the embedded model: nothing lost, nothing done twice, the same ranking."""
+"""Batches with the embedded model: counts, resuming, and the same rankings as single queries."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,22 @@ import pyarrow.parquet as pq
 
 from rerank_plugins import Reranker
 from rerank_plugins.batch import BatchSettings, rerank_files
-from rerank_plugins.batch.files import Folder, find_sources
-from rerank_plugins.batch.job import Unit, in_process, plan
+from rerank_plugins.batch.files import OutputFolder, find_sources
+from rerank_plugins.batch.job import Unit, plan_units, run_in_process
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 
 WORDS = ["red", "green", "blue", "apple", "pear", "house", "river", "stone"]
-# Scores in bfloat16, which "auto" is on some CPUs, depend a little on their batch.
+# In bfloat16, which "auto" selects on some CPUs, scores depend slightly on the batch.
 SETTINGS = BatchSettings(max_documents=10, top_n=4, dtype="float32")
 
 
 def row(number: int, documents: int) -> dict[str, Any]:
-    texts = [f"{WORDS[(number + at) % 8]} {WORDS[at % 7]} {at}" for at in range(documents)]
+    texts = [
+        f"{WORDS[(number + index) % 8]} {WORDS[index % 7]} {index}" for index in range(documents)
+    ]
     return {
         "query": f"{WORDS[number % 8]} {number}",
-        "documents": [{"text": text, "id": f"d{at}"} for at, text in enumerate(texts)],
+        "documents": [{"text": text, "id": f"d{index}"} for index, text in enumerate(texts)],
         "number": number,
     }
 
@@ -39,12 +40,12 @@ GOOD = [row(number, 33 if number == 2 else 3) for number in range(6)]
 
 
 def lines(rows: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(one) + "\n" for one in rows)
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def ranked(output: Path) -> list[dict[str, Any]]:
     files = sorted((output / "ranked").glob("*.parquet"))
-    return [one for file in files for one in pq.ParquetFile(file).read().to_pylist()]
+    return [record for file in files for record in pq.ParquetFile(file).read().to_pylist()]
 
 
 def dead(output: Path) -> list[dict[str, Any]]:
@@ -52,38 +53,43 @@ def dead(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
 
 
-def assert_as_alone(results: list[dict[str, Any]], rows: list[dict[str, Any]], top_n: int) -> None:
+def assert_ranked_like_single_queries(
+    results: list[dict[str, Any]], rows: list[dict[str, Any]], top_n: int
+) -> None:
     reranker = Reranker(top_n=top_n, dtype="float32")
     assert len(results) == len(rows)
-    for result, given in zip(results, rows, strict=True):
-        texts = [one["text"] for one in given["documents"]]
-        alone = reranker.rank(given["query"], texts)
-        found = result["ranking"]
-        assert result["query"] == given["query"]
-        assert json.loads(result["fields"]) == {"number": given["number"]}
-        assert [one["index"] for one in found] == [one.index for one in alone]
-        assert [one["id"] for one in found] == [f"d{one.index}" for one in alone]
-        assert [one["text"] for one in found] == [one.text for one in alone]
+    for result, source in zip(results, rows, strict=True):
+        texts = [document["text"] for document in source["documents"]]
+        ranking = reranker.rank(source["query"], texts)
+        documents = result["ranking"]
+        assert result["query"] == source["query"]
+        assert json.loads(result["fields"]) == {"number": source["number"]}
+        indices = [document.index for document in ranking]
+        assert [document["index"] for document in documents] == indices
+        assert [document["id"] for document in documents] == [f"d{index}" for index in indices]
+        expected_texts = [document.text for document in ranking]
+        assert [document["text"] for document in documents] == expected_texts
         for name in ("raw_score", "relevance_score"):
-            expected = [getattr(one, name) for one in alone]
-            assert [one[name] for one in found] == pytest.approx(expected, abs=1e-5)
+            expected = [getattr(document, name) for document in ranking]
+            scores = [document[name] for document in documents]
+            assert scores == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_a_batch_ranks_as_each_query_alone_and_merges_split_lists(
-    tmp_path: Path, kind: str
+@pytest.mark.parametrize("extension", ["jsonl", "parquet"])
+def test_a_batch_ranks_like_single_queries_and_merges_split_rows(
+    tmp_path: Path, extension: str
 ) -> None:
-    source = tmp_path / f"in.{kind}"
-    if kind == "jsonl":
+    source = tmp_path / f"in.{extension}"
+    if extension == "jsonl":
         source.write_text(lines(GOOD), "utf-8")
     else:
         pq.write_table(pa.Table.from_pylist(GOOD), source, row_group_size=2)
-    units = list(plan(find_sources(source), SETTINGS.max_documents))
+    units = list(plan_units(find_sources(source), SETTINGS.max_documents))
     assert [unit.part for unit in units if unit.part] == [(0, 8), (8, 16), (16, 24), (24, 33)]
     assert max(unit.documents for unit in units) <= 10
     summary = rerank_files(source, tmp_path / "out", SETTINGS)
     assert (summary.rows, summary.ranked, summary.dead, summary.documents) == (6, 6, 0, 48)
-    assert_as_alone(ranked(tmp_path / "out"), GOOD, 4)
+    assert_ranked_like_single_queries(ranked(tmp_path / "out"), GOOD, 4)
     assert list((tmp_path / "out" / "parts").rglob("*.parquet")) == []
 
 
@@ -96,9 +102,9 @@ def test_bad_rows_are_dead_letters_and_the_counts_add_up(tmp_path: Path) -> None
     (source / "deep" / "b.ndjson").write_text(lines(GOOD[2:]), "utf-8")
     summary = rerank_files(source, tmp_path / "out", SETTINGS)
     assert (summary.rows, summary.ranked, summary.dead) == (10, 6, 4)
-    assert_as_alone(ranked(tmp_path / "out"), GOOD, 4)
-    letters = {(one["source"], one["row"]): one for one in dead(tmp_path / "out")}
-    assert [letters["a.jsonl", at]["reason"] for at in (2, 3, 4, 5)] == [
+    assert_ranked_like_single_queries(ranked(tmp_path / "out"), GOOD, 4)
+    letters = {(letter["source"], letter["row"]): letter for letter in dead(tmp_path / "out")}
+    assert [letters["a.jsonl", number]["reason"] for number in (2, 3, 4, 5)] == [
         "query is int, not a string",
         "the line is not JSON",
         "the line is not UTF-8",
@@ -106,37 +112,37 @@ def test_bad_rows_are_dead_letters_and_the_counts_add_up(tmp_path: Path) -> None
     ]
     assert letters["a.jsonl", 2]["content"] == {"query": 1, "documents": ["a"]}
     assert letters["a.jsonl", 4]["content"] == "\\xff\n"
-    told = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))
-    assert (told["rows"], told["dead"]) == (10, 4)
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))
+    assert (stored["rows"], stored["dead"]) == (10, 4)
 
 
-def test_a_run_that_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
     source, output = tmp_path / "in.jsonl", tmp_path / "out"
     source.write_text(lines(GOOD), "utf-8")
-    worked: list[str] = []
+    ranked_keys: list[str] = []
 
-    def until(most: int) -> Any:
-        def run(units: list[Unit], settings: BatchSettings, folder: Folder) -> Iterator[int]:
-            for unit in units[:most]:
-                worked.append(unit.key)
-                yield from in_process([unit], settings, folder)
-            if len(units) > most:
+    def interrupt_after(count: int) -> Any:
+        def run(units: list[Unit], settings: BatchSettings, folder: OutputFolder) -> Iterator[int]:
+            for unit in units[:count]:
+                ranked_keys.append(unit.key)
+                yield from run_in_process([unit], settings, folder)
+            if len(units) > count:
                 raise KeyboardInterrupt
 
         return run
 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            rerank_files(source, output, SETTINGS, run=until(2))
-    summary = rerank_files(source, output, SETTINGS, run=until(99))
-    assert len(worked) == len(set(worked)) == summary.units
+            rerank_files(source, output, SETTINGS, run=interrupt_after(2))
+    summary = rerank_files(source, output, SETTINGS, run=interrupt_after(99))
+    assert len(ranked_keys) == len(set(ranked_keys)) == summary.units
     assert summary.resumed == 4
-    assert_as_alone(ranked(output), GOOD, 4)
-    again = rerank_files(source, output, SETTINGS, run=until(0))
+    assert_ranked_like_single_queries(ranked(output), GOOD, 4)
+    again = rerank_files(source, output, SETTINGS, run=interrupt_after(0))
     assert (again.resumed, again.ranked) == (again.units, 6)
 
 
-def test_only_what_changed_is_done_again(tmp_path: Path) -> None:
+def test_only_changed_rows_are_ranked_again(tmp_path: Path) -> None:
     source, output = tmp_path / "in.jsonl", tmp_path / "out"
     source.write_text(lines(GOOD), "utf-8")
     rerank_files(source, output, SETTINGS)
@@ -144,19 +150,19 @@ def test_only_what_changed_is_done_again(tmp_path: Path) -> None:
     source.write_text(lines(changed), "utf-8")
     summary = rerank_files(source, output, SETTINGS)
     assert summary.resumed == summary.units - 1
-    assert_as_alone(ranked(output), changed, 4)
+    assert_ranked_like_single_queries(ranked(output), changed, 4)
 
 
-def test_results_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
+def test_results_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
     source, output = tmp_path / "in.jsonl", tmp_path / "out"
     source.write_text(lines(GOOD[:1]), "utf-8")
     rerank_files(source, output, SETTINGS)
     with pytest.raises(ConfigurationError, match="top_n=4, not 5"):
-        rerank_files(source, output, replace(SETTINGS, top_n=5))
+        rerank_files(source, output, SETTINGS.replace(top_n=5))
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="no folder of files named"):
+def test_unreadable_input_and_invalid_settings_are_rejected(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="not a folder with files, named"):
         rerank_files(tmp_path, tmp_path / "out")
     broken = tmp_path / "x.parquet"
     broken.write_bytes(b"no parquet")
@@ -166,3 +172,11 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         BatchSettings(max_documents=0)
     with pytest.raises(ConfigurationError, match="top_n"):
         BatchSettings(top_n=0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"fusion": "rrf"}, {"dedup": 0.9}, {"deadline_ms": 5}, {"on_error": "passthrough"}]
+)
+def test_settings_that_a_batch_does_not_support_are_rejected(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="a batch supports only"):
+        BatchSettings(**settings)

@@ -1,4 +1,4 @@
-"""The command line: what it reads, what it prints, how it fails."""
+"""The command line: input, output, options and errors."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from rerank_plugins import Reranker, __version__
+from rerank_plugins import Cache, Dedup, Fusion, Reranker, Windows, __version__
 from rerank_plugins.cli import main
 from rerank_plugins.cli.app import app
+from rerank_plugins.cli.batch import batch
+from rerank_plugins.cli.options import OPTIONS, reranker_settings
 from rerank_plugins.cli.rerank import rerank
 from rerank_plugins.cli.serve import serve
+from rerank_plugins.config import RerankerSettings
 
 QUESTION = "Who wrote Faust?"
 TEXTS = ["It rains in Weimar.", "Goethe wrote Faust.", "Faust is a city in no country."]
 
 
 def run(*arguments: object, stdin: str | bytes | None = None) -> Result:
-    return CliRunner().invoke(app, [str(one) for one in arguments], input=stdin)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
 
 
 def ranked(*arguments: object, stdin: str | bytes | None = None) -> list[dict[str, Any]]:
@@ -44,35 +48,59 @@ def test_version() -> None:
     assert run("--version").stdout.strip() == __version__
 
 
-def test_help_names_the_commands() -> None:
+def test_help_lists_the_commands() -> None:
     shown = run("--help").stdout
     assert "demo" in shown
     assert "rerank" in shown
 
 
-OTHERS = {"idle_unload_s", "priority", "overload", "cache_mb", "cache_entries"}
-"""A command that ranks once has no other callers, and no second request to remember for."""
-
-REQUESTS = {"top_n", "on_error", "priority", "overload"}
-"""Of the server: said by each request, or by its status."""
-
-
-@pytest.mark.parametrize(("command", "without"), [(rerank, OTHERS), (serve, REQUESTS)])
+@pytest.mark.parametrize(
+    ("command", "without"),
+    [
+        # A command that ranks once has no concurrent requests.
+        (rerank, {"idle_unload_s", "priority", "when_full"}),
+        # A request to the server has its own, or gets an error status.
+        (serve, {"top_n", "on_error", "priority", "when_full"}),
+        (batch, {"deadline_ms", "on_error", "priority", "when_full"}),
+    ],
+)
 def test_options_are_the_settings_of_the_reranker(command: Any, without: set[str]) -> None:
-    settings = inspect.signature(Reranker.__init__).parameters
+    fields = RerankerSettings.model_fields
     options = inspect.signature(command).parameters
-    assert without <= set(settings)
-    for name in set(settings) - {"self"} - without:
-        assert options[name].default == settings[name].default, name
+    values = {name: options[name].default for name in options.keys() & OPTIONS.keys()}
+    settings = reranker_settings(values)
+    assert settings == {name: fields[name].default for name in fields.keys() - without}
+
+
+@pytest.mark.parametrize("command", ["rerank", "serve", "batch"])
+def test_each_option_has_a_help_text(command: str) -> None:
+    group: Any = get_command(app)
+    for parameter in group.commands[command].params:
+        assert getattr(parameter, "help", None), parameter.name
+
+
+def test_options_of_value_groups() -> None:
+    values = {name: option.default for name, option in OPTIONS.items()}
+    values |= {"long_documents": "windows", "window_overlap": 8, "window_top_k": 2}
+    values |= {"cache_mb": 1, "cache_entries": 9, "fusion": "weighted", "fusion_weight": 0.2}
+    values |= {"dedup_threshold": 0.9, "query_prompt": ""}
+    settings = reranker_settings(values)
+    assert settings["long_documents"] == Windows(overlap=8, top_k=2)
+    assert settings["cache"] == Cache(memory_mb=1, max_entries=9)
+    assert settings["fusion"] == Fusion("weighted", 0.2)
+    assert settings["dedup"] == Dedup(0.9)
+    assert settings["prompts"] == {"query": ""}
+    Reranker(**settings)
 
 
 def test_lines_come_best_first_with_the_scores_of_the_library(lines: Path) -> None:
     expected = Reranker().rank(QUESTION, TEXTS)
     rows = ranked(lines)
-    assert [row["text"] for row in rows] == [one.text for one in expected]
-    assert [row["index"] for row in rows] == [one.index for one in expected]
-    assert [row["relevance_score"] for row in rows] == [one.relevance_score for one in expected]
-    assert [row["line"] for row in rows] == [2 * one.index + 1 for one in expected]
+    assert [row["text"] for row in rows] == [document.text for document in expected]
+    assert [row["index"] for row in rows] == [document.index for document in expected]
+    scores = [document.relevance_score for document in expected]
+    assert [row["relevance_score"] for row in rows] == scores
+    assert [row["line"] for row in rows] == [2 * document.index + 1 for document in expected]
 
 
 def test_text_output_is_rank_score_and_text(lines: Path) -> None:
@@ -83,7 +111,7 @@ def test_text_output_is_rank_score_and_text(lines: Path) -> None:
     assert text == "Goethe wrote Faust."
 
 
-def test_standard_input_is_read_where_no_file_is_named() -> None:
+def test_standard_input_is_read_if_no_file_is_given() -> None:
     assert ranked(stdin="\r\n".join(TEXTS))[0]["text"] == "Goethe wrote Faust."
     assert ranked("-", stdin="\ufeff" + TEXTS[0]) == ranked(stdin=TEXTS[0])
 
@@ -102,7 +130,7 @@ def test_jsonl_keeps_other_fields_and_replaces_a_stale_score(tmp_path: Path) -> 
     assert ranked("--jsonl", stdin=file.read_bytes()) == [first, second]
 
 
-def test_a_folder_gives_its_text_files(tmp_path: Path) -> None:
+def test_the_text_files_of_a_folder_are_read(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "goethe.MD").write_text(TEXTS[1], encoding="utf-8")
     (tmp_path / "rain.txt").write_text(f"{TEXTS[0]}\nAnd snows.", encoding="utf-8")
@@ -114,38 +142,41 @@ def test_a_folder_gives_its_text_files(tmp_path: Path) -> None:
     assert "rain.txt: It rains in Weimar. And snows." in shown
 
 
-def test_settings_reach_the_reranker(lines: Path) -> None:
+def test_options_are_passed_to_the_reranker(lines: Path) -> None:
     raw = ranked(lines, "--activation", "none", "--dtype", "float32")
     assert all(row["relevance_score"] == row["raw_score"] for row in raw)
     assert ranked(lines, "--score-threshold", 1.5) == []
-    cut = run("rerank", "--query", QUESTION, "--max-length", 16, "-", stdin="word " * 99)
-    assert "1 of 1 documents are longer" in cut.stderr
+    long = run("rerank", "--query", QUESTION, "--max-length", 16, "-", stdin="word " * 99)
+    assert "1 of 1 documents exceed the maximum length" in long.stderr
 
 
-def test_fields_and_first_stage_scores_are_read(tmp_path: Path) -> None:
-    rows = [{"text": text, "title": "Faust", "found": score} for score, text in enumerate(TEXTS)]
+def test_fields_and_retrieval_scores_are_read(tmp_path: Path) -> None:
+    rows = [
+        {"text": text, "title": "Faust", "retrieved": score} for score, text in enumerate(TEXTS)
+    ]
     file = tmp_path / "texts.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    first_stage = ["--fusion", "weighted", "--fusion-weight", 0]
-    assert [row["index"] for row in ranked(file, *first_stage)] == [0, 1, 2]
-    known = [*first_stage, "--first-stage-key", "found"]
-    assert [row["index"] for row in ranked(file, *known)] == [2, 1, 0]
+    fusion = ["--fusion", "weighted", "--fusion-weight", 0]
+    assert [row["index"] for row in ranked(file, *fusion)] == [0, 1, 2]
+    with_scores = [*fusion, "--retrieval-score-key", "retrieved"]
+    assert [row["index"] for row in ranked(file, *with_scores)] == [2, 1, 0]
     titled = {row["text"]: row["raw_score"] for row in ranked(file, "--metadata-key", "title")}
     expected = Reranker().rank(QUESTION, [f"title: Faust\n\n{text}" for text in TEXTS])
-    assert [titled[TEXTS[one.index]] for one in expected] == [one.raw_score for one in expected]
+    scores = [document.raw_score for document in expected]
+    assert [titled[TEXTS[document.index]] for document in expected] == scores
 
 
-def test_a_window_is_one_of_the_text_as_it_was_read_in() -> None:
+def test_a_window_is_a_span_of_the_input_text() -> None:
     text = "sun " * 60 + "Goethe wrote Faust. " + "sun " * 60
     row = json.dumps({"text": text, "title": "Weimar"})
     windows = ["--long-documents", "windows", "--max-length", 64, "--window-overlap", 16]
     start, end = ranked("--jsonl", "--metadata-key", "title", *windows, stdin=row)[0]["window"]
     assert "Goethe wrote Faust." in text[start:end]
     few = run("rerank", "-q", QUESTION, *windows, "--max-windows", 1, stdin=text)
-    assert "1 of 1 documents have more windows than are read" in few.stderr
+    assert "1 of 1 documents have more windows than --max-windows" in few.stderr
 
 
-def test_what_a_deadline_leaves_is_said_and_shown() -> None:
+def test_documents_not_scored_within_a_deadline_are_reported() -> None:
     many = "\n".join(f"{number} " + "word " * 200 for number in range(300))
     command = ["rerank", "-q", QUESTION, "--dtype", "float32", "--deadline-ms", 100]
     result = run(*command, "--json", stdin=many)
@@ -161,7 +192,7 @@ def test_what_a_deadline_leaves_is_said_and_shown() -> None:
 
 
 @pytest.mark.slow
-def test_scores_outlast_the_command(lines: Path, tmp_path: Path) -> None:
+def test_cached_scores_are_kept_after_the_command(lines: Path, tmp_path: Path) -> None:
     folder = tmp_path / "scores"
     command = [sys.executable, "-m", "rerank_plugins.cli", "rerank", "-q", QUESTION, "--json"]
     first, second = (
@@ -177,9 +208,9 @@ def test_scores_outlast_the_command(lines: Path, tmp_path: Path) -> None:
     assert any(folder.iterdir())
 
 
-def test_odd_texts_are_shown_without_harm() -> None:
-    odd = [{"text": text} for text in ("\ud800", "\x1b[31mred", "אבג 🎭", "[bold]x[/bold]", "")]
-    stdin = "\n".join(json.dumps(row) for row in odd)
+def test_control_characters_and_markup_are_not_interpreted() -> None:
+    texts = ("\ud800", "\x1b[31mred", "אבג 🎭", "[bold]x[/bold]", "")
+    stdin = "\n".join(json.dumps({"text": text}) for text in texts)
     result = run("rerank", "--query", QUESTION, "--jsonl", stdin=stdin)
     assert result.exit_code == 0
     assert "\x1b" not in result.stdout
@@ -187,17 +218,17 @@ def test_odd_texts_are_shown_without_harm() -> None:
     assert len(ranked("--jsonl", stdin=stdin)) == 5
 
 
-def test_no_documents_is_said_and_is_no_error() -> None:
+def test_an_empty_input_is_reported_and_is_not_an_error() -> None:
     result = run("rerank", "--query", QUESTION, stdin="\n \n")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert "no documents" in result.stderr
+    assert "the input has no documents" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "stdin", "message"),
     [
         (["no/such/file.txt"], b"", "cannot be read"),
-        (["."], b"", "holds no text file"),
+        (["."], b"", "contains no text file"),
         ([], b"\xff\xfe", "standard input is not UTF-8"),
         (["--jsonl"], b"{}\n", "-, line 1: expected an object"),
         (["--jsonl"], b'{"text": "a"}\n{oops', "-, line 2: not JSON"),
@@ -208,7 +239,7 @@ def test_no_documents_is_said_and_is_no_error() -> None:
         (["--backend", "abacus"], b"a", "backend is 'abacus'"),
         (["--device", "abacus"], b"a", "device is 'abacus'"),
         (["--model", "./no/such/model"], b"a", "there is no folder './no/such/model'"),
-        (["--calibrator", "none.json"], b"a", "the calibrator cannot be read"),
+        (["--activation", "none.json"], b"a", "the calibrator cannot be read"),
         (["--fusion-weight", "2"], b"a", "fusion_weight is 2"),
         (["--deadline-ms", "0"], b"a", "deadline_ms is 0"),
         (["--query", " "], b"a", "nothing can be relevant to an empty query"),
@@ -229,14 +260,14 @@ def test_an_error_is_one_message_and_exit_code_2(
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_wrong_option_is_refused_by_name() -> None:
+def test_an_error_of_an_option_states_the_option() -> None:
     result = run("rerank", "--query", QUESTION, "--dtype", "int3", stdin="a")
     assert result.exit_code == 2
     assert "--dtype" in result.stderr
 
 
 @pytest.mark.parametrize("module", ["typer", "rich"])
-def test_without_the_extra_it_says_what_to_install(
+def test_a_missing_extra_is_named_in_the_error(
     module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
@@ -246,9 +277,9 @@ def test_without_the_extra_it_says_what_to_install(
     assert 'pip install "rerank-plugins[cli]"' in capsys.readouterr().err
 
 
-def test_the_demo_names_the_extra_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = import_module("rerank_plugins.cli.demo").NEEDED
-    for module, extra in needed.items():
+def test_a_missing_extra_is_named_by_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    required = import_module("rerank_plugins.cli.demo").REQUIRED
+    for module, extra in required.items():
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
             result = run("demo")

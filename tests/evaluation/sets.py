@@ -1,4 +1,4 @@
-"""A small set whose best rankings are known, for the tests of this folder."""
+"""A small retrieval set with known best rankings, for the tests of this folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets from documents, nodes, frames and folders are the same set."""
+"""Retrieval sets from documents, nodes and frames."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from tests.evaluation.sets import QRELS, QUERIES, TEXTS, small_set
 
 
 def frames() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    grades = [(query, name, grade) for query, one in QRELS.items() for name, grade in one.items()]
+    rows = [
+        (query, name, grade) for query, grades in QRELS.items() for name, grade in grades.items()
+    ]
     return (
         pd.DataFrame(TEXTS.items(), columns=["_id", "text"]),
         pd.DataFrame(QUERIES.items(), columns=["_id", "text"]),
-        pd.DataFrame(grades, columns=["query-id", "corpus-id", "score"]),
+        pd.DataFrame(rows, columns=["query-id", "corpus-id", "score"]),
     )
 
 
-def test_all_ways_to_give_it_make_the_same_set() -> None:
+def test_all_inputs_result_in_the_same_set() -> None:
     plain = small_set()
     langchain = [Document(id=name, page_content=text) for name, text in TEXTS.items()]
     keyed = [Document(page_content=text, metadata={"_id": name}) for name, text in TEXTS.items()]
@@ -35,7 +37,7 @@ def test_all_ways_to_give_it_make_the_same_set() -> None:
     assert from_frames(*frames()) == plain
 
 
-def test_positions_are_ids_where_there_are_none() -> None:
+def test_positions_are_the_ids_of_documents_without_ids() -> None:
     documents = [Document("a"), Document("b")]
     data = from_documents(documents, ["which?"], {"0": ["1"]})
     assert data.passages == (Passage("0", "", "a"), Passage("1", "", "b"))
@@ -43,26 +45,26 @@ def test_positions_are_ids_where_there_are_none() -> None:
     assert data.originals["1"] is documents[1]
 
 
-def test_an_id_of_the_callers_choice() -> None:
+def test_ids_can_be_read_from_metadata() -> None:
     data = from_documents([TextNode(text="a", metadata={"url": "u"})], ["?"], id_key="url")
     assert data.passages[0].id == "u"
     with pytest.raises(InvalidInputError, match="document 0 has no metadata 'key'"):
         from_documents([Document("a")], ["?"], id_key="key")
 
 
-def test_only_questions_with_judgments_are_kept_if_there_are_any() -> None:
+def test_with_judgments_only_judged_questions_are_kept() -> None:
     assert set(from_documents(TEXTS, QUERIES, {"q1": ["faust"]}).queries) == {"q1"}
     assert set(from_documents(TEXTS, QUERIES).queries) == set(QUERIES)
 
 
-def test_a_title_that_is_missing_in_a_frame_is_none() -> None:
+def test_a_title_missing_in_a_frame_is_empty() -> None:
     corpus, queries, qrels = frames()
     corpus["title"] = ["Weather", None, float("nan"), "", "", ""]
     data = from_frames(corpus, queries, qrels)
-    assert [one.title for one in data.passages] == ["Weather", "", "", "", "", ""]
+    assert [passage.title for passage in data.passages] == ["Weather", "", "", "", "", ""]
 
 
-def broken() -> list[Any]:
+def invalid_inputs() -> list[Any]:
     corpus, queries, qrels = frames()
     return [
         pytest.param(lambda: from_documents([3], ["?"]), "a document is int", id="number"),
@@ -90,7 +92,7 @@ def broken() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("make", "message"), broken())
-def test_what_is_wrong_is_named(make: Any, message: str) -> None:
+@pytest.mark.parametrize(("make", "message"), invalid_inputs())
+def test_invalid_input_is_rejected(make: Any, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""The decision of a plan on frontiers that are known, and its parts."""
+"""The decision of a plan on options of known quality and cost."""
 
 from __future__ import annotations
 
@@ -20,82 +20,82 @@ BUDGET = 0.15
 
 
 def options(*gains: float, questions: int = 200, noise: float = 0.05, seed: int = 0) -> Floats:
-    """Return the quality of the bi-encoder alone and of options so much better."""
+    """Return the quality of the bi-encoder alone and of options better by ``gains``."""
     rng = np.random.default_rng(seed)
     base = rng.uniform(0.4, 0.8, questions)
     rows = [base + gain + rng.normal(0, noise, questions) for gain in gains]
     return np.array([base, *rows])
 
 
-def test_the_best_within_the_budget_is_taken() -> None:
-    found = decide(options(0.05, 0.1, 0.3), COST, COST, BUDGET)
-    assert (found.chosen, found.verdict) == (2, "reranking helps")
-    assert found.gain is not None
-    assert found.gain.mean == pytest.approx(0.1, abs=0.02)
-    assert found.share > 0.95
-    assert not found.provisional
+def test_the_best_option_within_the_budget_is_chosen() -> None:
+    decision = decide(options(0.05, 0.1, 0.3), COST, COST, BUDGET)
+    assert (decision.chosen, decision.verdict) == (2, "reranking helps")
+    assert decision.gain is not None
+    assert decision.gain.mean == pytest.approx(0.1, abs=0.02)
+    assert decision.share > 0.95
+    assert not decision.provisional
 
 
-def test_a_larger_budget_takes_what_is_better_still() -> None:
+def test_a_larger_budget_allows_a_better_option() -> None:
     assert decide(options(0.05, 0.1, 0.3), COST, COST, 1.0).chosen == 3
 
 
-def test_the_cheapest_that_is_good_enough_is_taken() -> None:
+def test_the_cheapest_option_that_is_good_enough_is_chosen() -> None:
     values = options(0.099, 0.1, 0.1, noise=0.001)
     assert decide(values, COST, COST, 1.0, quality=0.98).chosen == 1
     assert decide(options(0.05, 0.1, 0.1, noise=0.001), COST, COST, 1.0, quality=0.99).chosen == 2
 
 
-def test_rerankers_that_hurt_are_left_away() -> None:
-    found = decide(options(-0.1, -0.05, -0.2), COST, COST, BUDGET)
-    assert (found.chosen, found.verdict) == (0, "reranking hurts")
-    assert found.share > 0.99
+def test_rerankers_that_hurt_are_not_chosen() -> None:
+    decision = decide(options(-0.1, -0.05, -0.2), COST, COST, BUDGET)
+    assert (decision.chosen, decision.verdict) == (0, "reranking hurts")
+    assert decision.share > 0.99
 
 
-def test_rerankers_that_certainly_change_nothing_are_left_away() -> None:
-    found = decide(options(0.0, 0.0, 0.0, noise=0.02, questions=400), COST, COST, BUDGET)
-    assert (found.chosen, found.verdict) == (0, "reranking does not help")
+def test_rerankers_with_a_negligible_gain_are_not_chosen() -> None:
+    decision = decide(options(0.0, 0.0, 0.0, noise=0.02, questions=400), COST, COST, BUDGET)
+    assert (decision.chosen, decision.verdict) == (0, "reranking does not help")
 
 
-def test_a_few_questions_are_too_few() -> None:
-    found = decide(options(0.05, 0.05, 0.05, questions=30, noise=0.4), COST, COST, BUDGET)
-    assert found.verdict == "too few questions to tell"
-    assert found.provisional
-    assert found.questions_needed is not None
-    assert found.questions_needed > 30
+def test_few_questions_give_a_provisional_decision() -> None:
+    decision = decide(options(0.05, 0.05, 0.05, questions=30, noise=0.4), COST, COST, BUDGET)
+    assert decision.verdict == "too few questions to tell"
+    assert decision.provisional
+    assert decision.questions_needed is not None
+    assert decision.questions_needed > 30
     few = options(0.3, 0.3, 0.3, questions=MIN_QUESTIONS - 1, noise=0.01)
     assert decide(few, COST, COST, BUDGET).verdict == "too few questions to tell"
     assert decide(options(0.1, 0.1, 0.1, questions=1), COST, COST, BUDGET).provisional
 
 
-def test_the_questions_needed_are_those_of_the_textbook() -> None:
-    """As many as find a difference of this size and spread four times in five, at 5%."""
+def test_the_questions_needed_follow_from_the_power_of_the_test() -> None:
+    """A test at the 5% level finds this difference with a power of 80%."""
     values = options(0.05, questions=30, noise=0.4, seed=1)
     gains = values[1] - values[0]
-    found = decide(values, COST[:2], COST[:2], 1.0)
-    assert found.verdict == "too few questions to tell"
+    decision = decide(values, COST[:2], COST[:2], 1.0)
+    assert decision.verdict == "too few questions to tell"
     expected = (1.960 + 0.842) ** 2 * gains.var(ddof=1) / gains.mean() ** 2
-    assert found.questions_needed == pytest.approx(expected, rel=0.01, abs=1)
+    assert decision.questions_needed == pytest.approx(expected, rel=0.01, abs=1)
 
 
-def test_without_time_the_bi_encoder_stays() -> None:
-    found = decide(options(0.2, 0.2, 0.2), COST, COST, 0.02)
-    assert (found.chosen, found.verdict, found.gain) == (0, "no time to rerank", None)
+def test_without_time_the_bi_encoder_is_chosen() -> None:
+    decision = decide(options(0.2, 0.2, 0.2), COST, COST, 0.02)
+    assert (decision.chosen, decision.verdict, decision.gain) == (0, "no time to rerank", None)
 
 
-def test_agreement_makes_no_claim_about_help() -> None:
-    found = decide(options(0.2, 0.2, 0.2), COST, COST, BUDGET, labeled=False)
-    assert (found.chosen, found.verdict, found.gain) == (1, "agreement only", None)
+def test_agreement_has_no_gain() -> None:
+    decision = decide(options(0.2, 0.2, 0.2), COST, COST, BUDGET, labeled=False)
+    assert (decision.chosen, decision.verdict, decision.gain) == (1, "agreement only", None)
 
 
-def test_two_equal_options_share_the_choice_by_chance() -> None:
-    """Of options that differ by noise alone, resamples choose now this one, now that one."""
-    found = decide(options(0.1, 0.1, 0.1, noise=0.1), COST, COST, BUDGET, quality=1.0)
-    assert 0.2 < found.share < 0.95
+def test_equal_options_are_chosen_in_some_resamples_each() -> None:
+    """Among options that differ by noise only, the choice depends on the resample."""
+    decision = decide(options(0.1, 0.1, 0.1, noise=0.1), COST, COST, BUDGET, quality=1.0)
+    assert 0.2 < decision.share < 0.95
 
 
-def test_choosing_among_many_that_are_no_better_claims_no_gain() -> None:
-    """The best of thirty rerankers of chance looks good where it was chosen, not elsewhere."""
+def test_the_best_of_many_equal_options_shows_no_gain() -> None:
+    """The best of thirty equal rerankers looks better only on the folds that it was chosen on."""
     cost = np.linspace(0.01, 0.02, 31)
     verdicts = [
         decide(options(*[0.0] * 30, noise=0.3, questions=60, seed=seed), cost, cost, 1.0).verdict
@@ -105,7 +105,9 @@ def test_choosing_among_many_that_are_no_better_claims_no_gain() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.001, 1)), min_size=1, max_size=12))
-def test_the_frontier_holds_what_nothing_beats(points: list[tuple[float, float]]) -> None:
+def test_the_frontier_has_the_options_that_no_other_beats(
+    points: list[tuple[float, float]],
+) -> None:
     quality, cost = np.array(points).T
     kept = frontier(quality, cost)
     for option in range(len(points)):
@@ -122,7 +124,7 @@ def test_the_frontier_holds_what_nothing_beats(points: list[tuple[float, float]]
 
 
 @given(st.floats(0.05, 1.0), st.integers(0, 100))
-def test_what_is_chosen_is_allowed_and_good(quality: float, seed: int) -> None:
+def test_the_chosen_option_is_allowed_good_and_cheap(quality: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     means, cost = rng.random((2, 8))
     allowed = rng.random(8) < 0.5

@@ -1,4 +1,4 @@
-"""Evaluating: known values, all kinds of systems, one result whatever wraps them."""
+"""Evaluations: known values, and equal results for equal systems of all kinds."""
 
 from __future__ import annotations
 
@@ -36,27 +36,30 @@ RUN = {
 
 
 def test_measures_of_a_known_run() -> None:
-    found = evaluate(small_set(), {"known": RUN})["known"]
+    result = evaluate(small_set(), {"known": RUN})["known"]
     # Gains are the grades (1, 0, 2), discounted by log2(rank + 1).
     ideal = 2 + 1 / math.log2(3)
     dcg = 1 + 2 / 2
-    assert found.values["nDCG@10"] == pytest.approx((dcg / ideal, 1, 1 / math.log2(5), 0))
-    assert list(found.values["RR@10"]) == [1, 1, 0.25, 0]
-    assert list(found.values["R@10"]) == [1, 1, 1, 0]
-    assert found.values["P@10"] == pytest.approx((0.2, 0.1, 0.1, 0))
-    assert list(found.values["Success@1"]) == [1, 1, 0, 0]
-    # Without what nobody judged, tea moves up to the first place for q3.
-    assert list(found.values["RR(judged_only=True)@10"]) == [1, 1, 1, 0]
-    assert found.values["nDCG(judged_only=True)@10"][2] == 1
-    assert found.mean("RR@10") == pytest.approx(2.25 / 4)
+    assert result.values["nDCG@10"] == pytest.approx((dcg / ideal, 1, 1 / math.log2(5), 0))
+    assert list(result.values["RR@10"]) == [1, 1, 0.25, 0]
+    assert list(result.values["R@10"]) == [1, 1, 1, 0]
+    assert result.values["P@10"] == pytest.approx((0.2, 0.1, 0.1, 0))
+    assert list(result.values["Success@1"]) == [1, 1, 0, 0]
+    # Without unjudged passages, tea is first for q3.
+    assert list(result.values["RR(judged_only=True)@10"]) == [1, 1, 1, 0]
+    assert result.values["nDCG(judged_only=True)@10"][2] == 1
+    assert result.mean("RR@10") == pytest.approx(2.25 / 4)
 
 
-def test_adding_unjudged_questions_or_renaming_ids_changes_no_value() -> None:
+def test_unjudged_questions_and_other_ids_do_not_change_values() -> None:
     before = evaluate(small_set(), {"known": RUN})["known"].values
     renamed = from_documents(
         {f"x{name}": text for name, text in TEXTS.items()},
-        {**QUERIES, "other": "never judged"},
-        {query: {f"x{name}": grade for name, grade in one.items()} for query, one in QRELS.items()},
+        {**QUERIES, "other": "without judgments"},
+        {
+            query: {f"x{name}": grade for name, grade in grades.items()}
+            for query, grades in QRELS.items()
+        },
     )
     run = {query: [f"x{name}" for name in names] for query, names in RUN.items()}
     assert evaluate(renamed, {"known": run})["known"].values == before
@@ -67,9 +70,9 @@ def encoder() -> BiEncoder:
     return BiEncoder(FakeBiEncoder())
 
 
-def test_both_frameworks_and_plain_python_are_measured_alike(encoder: BiEncoder) -> None:
+def test_equal_rankers_of_all_kinds_have_equal_results(encoder: BiEncoder) -> None:
     backend = FakeCrossEncoder()
-    found = evaluate(
+    evaluation = evaluate(
         small_set(),
         {
             "plain": Reranker(backend),
@@ -81,21 +84,22 @@ def test_both_frameworks_and_plain_python_are_measured_alike(encoder: BiEncoder)
         first_stage=encoder,
         depth=5,
     )
-    plain = found["plain"]
+    plain = evaluation["plain"]
     assert all(len(ranked) == 5 for ranked in plain.rankings)
-    for one in found.systems:
-        assert one.values == plain.values
-        assert [ranked[:4] for ranked in one.rankings] == [r[:4] for r in plain.rankings]
-    assert found.compare().winner is None
+    top = [ranked[:4] for ranked in plain.rankings]
+    for system in evaluation.systems:
+        assert system.values == plain.values
+        assert [ranked[:4] for ranked in system.rankings] == top
+    assert evaluation.compare().winner is None
 
 
-def test_retrievers_of_both_frameworks_find_what_the_bi_encoder_finds(encoder: BiEncoder) -> None:
+def test_retrievers_of_both_frameworks_return_the_same_best_passage(encoder: BiEncoder) -> None:
     documents = [Document(id=name, page_content=text) for name, text in TEXTS.items()]
-    embed = BiEncoderEmbeddings(model=encoder._client._model)
+    embed = BiEncoderEmbeddings(model=encoder.model)
     store = InMemoryVectorStore.from_documents(documents, embed)
     nodes = [TextNode(id_=name, text=text) for name, text in TEXTS.items()]
-    index = VectorStoreIndex(nodes, embed_model=BiEncoderEmbedding(model=encoder._client._model))
-    found = evaluate(
+    index = VectorStoreIndex(nodes, embed_model=BiEncoderEmbedding(model=encoder.model))
+    evaluation = evaluate(
         from_documents(documents, QUERIES, QRELS),
         {
             "bi-encoder": encoder,
@@ -105,27 +109,27 @@ def test_retrievers_of_both_frameworks_find_what_the_bi_encoder_finds(encoder: B
         },
         depth=3,
     )
-    best = [ranked[0] for ranked in found["bi-encoder"].rankings]
+    best = [ranked[0] for ranked in evaluation["bi-encoder"].rankings]
     assert best == ["faust", "rain", "tea", "sea"]
-    for one in found.systems:  # behind it there are ties, which each store orders in its way
-        assert [ranked[0] for ranked in one.rankings] == best
-        assert {len(ranked) for ranked in one.rankings} == {3}
+    for system in evaluation.systems:  # each store orders the ties after the best differently
+        assert [ranked[0] for ranked in system.rankings] == best
+        assert {len(ranked) for ranked in system.rankings} == {3}
 
 
-def test_fusion_sees_the_first_stage_through_every_adapter(encoder: BiEncoder) -> None:
+def test_every_adapter_fuses_the_same_retrieval_scores(encoder: BiEncoder) -> None:
     backend = FakeCrossEncoder()
-    how: dict[str, Any] = {"model": backend, "fusion": Fusion("weighted", 0.3)}
-    found = evaluate(
+    settings: dict[str, Any] = {"model": backend, "fusion": Fusion("weighted", 0.3)}
+    evaluation = evaluate(
         small_set(),
         {
-            "plain": Reranker(**how),
-            "langchain": CrossEncoderCompressor(**how),
-            "llama_index": CrossEncoderPostprocessor(**how),
+            "plain": Reranker(**settings),
+            "langchain": CrossEncoderCompressor(**settings),
+            "llama_index": CrossEncoderPostprocessor(**settings),
         },
         first_stage=encoder,
     )
-    assert found["langchain"].rankings == found["plain"].rankings
-    assert found["llama_index"].rankings == found["plain"].rankings
+    assert evaluation["langchain"].rankings == evaluation["plain"].rankings
+    assert evaluation["llama_index"].rankings == evaluation["plain"].rankings
 
 
 def test_documents_are_matched_by_id_metadata_and_text() -> None:
@@ -138,30 +142,30 @@ def test_documents_are_matched_by_id_metadata_and_text() -> None:
             Document("tea is a hot drink"),
         ]
 
-    found = evaluate(small_set(), {"search": search})
-    assert found["search"].rankings[0] == ("tea", "rain", "sun", "sea")
+    evaluation = evaluate(small_set(), {"search": search})
+    assert evaluation["search"].rankings[0] == ("tea", "rain", "sun", "sea")
 
 
-def test_time_and_memory_come_from_the_run(encoder: BiEncoder) -> None:
-    found = evaluate(small_set(), {"two": Reranker(FakeCrossEncoder())}, first_stage=encoder)
-    one = found["two"]
-    assert all(np.array(one.first_stage_seconds) < np.array(one.seconds))
-    assert min(one.first_stage_seconds) > 0
-    assert list(one.latency_ms.values()) == sorted(one.latency_ms.values())
-    assert one.queries_per_second == pytest.approx(4 / sum(one.seconds))
-    assert one.peak_memory_mib is None or one.peak_memory_mib > 10
+def test_time_and_memory_are_measured(encoder: BiEncoder) -> None:
+    evaluation = evaluate(small_set(), {"fake": Reranker(FakeCrossEncoder())}, first_stage=encoder)
+    result = evaluation["fake"]
+    assert all(np.array(result.first_stage_seconds) < np.array(result.seconds))
+    assert min(result.first_stage_seconds) > 0
+    assert list(result.latency_ms.values()) == sorted(result.latency_ms.values())
+    assert result.queries_per_second == pytest.approx(4 / sum(result.seconds))
+    assert result.peak_memory_mib is None or result.peak_memory_mib > 10
 
 
-def test_it_is_written_and_read_back(tmp_path: Path, encoder: BiEncoder) -> None:
-    found = evaluate(small_set(), {"a": encoder, "b": RUN}, measures=["nDCG@10"], depth=4)
-    found.save(tmp_path / "deep" / "found.json")
-    assert Evaluation.load(tmp_path / "deep" / "found.json") == found
-    assert list((tmp_path / "deep").iterdir()) == [tmp_path / "deep" / "found.json"]
-    frame = found.to_pandas()
+def test_an_evaluation_is_saved_and_loaded(tmp_path: Path, encoder: BiEncoder) -> None:
+    evaluation = evaluate(small_set(), {"a": encoder, "b": RUN}, measures=["nDCG@10"], depth=4)
+    evaluation.save(tmp_path / "deep" / "evaluation.json")
+    assert Evaluation.load(tmp_path / "deep" / "evaluation.json") == evaluation
+    assert list((tmp_path / "deep").iterdir()) == [tmp_path / "deep" / "evaluation.json"]
+    frame = evaluation.to_pandas()
     assert frame.groupby("system")["nDCG@10"].mean()["b"] == pytest.approx(
-        found["b"].mean("nDCG@10")
+        evaluation["b"].mean("nDCG@10")
     )
-    values = json.loads(json.dumps(found.to_dict()))
+    values = json.loads(json.dumps(evaluation.to_dict()))
     values["systems"][0]["seconds"].pop()
     for text in ("{}", "nonsense", json.dumps(values), json.dumps(values | {"format": 9})):
         (tmp_path / "broken.json").write_text(text, "utf-8")
@@ -169,7 +173,7 @@ def test_it_is_written_and_read_back(tmp_path: Path, encoder: BiEncoder) -> None
             Evaluation.load(tmp_path / "broken.json")
 
 
-def test_the_table_ranks_nobody_without_evidence(encoder: BiEncoder) -> None:
+def test_systems_that_do_not_differ_share_a_rank_in_the_table(encoder: BiEncoder) -> None:
     console = Console(width=200, record=True, file=StringIO())
     console.print(evaluate(small_set(), {"[b]x": RUN, "y": encoder}))
     text = console.export_text()
@@ -178,32 +182,36 @@ def test_the_table_ranks_nobody_without_evidence(encoder: BiEncoder) -> None:
     assert "1 of 1 pairs" in text
 
 
-def test_a_folder_is_read(tmp_path: Path) -> None:
+def test_a_folder_is_evaluated(tmp_path: Path) -> None:
     (tmp_path / "qrels").mkdir()
     rows = [json.dumps({"_id": name, "text": text}) for name, text in TEXTS.items()]
     (tmp_path / "corpus.jsonl.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
     rows = [json.dumps({"_id": name, "text": text}) for name, text in QUERIES.items()]
     (tmp_path / "queries.jsonl").write_text("\n".join(rows), "utf-8")
-    lines = [f"{q}\t{d}\t{grade}" for q, one in QRELS.items() for d, grade in one.items()]
+    lines = [
+        f"{query}\t{name}\t{grade}"
+        for query, grades in QRELS.items()
+        for name, grade in grades.items()
+    ]
     (tmp_path / "qrels" / "dev.tsv").write_text("\n".join(["head", *lines]), "utf-8")
-    found = evaluate(str(tmp_path), {"known": RUN}, split="dev")
-    assert found["known"].values == evaluate(small_set(), {"known": RUN})["known"].values
+    evaluation = evaluate(str(tmp_path), {"known": RUN}, split="dev")
+    assert evaluation["known"].values == evaluate(small_set(), {"known": RUN})["known"].values
 
 
-def wrong() -> list[Any]:
-    fine = small_set()
+def invalid_arguments() -> list[Any]:
+    valid = small_set()
     unjudged = from_documents(TEXTS, QUERIES)
     ranker = Reranker(FakeCrossEncoder())
     return [
         pytest.param(unjudged, {"a": RUN}, {}, InvalidInputError, "no judgments", id="labels"),
-        pytest.param(fine, {}, {}, ConfigurationError, "systems is empty", id="none"),
-        pytest.param(fine, {"a": 3}, {}, ConfigurationError, "a system is int", id="number"),
+        pytest.param(valid, {}, {}, ConfigurationError, "systems is empty", id="none"),
+        pytest.param(valid, {"a": 3}, {}, ConfigurationError, "a system is int", id="number"),
         pytest.param(
-            fine, {"a": RUN}, {"measures": ["nope"]}, ConfigurationError, "nope", id="measure"
+            valid, {"a": RUN}, {"measures": ["nope"]}, ConfigurationError, "nope", id="measure"
         ),
-        pytest.param(fine, {"a": RUN}, {"depth": 0}, ConfigurationError, "depth is 0", id="depth"),
+        pytest.param(valid, {"a": RUN}, {"depth": 0}, ConfigurationError, "depth is 0", id="depth"),
         pytest.param(
-            fine,
+            valid,
             {"a": ranker},
             {"first_stage": ranker},
             ConfigurationError,
@@ -211,13 +219,13 @@ def wrong() -> list[Any]:
             id="first",
         ),
         pytest.param(
-            fine, {"a": {"q1": ["tea"]}}, {}, InvalidInputError, "no answer to question", id="run"
+            valid, {"a": {"q1": ["tea"]}}, {}, InvalidInputError, "no answer to question", id="run"
         ),
         pytest.param(
-            fine, {"a": lambda query: ["lost"]}, {}, InvalidInputError, "'lost'", id="lost"
+            valid, {"a": lambda query: ["lost"]}, {}, InvalidInputError, "'lost'", id="lost"
         ),
         pytest.param(
-            fine,
+            valid,
             {"a": lambda query, texts: [1.0]},
             {"first_stage": RUN},
             InvalidInputError,
@@ -227,8 +235,8 @@ def wrong() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("data", "systems", "options", "error", "message"), wrong())
-def test_what_is_wrong_is_named(
+@pytest.mark.parametrize(("data", "systems", "options", "error", "message"), invalid_arguments())
+def test_invalid_arguments_are_rejected(
     data: RetrievalSet,
     systems: dict[str, Any],
     options: dict[str, Any],
@@ -239,7 +247,7 @@ def test_what_is_wrong_is_named(
         evaluate(data, systems, **options)
 
 
-def test_ties_at_the_last_place_keep_the_inputs_order() -> None:
+def test_ties_at_the_last_rank_keep_the_order_of_the_input() -> None:
     cosines = np.array([0.5, 0.9, 0.5, 0.5, 0.1], dtype=np.float32)
     for depth in range(1, 7):
         assert nearest(cosines, depth).tolist() == [1, 0, 2, 3, 4][:depth]

@@ -1,4 +1,4 @@
-"""Margins: what a sure first stage saves, and what it costs."""
+"""Early-exit margins: queries that end early, and the loss."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from rerank_plugins.evaluation.tuning import LabeledQuery, fit_early_exit_margin
 from rerank_plugins.testing import FakeCrossEncoder
 
 
-def number(_: str, document: str) -> float:
+def first_number(_: str, document: str) -> float:
     """Return the first of the two numbers in a text."""
     return float(document.split(maxsplit=1)[0])
 
 
-def truth(_: str, document: str) -> float:
+def second_number(_: str, document: str) -> float:
+    """Return the second number, which is the relevance."""
     return float(document.split()[1])
 
 
-CHEAP, DEAR = FakeCrossEncoder(number), FakeCrossEncoder(truth)
-CASCADE = Cascade([(Reranker(CHEAP), 3), Reranker(DEAR)])
+CHEAP, EXPENSIVE = FakeCrossEncoder(first_number), FakeCrossEncoder(second_number)
+CASCADE = Cascade([(Reranker(CHEAP), 3), Reranker(EXPENSIVE)])
 
 
 def labeled(seed: int, count: int, reliable: float) -> list[LabeledQuery]:
-    """Return queries whose cheap stage errs where its lead is below ``reliable``."""
+    """Return queries whose cheap stage is unreliable if its margin is below ``reliable``."""
     rng = random.Random(seed)  # noqa: S311
-    made = []
+    queries = []
     for _ in range(count):
         gap = rng.uniform(0, 2)
         right = gap >= reliable or rng.random() < 0.5
         good, bad = (10 + gap, 10) if right else (10, 10 + gap)
         texts, grades = [f"{bad} 0", f"{good} 1", "1 0"], [0, 1, 0]
-        made.append(LabeledQuery(query="q", documents=texts, grades=grades))
-    return made
+        queries.append(LabeledQuery(query="q", documents=texts, grades=grades))
+    return queries
 
 
 def test_the_margin_is_where_the_cheap_stage_becomes_reliable() -> None:
@@ -50,43 +51,45 @@ def test_the_margin_is_where_the_cheap_stage_becomes_reliable() -> None:
     assert CASCADE.stages[0].early_exit_margin is None
 
 
-def test_the_loss_reported_is_that_of_the_cascade_returned() -> None:
+def test_the_reported_loss_is_the_loss_of_the_returned_cascade() -> None:
     queries = labeled(1, 100, reliable=1)
     fitted = fit_early_exit_margin(CASCADE, queries, loss=0.05, measure="RR@10")
     assert 0 < fitted.loss <= 0.05
-    DEAR.batches.clear()
+    EXPENSIVE.batches.clear()
     reranker = Reranker(fitted.cascade)
-    gained = [
+    reciprocal_ranks = [
         1 / (1 + [document.index for document in ranking].index(1))
-        for ranking in reranker.rank_many((one.query, one.documents) for one in queries)
+        for ranking in reranker.rank_many((query.query, query.documents) for query in queries)
     ]
-    assert 1 - sum(gained) / len(gained) == pytest.approx(fitted.loss)
-    assert sum(map(len, DEAR.batches)) == round((1 - fitted.stopped) * len(queries)) * 3
+    assert 1 - sum(reciprocal_ranks) / len(reciprocal_ranks) == pytest.approx(fitted.loss)
+    assert sum(map(len, EXPENSIVE.batches)) == round((1 - fitted.stopped) * len(queries)) * 3
 
 
-def test_a_larger_bound_stops_more() -> None:
+def test_a_larger_bound_ends_more_queries_early() -> None:
     queries = labeled(2, 100, reliable=1.5)
     stopped = [fit_early_exit_margin(CASCADE, queries, loss=loss).stopped for loss in (0, 0.03, 1)]
     assert stopped == sorted(stopped)
     assert stopped[0] < stopped[1] < stopped[2] == 1
 
 
-def test_a_stage_that_is_always_wrong_never_stops() -> None:
-    wrong = [LabeledQuery(query="q", documents=["3 0", "1 1"], grades=[0, 1]) for _ in range(10)]
-    fitted = fit_early_exit_margin(CASCADE, wrong)
+def test_no_query_ends_at_a_stage_that_is_always_wrong() -> None:
+    misleading = [
+        LabeledQuery(query="q", documents=["3 0", "1 1"], grades=[0, 1]) for _ in range(10)
+    ]
+    fitted = fit_early_exit_margin(CASCADE, misleading)
     assert (fitted.margin, fitted.stopped, fitted.loss) == (None, 0, 0)
     assert fitted.cascade.stages == CASCADE.stages
 
 
-def test_a_margin_that_is_set_is_passed_over_and_later_stages_are_kept() -> None:
+def test_an_existing_margin_is_ignored_and_later_stages_are_kept() -> None:
     stages = [
         Stage(Reranker(CHEAP), 3),
         Stage(Reranker(CHEAP), 2, early_exit_margin=0.5),
-        Reranker(DEAR),
+        Reranker(EXPENSIVE),
     ]
     queries = labeled(3, 60, reliable=1)
-    set_before = Cascade(stages)
-    fitted = fit_early_exit_margin(set_before, queries, loss=0, stage=1)
+    with_margin = Cascade(stages)
+    fitted = fit_early_exit_margin(with_margin, queries, loss=0, stage=1)
     again = fit_early_exit_margin(
         Cascade([*stages[:1], (Reranker(CHEAP), 2), stages[2]]), queries, 0, stage=1
     )
@@ -94,21 +97,21 @@ def test_a_margin_that_is_set_is_passed_over_and_later_stages_are_kept() -> None
     assert fitted.cascade.stages[1].keep == 2
 
 
-def test_queries_that_ended_before_the_stage_do_not_count_for_it() -> None:
+def test_queries_that_ended_before_the_stage_are_ignored() -> None:
     first = Stage(Reranker(CHEAP), 3, early_exit_margin=0.5)
-    before = Cascade([first, (Reranker(CHEAP), 3), Reranker(DEAR)])
+    before = Cascade([first, (Reranker(CHEAP), 3), Reranker(EXPENSIVE)])
     queries = labeled(4, 100, reliable=0)
     fitted = fit_early_exit_margin(before, queries, loss=0, stage=1)
-    firsts = [[float(text.split()[0]) for text in one.documents[:2]] for one in queries]
-    short = [abs(one - other) for one, other in firsts]
-    assert fitted.margin == pytest.approx(min(short), abs=1e-5)
-    assert fitted.stopped == pytest.approx(sum(gap < 0.5 for gap in short) / len(short))
+    scores = [[first_number("", text) for text in query.documents[:2]] for query in queries]
+    gaps = [abs(first - second) for first, second in scores]
+    assert fitted.margin == pytest.approx(min(gaps), abs=1e-5)
+    assert fitted.stopped == pytest.approx(sum(gap < 0.5 for gap in gaps) / len(gaps))
 
 
-def test_a_document_alone_says_nothing_about_margins() -> None:
-    alone = [LabeledQuery(query="q", documents=["1 1"], grades=[1])] * 5
-    wrong = [LabeledQuery(query="q", documents=["3 0", "1 1"], grades=[0, 1])] * 5
-    fitted = fit_early_exit_margin(CASCADE, [*alone, *wrong], loss=0)
+def test_queries_with_one_document_are_ignored() -> None:
+    single = [LabeledQuery(query="q", documents=["1 1"], grades=[1])] * 5
+    misleading = [LabeledQuery(query="q", documents=["3 0", "1 1"], grades=[0, 1])] * 5
+    fitted = fit_early_exit_margin(CASCADE, [*single, *misleading], loss=0)
     assert (fitted.margin, fitted.stopped, fitted.held_out_stopped) == (None, 0, 0)
 
 
@@ -131,7 +134,7 @@ def test_a_document_alone_says_nothing_about_margins() -> None:
         ),
     ],
 )
-def test_bad_input_is_refused(
+def test_invalid_input_is_rejected(
     settings: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):

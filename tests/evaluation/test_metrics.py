@@ -26,10 +26,10 @@ def write(folder: Path, corpus: str = CORPUS, queries: str = QUERIES, qrels: str
     return folder
 
 
-def test_reads_plain_and_packed_files(tmp_path: Path) -> None:
+def test_plain_and_compressed_files_are_read(tmp_path: Path) -> None:
     data = read_beir(write(tmp_path))
     assert data.passages == (Passage("p", "T", "a\u2028b"), Passage("o", "", "c"))
-    assert [one.content for one in data.passages] == ["T\na\u2028b", "c"]
+    assert [passage.content for passage in data.passages] == ["T\na\u2028b", "c"]
     assert data.queries == {"q": "why"}
     assert data.qrels == {"q": {"p": 2, "o": 0}}
 
@@ -44,22 +44,24 @@ def test_reads_plain_and_packed_files(tmp_path: Path) -> None:
         ({"qrels": "header\nq\tp\tgood"}, "test.tsv: expected"),
     ],
 )
-def test_a_broken_set_is_named(tmp_path: Path, files: dict[str, str], message: str) -> None:
+def test_an_invalid_file_is_named_in_the_error(
+    tmp_path: Path, files: dict[str, str], message: str
+) -> None:
     with pytest.raises(InvalidInputError, match=message):
         read_beir(write(tmp_path, **files))
 
 
-def test_a_missing_set_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="cannot be read"):
         read_beir(tmp_path)
 
 
 def test_metrics_of_known_rankings() -> None:
-    qrels = {"second": {"right": 1}, "first": {"right": 1}, "lost": {"right": 1}}
+    qrels = {"second": {"relevant": 1}, "first": {"relevant": 1}, "missed": {"relevant": 1}}
     rankings = {
-        "first": ["right", "a"],
-        "lost": ["a", "b"],
-        "second": ["a", "right"],
+        "first": ["relevant", "a"],
+        "missed": ["a", "b"],
+        "second": ["a", "relevant"],
     }
     values = per_query(qrels, rankings, ["nDCG@10", "RR@10", "Success@1"])
     assert values["nDCG@10"].tolist() == pytest.approx([1, 0, 1 / math.log2(3)])
@@ -73,7 +75,7 @@ def test_a_long_ranking_keeps_its_order() -> None:
     assert values["RR@10"].tolist() == pytest.approx([0.1])
 
 
-def test_bootstrap_tells_a_gain_from_chance() -> None:
+def test_the_bootstrap_distinguishes_a_gain_from_noise() -> None:
     rng = np.random.default_rng(1)
     first = rng.random(200)
     assert paired_bootstrap(first, first + rng.normal(0.1, 0.1, 200)).verdict == "better"
@@ -82,7 +84,7 @@ def test_bootstrap_tells_a_gain_from_chance() -> None:
     assert paired_bootstrap(first, first) == Difference(0, 0, 0)
 
 
-def test_the_interval_has_the_width_that_theory_gives() -> None:
+def test_the_interval_has_the_theoretical_width() -> None:
     gains = np.random.default_rng(2).normal(0, 1, 400)
     difference = paired_bootstrap(np.zeros(400), gains)
     expected = 2 * 1.96 * gains.std() / math.sqrt(400)

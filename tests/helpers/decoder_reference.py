@@ -1,4 +1,4 @@
-"""What the model cards of Qwen3-Reranker and mxbai-rerank-v2 compute, in plain transformers."""
+"""Reference scores of Qwen3-Reranker and mxbai-rerank-v2: the code of their model cards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ def prompted_scores(
     pairs: Sequence[tuple[str, str]],
     instruction: str = INSTRUCTION,
 ) -> FloatArray:
-    """Return the log odds of yes against no, one pair at a time over the whole vocabulary."""
+    """Return the log odds of yes against no.
+
+    Each pair is computed alone, with logits of the whole vocabulary.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
@@ -53,11 +56,11 @@ def prompted_scores(
         task = ids("\n") + ids(MXBAI_TASK)
         return ids(MXBAI_PREFIX) + texts + task + ids(MXBAI_SUFFIX)
 
-    made: Any = {"qwen3": qwen3, "mxbai": mxbai}[family]
+    prompt_ids: Any = {"qwen3": qwen3, "mxbai": mxbai}[family]
     yes, no = {"qwen3": ("yes", "no"), "mxbai": ("1", "0")}[family]
     scores = []
     with torch.inference_mode():
         for query, document in pairs:
-            logits = model(input_ids=torch.tensor([made(query, document)])).logits[0, -1]
+            logits = model(input_ids=torch.tensor([prompt_ids(query, document)])).logits[0, -1]
             scores.append(float(logits[ids(yes)[0]] - logits[ids(no)[0]]))
     return np.asarray(scores, dtype=np.float32)

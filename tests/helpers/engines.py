@@ -1,4 +1,4 @@
-"""Backends that misbehave on purpose."""
+"""Backends that wait or fail on purpose, and engines that use them."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def pairs(query: str, count: int, words: int = 8) -> list[TextPair]:
 
 
 def engine_of(backend: FakeCrossEncoder, **options: int) -> Engine[TextPair]:
-    """Return an engine that keeps its backend alive, as the backend's owner would."""
+    """Return an engine that keeps its backend alive, as the owner of the backend would."""
     engine: Engine[TextPair] = Engine(UserBackend(backend), **options)
-    engine.__dict__["owned"] = backend
+    engine.__dict__["backend_reference"] = backend
     return engine
 
 
 def check_only_bad_fails(backend: FakeCrossEncoder, error: type[RerankError], match: str) -> None:
-    """Send a request ``bad``, which must fail, among others, which must not notice."""
+    """Check that the request ``bad`` fails with an error and that concurrent requests succeed."""
     with engine_of(backend) as engine:
         check_only_bad_fails_in(engine, error, match)
 
 
 def check_only_bad_fails_in(engine: Engine[TextPair], error: type[RerankError], match: str) -> None:
-    """Do the same with an engine that is there."""
+    """Do the same with an existing engine."""
     futures = {query: engine.submit(pairs(query, 3)) for query in ("good", "bad", "fine")}
     with pytest.raises(error, match=match):
         futures["bad"].result(10)
@@ -48,18 +48,18 @@ def check_only_bad_fails_in(engine: Engine[TextPair], error: type[RerankError], 
 
 
 def expected(items: Sequence[TextPair]) -> FloatArray:
-    """Return the scores a fake gives, computed one by one."""
+    """Return the scores of a fake, each pair computed alone."""
     fake = FakeCrossEncoder()
-    scores = [fake.run([one]) for one in fake.prepare(items)]
+    scores = [fake.run([item]) for item in fake.prepare(items)]
     return np.concatenate([np.zeros(0, np.float32), *scores])
 
 
 class GatedCrossEncoder(FakeCrossEncoder):
-    """Computes only while its gate is open, so that a test decides what waits.
+    """Fake whose batches wait for an event, so that a test controls which requests are pending.
 
     Attributes:
-        gate: Set it to let batches pass.
-        entered: Set as soon as a batch waits at the gate.
+        gate: Event that the batches wait for.
+        entered: Set when a batch has reached the gate.
     """
 
     def __init__(self, *, batch_tokens: int = 1_024) -> None:
@@ -74,11 +74,11 @@ class GatedCrossEncoder(FakeCrossEncoder):
 
 
 class FaultyCrossEncoder(FakeCrossEncoder):
-    """Fails on some pairs, or at random, or slowly.
+    """Fake that fails for some pairs or at random, and may take time.
 
     Attributes:
-        fault: Called with each batch's pairs before it is scored; may raise.
-        poison: Queries whose scores come out as NaN.
+        fault: Called with the pairs of each batch before they are scored; may raise.
+        poison: Queries whose scores are NaN.
     """
 
     def __init__(
@@ -99,16 +99,16 @@ class FaultyCrossEncoder(FakeCrossEncoder):
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         if self._delay_s:
             time.sleep(self._random.random() * self._delay_s)
-        self.fault([one.payload for one in batch])
+        self.fault([item.payload for item in batch])
         scores = super().run(batch)
-        for row, one in enumerate(batch):
-            if one.payload.query in self.poison:
+        for row, item in enumerate(batch):
+            if item.payload.query in self.poison:
                 scores[row] = np.nan
         return scores
 
 
 def out_of_memory_beyond(limit: int) -> Callable[[list[TextPair]], None]:
-    """Return a fault: more than so many pairs do not fit."""
+    """Return a fault: batches of more pairs than the limit are out of memory."""
 
     def fault(batch: list[TextPair]) -> None:
         if len(batch) > limit:
@@ -119,7 +119,7 @@ def out_of_memory_beyond(limit: int) -> Callable[[list[TextPair]], None]:
 
 
 def raise_for(query: str, error: BaseException) -> Callable[[list[TextPair]], None]:
-    """Return a fault: a batch with this query fails."""
+    """Return a fault: batches with a query fail."""
 
     def fault(batch: list[TextPair]) -> None:
         if any(pair.query == query for pair in batch):
@@ -129,7 +129,7 @@ def raise_for(query: str, error: BaseException) -> Callable[[list[TextPair]], No
 
 
 class PinnedCrossEncoder(FakeCrossEncoder):
-    """A fake that says which weights it has, so that its scores may be kept on disk."""
+    """Fake with a fingerprint, so that its scores may be cached on disk."""
 
     def __init__(self, fingerprint: str = "0" * 64, *, max_length: int = 512) -> None:
         super().__init__(max_length=max_length)
@@ -137,7 +137,7 @@ class PinnedCrossEncoder(FakeCrossEncoder):
 
 
 class PinnedBiEncoder(FakeBiEncoder):
-    """The same for vectors."""
+    """Fake bi-encoder with a fingerprint."""
 
     def __init__(self, dimension: int = 64) -> None:
         super().__init__(dimension)

@@ -1,4 +1,4 @@
-"""A strict server on the loopback that scores by word overlap and misbehaves on demand."""
+"""Fake rerank server: strict about requests, scores by word overlap, and fails on demand."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pydantic import ValidationError
 
 from rerank_plugins.testing import overlap
 from tests.backends.remote.schemas import PROBABILITIES, SCHEMAS, Request
-from tests.helpers.loopback import Loopback, Quiet
+from tests.helpers.loopback import Loopback, QuietHandler
 
 TOKEN = "s3cret-T0ken/with+chars="  # noqa: S105  (the secret that must not leak)
 
 
 def score(api: str, query: str, document: str) -> float:
-    """Return what the server gives for a pair: a probability where the API has no logits."""
+    """Return the score of a pair: a probability if the API has no logits."""
     logit = overlap(query, document)
     return 1 / (1 + math.exp(-logit)) if api in PROBABILITIES else logit
 
 
-class Answer:
-    """What to send instead of scores.
+class Response:
+    """Response of the server.
 
     Attributes:
-        status: HTTP status.
-        body: The body.
-        headers: Headers besides the usual ones.
+        status: HTTP status; 0 sends nothing.
+        body: Body.
+        headers: Headers in addition to the content type and length.
     """
 
     def __init__(self, status: int, body: bytes | str, **headers: str) -> None:
@@ -38,101 +38,101 @@ class Answer:
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-Misbehavior = Callable[["Handler", Request], "Answer | None"]
-"""Called with each valid request; None answers as usual, after whatever it did."""
+Misbehavior = Callable[["Handler", Request], "Response | None"]
+"""Called with each valid request; returns the response, or None for the correct one."""
 
 
-class StandIn(Loopback):
-    """The server.
+class FakeServer(Loopback):
+    """Server of one API.
 
     Attributes:
-        api: What it speaks.
-        requests: Valid requests that came, in order.
-        most: Requests that were in it at once, at most.
-        misbehave: What to do with the next requests, one each; then all is well again.
-        always: What to do with every other request.
+        api: Name of the API.
+        requests: Valid requests, in order of arrival.
+        max_concurrency: Largest number of concurrent requests.
+        misbehave: Misbehavior for each of the next requests.
+        always: Misbehavior for all other requests.
     """
 
     def __init__(self, api: str) -> None:
         super().__init__(Handler)
         self.api = api
         self.requests: list[Request] = []
-        self.most = 0
+        self.max_concurrency = 0
         self.misbehave: list[Misbehavior] = []
         self.always: Misbehavior = lambda _handler, _request: None
-        self.inside = 0
+        self.running = 0
         self.lock = threading.Lock()
         self.start()
 
 
-class Handler(Quiet):
-    """One connection."""
+class Handler(QuietHandler):
+    """Connection of a client."""
 
-    server: StandIn
+    server: FakeServer
 
     def do_POST(self) -> None:
         server = self.server
         body = self.rfile.read(int(self.headers["Content-Length"]))
         with server.lock:
-            server.inside += 1
-            server.most = max(server.most, server.inside)
+            server.running += 1
+            server.max_concurrency = max(server.max_concurrency, server.running)
         try:
-            answer = self._answer(body)
+            response = self._respond(body)
         finally:
             with server.lock:
-                server.inside -= 1
-        if answer is not None:
-            self.send(answer)
+                server.running -= 1
+        if response.status:
+            self.send(response)
 
-    def send(self, answer: Answer) -> None:
-        self.send_response(answer.status)
-        for name, value in {"Content-Type": "application/json", **answer.headers}.items():
+    def send(self, response: Response) -> None:
+        self.send_response(response.status)
+        for name, value in {"Content-Type": "application/json", **response.headers}.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer.body)))
+        self.send_header("Content-Length", str(len(response.body)))
         self.end_headers()
-        self.wfile.write(answer.body)
+        self.wfile.write(response.body)
 
-    def _answer(self, body: bytes) -> Answer | None:
+    def _respond(self, body: bytes) -> Response:
         server = self.server
         path, schema = SCHEMAS[server.api]
         if self.path != path:
-            return Answer(404, json.dumps({"error": f"no {self.path} here"}))
+            return Response(404, json.dumps({"error": f"no {self.path} here"}))
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return Answer(401, json.dumps({"message": "invalid api token"}))
+            return Response(401, json.dumps({"message": "invalid api token"}))
         if len(body) > 2_000_000:
-            return Answer(413, json.dumps({"error": "too large", "error_type": "validation"}))
+            return Response(413, json.dumps({"error": "too large", "error_type": "validation"}))
         try:
             request = schema.model_validate_json(body)
         except ValidationError as error:
-            return Answer(422, json.dumps({"error": str(error), "error_type": "validation"}))
+            return Response(422, json.dumps({"error": str(error), "error_type": "validation"}))
         with server.lock:
             server.requests.append(request)
-            act = server.misbehave.pop(0) if server.misbehave else server.always
-        other = act(self, request)
-        if other is not None:
-            return None if other.status == 0 else other
+            misbehavior = server.misbehave.pop(0) if server.misbehave else server.always
+        response = misbehavior(self, request)
+        if response is not None:
+            return response
         scores = [score(server.api, request.query, text) for text in request.sent()]
-        return Answer(200, json.dumps(request.answer(scores)))
+        return Response(200, json.dumps(request.answer(scores)))
 
 
-def says(status: int, body: bytes | str = "", **headers: str) -> Misbehavior:
-    """Answer so."""
-    return lambda _handler, _request: Answer(status, body, **headers)
+def respond(status: int, body: bytes | str = "", **headers: str) -> Misbehavior:
+    """Return a misbehavior: a fixed response."""
+    return lambda _handler, _request: Response(status, body, **headers)
 
 
 def slow(seconds: float) -> Misbehavior:
-    """Answer as usual, late."""
+    """Return a misbehavior: the correct response after a delay."""
 
-    def act(_handler: Handler, _request: Request) -> None:
+    def delay(_handler: Handler, _request: Request) -> None:
         time.sleep(seconds)
 
-    return act
+    return delay
 
 
-def cut(handler: Handler, _request: Request) -> Answer:
-    """Begin an answer and cut the connection."""
+def drop_connection(handler: Handler, _request: Request) -> Response:
+    """Misbehave: close the connection in the middle of a response."""
     handler.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n[{"index": 0')
     handler.wfile.flush()
     handler.close_connection = True
     handler.connection.close()
-    return Answer(0, b"")
+    return Response(0, b"")

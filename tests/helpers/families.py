@@ -1,4 +1,4 @@
-"""Every architecture that docs/models.md lists: a tiny model of it, and who else scores it."""
+"""Tiny models and reference scores of every architecture in docs/models.md."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Pairs = Sequence[tuple[str, str]]
 
 
 def sentence_transformers_scores(folder: Path, pairs: Pairs) -> FloatArray:
-    """Return raw scores of sentence-transformers' CrossEncoder in float32."""
-    peer = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
-    made = peer.predict(
+    """Return the raw scores of a sentence-transformers CrossEncoder in float32."""
+    model = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    predictions = model.predict(
         list(pairs), activation_fn=torch.nn.Identity(), show_progress_bar=False, batch_size=4
     )
-    scores = np.asarray(made, dtype=np.float32)
+    scores = np.asarray(predictions, dtype=np.float32)
     return scores if scores.ndim == 1 else scores[:, 1]
 
 
@@ -37,12 +37,12 @@ class Case(NamedTuple):
     """One architecture.
 
     Attributes:
-        save: Saves a tiny random model into a folder, and returns it.
-        backend: What ``"auto"`` chooses.
-        library: Whose scores ours must equal.
-        reference: Its scores of pairs.
-        model: What is given as ``model=``, made of the folder.
-        others: Further backends that must give the same scores.
+        save: Saves a tiny random model in a folder and returns the path of the model.
+        backend: Backend that ``"auto"`` chooses.
+        library: Library whose scores are the reference.
+        reference: Computes the reference scores of pairs.
+        model: Makes the ``model`` argument from the path.
+        others: Other backends that must give the same scores.
     """
 
     save: Callable[[Path], Path]

@@ -1,7 +1,7 @@
-"""FlagEmbedding's own scores; what it ships for transformers 4 is made to run in transformers 5.
+"""Reference scores of FlagEmbedding.
 
-Only what stops it from running is mended: how its models are made and loaded, and how a layer is
-called. What it computes is untouched.
+Its code is for transformers 4. This module adapts how models are built and loaded and how a layer
+is called, so that the code runs with transformers 5; the computation is unchanged.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Pairs = Sequence[tuple[str, str]]
 
 
 def flag_scores(cls: Any, folder: Path, pairs: Pairs, **kwargs: Any) -> FloatArray:
-    """Return what one of its classes that runs as it is gives for pairs."""
-    peer = cls(str(folder), devices=["cpu"], use_fp16=False)
-    return np.asarray(peer.compute_score([list(pair) for pair in pairs], **kwargs), np.float32)
+    """Return the scores of a class that runs unchanged."""
+    model = cls(str(folder), devices=["cpu"], use_fp16=False)
+    return np.asarray(model.compute_score([list(pair) for pair in pairs], **kwargs), np.float32)
 
 
 def layerwise_scores(folder: Path, pairs: Pairs, cutoff: int) -> FloatArray:
-    """Return what LayerWiseLLMReranker gives, with its modeling code."""
+    """Return the scores of LayerWiseLLMReranker with its modeling code."""
     from FlagEmbedding.inference.reranker.decoder_only import layerwise  # noqa: PLC0415
     from FlagEmbedding.inference.reranker.decoder_only.models import (  # noqa: PLC0415
         configuration_minicpm_reranker as configuration,
@@ -37,7 +37,7 @@ def layerwise_scores(folder: Path, pairs: Pairs, cutoff: int) -> FloatArray:
         modeling_minicpm_reranker as modeling,
     )
 
-    def made(shape: dict[str, Any]) -> Any:
+    def build(shape: dict[str, Any]) -> Any:
         config = configuration.LayerWiseMiniCPMConfig(**shape)
         config.rope_scaling = None
         config._attn_implementation = "eager"
@@ -45,11 +45,11 @@ def layerwise_scores(folder: Path, pairs: Pairs, cutoff: int) -> FloatArray:
         modeling.LayerWiseMiniCPMForCausalLM._tied_weights_keys = None
         return modeling.LayerWiseMiniCPMForCausalLM(config)
 
-    return _compute(layerwise.LayerWiseLLMReranker, made, folder, pairs, cutoff_layers=[cutoff])
+    return _compute(layerwise.LayerWiseLLMReranker, build, folder, pairs, cutoff_layers=[cutoff])
 
 
 def lightweight_scores(folder: Path, pairs: Pairs, cutoff: int, **kwargs: Any) -> FloatArray:
-    """Return what LightweightLLMReranker gives, with its modeling code."""
+    """Return the scores of LightweightLLMReranker with its modeling code."""
     from FlagEmbedding.inference.reranker.decoder_only import lightweight  # noqa: PLC0415
     from FlagEmbedding.inference.reranker.decoder_only.models import (  # noqa: PLC0415
         gemma_config,
@@ -57,28 +57,28 @@ def lightweight_scores(folder: Path, pairs: Pairs, cutoff: int, **kwargs: Any) -
     )
 
     class Layer(Gemma2DecoderLayer):
-        """The layer of transformers 5, called as transformers 4 was."""
+        """Layer of transformers 5 with the call signature of transformers 4."""
 
         def forward(self, states: torch.Tensor, **kwargs: Any) -> Any:  # type: ignore[override]
-            turned = Gemma2RotaryEmbedding(self.config)(states, kwargs["position_ids"])
+            embeddings = Gemma2RotaryEmbedding(self.config)(states, kwargs["position_ids"])
             mask = kwargs["attention_mask"]
-            return (super().forward(states, position_embeddings=turned, attention_mask=mask),)
+            return (super().forward(states, position_embeddings=embeddings, attention_mask=mask),)
 
-    def made(shape: dict[str, Any]) -> Any:
+    def build(shape: dict[str, Any]) -> Any:
         config = gemma_config.CostWiseGemmaConfig(**shape)
         config._attn_implementation = "eager"
         gemma_model.CostWiseGemmaForCausalLM._tied_weights_keys = None
-        usual, gemma_model.Gemma2DecoderLayer = gemma_model.Gemma2DecoderLayer, Layer
+        original, gemma_model.Gemma2DecoderLayer = gemma_model.Gemma2DecoderLayer, Layer
         try:
             return gemma_model.CostWiseGemmaForCausalLM(config)
         finally:
-            gemma_model.Gemma2DecoderLayer = usual
+            gemma_model.Gemma2DecoderLayer = original
 
     cls = lightweight.LightweightLLMReranker
-    return _compute(cls, made, folder, pairs, cutoff_layers=[cutoff], **kwargs)
+    return _compute(cls, build, folder, pairs, cutoff_layers=[cutoff], **kwargs)
 
 
-def _compute(cls: Any, made: Any, folder: Path, pairs: Pairs, **kwargs: Any) -> FloatArray:
+def _compute(cls: Any, build: Any, folder: Path, pairs: Pairs, **kwargs: Any) -> FloatArray:
     import json  # noqa: PLC0415
 
     from transformers import AutoTokenizer  # noqa: PLC0415
@@ -86,13 +86,13 @@ def _compute(cls: Any, made: Any, folder: Path, pairs: Pairs, **kwargs: Any) -> 
     shape = json.loads((folder / "config.json").read_text())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = made({name: value for name, value in shape.items() if name != "model_type"})
+        model = build({name: value for name, value in shape.items() if name != "model_type"})
         missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), False)
         assert not missing
         assert not unexpected
-        # Its constructor loads in a way that fails in transformers 5; everything after it runs.
-        peer = cls.__new__(cls)
-        peer.__dict__ |= {
+        # The constructor loads the model in a way that fails with transformers 5.
+        reranker = cls.__new__(cls)
+        reranker.__dict__ |= {
             "model": model.eval(),
             "tokenizer": AutoTokenizer.from_pretrained(folder),
             "target_devices": ["cpu"],
@@ -112,12 +112,14 @@ def _compute(cls: Any, made: Any, folder: Path, pairs: Pairs, **kwargs: Any) -> 
             "passage_instruction_format": "{}{}",
         }
         if "compress_ratio" in kwargs:
-            peer.tokenizer.padding_side = "right"
-        return np.asarray(peer.compute_score([list(pair) for pair in pairs], **kwargs), np.float32)
+            reranker.tokenizer.padding_side = "right"
+        return np.asarray(
+            reranker.compute_score([list(pair) for pair in pairs], **kwargs), np.float32
+        )
 
 
 def flag_llm_scores(folder: Path, pairs: Pairs) -> FloatArray:
-    """Return what FlagLLMReranker gives; the query of the tests is longer than its usual reach."""
+    """Return the scores of FlagLLMReranker, with room for the long query of the tests."""
     from FlagEmbedding import FlagLLMReranker  # noqa: PLC0415
 
     return flag_scores(FlagLLMReranker, folder, pairs, max_length=400, query_max_length=400)

@@ -1,4 +1,4 @@
-"""Servers of the tests on the loopback, each in a thread."""
+"""HTTP servers on the loopback interface, each in a thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Loopback(ThreadingHTTPServer):
-    """A server on a free port; it serves from :meth:`start` to :meth:`stop`."""
+    """Server on a free port."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -28,13 +28,13 @@ class Loopback(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients that go away are part of the tests."""
+        """Ignore the error: clients disconnect on purpose."""
 
 
-class Quiet(BaseHTTPRequestHandler):
-    """One connection, of which nothing is logged."""
+class QuietHandler(BaseHTTPRequestHandler):
+    """Connection of a client, without a log."""
 
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Be quiet."""
+        """Log nothing."""

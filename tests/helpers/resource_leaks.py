@@ -1,4 +1,4 @@
-"""No test may leave a thread, a future, a task or a socket behind."""
+"""Hooks that fail a test if it leaves a thread, a future, a task or a socket."""
 
 from __future__ import annotations
 
@@ -23,143 +23,51 @@ from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.loading import LazyModel, UserBackend
 
 GRACE_S: Final = 5.0
-"""How long what has been told to end may take."""
+"""Time that threads, futures and sockets have to end after a test."""
 
 _UNCOLLECTED_S: Final = 0.1
-"""How long threads have to end by themselves, as most do, before garbage is looked through."""
+"""Time before the garbage is collected, which is slow and rarely needed."""
 
 ALLOWED: Final = {
-    "tqdm_monitor": "tqdm's own; one a process, it cannot be asked to end",
-    "TMonitor": "the same, before it had a name",
-    "AnyIO worker thread": "Starlette's pool; ends with its event loop, some time later",
-    "asyncio-waitpid": "asyncio's own; ends with the child process",
+    "tqdm_monitor": "tqdm has one per process and no way to end it",
+    "TMonitor": "the same thread, before it has a name",
+    "AnyIO worker thread": "Starlette's pool, which ends some time after its event loop",
+    "asyncio-waitpid": "asyncio's, which ends with the child process",
     "pytest_timeout": "the timeout of the test itself",
     "pydevd": "a debugger",
 }
-"""What names or classes of threads of the whole process begin with, and why they stay."""
+"""Prefixes of names or classes of threads that may remain, and the reasons."""
 
 NOT_WATCHED: Final = {
-    "tests/backends/test_compile.py": "torch's compiler keeps threads and workers for the process",
-    "tests/robustness/fuzz/": "clients and servers of a module keep connections between its tests",
-    "tests/ray/": "Ray keeps threads and sockets of its own for the whole process",
+    "tests/backends/test_compile.py": "torch's compiler keeps threads and processes",
+    "tests/robustness/fuzz/": "clients and servers of a module keep connections between tests",
+    "tests/ray/": "Ray keeps threads and sockets for the whole process",
 }
-"""Where tests that are not looked at begin, and why."""
+"""Prefixes of tests that are not checked, and the reasons."""
 
 _BEFORE: Final = pytest.StashKey[tuple[set[threading.Thread], set[Engine[Any]], set[str]]]()
 _SOCKETS: Final = Path("/proc/self/fd")
-_made: list[weakref.ref[concurrent.futures.Future[Any]]] = []
-_make_future = concurrent.futures.Future.__init__
+_futures: list[weakref.ref[concurrent.futures.Future[Any]]] = []
+_initialize_future = concurrent.futures.Future.__init__
 
 
-def _noting(self: concurrent.futures.Future[Any]) -> None:
-    _make_future(self)
-    _made.append(weakref.ref(self))
+def _record_future(self: concurrent.futures.Future[Any]) -> None:
+    _initialize_future(self)
+    _futures.append(weakref.ref(self))
 
 
-concurrent.futures.Future.__init__ = _noting  # type: ignore[method-assign, assignment]
-
-
-def _kept(engine: Engine[Any]) -> bool:
-    """Return whether an engine is the process's: that of the embedded model."""
-    return isinstance(engine._provider, LazyModel) and engine._provider._config.model == MINI
-
-
-def _engines() -> set[Engine[Any]]:
-    """Return the engines that the process knows, but for those it keeps."""
-    known = registry._registry
-    engines = [*known.engines.values(), *known.user_engines.values()]
-    return {engine for engine in engines if not _kept(engine)}
-
-
-def _threads() -> set[threading.Thread]:
-    """Return the threads that count: not those allowed, nor of engines the process keeps."""
-    engines = [one for one in registry._registry.engines.values() if _kept(one)]
-    kept = {thread for engine in engines for thread in engine._scheduler.threads}
-    for engine in engines:
-        source: Any = engine._provider
-        backend = source._backend
-        for lanes in (
-            getattr(backend, "_lanes", None),
-            getattr(getattr(backend, "_packed", None), "lanes", None),
-        ):
-            kept |= set(lanes.threads) if lanes is not None else set()
-    return {
-        thread
-        for thread in threading.enumerate()
-        if thread not in kept | _langchains()
-        and not any(
-            name.startswith(tuple(ALLOWED)) for name in (thread.name, type(thread).__name__)
-        )
-        and not _told_to_end(thread)
-    }
-
-
-def _told_to_end(thread: threading.Thread) -> bool:
-    """Return whether a thread is of a pool that was shut down without waiting for it.
-
-    transformers does so with the pool that reads weights; the package has no pools.
-    """
-    arguments = getattr(thread, "_args", ())  # of the pool's worker: a reference to the pool first
-    if not arguments or not isinstance(arguments[0], weakref.ref):
-        return False
-    pool = arguments[0]()
-    return pool is None or getattr(pool, "_shutdown", False)
-
-
-def _langchains() -> set[threading.Thread]:
-    """Return the threads in which LangChain calls handlers; it ends them with the process."""
-    manager: Any = sys.modules.get("langchain_core.callbacks.manager")
-    pool = getattr(manager, "_executor", None)
-    if pool is None or not pool.cache_info().currsize:
-        return set()
-    return set(pool()._threads)
-
-
-def _sockets() -> set[str]:
-    """Return the open sockets by inode; empty where the system does not list them."""
-    found = set()
-    for entry in _SOCKETS.iterdir() if _SOCKETS.exists() else ():
-        try:
-            target = os.readlink(entry)
-        except OSError:  # closed meanwhile, such as the listing's own
-            continue
-        if target.startswith("socket:"):
-            found.add(target)
-    return found
-
-
-def _futures() -> list[concurrent.futures.Future[Any]]:
-    alive = (reference() for reference in _made)
-    return [future for future in alive if future is not None and not future.done()]
-
-
-def _gone(left: Callable[[], set[Any] | list[Any]]) -> list[Any]:
-    """Return what is left after a while; garbage, which is slow to collect, after a short one."""
-    if _left_after(left, _UNCOLLECTED_S):
-        gc.collect()
-    return _left_after(left, GRACE_S)
-
-
-def _left_after(left: Callable[[], set[Any] | list[Any]], seconds: float) -> list[Any]:
-    """Wait until nothing is left, for so long at most; return what is."""
-    end = time.monotonic() + seconds
-    pause = 0.001
-    while (found := left()) and time.monotonic() < end:
-        found = []  # no references, which would keep alive what is looked for
-        time.sleep(pause)
-        pause = min(2 * pause, 0.1)
-    return list(found)
+concurrent.futures.Future.__init__ = _record_future  # type: ignore[method-assign, assignment]
 
 
 def pytest_collection_finish() -> None:
-    """Leave a million objects of imported libraries out of all later collections of garbage."""
+    """Exclude the objects of imported libraries, about a million, from garbage collections."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture
 async def no_tasks_left() -> AsyncIterator[None]:
-    """Fail if a task of the test's event loop still runs; the loop would cancel it in silence."""
+    """Fail if a task of the test's event loop is still running: the loop would only cancel it."""
     before = asyncio.all_tasks()
     yield
     await asyncio.sleep(0)
@@ -169,22 +77,22 @@ async def no_tasks_left() -> AsyncIterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> None:
-    """Note what is there before a test; the hook below looks when all its fixtures have ended."""
+    """Record the threads, engines and sockets before a test, for the teardown hook."""
     item = request.node
     if item.nodeid.startswith(tuple(NOT_WATCHED)):
         return
     item.stash[_BEFORE] = _threads(), _engines(), _sockets()
-    _made.clear()
+    _futures.clear()
     if inspect.iscoroutinefunction(getattr(request, "function", None)):
         request.getfixturevalue("no_tasks_left")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    """Fail if a thread, a future or a socket that the test made is still there.
+    """Fail if a thread, a future or a socket of the test is left after the end of its fixtures.
 
-    Engines of models and backends of the test are ended first, as they are at the end of the
-    process; the embedded model's stays, with its threads, for the next test.
+    Engines that the test created are closed first, as at the end of the process. The engine of
+    the bundled model stays, with its threads, for the next test.
     """
     yield
     if _BEFORE not in item.stash:
@@ -193,13 +101,104 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     del item.stash[_BEFORE]
     for engine in _engines() - engines:
         if isinstance(engine._provider, UserBackend):
-            engine.abandon()  # the backend stays usable for whoever holds it
+            engine.abandon()  # other references to the backend may still use it
         else:
             engine.close()
     del engines
-    futures = _gone(_futures)
-    assert not futures, f"the test leaves futures that nobody sets: {futures}"
-    left = _gone(lambda: {thread for thread in _threads() - threads if thread.is_alive()})
+    futures = _remaining(_pending_futures)
+    assert not futures, f"the test leaves futures without a result: {futures}"
+    left = _remaining(lambda: {thread for thread in _threads() - threads if thread.is_alive()})
     assert not left, f"the test leaves threads: {left}"
-    opened = _gone(lambda: _sockets() - sockets)
+    opened = _remaining(lambda: _sockets() - sockets)
     assert not opened, f"the test leaves sockets: {opened}"
+
+
+def _is_shared(engine: Engine[Any]) -> bool:
+    """Return whether an engine is that of the bundled model, which all tests share."""
+    return isinstance(engine._provider, LazyModel) and engine._provider._config.model == MINI
+
+
+def _engines() -> set[Engine[Any]]:
+    """Return the registered engines, except the shared one."""
+    engines = [*registry._registry.engines.values(), *registry._registry.user_engines.values()]
+    return {engine for engine in engines if not _is_shared(engine)}
+
+
+def _threads() -> set[threading.Thread]:
+    """Return the running threads, except allowed ones and those of the shared engine."""
+    ignored = _langchain_threads()
+    for engine in filter(_is_shared, registry._registry.engines.values()):
+        ignored |= set(engine._scheduler.threads)
+        source: Any = engine._provider
+        backend = source._backend
+        for pool in (
+            getattr(backend, "_thread_pool", None),
+            getattr(getattr(backend, "_packed", None), "thread_pool", None),
+        ):
+            ignored |= set(pool.threads) if pool is not None else set()
+    return {
+        thread
+        for thread in threading.enumerate()
+        if thread not in ignored
+        and not any(
+            name.startswith(tuple(ALLOWED)) for name in (thread.name, type(thread).__name__)
+        )
+        and not _is_of_ended_pool(thread)
+    }
+
+
+def _is_of_ended_pool(thread: threading.Thread) -> bool:
+    """Return whether the pool of a thread was shut down without waiting for it.
+
+    transformers does this with the pool that reads weights; this package has no such pools.
+    """
+    arguments = getattr(thread, "_args", ())  # a worker's first argument is a reference to its pool
+    if not arguments or not isinstance(arguments[0], weakref.ref):
+        return False
+    pool = arguments[0]()
+    return pool is None or getattr(pool, "_shutdown", False)
+
+
+def _langchain_threads() -> set[threading.Thread]:
+    """Return the threads in which LangChain calls handlers: it ends them with the process."""
+    manager: Any = sys.modules.get("langchain_core.callbacks.manager")
+    pool = getattr(manager, "_executor", None)
+    if pool is None or not pool.cache_info().currsize:
+        return set()
+    return set(pool()._threads)
+
+
+def _sockets() -> set[str]:
+    """Return the open sockets by inode; empty on systems that do not list them."""
+    sockets = set()
+    for entry in _SOCKETS.iterdir() if _SOCKETS.exists() else ():
+        try:
+            target = os.readlink(entry)
+        except OSError:  # closed since it was listed, like the descriptor of the listing
+            continue
+        if target.startswith("socket:"):
+            sockets.add(target)
+    return sockets
+
+
+def _pending_futures() -> list[concurrent.futures.Future[Any]]:
+    alive = (reference() for reference in _futures)
+    return [future for future in alive if future is not None and not future.done()]
+
+
+def _remaining(find: Callable[[], set[Any] | list[Any]]) -> list[Any]:
+    """Return what is found after the grace period, with garbage collected if necessary."""
+    if _wait_until_gone(find, _UNCOLLECTED_S):
+        gc.collect()
+    return _wait_until_gone(find, GRACE_S)
+
+
+def _wait_until_gone(find: Callable[[], set[Any] | list[Any]], seconds: float) -> list[Any]:
+    """Wait until nothing is found, for a number of seconds at most; return what is found."""
+    end = time.monotonic() + seconds
+    pause = 0.001
+    while (objects := find()) and time.monotonic() < end:
+        objects = []  # a reference would keep the objects alive
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+    return list(objects)

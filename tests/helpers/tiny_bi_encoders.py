@@ -1,4 +1,4 @@
-"""Tiny random bi-encoders of the families that docs/models.md lists."""
+"""Tiny random bi-encoders of the families in docs/models.md."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def save_dense(
     prompts: dict[str, str] | None = None,
     name: str = "model",
 ) -> Path:
-    """Save a bi-encoder: cls pooling for an encoder, the last token for a decoder."""
+    """Save a bi-encoder; the default pooling is cls for encoders and lasttoken for decoders."""
     torch.manual_seed(7)
     plain = folder / "plain"
     if architecture in CONFIGS:
         tokenizer = decoder_tokenizer(ending=True)
         base: Any = transformers.AutoModel.from_config(CONFIGS[architecture](**sizes(tokenizer)))
-        usual = "lasttoken"
+        default = "lasttoken"
     else:
         make_model, make_tokenizer = ARCHITECTURES[architecture]
         tokenizer = make_tokenizer()
         classifier: Any = make_model(num_labels=1, initializer_range=0.3, **WIDTHS)
-        base, usual = classifier.base_model, "cls"
+        base, default = classifier.base_model, "cls"
     base.save_pretrained(plain)
     tokenizer.save_pretrained(plain)
     width = WIDTHS["hidden_size"]
-    modules: list[Any] = [Transformer(str(plain)), Pooling(width, pooling or usual), Normalize()]
+    modules: list[Any] = [Transformer(str(plain)), Pooling(width, pooling or default), Normalize()]
     model = SentenceTransformer(modules=modules, prompts=prompts, device="cpu")
     model.save_pretrained(str(folder / name))
     return folder / name

@@ -1,4 +1,4 @@
-"""Tiny random decoders, as the rerankers made of them are published."""
+"""Tiny random decoder rerankers in the formats in which such models are published."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def decoder_tokenizer(*, ending: bool = False) -> transformers.PreTrainedTokeniz
     """Return a byte-level tokenizer with the answers as single tokens.
 
     Args:
-        ending: Whether a text ends with a token of its own, as Qwen3-Embedding's does.
+        ending: Whether an end token follows each text, as in Qwen3-Embedding.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -66,7 +66,7 @@ def decoder_tokenizer(*, ending: bool = False) -> transformers.PreTrainedTokeniz
 
 
 def sizes(tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return what every tiny decoder's configuration has."""
+    """Return the configuration that all tiny decoders share."""
     return {
         **WIDTHS,
         "num_hidden_layers": LAYERS,
@@ -90,7 +90,7 @@ CONFIGS: dict[str, Callable[..., transformers.PreTrainedConfig]] = {
         sliding_window=24, query_pre_attn_scalar=8, **kwargs
     ),
 }
-"""Two of them with sliding windows that their prompts exceed."""
+"""Configurations by architecture; prompts are longer than the two sliding windows."""
 
 
 def save_language_model(architecture: str, folder: Path) -> Path:
@@ -117,7 +117,7 @@ def save_classifier(
 
 
 def save_logit_score(architecture: str, folder: Path, *, no: bool = True) -> Path:
-    """Save a language model as sentence-transformers does: with a chat template and LogitScore."""
+    """Save a language model with a chat template and sentence-transformers' LogitScore."""
     plain = save_language_model(architecture, folder / "plain")
     tokenizer = decoder_tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE

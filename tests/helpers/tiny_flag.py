@@ -1,4 +1,4 @@
-"""Tiny random models of FlagEmbedding's two architectures, saved as BAAI's are."""
+"""Tiny random models of FlagEmbedding's two architectures, in the format of BAAI's models."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def save_layerwise(folder: Path) -> Path:
 
 
 def save_lightweight(folder: Path) -> Path:
-    """Save a random Gemma 2 with heads at its layers; return its folder."""
+    """Save a random Gemma 2 with a head at each layer; return its folder."""
     shape = {
         **sizes(decoder_tokenizer()),
         "query_pre_attn_scalar": 8,

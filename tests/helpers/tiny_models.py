@@ -1,4 +1,4 @@
-"""Tiny random models of every supported architecture, made in code."""
+"""Tiny random rerankers of every supported encoder architecture."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _wordpiece() -> transformers.PreTrainedTokenizerBase:
     )
 
 
-def _with_angles(tokenizer: Tokenizer, pair: str) -> transformers.PreTrainedTokenizerBase:
+def _wrap_tokenizer(tokenizer: Tokenizer, pair: str) -> transformers.PreTrainedTokenizerBase:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",
         pair=pair,
@@ -78,7 +78,7 @@ def _with_angles(tokenizer: Tokenizer, pair: str) -> transformers.PreTrainedToke
     )
 
 
-_ANGLES = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+_SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
 def _byte_bpe(pair: str = "<s> $A </s> </s> $B </s>") -> transformers.PreTrainedTokenizerBase:
@@ -87,11 +87,11 @@ def _byte_bpe(pair: str = "<s> $A </s> </s> $B </s>") -> transformers.PreTrained
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=_ANGLES,
+        special_tokens=_SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(TEXTS, trainer)
-    return _with_angles(tokenizer, pair)
+    return _wrap_tokenizer(tokenizer, pair)
 
 
 def _unigram(pair: str = "<s> $A </s> </s> $B </s>") -> transformers.PreTrainedTokenizerBase:
@@ -100,11 +100,11 @@ def _unigram(pair: str = "<s> $A </s> </s> $B </s>") -> transformers.PreTrainedT
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=200,
-        special_tokens=_ANGLES,
+        special_tokens=_SPECIAL_TOKENS,
         unk_token="<unk>",  # noqa: S106
     )
     tokenizer.train_from_iterator(TEXTS, trainer)
-    return _with_angles(tokenizer, pair)
+    return _wrap_tokenizer(tokenizer, pair)
 
 
 def _bert(**kwargs: Any) -> transformers.PreTrainedModel:
@@ -171,7 +171,7 @@ ARCHITECTURES: dict[
 
 
 def save_reranker(architecture: str, folder: Path, *, labels: int = 1) -> Path:
-    """Save a random reranker with scores of a realistic spread; return its folder."""
+    """Save a random reranker whose scores have a realistic spread; return its folder."""
     make_model, make_tokenizer = ARCHITECTURES[architecture]
     torch.manual_seed(7)
     model = make_model(num_labels=labels, initializer_range=0.3, **WIDTHS)
@@ -181,6 +181,6 @@ def save_reranker(architecture: str, folder: Path, *, labels: int = 1) -> Path:
 
 
 def change_config(folder: Path, **changes: Any) -> None:
-    """Change settings of a saved model."""
+    """Change values in the config.json of a saved model."""
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))

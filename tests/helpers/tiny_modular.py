@@ -1,4 +1,4 @@
-"""Tiny random rerankers of sentence-transformers' modules, as the ettin rerankers are."""
+"""Tiny random rerankers made of sentence-transformers modules, like the ettin rerankers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.tiny_models import ARCHITECTURES, WIDTHS
 
 
 def save_modular(architecture: str, folder: Path, *, pooling: str = "cls") -> Path:
-    """Save an encoder under a head of Pooling, Dense, LayerNorm and Dense; return its folder."""
+    """Save an encoder with a head of Pooling, Dense, LayerNorm and Dense; return its folder."""
     make_model, make_tokenizer = ARCHITECTURES[architecture]
     torch.manual_seed(7)
     classifier: Any = make_model(num_labels=1, initializer_range=0.3, **WIDTHS)

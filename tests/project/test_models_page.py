@@ -1,4 +1,4 @@
-"""The table of docs/models.md lists exactly the architectures that the tests compare."""
+"""Table of supported models in docs/models.md, compared with the architectures of the tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
 
 class Family(NamedTuple):
-    """A row of the table."""
+    """One row of the table: a backend and the architectures that it runs."""
 
     backend: str
     architectures: list[str]
@@ -24,12 +24,12 @@ def families() -> list[Family]:
     return [Family(row[-2].strip("`"), row[-1].split("; ")) for row in cells]
 
 
-def test_every_architecture_is_compared_and_every_comparison_listed() -> None:
+def test_the_table_lists_the_compared_architectures() -> None:
     assert len(families()) > 10
     listed = {name for family in families() for name in family.architectures}
     assert listed == set(CASES)
 
 
-def test_the_first_architecture_of_a_family_runs_where_the_table_says() -> None:
+def test_the_table_names_the_backend_of_each_family() -> None:
     for family in families():
         assert CASES[family.architectures[0]].backend == family.backend

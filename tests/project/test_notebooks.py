@@ -1,4 +1,4 @@
-"""What notebooks carry, and that they are run where nothing beyond the machine answers."""
+"""Saved notebooks, and the guard that blocks their access to the network."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MOST_BYTES = 2**20
+MAX_BYTES = 2**20
 
 
 def cells(notebook: Path, kind: str) -> list[dict[str, Any]]:
-    read = json.loads(notebook.read_text(encoding="utf-8"))
-    return [cell for cell in read["cells"] if cell["cell_type"] == kind]
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    return [cell for cell in content["cells"] if cell["cell_type"] == kind]
 
 
-def test_there_are_notebooks_and_an_index_of_them() -> None:
+def test_the_index_links_every_notebook() -> None:
     index = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
-    assert [one.name[:2] for one in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
-    assert all(f"]({one.name})" in index for one in NOTEBOOKS)
-    assert sum(one.stat().st_size for one in NOTEBOOKS) < MOST_BYTES
+    assert [notebook.name[:2] for notebook in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+    assert all(f"]({notebook.name})" in index for notebook in NOTEBOOKS)
+    assert sum(notebook.stat().st_size for notebook in NOTEBOOKS) < MAX_BYTES
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda one: one.stem)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_outputs_are_those_of_one_run_from_top_to_bottom(notebook: Path) -> None:
     code = cells(notebook, "code")
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
@@ -37,16 +37,16 @@ def test_outputs_are_those_of_one_run_from_top_to_bottom(notebook: Path) -> None
     assert not any(output["output_type"] == "error" for output in outputs)
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda one: one.stem)
-def test_nothing_of_the_machine_is_kept(notebook: Path) -> None:
-    read = json.loads(notebook.read_text(encoding="utf-8"))
-    assert read["metadata"]["language_info"] == {"name": "python"}
-    assert all(cell["metadata"] == {} for cell in read["cells"])
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_metadata_of_the_machine_is_removed(notebook: Path) -> None:
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    assert content["metadata"]["language_info"] == {"name": "python"}
+    assert all(cell["metadata"] == {} for cell in content["cells"])
     assert "site-packages" not in notebook.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    ("code", "refused"),
+    ("code", "blocked"),
     [
         ("socket.getaddrinfo('example.com', 80)", True),
         ("socket.create_connection(('192.0.2.1', 80), 0.1)", True),
@@ -57,7 +57,7 @@ def test_nothing_of_the_machine_is_kept(notebook: Path) -> None:
         ),
     ],
 )
-def test_beyond_the_machine_is_refused(code: str, refused: bool) -> None:
+def test_access_beyond_the_machine_is_blocked(code: str, blocked: bool) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "offline")}
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", f"import socket; {code}"],
@@ -66,5 +66,5 @@ def test_beyond_the_machine_is_refused(code: str, refused: bool) -> None:
         text=True,
         check=False,
     )
-    assert ("the notebooks run without a network" in done.stderr) is refused
-    assert (done.returncode != 0) is refused
+    assert ("notebooks run without a network" in done.stderr) is blocked
+    assert (done.returncode != 0) is blocked

@@ -1,4 +1,4 @@
-"""The wheel and sdist: contents, versions, and use without the sources."""
+"""Wheel and sdist: contents, versions, and use without the sources."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCRIPTS = "Scripts" if sys.platform == "win32" else "bin"
 
 
 class Archives(NamedTuple):
-    """The archives of one build."""
+    """Paths of the archives of one build."""
 
     wheel: Path
     sdist: Path
@@ -72,7 +72,7 @@ def python(built: Archives, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return interpreter
 
 
-def test_one_version_everywhere() -> None:
+def test_package_and_changelog_have_the_same_version() -> None:
     assert version("rerank-plugins") == __version__
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     newest = re.search(r"^## \[?(\d+\.\d+\.\d+)", changelog, re.MULTILINE)
@@ -94,12 +94,12 @@ def test_every_dependency_is_constrained() -> None:
 
 
 @pytest.mark.slow
-def test_the_archives_hold_what_they_should(built: Archives) -> None:
+def test_the_archives_contain_every_file_of_the_package(built: Archives) -> None:
     with zipfile.ZipFile(built.wheel) as wheel:
-        inside = set(wheel.namelist())
+        wheel_files = set(wheel.namelist())
     with tarfile.open(built.sdist) as archive:
-        sources = {name.partition("/")[2] for name in archive.getnames()}
-    shipped = {
+        sdist_files = {name.partition("/")[2] for name in archive.getnames()}
+    package_files = {
         str(file.relative_to(ROOT).as_posix())
         for file in (ROOT / "rerank_plugins").rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
@@ -109,17 +109,17 @@ def test_the_archives_hold_what_they_should(built: Archives) -> None:
         "rerank_plugins/models/mini/model.safetensors",
         "rerank_plugins/data/squad-dev/corpus.jsonl.gz",
         "rerank_plugins/data/squad-dev/ATTRIBUTION.md",
-    } <= shipped
-    assert shipped <= inside
-    assert shipped <= sources
+    } <= package_files
+    assert package_files <= wheel_files
+    assert package_files <= sdist_files
     assert {
         "LICENSE",
         "Makefile",
         "constraints.txt",
         "tests/conftest.py",
-    } <= sources
-    assert any(name.endswith("licenses/LICENSE") for name in inside)
-    assert not any(name.startswith("tests/") for name in inside)
+    } <= sdist_files
+    assert any(name.endswith("licenses/LICENSE") for name in wheel_files)
+    assert not any(name.startswith("tests/") for name in wheel_files)
     assert f"-{__version__}-" in built.wheel.name
 
 
@@ -127,13 +127,15 @@ def test_the_archives_hold_what_they_should(built: Archives) -> None:
 def test_the_wheel_works_without_the_sources(python: Path, tmp_path: Path) -> None:
     code = (
         "import rerank_plugins as r; from importlib.metadata import version;"
-        "best = r.Reranker().rank('who wrote faust', ['rain', 'goethe wrote faust'])[0].index;"
-        "print(r.__file__, r.__version__, version('rerank-plugins'), best, sep='|')"
+        "first = r.Reranker().rank('who wrote faust', ['rain', 'goethe wrote faust'])[0].index;"
+        "print(r.__file__, r.__version__, version('rerank-plugins'), first, sep='|')"
     )
-    file, imported, installed, best = run(python, "-I", "-c", code, cwd=tmp_path).strip().split("|")
+    file, imported, installed, first = (
+        run(python, "-I", "-c", code, cwd=tmp_path).strip().split("|")
+    )
     assert not Path(file).is_relative_to(ROOT)
     assert Path(file).is_relative_to(python.parents[1])
-    assert (imported, installed, best) == (__version__, __version__, "1")
+    assert (imported, installed, first) == (__version__, __version__, "1")
 
 
 @pytest.mark.slow
@@ -144,8 +146,8 @@ def test_the_command_is_installed(python: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_adapters_import_from_the_wheel(python: Path, tmp_path: Path) -> None:
     code = (
-        "from rerank_plugins.langchain import CrossEncoderCompressor as a;"
-        "from rerank_plugins.llama_index import CrossEncoderPostprocessor as b;"
-        "print(a(), b().class_name())"
+        "from rerank_plugins.langchain import CrossEncoderCompressor;"
+        "from rerank_plugins.llama_index import CrossEncoderPostprocessor;"
+        "print(CrossEncoderCompressor(), CrossEncoderPostprocessor().class_name())"
     )
     assert "CrossEncoderPostprocessor" in run(python, "-I", "-c", code, cwd=tmp_path)

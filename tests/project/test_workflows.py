@@ -1,6 +1,6 @@
-"""The GitHub workflows agree with the Makefile, the package and the changelog.
+"""GitHub workflows, compared with the Makefile, the package and the changelog.
 
-`make lint` checks their syntax and permissions.
+``make lint`` checks their syntax and permissions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real Ray cluster and what runs on it, seen from outside."""
+"""A real Ray cluster and its processes, observed from outside."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
     **os.environ,
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray listens on every address
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # otherwise Ray listens on every address
     "RAY_DEDUP_LOGS": "0",
     "RAY_TMPDIR": "/tmp",  # noqa: S108  (paths of Unix sockets must be short)
     "PYTHONPATH": str(ROOT),
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
 }
-BUILD = "rerank_plugins.ray.serve:build"
+BUILDER = "rerank_plugins.ray:build_app"
 
 
 @contextmanager
 def two_nodes() -> Iterator[str]:
-    """Start a cluster; yields its address."""
+    """Start a cluster and yield its address."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.ray.nodes"],
         cwd=ROOT,
@@ -67,7 +67,7 @@ def free_port() -> int:
 def configuration(
     port: int, user_config: dict[str, Any] | None = None, **args: Any
 ) -> dict[str, Any]:
-    """Return a Serve configuration file; JSON is YAML."""
+    """Return the content of a Serve configuration file."""
     changes = [] if user_config is None else [{"name": "Reranker", "user_config": user_config}]
     return {
         "proxy_location": "HeadOnly",
@@ -76,7 +76,7 @@ def configuration(
             {
                 "name": "rerank",
                 "route_prefix": "/",
-                "import_path": BUILD,
+                "import_path": BUILDER,
                 "args": args,
                 "deployments": changes,
             }
@@ -85,70 +85,72 @@ def configuration(
 
 
 def serve_run(address: str, file: Path, config: dict[str, Any]) -> None:
-    """Deploy a configuration, or change what runs."""
-    file.write_text(json.dumps(config), "utf-8")
+    """Deploy a configuration, or update the deployment."""
+    file.write_text(json.dumps(config), "utf-8")  # JSON is valid YAML
     program = shutil.which("serve", path=ENVIRONMENT["PATH"])
     assert program is not None
     command = [program, "run", "--address", address, "--non-blocking", str(file)]
-    done = subprocess.run(  # noqa: S603
+    completed = subprocess.run(  # noqa: S603
         command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False
     )
-    assert done.returncode == 0, done.stderr[-2_000:]
+    assert completed.returncode == 0, completed.stderr[-2_000:]
 
 
 def listening(port: int) -> set[str]:
-    """Return the addresses on which a port listens, as the kernel writes them."""
-    found = set()
+    """Return the addresses that listen on a port, as hexadecimal numbers of the kernel."""
+    addresses = set()
     for table in ("tcp", "tcp6"):
         for line in (Path("/proc/net") / table).read_text("utf-8").splitlines()[1:]:
             local, state = line.split()[1], line.split()[3]
             address, _, number = local.rpartition(":")
             if state == "0A" and int(number, 16) == port:
-                found.add(address)
-    return found
+                addresses.add(address)
+    return addresses
 
 
 def replicas(deployment: str) -> list[int]:
     """Return the process ids of a deployment's replicas."""
     title = f"ray::ServeReplica:rerank:{deployment}"
-    found = []
+    processes = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 line = (folder / "cmdline").read_bytes()
             except OSError:
-                continue  # it ended meanwhile
+                continue  # the process ended
             if line.decode(errors="replace").startswith(title):
-                found.append(int(folder.name))
-    return found
+                processes.append(int(folder.name))
+    return processes
 
 
 def settled(deployment: str, number: int, seconds: float) -> list[int]:
-    """Wait until a deployment's replicas are that many and the same for ten seconds.
+    """Wait until a deployment has had the same ``number`` of replicas for ten seconds.
 
-    A replica that is only about to stop, or to fail to start, would be none to try things on.
+    A test must not use a replica that is about to stop or to fail.
     """
     since, last = time.monotonic(), replicas(deployment)
 
-    def rests() -> bool:
+    def is_settled() -> bool:
         nonlocal since, last
         now = replicas(deployment)
         if set(now) != set(last) or len(now) != number:
             since, last = time.monotonic(), now
         return time.monotonic() - since > 10
 
-    assert wait_until(rests, seconds), f"{deployment} has the replicas {last}, not {number}"
+    assert wait_until(is_settled, seconds), (
+        f"{deployment} has the replicas {last}, expected {number}"
+    )
     return last
 
 
-def wait_until(what: Callable[[], bool], seconds: float) -> bool:
-    """Wait for something to become true; returns whether it did."""
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait for a condition, and return whether it became true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if what():
+        if condition():
             return True
         time.sleep(0.2)
-    return what()
+    return condition()
 
 
 def is_ready(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""Clients that ask all the time, keep what they got, and never ask twice."""
+"""Clients that send requests in a loop, without retries, and record the responses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ TEXTS = [f"document {number} tells of {word}" for number, word in enumerate("abc
 
 
 class Load:
-    """Threads that send requests without a retry; a context manager that ends them.
+    """Threads that send requests; leaving the context stops them.
 
     Attributes:
-        answers: ``(number, scores by index)`` of every call that was answered.
-        failures: What every other call got.
+        answers: ``(number, scores by index)`` of every successful call.
+        failures: Description of every failed call.
     """
 
     def __init__(self, url: str, clients: int, texts: Sequence[str] = TEXTS) -> None:
@@ -27,7 +27,7 @@ class Load:
         self._texts = list(texts)
         self._numbers = itertools.count()
         self._end = threading.Event()
-        self._threads = [threading.Thread(target=self._ask_on) for _ in range(clients)]
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -44,24 +44,24 @@ class Load:
     def calls(self) -> int:
         return len(self.answers) + len(self.failures)
 
-    def _ask_on(self) -> None:
+    def _run(self) -> None:
         with httpx.Client(timeout=120) as client:
             while not self._end.is_set():
-                self._ask(client, next(self._numbers))
+                self._send(client, next(self._numbers))
 
-    def _ask(self, client: httpx.Client, number: int) -> None:
+    def _send(self, client: httpx.Client, number: int) -> None:
         body: dict[str, Any] = {"query": query(number), "documents": self._texts}
         try:
-            answer = client.post(f"{self._url}/v2/rerank", json=body)
+            response = client.post(f"{self._url}/v2/rerank", json=body)
         except httpx.HTTPError as error:
             self.failures.append(repr(error))
             return
-        if answer.is_success:
-            results = answer.json()["results"]
-            scores = {one["index"]: one["relevance_score"] for one in results}
+        if response.is_success:
+            results = response.json()["results"]
+            scores = {result["index"]: result["relevance_score"] for result in results}
             self.answers.append((number, scores))
         else:
-            self.failures.append(f"{answer.status_code} {answer.text}")
+            self.failures.append(f"{response.status_code} {response.text}")
 
 
 def query(number: int) -> str:

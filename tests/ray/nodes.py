@@ -1,7 +1,7 @@
-"""A Ray cluster of two nodes on the loopback, until standard input ends.
+"""A Ray cluster of two nodes on the loopback interface, until standard input ends.
 
-``python -m tests.ray.nodes`` prints its address. A process of its own, because Ray reads
-its environment when it is imported, and must leave nothing behind whatever a test does.
+``python -m tests.ray.nodes`` prints its address. It runs in a separate process, because Ray reads
+the environment when it is imported, and because the end of the process removes all of it.
 """
 
 from __future__ import annotations

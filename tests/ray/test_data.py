@@ -1,4 +1,4 @@
-"""Batches by a pool of actors on a real cluster: as in one process, even if an actor dies."""
+"""Batch reranking on a real cluster equals that in one process, even if an actor dies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.test_job import GOOD, assert_as_alone, dead, lines, ranked
+from tests.batch.test_job import GOOD, assert_ranked_like_single_queries, dead, lines, ranked
 from tests.ray.live import ENVIRONMENT, ROOT, two_nodes
 
 pytest.importorskip("ray.data", reason="the extra ray is not installed")
@@ -61,35 +61,35 @@ def run(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_pool_of_actors_does_what_one_process_does(tmp_path: Path) -> None:
+def test_a_pool_of_actors_equals_one_process(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text(lines(GOOD), "utf-8")
     with two_nodes() as address:
-        # A dataset; one of its two actors is killed while it works.
+        # A dataset; one of two actors is killed during the run.
         output = tmp_path / "dataset"
-        done = run(address, "-c", DATASET, str(source), str(output), "kill")
-        assert done.returncode == 0, done.stderr[-3_000:]
-        rows, good, bad, resumed, units, killed = map(int, done.stdout.split()[-6:])
+        completed = run(address, "-c", DATASET, str(source), str(output), "kill")
+        assert completed.returncode == 0, completed.stderr[-3_000:]
+        rows, good, bad, resumed, units, killed = map(int, completed.stdout.split()[-6:])
         assert (rows, good, bad, resumed, killed) == (6, 6, 0, 0, 1)
-        assert_as_alone(ranked(output), GOOD, 4)
+        assert_ranked_like_single_queries(ranked(output), GOOD, 4)
         again = run(address, "-c", DATASET, str(source), str(output), "no")
         assert again.stdout.split()[-6:] == ["6", "6", "0", str(units), str(units), "0"]
 
-        # Files, from the command line, with a row that cannot be ranked.
+        # Files, by the command line, with an invalid row.
         source.write_text(lines([*GOOD, {"query": "q"}]), "utf-8")
         output = tmp_path / "files"
         command = ["-m", "rerank_plugins.cli", "batch", str(source), str(output)]
         options = ["--top-n", "4", "--max-documents", "10", "--actors", "2", "--dtype", "float32"]
-        done = run(address, *command, *options)
-        assert done.returncode == 1, done.stderr[-3_000:]
-        assert_as_alone(ranked(output), GOOD, 4)
-        assert [one["reason"] for one in dead(output)] == ["documents is missing"]
+        completed = run(address, *command, *options)
+        assert completed.returncode == 1, completed.stderr[-3_000:]
+        assert_ranked_like_single_queries(ranked(output), GOOD, 4)
+        assert [row["reason"] for row in dead(output)] == ["documents is missing"]
         summary = json.loads((output / "summary.json").read_text("utf-8"))
         assert (summary["rows"], summary["ranked"], summary["dead"]) == (7, 6, 1)
 
-        # A model that cannot be loaded is this package's error, beside what Ray logs.
-        done = run(
+        # A failed load is an error of this package, in addition to the log of Ray.
+        completed = run(
             address, *command[:-1], str(tmp_path / "none"), "--model", str(tmp_path), *options
         )
-        assert done.returncode == 2
-        assert "\nrerank-plugins: " in done.stderr
+        assert completed.returncode == 2
+        assert "\nrerank-plugins: " in completed.stderr

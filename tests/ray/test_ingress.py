@@ -1,10 +1,9 @@
-"""Sending again: what is, what is not, and until when. No cluster, only its errors."""
+"""Retries of the ingress, with the errors of a cluster but without one."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import httpx
@@ -16,40 +15,37 @@ from ray import exceptions as ray_errors
 from ray.serve import exceptions as serve_errors
 from ray.serve._private.common import DeploymentID
 
-from rerank_plugins.ray.asgi import Answer, Call
-from rerank_plugins.ray.serve import Forward, guarded, lost
-from rerank_plugins.serving import ServerSettings
-from rerank_plugins.serving.middleware import Intake
+from rerank_plugins.ray.asgi import HttpRequest, HttpResponse
+from rerank_plugins.ray.serve import build_ingress_app, is_replica_lost
+from rerank_plugins.ray.settings import RayServeSettings
 
-FINE = Answer(200, [(b"content-type", b"application/json")], b"[]")
+OK = HttpResponse(200, [(b"content-type", b"application/json")], b"[]")
 
 
 class Replicas:
-    """Fails as it is told, then answers."""
+    """Raises the errors one after the other, then responds."""
 
     def __init__(self, *errors: Exception) -> None:
         self.errors = list(errors)
-        self.calls: list[Call] = []
+        self.requests: list[HttpRequest] = []
 
-    async def __call__(self, call: Call) -> Answer:
-        self.calls.append(call)
+    async def __call__(self, request: HttpRequest) -> HttpResponse:
+        self.requests.append(request)
         if self.errors:
             raise self.errors.pop(0)
-        return FINE
+        return OK
 
 
-async def ask(
-    replicas: Callable[[Call], Any],
+async def post(
+    replicas: Callable[[HttpRequest], Any],
     path: str = "/v2/rerank",
     *,
     headers: dict[str, str] | None = None,
     timeout_s: float = 5,
     body: bytes = b"{}",
 ) -> httpx.Response:
-    settings = ServerSettings(max_body_bytes=100)
-    app = guarded(
-        Forward(replicas, retries=2, timeout_s=timeout_s), partial(Intake, settings=settings)
-    )
+    settings = RayServeSettings(max_body_bytes=100, retries=2, request_timeout_s=timeout_s)
+    app = build_ingress_app(replicas, settings)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=True)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         return await client.post(path, content=body, headers=headers)
@@ -73,44 +69,44 @@ def task_error(cause: Exception) -> ray_errors.RayTaskError:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_a_lost_replica_costs_an_attempt_only(error: Exception) -> None:
+async def test_a_request_to_a_lost_replica_is_retried(error: Exception) -> None:
     replicas = Replicas(error, error)
-    answer = await ask(replicas, body=b'{"a":1}')
-    assert answer.status_code == 200
-    assert answer.json() == []
-    assert [call.body for call in replicas.calls] == [b'{"a":1}'] * 3
-    assert len({dict(call.headers)[b"x-request-id"] for call in replicas.calls}) == 1
+    response = await post(replicas, body=b'{"a":1}')
+    assert response.status_code == 200
+    assert response.json() == []
+    assert [request.body for request in replicas.requests] == [b'{"a":1}'] * 3
+    assert len({dict(request.headers)[b"x-request-id"] for request in replicas.requests}) == 1
 
 
-async def test_attempts_are_bounded() -> None:
+async def test_retries_are_limited() -> None:
     replicas = Replicas(*(died() for _ in range(9)))
-    answer = await ask(replicas)
-    assert len(replicas.calls) == 3
-    assert answer.status_code == 503
-    assert answer.headers["Retry-After"] == "1"
-    assert "3 replicas died" in answer.json()["message"]
+    response = await post(replicas)
+    assert len(replicas.requests) == 3
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "1"
+    assert "3 replicas died" in response.json()["message"]
 
 
-async def test_a_fault_of_the_application_is_not_sent_again() -> None:
-    fault = task_error(ValueError("x"))
-    replicas = Replicas(fault)
-    assert not lost(fault)
+async def test_an_error_of_the_application_is_not_retried() -> None:
+    error = task_error(ValueError("x"))
+    replicas = Replicas(error)
+    assert not is_replica_lost(error)
     with pytest.raises(ray_errors.RayTaskError):
-        await ask(replicas)
-    assert len(replicas.calls) == 1
+        await post(replicas)
+    assert len(replicas.requests) == 1
 
 
-def test_a_death_inside_a_task_is_a_death() -> None:
-    assert lost(task_error(died()))
+def test_a_death_inside_a_task_is_a_lost_replica() -> None:
+    assert is_replica_lost(task_error(died()))
 
 
-async def test_no_replica_in_time_is_said_in_the_words_of_the_api() -> None:
-    async def never(call: Call) -> Answer:
-        return await asyncio.Future[Answer]()
+async def test_a_timeout_is_answered_in_the_shape_of_the_api() -> None:
+    async def never(request: HttpRequest) -> HttpResponse:
+        return await asyncio.Future[HttpResponse]()
 
-    answer = await ask(never, "/rerank", timeout_s=0.05)
-    assert answer.status_code == 503
-    assert answer.json()["error_type"] == "Unhealthy"
+    response = await post(never, "/rerank", timeout_s=0.05)
+    assert response.status_code == 503
+    assert response.json()["error_type"] == "Unhealthy"
 
 
 @pytest.mark.parametrize(
@@ -121,28 +117,30 @@ async def test_no_replica_in_time_is_said_in_the_words_of_the_api() -> None:
     ],
     ids=["queue", "deployment"],
 )
-async def test_what_serve_refuses_is_not_sent_again(error: Exception, status: int) -> None:
+async def test_rejections_by_serve_are_not_retried(error: Exception, status: int) -> None:
     replicas = Replicas(error)
-    answer = await ask(replicas)
-    assert answer.status_code == status
-    assert answer.headers["Retry-After"] == "1"
-    assert len(replicas.calls) == 1
+    response = await post(replicas)
+    assert response.status_code == status
+    assert response.headers["Retry-After"] == "1"
+    assert len(replicas.requests) == 1
 
 
-async def test_a_second_attempt_has_the_time_that_is_left() -> None:
+async def test_a_retry_has_the_remaining_deadline() -> None:
     replicas = Replicas(died())
-    await ask(replicas, headers={"X-Deadline-Ms": "60000"})
-    first, second = (float(dict(call.headers)[b"x-deadline-ms"]) for call in replicas.calls)
+    await post(replicas, headers={"X-Deadline-Ms": "60000"})
+    first, second = (
+        float(dict(request.headers)[b"x-deadline-ms"]) for request in replicas.requests
+    )
     assert 0 < second < first < 60_000
-    late = await ask(Replicas(), headers={"X-Deadline-Ms": "0.000001"})
+    late = await post(Replicas(), headers={"X-Deadline-Ms": "0.000001"})
     assert late.status_code == 504
-    strange = Replicas()
-    await ask(strange, headers={"X-Deadline-Ms": "soon"})
-    assert dict(strange.calls[0].headers)[b"x-deadline-ms"] == b"soon"
+    invalid = Replicas()
+    await post(invalid, headers={"X-Deadline-Ms": "soon"})
+    assert dict(invalid.requests[0].headers)[b"x-deadline-ms"] == b"soon"
 
 
-async def test_large_bodies_reach_no_replica() -> None:
+async def test_large_bodies_do_not_reach_replicas() -> None:
     replicas = Replicas()
-    assert (await ask(replicas, body=b" " * 101)).status_code == 413
-    assert (await ask(replicas, "/metrics")).status_code == 404
-    assert replicas.calls == []
+    assert (await post(replicas, body=b" " * 101)).status_code == 413
+    assert (await post(replicas, "/metrics")).status_code == 404
+    assert replicas.requests == []

@@ -1,4 +1,4 @@
-"""A replica without its cluster: settings change under requests, health is what the engine does."""
+"""A replica without a cluster: changed settings and health checks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ pytest.importorskip("ray.serve", reason="the extra ray is not installed")
 
 from rerank_plugins.errors import ConfigurationError, InferenceError, ModelLoadError
 from rerank_plugins.ray import replica as ray_replica
-from rerank_plugins.ray.asgi import Answer, Call
+from rerank_plugins.ray.asgi import HttpRequest, HttpResponse
 from rerank_plugins.ray.replica import RerankReplica
 from rerank_plugins.testing import FakeCrossEncoder
 
 
 @pytest.fixture(autouse=True)
 def reported(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Stand in for the metrics, which only a replica inside Serve has."""
+    """Replace the metrics, which work only inside Serve."""
     reports: list[Any] = []
 
     class Reports:
@@ -31,40 +31,40 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return reports
 
 
-def call(documents: int, *others: str) -> Call:
+def request(documents: int, *others: str) -> HttpRequest:
     body = {"query": "red apple", "documents": ["a red apple"] * documents + list(others)}
     headers = [(b"content-type", b"application/json")]
-    return Call("POST", "/v2/rerank", b"", headers, json.dumps(body).encode())
+    return HttpRequest("POST", "/v2/rerank", b"", headers, json.dumps(body).encode())
 
 
 async def replica(**settings: Any) -> RerankReplica:
-    made = RerankReplica({"embedding_model": None, "model": "mini", **settings})
-    await made.reconfigure({})
-    return made
+    started = RerankReplica({"embedding_model": None, "model": "mini", **settings})
+    await started.reconfigure({})
+    return started
 
 
-async def test_user_config_changes_what_the_application_was_built_with() -> None:
-    made = await replica(max_documents=2)
-    assert (await made.answer(call(3))).status == 422
-    await made.reconfigure({"max_documents": 3})
-    answer: Answer = await made.answer(call(3))
-    assert answer.status == 200
-    assert len(json.loads(answer.body)["results"]) == 3
-    await made.reconfigure({})
-    assert (await made.answer(call(3))).status == 422
+async def test_user_config_overrides_the_settings() -> None:
+    started = await replica(max_documents=2)
+    assert (await started.handle(request(3))).status == 422
+    await started.reconfigure({"max_documents": 3})
+    response: HttpResponse = await started.handle(request(3))
+    assert response.status == 200
+    assert len(json.loads(response.body)["results"]) == 3
+    await started.reconfigure({})
+    assert (await started.handle(request(3))).status == 422
 
 
-async def test_a_change_that_cannot_work_leaves_what_runs() -> None:
-    made = await replica()
+async def test_an_invalid_change_keeps_the_current_application() -> None:
+    started = await replica()
     with pytest.raises(ModelLoadError):
-        await made.reconfigure({"model": "/nowhere/at/all", "local_files_only": True})
+        await started.reconfigure({"model": "/nowhere/at/all", "local_files_only": True})
     with pytest.raises(ConfigurationError, match="user_config"):
-        await made.reconfigure({"modle": "mini"})
-    assert (await made.answer(call(1))).status == 200
-    await made.check_health()
+        await started.reconfigure({"modle": "mini"})
+    assert (await started.handle(request(1))).status == 200
+    await started.check_health()
 
 
-async def test_requests_in_flight_end_on_the_model_that_they_began_with() -> None:
+async def test_requests_in_flight_finish_on_their_model() -> None:
     gate = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -75,20 +75,20 @@ async def test_requests_in_flight_end_on_the_model_that_they_began_with() -> Non
             return super().run(batch)
 
     old = Slow()
-    made = await replica(model=old)
-    waiting = asyncio.ensure_future(made.answer(call(1, "another")))
+    started = await replica(model=old)
+    waiting = asyncio.ensure_future(started.handle(request(1, "another")))
     await asyncio.sleep(0.2)
-    await made.reconfigure({"model": FakeCrossEncoder()})
-    assert (await made.answer(call(1))).status == 200
+    await started.reconfigure({"model": FakeCrossEncoder()})
+    assert (await started.handle(request(1))).status == 200
     assert not waiting.done()
     gate.set()
     assert (await waiting).status == 200
 
 
-async def test_health_is_that_of_the_engine(
+async def test_health_checks_test_the_engine(
     monkeypatch: pytest.MonkeyPatch, reported: list[Any]
 ) -> None:
-    monkeypatch.setattr(ray_replica, "_PROBE_S", 0.2)
+    monkeypatch.setattr(ray_replica, "_PROBE_TIMEOUT_S", 0.2)
     gate = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -103,17 +103,17 @@ async def test_health_is_that_of_the_engine(
             return np.full_like(scores, np.nan) if self.broken else scores
 
     model = Hanging()
-    made = await replica(model=model)
-    await made.check_health()
-    await made.check_health()
+    started = await replica(model=model)
+    await started.check_health()
+    await started.check_health()
     assert len(model.batches) >= 2
     assert reported[0]["cross-encoder"].backend is model
     model.broken = True
     with pytest.raises(InferenceError):
-        await made.check_health()
+        await started.check_health()
     model.broken, model.hangs = False, True
-    await made.check_health()  # it computed something since the check before
+    await started.check_health()  # it has computed a batch since the last check
     with pytest.raises(InferenceError, match="computed nothing"):
-        await made.check_health()
+        await started.check_health()
     gate.set()
     model.hangs = False

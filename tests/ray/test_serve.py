@@ -1,4 +1,4 @@
-"""The application on a real cluster of two nodes: replicas come, go, change and die."""
+"""The application on a real cluster: updates, autoscaling and failures of replicas."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = [
 
 ARGS: dict[str, Any] = {
     "embedding_model": None,
-    "dtype": "float32",  # whose scores do not depend on their batch
+    "dtype": "float32",  # scores do not depend on the batch
     "replicas": 2,
     "num_cpus": 1,
     "health_check_period_s": 1,
@@ -44,7 +44,7 @@ ARGS: dict[str, Any] = {
 
 
 class Server:
-    """The application on its cluster."""
+    """The application on a cluster."""
 
     def __init__(self, address: str, file: Path) -> None:
         self.address, self.file, self.port = address, file, free_port()
@@ -55,10 +55,10 @@ class Server:
         assert wait_until(lambda: is_ready(self.url), 240)
 
     def takes_at_most(self, documents: int) -> bool:
-        """Return whether, as it seems, every replica refuses one document more."""
+        """Return whether ten requests with one more document are rejected."""
         body = {"query": "q", "documents": ["a"] * (documents + 1)}
-        answers = [httpx.post(f"{self.url}/v2/rerank", json=body) for _ in range(10)]
-        return all(answer.status_code == 422 for answer in answers)
+        responses = [httpx.post(f"{self.url}/v2/rerank", json=body) for _ in range(10)]
+        return all(response.status_code == 422 for response in responses)
 
     def any_alive(self, processes: list[int]) -> bool:
         return bool({*replicas("Reranker"), *replicas("Ingress")} & set(processes))
@@ -73,27 +73,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     assert replicas("Reranker") + replicas("Ingress") == []
 
 
-def assert_all_right(load: Load) -> None:
-    """Every call was answered, with the scores of a model in this process."""
+def assert_all_correct(load: Load) -> None:
+    """Assert that every call returned the scores of a local model."""
     assert load.failures == []
     local = Reranker(max_length=512, dtype="float32")
     expected = {
-        number: {one.index: one.relevance_score for one in local.rank(query(number), TEXTS)}
+        number: {doc.index: doc.relevance_score for doc in local.rank(query(number), TEXTS)}
         for number in {number % 50 for number, _ in load.answers}
     }
     for number, scores in load.answers:
         assert scores == pytest.approx(expected[number % 50], abs=1e-5)
 
 
-def test_the_file_makes_what_it_says(server: Server) -> None:
+def test_the_configuration_file_is_applied(server: Server) -> None:
     assert len(replicas("Reranker")) == 2
     assert len(replicas("Ingress")) == 2
     assert listening(server.port) == {"0100007F"}  # 127.0.0.1
     headers = {"X-Request-ID": "mine"}
     body = {"query": "q", "texts": []}
-    answer = httpx.post(f"{server.url}/rerank", json=body, headers=headers)
-    assert (answer.status_code, answer.json()["error_type"]) == (400, "Empty")
-    assert answer.headers.get_list("X-Request-ID") == ["mine"]
+    response = httpx.post(f"{server.url}/rerank", json=body, headers=headers)
+    assert (response.status_code, response.json()["error_type"]) == (400, "Empty")
+    assert response.headers.get_list("X-Request-ID") == ["mine"]
     late = httpx.post(
         f"{server.url}/v2/rerank",
         json={"query": "q", "documents": TEXTS},
@@ -105,19 +105,19 @@ def test_the_file_makes_what_it_says(server: Server) -> None:
     assert "prometheus" in httpx.get(f"{server.url}/metrics").json()["message"]
 
 
-def test_user_config_reaches_replicas_under_load_without_a_restart(server: Server) -> None:
+def test_user_config_changes_replicas_under_load_without_a_restart(server: Server) -> None:
     before = sorted(replicas("Reranker"))
-    most = len(TEXTS)
+    limit = len(TEXTS)
     with Load(server.url, clients=4) as load:
-        server.deploy(user_config={"max_documents": most, "max_length": 256})
-        assert wait_until(lambda: server.takes_at_most(most), 60)
+        server.deploy(user_config={"max_documents": limit, "max_length": 256})
+        assert wait_until(lambda: server.takes_at_most(limit), 60)
         after = load.calls
         assert wait_until(lambda: load.calls > after + 20, 60)
-    assert_all_right(load)
+    assert_all_correct(load)
     assert sorted(replicas("Reranker")) == before
 
 
-def test_changed_args_restart_replicas_one_by_one_and_lose_no_call(server: Server) -> None:
+def test_changed_args_restart_replicas_without_failed_calls(server: Server) -> None:
     before = replicas("Reranker") + replicas("Ingress")
     with Load(server.url, clients=4) as load:
         server.deploy(max_length=128)
@@ -125,10 +125,10 @@ def test_changed_args_restart_replicas_one_by_one_and_lose_no_call(server: Serve
         assert wait_until(lambda: len(replicas("Reranker")) == 2, 60)
         after = load.calls
         assert wait_until(lambda: load.calls > after + 20, 60)
-    assert_all_right(load)
+    assert_all_correct(load)
 
 
-def test_a_model_that_is_not_there_leaves_a_replica_that_serves(server: Server) -> None:
+def test_a_missing_model_leaves_a_replica_in_service(server: Server) -> None:
     before = set(replicas("Reranker"))
     with Load(server.url, clients=4) as load:
         server.deploy(user_config={"model": "/nowhere", "local_files_only": True})
@@ -136,12 +136,12 @@ def test_a_model_that_is_not_there_leaves_a_replica_that_serves(server: Server) 
         after = load.calls
         assert wait_until(lambda: load.calls > after + 100, 120)
         assert before & set(replicas("Reranker"))
-    assert_all_right(load)
+    assert_all_correct(load)
     server.deploy()
     assert wait_until(lambda: len(replicas("Reranker")) == 2, 60)
 
 
-def test_a_killed_replica_loses_no_call(server: Server) -> None:
+def test_a_killed_replica_fails_no_call(server: Server) -> None:
     before = settled("Reranker", 2, 120)
     with Load(server.url, clients=8) as load:
         assert wait_until(lambda: load.calls > 50, 60)
@@ -151,20 +151,20 @@ def test_a_killed_replica_loses_no_call(server: Server) -> None:
         assert wait_until(lambda: len(set(replicas("Reranker")) - set(before)) == 1, 90)
         after = load.calls
         assert wait_until(lambda: load.calls > after + 50, 60)
-    assert_all_right(load)
+    assert_all_correct(load)
 
 
-def test_a_replica_that_hangs_is_replaced_and_loses_no_call(server: Server) -> None:
+def test_a_hanging_replica_is_replaced_and_fails_no_call(server: Server) -> None:
     before = settled("Reranker", 2, 120)
     with Load(server.url, clients=4) as load:
         assert wait_until(lambda: load.calls > 20, 60)
         os.kill(before[0], signal.SIGSTOP)
         assert wait_until(lambda: before[0] not in replicas("Reranker"), 120)
         assert wait_until(lambda: len(replicas("Reranker")) == 2, 60)
-    assert_all_right(load)
+    assert_all_correct(load)
 
 
-def test_replicas_follow_the_queue(server: Server) -> None:
+def test_autoscaling_follows_the_queue(server: Server) -> None:
     server.deploy(
         replicas=1,
         max_replicas=2,
@@ -177,4 +177,4 @@ def test_replicas_follow_the_queue(server: Server) -> None:
     with Load(server.url, clients=12) as load:
         assert wait_until(lambda: len(replicas("Reranker")) == 2, 200)
     assert wait_until(lambda: len(replicas("Reranker")) == 1, 200)
-    assert_all_right(load)
+    assert_all_correct(load)

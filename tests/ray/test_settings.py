@@ -1,21 +1,20 @@
-"""The arguments of the application, and the configuration file of the documentation."""
+"""Settings of the Ray Serve application, and the configuration file in the documentation."""
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 import subprocess
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.ray.settings import RayServeSettings
 from rerank_plugins.serving import ServerSettings
-from tests.ray.live import BUILD, ENVIRONMENT, ROOT
+from tests.ray.live import BUILDER, ENVIRONMENT, ROOT
 
 pytest.importorskip("ray.serve", reason="the extra ray is not installed")
 
@@ -26,12 +25,12 @@ from rerank_plugins.ray import serve as ray_serve
 from rerank_plugins.ray.replica import RerankReplica
 
 
-def test_the_server_s_settings_are_there_with_the_same_defaults() -> None:
+def test_server_settings_have_the_same_defaults() -> None:
     assert ServerSettings(**RayServeSettings().server()) == ServerSettings()
-    assert set(RayServeSettings().server()) == {field.name for field in fields(ServerSettings)}
+    assert set(RayServeSettings().server()) == set(ServerSettings.model_fields)
 
 
-def test_replicas_are_fixed_or_scaled() -> None:
+def test_the_number_of_replicas_is_fixed_or_scaled() -> None:
     assert RayServeSettings(replicas=3).scaling() == {"num_replicas": 3}
     assert RayServeSettings(replicas=3, max_replicas=3).scaling() == {"num_replicas": 3}
     scaled = RayServeSettings(replicas=1, max_replicas=5).scaling()["autoscaling_config"]
@@ -39,7 +38,7 @@ def test_replicas_are_fixed_or_scaled() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         {"replica": 2},
         {"replicas": 0},
@@ -47,20 +46,29 @@ def test_replicas_are_fixed_or_scaled() -> None:
         {"num_gpus": -1},
         {"drain_s": float("inf")},
         {"model": 3},
+        {"model": None},
+        {"max_documents": 0},
     ],
     ids=str,
 )
-def test_what_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        RayServeSettings(**wrong)
+def test_invalid_settings_are_rejected(invalid: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=list(invalid)[-1]):
+        RayServeSettings(**invalid)
 
 
-def test_limits_are_checked_before_anything_starts() -> None:
-    with pytest.raises(ConfigurationError, match="max_documents"):
-        ray_serve.build(RayServeSettings(max_documents=0))
+def test_strings_of_the_command_line_are_converted() -> None:
+    arguments = {"replicas": "2", "max_length": "256", "revision": "1", "fusion": "rrf"}
+    settings = RayServeSettings.model_validate(arguments)
+    assert (settings.replicas, settings.max_length) == (2, 256)
+    assert (settings.revision, settings.fusion) == ("1", "rrf")
 
 
-def test_a_replica_that_needs_a_token_does_not_serve_without(
+def test_serve_can_read_the_class_of_the_arguments() -> None:
+    parameter = inspect.signature(ray_serve.build_app).parameters["args"]
+    assert parameter.annotation is RayServeSettings
+
+
+def test_a_replica_that_requires_a_token_fails_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("RERANK_PLUGINS_TOKEN", raising=False)
@@ -68,17 +76,17 @@ def test_a_replica_that_needs_a_token_does_not_serve_without(
         RerankReplica({}, require_token=True)
 
 
-def test_the_file_of_the_documentation_is_one() -> None:
-    page = (ROOT / "docs" / "ray.md").read_text("utf-8")
-    found = re.search(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert found is not None
-    schema = ServeDeploySchema.model_validate(yaml.safe_load(found[1]))
+def test_the_configuration_file_of_the_docs_is_valid() -> None:
+    page = (ROOT / "docs" / "serving.md").read_text("utf-8")
+    match = re.search(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert match is not None
+    schema = ServeDeploySchema.model_validate(yaml.safe_load(match[1]))
     assert schema.http_options.host == "127.0.0.1"
     (application,) = schema.applications
-    assert application.import_path == BUILD
-    ray_serve.build(RayServeSettings.model_validate(application.args))
+    assert application.import_path == BUILDER
+    ray_serve.build_app(RayServeSettings.model_validate(application.args))
     (deployment,) = application.deployments
-    assert deployment.name == ray_serve.SCORERS
+    assert deployment.name == ray_serve.REPLICA_DEPLOYMENT
     ServerSettings(**(deployment.user_config or {}))
 
 
@@ -86,7 +94,7 @@ def test_the_file_of_the_documentation_is_one() -> None:
 def test_serve_build_writes_a_file(tmp_path: Path) -> None:
     program, file = shutil.which("serve", path=ENVIRONMENT["PATH"]), tmp_path / "serve.yaml"
     assert program is not None
-    done = subprocess.run(  # noqa: S603
+    completed = subprocess.run(  # noqa: S603
         [program, "build", "rerank_plugins.ray.serve:app", "-o", str(file)],
         env=ENVIRONMENT,
         capture_output=True,
@@ -94,7 +102,7 @@ def test_serve_build_writes_a_file(tmp_path: Path) -> None:
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     schema = ServeDeploySchema.model_validate(yaml.safe_load(file.read_text("utf-8")))
     names = {deployment.name for deployment in schema.applications[0].deployments}
-    assert names == {ray_serve.SCORERS, ray_serve.INGRESS}
+    assert names == {ray_serve.REPLICA_DEPLOYMENT, ray_serve.INGRESS_DEPLOYMENT}

@@ -1,4 +1,4 @@
-"""The harness that fails a test for what it leaves does so, and only then."""
+"""Tests of the hooks that fail a test for the resources it leaves."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 HEAD = """
 import asyncio, concurrent.futures, socket, threading
 import pytest
-from tests.helpers import resource_leaks as leaks
-leaks.GRACE_S = 0.3
+from tests.helpers import resource_leaks
+resource_leaks.GRACE_S = 0.3
 kept = []
 """
 
@@ -43,7 +43,7 @@ async def test_it():
     kept.append(asyncio.create_task(asyncio.sleep(60)))
 """,
 }
-"""By the word that the failure says."""
+"""Tests that leave a resource, by the resource that the failure names."""
 
 CLEAN = """
 def ends():
@@ -53,9 +53,9 @@ def test_it():
     threading.Thread(target=ends).start()
     concurrent.futures.Future()
     wait = threading.Event().wait
-    left = concurrent.futures.ThreadPoolExecutor(1, initializer=wait, initargs=(1,))
-    left.submit(int)
-    left.shutdown(wait=False, cancel_futures=True)
+    ended = concurrent.futures.ThreadPoolExecutor(1, initializer=wait, initargs=(1,))
+    ended.submit(int)
+    ended.shutdown(wait=False, cancel_futures=True)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         assert pool.submit(int, "3").result() == 3
     with socket.socket():
@@ -69,8 +69,8 @@ async def test_tasks():
 
 def run(folder: Path, *files: Path) -> str:
     options = (
-        "-q -p tests.helpers.resource_leaks -p no:cacheprovider -o asyncio_mode=auto --import-mode=importlib "
-        "-o asyncio_default_fixture_loop_scope=function --rootdir"
+        "-q -p tests.helpers.resource_leaks -p no:cacheprovider --import-mode=importlib "
+        "-o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function --rootdir"
     )
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", "pytest", *options.split(), str(folder), *map(str, files)],
@@ -85,7 +85,7 @@ def run(folder: Path, *files: Path) -> str:
 
 
 @pytest.mark.slow
-def test_every_kind_of_leak_fails_its_test_and_nothing_else_does(tmp_path: Path) -> None:
+def test_leaks_fail_their_test_and_clean_tests_pass(tmp_path: Path) -> None:
     files = []
     for kind, text in {**LEAKS, "nothing": CLEAN}.items():
         files.append(tmp_path / f"test_{kind.replace(' ', '_')}.py")

@@ -1,4 +1,4 @@
-"""A short soak: no request is lost, and no response is wrong."""
+"""Short soak test, and its check of responses."""
 
 from __future__ import annotations
 

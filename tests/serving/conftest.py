@@ -1,4 +1,4 @@
-"""One server with the real embedded models for all tests that need nothing special."""
+"""A server with the embedded models, shared by the tests of this folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.serving.live import TOKEN, Live, live
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Live]:
-    """A server with a token, so that every client shows that it sends one."""
+    """A server with a token, so that every client must send it."""
     with live(ServerSettings(dtype="float32"), TOKEN) as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""A real server on the loopback, in a thread of this process or in one of its own."""
+"""Real servers on the loopback interface, in a thread or in a process."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from rerank_plugins.serving.server import server_config
 ROOT = Path(__file__).parents[2]
 QUESTION = "Who wrote Faust?"
 TEXTS = ["It rains in Weimar.", "Goethe wrote Faust.", "Faust is a city in no country."]
-TOKEN = "open-sesame-0123456789"  # noqa: S105  (guards nothing)
+TOKEN = "open-sesame-0123456789"  # noqa: S105  (not a secret)
 
 
 @dataclass(frozen=True)
 class Live:
-    """A server in a thread; what it answers is at ``url``."""
+    """A server in a thread."""
 
     app: FastAPI
     url: str
@@ -63,7 +63,7 @@ def live(settings: ServerSettings, token: str | None = None) -> Iterator[Live]:
 
 
 class Process:
-    """``rerank-plugins serve`` as a process, with all the lines it logs."""
+    """``rerank-plugins serve`` in a process, with the lines that it logged."""
 
     def __init__(self, *arguments: str, token: str | None = None) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -74,24 +74,24 @@ class Process:
             command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
         )
         self.lines: list[str] = []
-        self._coming: Queue[str] = Queue()
+        self._unread: Queue[str] = Queue()
         assert self.process.stderr is not None
         self._reader = threading.Thread(target=self._read, args=(self.process.stderr,))
         self._reader.start()
 
     def wait_for(self, pattern: str) -> str:
-        """Wait for a line of the log, and return what the pattern matched."""
+        """Wait for a line of the log that matches, and return the match."""
         while True:
-            found = re.search(pattern, self._coming.get(timeout=200))
-            if found:
-                return found[0]
+            match = re.search(pattern, self._unread.get(timeout=200))
+            if match:
+                return match[0]
 
     def url(self) -> str:
-        """Wait until it listens, and return where."""
+        """Wait until the server listens, and return its URL."""
         return self.wait_for(r"http://127\.0\.0\.1:\d+")
 
     def end(self, seconds: float = 200.0) -> int:
-        """Wait until it has ended, and return its exit status."""
+        """Wait for the end of the process, and return its exit status."""
         status = self.process.wait(seconds)
         self._reader.join(10)
         return status
@@ -104,4 +104,4 @@ class Process:
         with stream:
             for line in stream:
                 self.lines.append(line)
-                self._coming.put(line)
+                self._unread.put(line)

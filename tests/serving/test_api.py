@@ -1,4 +1,4 @@
-"""What each API promises beyond what its clients use."""
+"""Behavior of each API that its clients do not use."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ APIS: dict[str, dict[str, Any]] = {
 }
 
 
-def message(answer: httpx.Response) -> str:
-    """Return the message of an error, wherever the API has it."""
-    content = answer.json()
-    found = content.get("message") or content["error"]
-    return str(found["message"] if isinstance(found, dict) else found)
+def message(response: httpx.Response) -> str:
+    """Return the message of an error in the shape of any API."""
+    content = response.json()
+    error = content.get("message") or content["error"]
+    return str(error["message"] if isinstance(error, dict) else error)
 
 
-def test_tei_gives_every_text_best_first(http: httpx.Client) -> None:
+def test_tei_returns_every_text_best_first(http: httpx.Client) -> None:
     expected = Reranker(dtype="float32").rank(QUESTION, TEXTS)
     body = {"query": QUESTION, "texts": TEXTS, "return_text": True, "raw_scores": True}
-    answer = http.post("/rerank", json=body)
-    assert [one["index"] for one in answer.json()] == [one.index for one in expected]
-    assert [one["text"] for one in answer.json()] == [one.text for one in expected]
-    raw = [one.raw_score for one in expected]
-    assert [one["score"] for one in answer.json()] == pytest.approx(raw, abs=1e-5)
-    assert int(answer.headers["x-compute-tokens"]) == expected.stats.tokens
+    response = http.post("/rerank", json=body)
+    ranks = response.json()
+    assert [rank["index"] for rank in ranks] == [document.index for document in expected]
+    assert [rank["text"] for rank in ranks] == [document.text for document in expected]
+    raw = [document.raw_score for document in expected]
+    assert [rank["score"] for rank in ranks] == pytest.approx(raw, abs=1e-5)
+    assert int(response.headers["x-compute-tokens"]) == expected.stats.tokens
     assert "text" not in http.post("/rerank", json=APIS["/rerank"]).json()[0]
 
 
-def test_tei_errors_have_its_shape(http: httpx.Client) -> None:
+def test_tei_errors_have_the_shape_of_its_api(http: httpx.Client) -> None:
     empty = http.post("/rerank", json={"query": QUESTION, "texts": []})
     assert (empty.status_code, empty.json()["error_type"]) == (400, "Empty")
     wrong = http.post("/rerank", json={"query": QUESTION, "texts": ["a", 3]})
@@ -50,100 +51,100 @@ def test_tei_errors_have_its_shape(http: httpx.Client) -> None:
     }
 
 
-def test_tei_may_refuse_to_cut(http: httpx.Client) -> None:
+def test_tei_without_truncation_rejects_long_texts(http: httpx.Client) -> None:
     body = {"query": QUESTION, "texts": ["rain", "word " * 600], "truncate": False}
-    refused = http.post("/rerank", json=body)
-    assert refused.status_code == 422
-    assert message(refused).startswith("1 texts are longer")
+    rejected = http.post("/rerank", json=body)
+    assert rejected.status_code == 422
+    assert message(rejected).startswith("1 texts are longer")
     assert http.post("/rerank", json={**body, "truncate": True}).status_code == 200
 
 
 def test_no_documents_are_an_empty_ranking(http: httpx.Client) -> None:
     for path in ("/v1/rerank", "/v2/rerank"):
-        answer = http.post(path, json={"query": QUESTION, "documents": []})
-        assert (answer.status_code, answer.json()["results"]) == (200, [])
+        response = http.post(path, json={"query": QUESTION, "documents": []})
+        assert (response.status_code, response.json()["results"]) == (200, [])
 
 
-def test_cohere_says_when_it_cannot_cut_shorter(http: httpx.Client) -> None:
+def test_cohere_rejects_max_tokens_below_the_servers(http: httpx.Client) -> None:
     body = {**APIS["/v2/rerank"], "max_tokens_per_doc": 100}
     assert "up to 512 tokens" in message(http.post("/v2/rerank", json=body))
     assert http.post("/v2/rerank", json={**body, "max_tokens_per_doc": 4096}).status_code == 200
 
 
-def test_documents_of_objects_need_a_field_to_read(http: httpx.Client) -> None:
+def test_document_objects_need_a_field_to_score(http: httpx.Client) -> None:
     body = {"query": QUESTION, "documents": [{"title": "a"}]}
-    answer = http.post("/v1/rerank", json=body)
-    assert answer.status_code == 422
-    assert message(answer).startswith("document 0 has none")
+    response = http.post("/v1/rerank", json=body)
+    assert response.status_code == 422
+    assert message(response).startswith("document 0 has none")
 
 
-def test_a_priority_changes_no_score(http: httpx.Client) -> None:
+def test_priority_does_not_change_scores(http: httpx.Client) -> None:
     first = http.post("/v2/rerank", json=APIS["/v2/rerank"]).json()["results"]
     later = http.post("/v2/rerank", json={**APIS["/v2/rerank"], "priority": 5}).json()["results"]
-    assert [one["index"] for one in later] == [one["index"] for one in first]
-    scores = [one["relevance_score"] for one in first]
-    assert [one["relevance_score"] for one in later] == pytest.approx(scores, abs=1e-5)
+    assert [result["index"] for result in later] == [result["index"] for result in first]
+    scores = [result["relevance_score"] for result in first]
+    assert [result["relevance_score"] for result in later] == pytest.approx(scores, abs=1e-5)
 
 
-def test_lone_surrogates_come_back_as_they_were(http: httpx.Client) -> None:
+def test_lone_surrogates_are_returned_unchanged(http: httpx.Client) -> None:
     content = json.dumps({"query": QUESTION, "texts": ["a \ud800 b"], "return_text": True})
     headers = {"Content-Type": "application/json"}
-    answer = http.post("/rerank", content=content, headers=headers)
-    assert json.loads(answer.content)[0]["text"] == "a \ud800 b"
+    response = http.post("/rerank", content=content, headers=headers)
+    assert json.loads(response.content)[0]["text"] == "a \ud800 b"
 
 
 @pytest.mark.parametrize("path", APIS)
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "expected"),
     [
         ({"topn": 1}, "topn"),
         ({"query": 3, "input": 3}, "must be a"),
         ({"texts": None, "documents": None, "input": {}}, "must be a"),
     ],
 )
-def test_wrong_fields_are_named(
-    http: httpx.Client, path: str, change: dict[str, Any], says: str
+def test_errors_name_the_invalid_field(
+    http: httpx.Client, path: str, change: dict[str, Any], expected: str
 ) -> None:
-    answer = http.post(path, json={**APIS[path], **change})
-    assert answer.status_code == 422
-    assert says in message(answer)
+    response = http.post(path, json={**APIS[path], **change})
+    assert response.status_code == 422
+    assert expected in message(response)
 
 
 @pytest.mark.parametrize("path", APIS)
-def test_what_is_no_json_is_refused(http: httpx.Client, path: str) -> None:
+def test_invalid_json_is_rejected(http: httpx.Client, path: str) -> None:
     headers = {"Content-Type": "application/json"}
     for content in (b"{", b"\xff\xfe", b"[" * 100_000, b""):
         assert http.post(path, content=content, headers=headers).status_code in (400, 422)
 
 
-def test_a_text_is_never_repeated_in_an_error(http: httpx.Client) -> None:
+def test_errors_do_not_repeat_texts(http: httpx.Client) -> None:
     body = {"query": QUESTION, "texts": ["secret word", 3]}
     assert "secret" not in http.post("/rerank", json=body).text
 
 
-def test_who_asks_by_role_gets_the_prompt_of_that_role(http: httpx.Client) -> None:
+def test_input_type_is_query_or_document(http: httpx.Client) -> None:
     body = {"input": "rain", "input_type": "query"}
     assert len(http.post("/v1/embeddings", json=body).json()["data"]) == 1
     assert http.post("/v1/embeddings", json={**body, "input_type": "poem"}).status_code == 422
 
 
 def test_request_ids(http: httpx.Client) -> None:
-    given = http.get("/health", headers={"X-Request-ID": "abc-1.2_3"})
-    assert given.headers["x-request-id"] == "abc-1.2_3"
-    for strange in ("a b", "x" * 200, '"}{', ""):
-        made = http.get("/health", headers={"X-Request-ID": strange}).headers["x-request-id"]
-        assert len(made) == 32
+    response = http.get("/health", headers={"X-Request-ID": "abc-1.2_3"})
+    assert response.headers["x-request-id"] == "abc-1.2_3"
+    for invalid in ("a b", "x" * 200, '"}{', ""):
+        generated = http.get("/health", headers={"X-Request-ID": invalid}).headers["x-request-id"]
+        assert len(generated) == 32
     assert http.post("/v2/rerank", json=APIS["/v2/rerank"]).json()["id"]
 
 
 def test_unknown_paths_and_methods(http: httpx.Client) -> None:
     assert http.get("/nothing").status_code == 404
-    refused = http.get("/rerank")
-    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
-    assert refused.json()["error_type"] == "Validation"
+    rejected = http.get("/rerank")
+    assert (rejected.status_code, rejected.headers["allow"]) == (405, "POST")
+    assert rejected.json()["error_type"] == "Validation"
 
 
-def test_the_documentation_loads_nothing_from_elsewhere(http: httpx.Client) -> None:
+def test_the_docs_page_loads_nothing_remote(http: httpx.Client) -> None:
     page = http.get("/docs").text
     for path in APIS:
         assert f"POST {path}" in page
@@ -153,14 +154,14 @@ def test_the_documentation_loads_nothing_from_elsewhere(http: httpx.Client) -> N
     assert set(APIS) < set(http.get("/openapi.json").json()["paths"])
 
 
-def test_a_server_without_embeddings_says_so() -> None:
+def test_embeddings_without_a_model_are_404() -> None:
     with live(ServerSettings(embedding_model=None)) as running:
-        answer = httpx.post(f"{running.url}/v1/embeddings", json=APIS["/v1/embeddings"])
-    assert answer.status_code == 404
-    assert "no embedding model" in message(answer)
+        response = httpx.post(f"{running.url}/v1/embeddings", json=APIS["/v1/embeddings"])
+    assert response.status_code == 404
+    assert "no embedding model" in message(response)
 
 
-def test_metrics_count_requests_and_what_the_engine_did(server: Live, http: httpx.Client) -> None:
+def test_metrics_count_requests_and_engine_work(server: Live, http: httpx.Client) -> None:
     def count(name: str) -> float:
         lines = http.get("/metrics").text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))

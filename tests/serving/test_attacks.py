@@ -1,4 +1,4 @@
-"""Attacks on a real ``rerank-plugins serve``: each meets its limit, and others are served."""
+"""Attacks on a real server process: each meets its limit, and other clients are served."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from tests.serving.test_api import APIS
 
 pytestmark = pytest.mark.slow
 
-PATIENCE_S: Final = 2.0
+TIMEOUT_S: Final = 2.0
 CONNECTIONS: Final = 20
 GRACE_S: Final = 15.0
-"""How late a limit may hold on a busy machine."""
+"""Delay of a timeout that is accepted on a busy machine."""
 
 BODY: Final = {"query": QUESTION, "texts": TEXTS}
 HEAD: Final = b"POST /rerank HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 
 
 class Attacked:
-    """The server, and what it holds."""
+    """The attacked server process and its resources."""
 
     def __init__(self, process: Process, url: str) -> None:
         self.process = process
@@ -42,7 +42,7 @@ class Attacked:
         return socket.create_connection(self.address, timeout=GRACE_S)
 
     def serves(self) -> bool:
-        """Return whether it does, to somebody who asks for something."""
+        """Return whether a valid request is answered."""
         return httpx.post(f"{self.url}/rerank", json=BODY, timeout=60).status_code == 200
 
     def resident_mib(self) -> float:
@@ -54,14 +54,14 @@ class Attacked:
 
 @pytest.fixture(scope="module")
 def attacked() -> Iterator[Attacked]:
-    arguments = ["--embedding-model", "none", "--body-timeout", str(PATIENCE_S)]
+    arguments = ["--embedding-model", "none", "--body-timeout", str(TIMEOUT_S)]
     arguments += ["--max-connections", str(CONNECTIONS), "--max-body-bytes", "1000000"]
     process = Process(*arguments, "--dtype", "float32")
     try:
         url = process.url()
         wait_until_ready(url)
         yield Attacked(process, url)
-        assert process.process.poll() is None, "it fell"
+        assert process.process.poll() is None, "the server died"
         log = "".join(process.lines)
         assert "Traceback" not in log
         assert '"level": "error"' not in log
@@ -70,20 +70,20 @@ def attacked() -> Iterator[Attacked]:
 
 
 def read_to_end(connection: socket.socket) -> bytes:
-    """Return all that comes until the server closes; a reset is an end."""
-    answer = b""
+    """Return everything up to the end or the reset of the connection."""
+    response = b""
     try:
         while part := connection.recv(65_536):
-            answer += part
+            response += part
     except ConnectionError:
         pass
-    return answer
+    return response
 
 
 def seconds_until_closed(connection: socket.socket, drip: bytes = b"") -> float:
-    """Return how long the server keeps a connection on which a byte comes now and then."""
+    """Return how long the server keeps a connection on which ``drip`` is sent repeatedly."""
     start = time.monotonic()
-    while time.monotonic() - start < PATIENCE_S + GRACE_S:
+    while time.monotonic() - start < TIMEOUT_S + GRACE_S:
         try:
             connection.send(drip)
             if select.select([connection], [], [], 0.1)[0] and not connection.recv(65_536):
@@ -110,40 +110,40 @@ def many(attacked: Attacked, count: int) -> Iterator[list[socket.socket]]:
     ],
     ids=["nothing", "a letter at a time", "a header at a time", "slow body", "slow chunks"],
 )
-def test_a_slow_request_is_cut(attacked: Attacked, begin: bytes, drip: bytes) -> None:
+def test_a_slow_request_is_closed(attacked: Attacked, begin: bytes, drip: bytes) -> None:
     with closing(attacked.connect()) as connection:
         connection.sendall(begin)
-        took = seconds_until_closed(connection, drip)
-    assert PATIENCE_S * 0.9 < took < PATIENCE_S + GRACE_S
+        seconds = seconds_until_closed(connection, drip)
+    assert TIMEOUT_S * 0.9 < seconds < TIMEOUT_S + GRACE_S
 
 
-def test_more_than_one_slow_client_do_not_keep_others_out(attacked: Attacked) -> None:
-    """All connections are taken by clients that send nothing; they are cut, and it serves."""
+def test_slow_clients_do_not_block_others(attacked: Attacked) -> None:
+    """Clients that send no complete request use all connections; they are closed in time."""
     with many(attacked, CONNECTIONS + 5) as held:
         for connection in held:
             connection.sendall(HEAD)
-        end = time.monotonic() + PATIENCE_S + GRACE_S
+        end = time.monotonic() + TIMEOUT_S + GRACE_S
         while not attacked.serves():
             assert time.monotonic() < end
             time.sleep(0.2)
 
 
-def test_connections_beyond_the_bound_are_answered_503(attacked: Attacked) -> None:
+def test_connections_beyond_the_limit_are_answered_503(attacked: Attacked) -> None:
     with many(attacked, CONNECTIONS + 5):
         time.sleep(0.2)
-        answer = httpx.get(f"{attacked.url}/health")
-        assert answer.status_code == 503
+        response = httpx.get(f"{attacked.url}/health")
+        assert response.status_code == 503
     end = time.monotonic() + GRACE_S
     while httpx.get(f"{attacked.url}/health").status_code != 200:
         assert time.monotonic() < end
         time.sleep(0.1)
 
 
-def test_a_client_that_does_not_read_is_cut(attacked: Attacked) -> None:
-    """It asks for its texts back, a request after the other, and takes none."""
+def test_a_client_that_does_not_read_is_closed(attacked: Attacked) -> None:
+    """It requests its texts in a loop and reads no response."""
     body = b'{"query": "a", "texts": ["%s"], "return_text": true}' % (b"a" * 900_000)
     request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    # What the same request costs a server first, of a client that reads: texts are tokenized.
+    # First the memory of the same request by a client that reads.
     headers = {"Content-Type": "application/json"}
     honest = httpx.post(f"{attacked.url}/rerank", content=body, headers=headers, timeout=60)
     assert honest.status_code == 200
@@ -154,17 +154,17 @@ def test_a_client_that_does_not_read_is_cut(attacked: Attacked) -> None:
         start = time.monotonic()
         with suppress(ConnectionError):
             sent = 0
-            while time.monotonic() - start < 4 * PATIENCE_S + GRACE_S:
+            while time.monotonic() - start < 4 * TIMEOUT_S + GRACE_S:
                 with suppress(TimeoutError):
                     sent += connection.send(request[sent % len(request) :])
             pytest.fail("the connection stays open")
-    assert sent > len(request), "it never came to read an answer"
-    assert time.monotonic() - start > PATIENCE_S
+    assert sent > len(request), "the server never sent a response"
+    assert time.monotonic() - start > TIMEOUT_S
     assert attacked.resident_mib() - before < 64
     assert attacked.serves()
 
 
-def test_a_huge_body_costs_no_memory(attacked: Attacked) -> None:
+def test_a_huge_body_allocates_no_memory(attacked: Attacked) -> None:
     before = attacked.resident_mib()
     for headers in (b"Content-Length: 999999999999", b"Transfer-Encoding: chunked"):
         with closing(attacked.connect()) as connection:
@@ -175,12 +175,12 @@ def test_a_huge_body_costs_no_memory(attacked: Attacked) -> None:
                     connection.sendall(part)
             except ConnectionError:
                 pass
-            answer = b""
+            response = b""
             try:
-                answer = read_to_end(connection)
+                response = read_to_end(connection)
             except TimeoutError:
                 pytest.fail("the connection stays open")
-        assert not answer or answer.startswith(b"HTTP/1.1 413 ")
+        assert not response or response.startswith(b"HTTP/1.1 413 ")
     assert attacked.resident_mib() - before < 64
     assert attacked.serves()
 
@@ -190,36 +190,36 @@ def test_a_huge_body_costs_no_memory(attacked: Attacked) -> None:
     [b"X-a: " + b"a" * 10**6, b"X-a: b\r\n" * 10**5, b"a" * 10**6, b": \r\n" * 1_000],
     ids=["one long", "many", "no colon", "no name"],
 )
-def test_a_header_bomb_is_refused(attacked: Attacked, headers: bytes) -> None:
+def test_oversized_headers_are_rejected(attacked: Attacked, headers: bytes) -> None:
     with closing(attacked.connect()) as connection:
         with suppress(ConnectionError):
             connection.sendall(HEAD + headers + b"\r\n\r\n")
-        answer = read_to_end(connection)
-    assert not answer or re.match(rb"HTTP/1.1 (400|431) ", answer)
+        response = read_to_end(connection)
+    assert not response or re.match(rb"HTTP/1.1 (400|431) ", response)
     assert attacked.serves()
 
 
 @pytest.mark.parametrize("path", APIS)
 @pytest.mark.parametrize("part", [b"[", b'{"a":', b'{"query":['])
-def test_deep_json_is_refused(attacked: Attacked, path: str, part: bytes) -> None:
+def test_deep_json_is_rejected(attacked: Attacked, path: str, part: bytes) -> None:
     for depth in (500, 100_000):
-        answer = httpx.post(
+        response = httpx.post(
             f"{attacked.url}{path}", content=part * depth, timeout=60,
             headers={"Content-Type": "application/json"},
         )  # fmt: skip
-        assert answer.status_code in (400, 404, 413, 422)
-        assert len(answer.content) < 5_000
+        assert response.status_code in (400, 404, 413, 422)
+        assert len(response.content) < 5_000
 
 
-def test_pipelined_requests_are_answered_one_by_one(attacked: Attacked) -> None:
+def test_pipelined_requests_are_answered_in_order(attacked: Attacked) -> None:
     before = attacked.resident_mib()
     count = 3_000
     with closing(attacked.connect()) as connection:
         connection.settimeout(60)
         last = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n" * (count - 1) + last)
-        answer = read_to_end(connection)
-    assert answer.count(b"HTTP/1.1 200 ") == count
+        response = read_to_end(connection)
+    assert response.count(b"HTTP/1.1 200 ") == count
     assert attacked.resident_mib() - before < 64
 
 
@@ -240,13 +240,15 @@ def test_pipelined_requests_are_answered_one_by_one(attacked: Attacked) -> None:
     ids=["two lengths", "lengths differ", "negative", "huge chunk", "endless chunk", "HTTP/0.9",
          "HTTP/2", "long path", "TLS", "websocket"],
 )  # fmt: skip
-def test_what_is_no_sound_http_is_refused(attacked: Attacked, request_: bytes) -> None:
+def test_malformed_http_is_rejected(attacked: Attacked, request_: bytes) -> None:
     with closing(attacked.connect()) as connection:
         try:
             connection.sendall(request_)
             connection.shutdown(socket.SHUT_WR)
         except OSError:
             pass
-        answer = read_to_end(connection)
-    assert not answer or re.match(rb"HTTP/1.1 (400|404|408|413|422|431) ", answer), answer[:200]
+        response = read_to_end(connection)
+    assert not response or re.match(rb"HTTP/1.1 (400|404|408|413|422|431) ", response), response[
+        :200
+    ]
     assert attacked.serves()

@@ -1,4 +1,4 @@
-"""``rerank-plugins serve`` as a process: its start, its logs, its end."""
+"""The process of ``rerank-plugins serve``: start, logs and shutdown."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def start() -> Iterator[Start]:
         return running[-1]
 
     yield begin
-    for one in running:
-        one.kill()
+    for process in running:
+        process.kill()
 
 
 @pytest.mark.slow
-def test_sigterm_answers_what_is_in_flight_and_logs_hold_no_text(start: Start) -> None:
+def test_sigterm_finishes_requests_in_flight_and_logs_contain_no_text(start: Start) -> None:
     process = start("--embedding-model", "none", "--drain", "200", token=TOKEN)
     url = process.url()
     wait_until_ready(url)
@@ -42,7 +42,7 @@ def test_sigterm_answers_what_is_in_flight_and_logs_hold_no_text(start: Start) -
         assert client.post("/rerank", json={"query": QUESTION, "texts": [3]}).status_code == 422
         assert client.get(f"/{TEXTS[0]}?q={QUESTION}").status_code == 404
         long = pool.submit(httpx.post, f"{url}/rerank", json=LONG, headers=headers, timeout=120)
-        while "in_flight 2.0" not in client.get("/metrics").text:  # the other is this one
+        while "in_flight 2.0" not in client.get("/metrics").text:  # the other is the scrape itself
             time.sleep(0.01)
         process.process.send_signal(signal.SIGTERM)
         _until_refused(url)
@@ -50,8 +50,8 @@ def test_sigterm_answers_what_is_in_flight_and_logs_hold_no_text(start: Start) -
         assert len(long.result().json()) == len(LONG["texts"])
     assert process.end() in (0, -signal.SIGTERM)
     lines = [json.loads(line) for line in process.lines]
-    requests = [one for one in lines if one["message"] == "request"]
-    assert [one["status"] for one in requests] == [200, 422, 404, 200]
+    requests = [line for line in lines if line["message"] == "request"]
+    assert [request["status"] for request in requests] == [200, 422, 404, 200]
     assert requests[-1]["documents"] == len(LONG["texts"])
     assert requests[-1]["path"] == "/rerank"
     log = "".join(process.lines)
@@ -70,14 +70,14 @@ def _until_refused(url: str) -> None:
     pytest.fail("new connections are still accepted")
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_process(start: Start, tmp_path: Path) -> None:
+def test_a_failed_load_ends_the_process(start: Start, tmp_path: Path) -> None:
     process = start("--model", str(tmp_path / "nothing"), "--local-files-only")
     assert process.end() == 2
     assert process.lines[-1].startswith("rerank-plugins: ")
     assert "nothing" in process.lines[-1]
 
 
-def test_a_setting_out_of_range_ends_the_process(start: Start) -> None:
+def test_an_invalid_setting_ends_the_process(start: Start) -> None:
     process = start("--max-documents", "0")
     assert process.end() == 2
     assert process.lines == [
@@ -85,7 +85,7 @@ def test_a_setting_out_of_range_ends_the_process(start: Start) -> None:
     ]
 
 
-def test_listening_beyond_this_machine_is_said(start: Start) -> None:
-    everywhere = "0.0.0.0"  # noqa: S104  (what is tested)
+def test_listening_beyond_this_machine_is_logged(start: Start) -> None:
+    everywhere = "0.0.0.0"  # noqa: S104  (under test)
     process = start("--host", everywhere, "--embedding-model", "none", "--log-level", "warning")
     process.wait_for("listens beyond this machine")

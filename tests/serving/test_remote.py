@@ -1,4 +1,4 @@
-"""Our own client against our own server: real models, real processes, real HTTP/2."""
+"""The remote backend against the server: real models, processes and HTTP/2."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ def expected() -> Ranking:
 
 
 @pytest.mark.parametrize("api", ["rerank-plugins", "tei", "cohere"])
-async def test_the_scores_are_those_of_the_model_here(
+async def test_scores_equal_those_of_a_local_model(
     server: Live, api: ApiName, expected: Ranking
 ) -> None:
-    """Whichever of the server's APIs the client speaks, sync and async."""
+    """With every API, sync and async."""
     model = "any" if api == "cohere" else None
     reranker = Reranker(RemoteSpec(server.url, api=api, model=model, token=TOKEN))
-    for found in (
+    for ranking in (
         await asyncio.to_thread(reranker.rank, QUESTION, TEXTS),
         await reranker.arank(QUESTION, TEXTS),
     ):
-        assert [one.index for one in found] == [one.index for one in expected]
-        for one, other in zip(found, expected, strict=True):
-            assert one.relevance_score == pytest.approx(other.relevance_score, abs=1e-5)
-            raw = other.relevance_score if api == "cohere" else other.raw_score
-            assert one.raw_score == pytest.approx(raw, abs=1e-5)
+        for document, local in zip(ranking, expected, strict=True):
+            assert document.index == local.index
+            assert document.relevance_score == pytest.approx(local.relevance_score, abs=1e-5)
+            raw = local.relevance_score if api == "cohere" else local.raw_score
+            assert document.raw_score == pytest.approx(raw, abs=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_server_loses_no_call() -> None:
-    """``kill -9`` of one of two processes while eight threads ask."""
+    """One of two servers is killed with SIGKILL while eight threads send requests."""
     question, texts = QUESTION, [f"{TEXTS[n % 3]} {n}" for n in range(20)]
     processes = [Process("--embedding-model", "none", "--dtype", "float32") for _ in range(2)]
     try:
-        urls = [one.url() for one in processes]
+        urls = [process.url() for process in processes]
         for url in urls:
             wait_until_ready(url)
         remote = RemoteSpec(urls, api="rerank-plugins", timeout_s=60, deadline_s=120)
@@ -63,36 +63,36 @@ def test_a_killed_server_loses_no_call() -> None:
         local = Reranker(dtype="float32").rank(question, texts)
         dead = threading.Event()
 
-        def ask(number: int) -> list[Ranking]:
-            """Rank until the server has been dead for a while."""
-            found: list[Ranking] = []
-            while not dead.is_set() or len(found) < 3:
-                found.append(reranker.rank(f"{question} {number}", texts))
-            return found
+        def rank_until_dead(number: int) -> list[Ranking]:
+            """Rank until the server has been dead for two seconds."""
+            rankings: list[Ranking] = []
+            while not dead.is_set() or len(rankings) < 3:
+                rankings.append(reranker.rank(f"{question} {number}", texts))
+            return rankings
 
         with ThreadPoolExecutor(8) as pool:
-            jobs = [pool.submit(ask, number) for number in range(8)]
-            while "in_flight 2.0" not in _metrics(urls[0]):  # the other is this one
+            futures = [pool.submit(rank_until_dead, number) for number in range(8)]
+            while "in_flight 2.0" not in _metrics(urls[0]):  # the other is the scrape itself
                 time.sleep(0.01)
             processes[0].kill()
             time.sleep(2)
             dead.set()
-            rankings = [ranking for job in jobs for ranking in job.result()]
+            rankings = [ranking for future in futures for ranking in future.result()]
         assert len(rankings) >= 24
-        assert {len(one) for one in rankings} == {len(texts)}
+        assert {len(ranking) for ranking in rankings} == {len(texts)}
         again = reranker.rank(question, texts)
-        assert [one.index for one in again] == [one.index for one in local]
+        assert [document.index for document in again] == [document.index for document in local]
     finally:
-        for one in processes:
-            one.kill()
+        for process in processes:
+            process.kill()
 
 
 def _metrics(url: str) -> str:
     return httpx.get(f"{url}/metrics").text
 
 
-class Versions:
-    """ASGI middleware that notes the version of HTTP and the connection of each request."""
+class ConnectionRecorder:
+    """ASGI middleware that records the HTTP version and the client of each request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -105,20 +105,24 @@ class Versions:
 
 
 @pytest.fixture
-def encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Versions]]:
-    """Our application behind TLS in a server that offers HTTP/2 (uvicorn has none)."""
+def encrypted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, ConnectionRecorder]]:
+    """The application with TLS in a server that supports HTTP/2 (uvicorn does not)."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     issued = authority.issue_cert("127.0.0.1")
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
-    app = Versions(create_app(ServerSettings(model=FakeCrossEncoder(), embedding_model=None)))
+    app = ConnectionRecorder(
+        create_app(ServerSettings(model=FakeCrossEncoder(), embedding_model=None))
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
-        number = listener.detach()  # the server closes it
+        descriptor = listener.detach()  # the server closes it
     config = Config()
-    config.bind = [f"fd://{number}"]
+    config.bind = [f"fd://{descriptor}"]
     config.certfile = str(tmp_path / "certificate.pem")
     config.keyfile = str(tmp_path / "key.pem")
     config.errorlog = None
@@ -141,8 +145,10 @@ def encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple
         assert not thread.is_alive()
 
 
-def test_http_2_is_used_where_it_is_offered(encrypted: tuple[str, Versions]) -> None:
-    """Ten requests at once over one connection."""
+def test_http_2_is_used_if_the_server_supports_it(
+    encrypted: tuple[str, ConnectionRecorder],
+) -> None:
+    """Ten concurrent requests use one connection."""
     url, app = encrypted
     remote = RemoteSpec(url, api="rerank-plugins", max_documents=2)
     reranker = Reranker(remote)
@@ -154,8 +160,8 @@ def test_http_2_is_used_where_it_is_offered(encrypted: tuple[str, Versions]) -> 
     assert len({client for _, client in app.seen}) == 1
 
 
-def test_a_certificate_that_nobody_knows_is_refused(
-    encrypted: tuple[str, Versions], monkeypatch: pytest.MonkeyPatch
+def test_an_unknown_certificate_is_rejected(
+    encrypted: tuple[str, ConnectionRecorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, app = encrypted
     monkeypatch.delenv("SSL_CERT_FILE")

@@ -16,7 +16,7 @@ from rerank_plugins.serving import ServerSettings
 from tests.backends.remote.conftest import remote
 from tests.backends.remote.schemas import Request
 from tests.helpers.fake_server import TOKEN as OTHER_TOKEN
-from tests.helpers.fake_server import Handler, StandIn, says
+from tests.helpers.fake_server import FakeServer, Handler, respond
 from tests.ray.live import wait_until
 from tests.serving.live import QUESTION, TEXTS, TOKEN, Live, live
 from tests.tracing.conftest import Spans, identity, times, trace_of, values
@@ -29,8 +29,8 @@ def server() -> Iterator[Live]:
 
 
 @pytest.fixture
-def stand_in() -> Iterator[StandIn]:
-    server = StandIn("tei")
+def fake_server() -> Iterator[FakeServer]:
+    server = FakeServer("tei")
     yield server
     server.stop()
 
@@ -107,7 +107,7 @@ def test_a_refused_call_has_its_status_and_no_token(spans: Spans, server: Live) 
 
 
 def test_retries_are_counted_and_every_attempt_carries_the_trace(
-    spans: Spans, stand_in: StandIn
+    spans: Spans, fake_server: FakeServer
 ) -> None:
     sent: list[dict[str, str]] = []
 
@@ -116,12 +116,12 @@ def test_retries_are_counted_and_every_attempt_carries_the_trace(
 
     def busy(handler: Handler, request: Request) -> object:
         record(handler, request)
-        return says(503)(handler, request)
+        return respond(503)(handler, request)
 
-    stand_in.misbehave = [busy, busy, record]  # type: ignore[list-item]
+    fake_server.misbehave = [busy, busy, record]  # type: ignore[list-item]
     token = context.attach(baggage.set_baggage("user", "baggage-of-the-user"))
     try:
-        Reranker(remote(stand_in)).rank("red", ["blue", "red"])
+        Reranker(remote(fake_server)).rank("red", ["blue", "red"])
     finally:
         context.detach(token)
     call = spans.one("rerank.remote")
@@ -136,13 +136,13 @@ def test_retries_are_counted_and_every_attempt_carries_the_trace(
 
 
 def test_texts_that_a_server_repeats_are_not_recorded(
-    spans: Spans, stand_in: StandIn, caplog: pytest.LogCaptureFixture
+    spans: Spans, fake_server: FakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "rerank_plugins")
-    stand_in.always = says(400, '{"error": "cannot read: red herring"}')
+    fake_server.always = respond(400, '{"error": "cannot read: red herring"}')
     with pytest.raises(RemoteError, match="red herring"):
-        Reranker(remote(stand_in)).rank("red", ["red herring"])
-    ranking = Reranker(remote(stand_in), on_error="passthrough").rank("red", ["red herring"])
+        Reranker(remote(fake_server)).rank("red", ["red herring"])
+    ranking = Reranker(remote(fake_server), on_error="passthrough").rank("red", ["red herring"])
     assert "red herring" in (ranking.error or "")
     assert len(spans.named("rerank.remote")) == 2
     assert "herring" not in spans.json()
@@ -150,17 +150,17 @@ def test_texts_that_a_server_repeats_are_not_recorded(
 
 
 def test_a_trace_that_is_not_sampled_is_propagated_and_not_recorded(
-    spans: Spans, stand_in: StandIn
+    spans: Spans, fake_server: FakeServer
 ) -> None:
     sent: list[str] = []
 
     def record(handler: Handler, _request: Request) -> None:
         sent.append(handler.headers["traceparent"])
 
-    stand_in.always = record
+    fake_server.always = record
     unsampled = trace.SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=trace.TraceFlags(0))
     with trace.use_span(trace.NonRecordingSpan(unsampled)):
-        Reranker(remote(stand_in)).rank("red", ["red"])
+        Reranker(remote(fake_server)).rank("red", ["red"])
     assert spans.all() == []
     assert sent[0].startswith(f"00-{0xABC:032x}-")
     assert sent[0].endswith("-00")

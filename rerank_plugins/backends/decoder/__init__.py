@@ -1,3 +1,3 @@
-"""Decoders that answer whether a document fits a query: Qwen3-Reranker, mxbai-rerank-v2, ..."""
+"""Decoder rerankers such as Qwen3-Reranker and mxbai-rerank-v2."""
 
 from __future__ import annotations

@@ -1,27 +1,26 @@
-"""The decoder backend: yes or no of a language model, at the price of two vocabulary rows."""
+"""The decoder cross-encoder: a language model's logits of yes and no."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from rerank_plugins.backends.decoder.forward import LastToken
+from rerank_plugins.backends.decoder.forward import LastTokenScorer
 from rerank_plugins.backends.decoder.loading import LoadedDecoder, load_decoder
 from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
 from rerank_plugins.backends.model_specs import DecoderSpec
+from rerank_plugins.backends.torch.batch import cross_encoder_batch_tokens
+from rerank_plugins.backends.torch.tokenization import PairTokenizerMixin, SupportsPairs
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import EngineClosedError
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
 
 _log = logging.getLogger(__name__)
-
-_BATCH_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
 
 _PROBES: Final = tuple(
     TextPair("who wrote it", document) for document in ("", "he", "she " * 40, "\n it was  ")
@@ -42,92 +41,89 @@ def resolve_decoder(config: ModelConfig) -> ModelConfig:
     return resolved
 
 
-class DecoderCrossEncoder:
-    """A language model that reranks: Qwen3-Reranker, mxbai-rerank-v2, and classifiers made of them.
+class DecoderCrossEncoder(PairTokenizerMixin):
+    """A language model that reranks: Qwen3-Reranker, mxbai-rerank-v2, and derived classifiers.
 
-    Batches are padded, but what the pairs of a query begin with (the prompt, the instruction
-    and the query) is computed once, and of the vocabulary only the answers' rows.
+    Batches are padded. The common prefix of a query's pairs (the prompt, the instruction and the
+    query) is computed once, and the output layer only for the answer tokens.
     """
 
     scale = ScoreScale.LOGIT
     is_padded = True
     resolve = staticmethod(resolve_decoder)
 
+    _compute: Callable[[Sequence[Any]], torch.Tensor] | None
+    """Returns the scores of a batch's payloads; None after :meth:`close`."""
+
     def __init__(self, config: ModelConfig) -> None:
         """Load the model of a resolved configuration onto its device.
 
         Raises:
-            ModelLoadError: If there is no such model, or nothing says how it reranks.
+            ModelLoadError: If there is no such model, or its files do not describe a reranker.
         """
-        settings = cast("DecoderSpec | None", config.spec) or DecoderSpec(config.model)
-        loaded = load_decoder(config, settings)
-        self.device = torch.device(str(config.device))
-        self._take(config, loaded)
-        base, head = loaded.base.to(self.device), loaded.head.to(self.device)
-        self._forward: Any = LastToken(base, head, self.device)
-        self._forward.reuse = settings.prefix_reuse and self._prefixes_are_exact()
-
-    def prepare(
-        self, items: Sequence[TextPair], max_length: int | None = None
-    ) -> list[TokenizedItem]:
-        """Tokenize and cut text pairs; thread-safe."""
-        max_seq_length = self.identity.max_length
-        return self._pairs.prepare(items, min(max_length or max_seq_length, max_seq_length))
-
-    def room(self, query: str, max_length: int | None = None) -> int:
-        """Return how many tokens of a document fit beside a query, at least 1."""
-        max_seq_length = self.identity.max_length
-        return self._pairs.room(query, min(max_length or max_seq_length, max_seq_length))
-
-    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
-        return self._pairs.spans(texts)
+        spec = cast("DecoderSpec | None", config.spec) or DecoderSpec(config.model)
+        loaded = load_decoder(config, spec)
+        self._set_up(config, loaded.pairs, loaded.max_seq_length, loaded.fingerprint)
+        self._use_last_token(loaded, reuse=spec.prefix_reuse)
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
-        if self._forward is None:
+        if self._compute is None:
             message = f"the model {self.identity.model!r} was closed."
             raise EngineClosedError(message)
         with torch.inference_mode(), mapped_out_of_memory():
-            scores = self._forward([one.payload for one in batch])
+            scores = self._compute([item.payload for item in batch])
         raw: FloatArray = scores.float().cpu().numpy()
         return raw
 
     def close(self) -> None:
         """Release the model's memory."""
-        self._forward = None
+        self._compute = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _take(self, config: ModelConfig, loaded: LoadedDecoder) -> None:
+    def _set_up(
+        self, config: ModelConfig, pairs: SupportsPairs, max_seq_length: int, fingerprint: str
+    ) -> None:
+        """Set every attribute except ``_compute``."""
+        self.device = torch.device(str(config.device))
+        self.batch_tokens = cross_encoder_batch_tokens(self.device)
         self.identity = ModelIdentity(
             config.model,
             config.revision,
             config.backend,
             config.dtype,
-            loaded.max_seq_length,
-            loaded.fingerprint,
+            max_seq_length,
+            fingerprint,
         )
-        self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cpu"])
-        self._pairs = loaded.pairs
+        self._pairs = pairs
+        self._max_seq_length = max_seq_length
 
-    def _prefixes_are_exact(self) -> bool:
-        """Return whether awkward pairs score with a kept prefix as they do without one."""
-        probes = self.prepare(_PROBES, self.identity.max_length)
+    def _use_last_token(self, loaded: LoadedDecoder, *, reuse: bool) -> None:
+        """Score by the last token; common prefixes are reused if that does not change scores."""
+        scorer = LastTokenScorer(
+            loaded.base.to(self.device), loaded.head.to(self.device), self.device
+        )
+        self._compute = scorer
+        scorer.reuse = reuse and self._prefixes_are_exact(scorer)
+
+    def _prefixes_are_exact(self, scorer: LastTokenScorer) -> bool:
+        """Return whether probes score the same with cached prefixes and without."""
+        probes = self.prepare(_PROBES)
         scores = []
         for reuse in (False, True):
-            self._forward.reuse = reuse
+            scorer.reuse = reuse
             scores.append(self.run(probes))
-        self._forward.forget()
+        scorer.clear_prefixes()
         difference = float(np.abs(scores[0] - scores[1]).max())
-        allowed = 1e-4 if self.identity.dtype == "float32" else 0.02
-        allowed *= 1 + float(np.abs(scores[0]).max())
-        if difference <= allowed:
+        tolerance = 1e-4 if self.identity.dtype == "float32" else 0.02
+        tolerance *= 1 + float(np.abs(scores[0]).max())
+        if difference <= tolerance:
             return True
         _log.warning(
-            "%r: scores with a kept prefix differ by %g (allowed %g); none is kept.",
+            "%r: scores with cached prefixes differ by %g (allowed %g); no prefix is cached.",
             self.identity.model,
             difference,
-            allowed,
+            tolerance,
         )
         return False

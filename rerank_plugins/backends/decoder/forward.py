@@ -1,4 +1,4 @@
-"""A decoder's scores: the last token's state, against the rows of a head that matter."""
+"""The forward pass of a decoder: the last token's state, scored by selected rows of a head."""
 
 from __future__ import annotations
 
@@ -14,39 +14,33 @@ from transformers.cache_utils import DynamicLayer
 
 from rerank_plugins.backends.decoder.prompts import Ids, PromptedPair
 
-_NAME: Final = "cache"
-_OLD_NAME: Final = "past_key_values"
-
-
-def cache_argument(function: Callable[..., Any]) -> str:
-    """Return the name of the argument by which a function takes keys and values."""
-    return _NAME if _NAME in inspect.signature(function).parameters else _OLD_NAME
-
-
 _KeysValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
-_BYTES: Final = np.dtype(np.int32).itemsize
+_ID_BYTES: Final = np.dtype(np.int32).itemsize
 
-_KEPT_PREFIXES: Final = 8
-"""Prefixes whose keys and values are kept: a request's batches follow one another."""
+_MAX_PREFIXES: Final = 8
+"""Number of prefixes whose keys and values are cached: batches of one request run consecutively."""
+
+_CACHE_ARGUMENT: Final = "cache"
+_OLD_CACHE_ARGUMENT: Final = "past_key_values"
 
 
 class Head(torch.nn.Module):
     """Scores the last token's state, in float32.
 
-    With two rows the score is the difference of the two logits (the log odds of yes against
-    no), with one row the logit itself.
+    With two rows, the score is the difference of their logits (the log odds of yes against no);
+    with one row, it is the logit.
     """
 
     def __init__(
         self, rows: torch.Tensor, bias: torch.Tensor | None = None, softcap: float | None = None
     ) -> None:
-        """Keep a copy of what is needed of an output layer.
+        """Copy the selected rows of an output layer.
 
         Args:
-            rows: Shape ``(1 or 2, width)``: of yes, then of no.
-            bias: One number a row.
-            softcap: Gemma 2's bound of logits.
+            rows: Shape ``(1 or 2, width)``: the row of yes, then the row of no.
+            bias: One number per row.
+            softcap: The bound of logits of Gemma 2.
         """
         super().__init__()
         self.rows: torch.Tensor
@@ -65,23 +59,25 @@ class Head(torch.nn.Module):
         return logits[:, 0] - logits[:, 1]
 
 
-class LastToken:
-    """Scores batches of prompted pairs; what pairs of one query begin with is computed once.
+class LastTokenScorer:
+    """Scores batches of prompted pairs; the common prefix of a query's pairs is computed once.
 
-    Rows are padded at the right: in a decoder no token sees a later one, so padding changes
+    Rows are padded on the right. In a decoder, no token attends to a later one, so padding changes
     nothing, and positions count from 0 without a mask.
+
+    Attributes:
+        reuse: Whether the keys and values of common prefixes are cached.
     """
 
-    def __init__(self, base: Any, head: Head, device: torch.device, *, reuse: bool = True) -> None:  # noqa: ANN401
+    def __init__(self, base: Any, head: Head, device: torch.device) -> None:  # noqa: ANN401
         """Use a loaded model.
 
         Args:
             base: A transformers decoder without its output layer.
-            head: What makes scores of its states.
-            device: Where both are.
-            reuse: Whether to keep keys and values of what pairs of a query begin with.
+            head: Scores the states of the decoder.
+            device: Device of both.
         """
-        self.reuse = reuse
+        self.reuse = True
         self._base = base
         self._cache_argument = cache_argument(base.forward)
         self._head = head
@@ -92,25 +88,24 @@ class LastToken:
         """Return scores of shape ``(len(batch),)``, float32."""
         groups: dict[bytes, list[int]] = {}
         for row, pair in enumerate(batch):
-            # One token of its own is left to every row.
-            shared = pair.ids[: min(pair.head, len(pair.ids) - 1)] if self.reuse else pair.ids[:0]
-            groups.setdefault(shared.tobytes(), []).append(row)
+            # Each row keeps at least one token outside of the prefix.
+            length = min(pair.head, len(pair.ids) - 1) if self.reuse else 0
+            groups.setdefault(pair.ids[:length].tobytes(), []).append(row)
         scores = torch.empty(len(batch), dtype=torch.float32, device=self._device)
-        alone: list[int] = []
+        without_prefix: list[int] = []
         for key, rows in groups.items():
-            known = key in self._prefixes
-            if not key or (len(rows) == 1 and not known):
-                alone += rows
+            if not key or (len(rows) == 1 and key not in self._prefixes):
+                without_prefix += rows
                 continue
             prefix = self._prefix(key)
-            length = len(key) // _BYTES
+            length = len(key) // _ID_BYTES
             scores[rows] = self._scores([batch[row].ids[length:] for row in rows], prefix)
-        if alone:
-            scores[alone] = self._scores([batch[row].ids for row in alone], [])
+        if without_prefix:
+            scores[without_prefix] = self._scores([batch[row].ids for row in without_prefix], [])
         return scores
 
-    def forget(self) -> None:
-        """Release the kept keys and values."""
+    def clear_prefixes(self) -> None:
+        """Release the cached keys and values."""
         self._prefixes.clear()
 
     def _scores(self, rows: list[Ids], prefix: list[_KeysValues]) -> torch.Tensor:
@@ -118,10 +113,11 @@ class LastToken:
         ids = np.zeros((len(rows), max(lengths)), dtype=np.int64)
         for number, row in enumerate(rows):
             ids[number, : len(row)] = row
-        states = self._states(ids, _repeated(prefix, len(rows)) if prefix else None)
+        states = self._states(ids, _expanded(prefix, len(rows)) if prefix else None)
         last = torch.tensor(lengths, device=self._device) - 1
-        every = torch.arange(len(rows), device=self._device)
-        scores: torch.Tensor = self._head(states[every, last])
+        scores: torch.Tensor = self._head(
+            states[torch.arange(len(rows), device=self._device), last]
+        )
         return scores
 
     def _states(self, ids: NDArray[np.int64], cache: DynamicCache | None) -> torch.Tensor:
@@ -134,20 +130,31 @@ class LastToken:
         return states
 
     def _prefix(self, key: bytes) -> list[_KeysValues]:
-        kept = self._prefixes.pop(key, None)
-        if kept is None:
+        """Return the keys and values of a prefix for each layer; the cache is an LRU cache."""
+        prefix = self._prefixes.pop(key, None)
+        if prefix is None:
             cache = DynamicCache()
             self._states(np.frombuffer(key, dtype=np.int32).astype(np.int64)[None], cache)
             layers: list[Any] = list(cache.layers)
-            kept = [(layer.keys, layer.values) for layer in layers]
-        self._prefixes[key] = kept
-        while len(self._prefixes) > _KEPT_PREFIXES:
+            prefix = [(layer.keys, layer.values) for layer in layers]
+        self._prefixes[key] = prefix
+        while len(self._prefixes) > _MAX_PREFIXES:
             self._prefixes.pop(next(iter(self._prefixes)))
-        return kept
+        return prefix
 
 
-def _repeated(prefix: list[_KeysValues], rows: int) -> DynamicCache:
-    """Return a cache that holds the prefix for every row, without copying it."""
+def cache_argument(function: Callable[..., Any]) -> str:
+    """Return the name of a function's argument for cached keys and values.
+
+    It depends on the version of transformers.
+    """
+    if _CACHE_ARGUMENT in inspect.signature(function).parameters:
+        return _CACHE_ARGUMENT
+    return _OLD_CACHE_ARGUMENT
+
+
+def _expanded(prefix: list[_KeysValues], rows: int) -> DynamicCache:
+    """Return a cache that contains the prefix in every row, without a copy."""
     cache = DynamicCache()
     for keys, values in prefix:
         layer = DynamicLayer()

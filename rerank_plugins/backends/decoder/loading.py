@@ -1,13 +1,13 @@
-"""Loading a decoder that really is a reranker: its layers, the rows of its head, its prompt."""
+"""Loading of decoder rerankers: their layers, the rows of their head, and their prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import torch
+from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,6 +16,11 @@ from transformers import (
 )
 
 from rerank_plugins.backends.decoder.forward import Head
+from rerank_plugins.backends.decoder.model_config import (
+    config_max_seq_length,
+    read_answer_tokens,
+    read_template_arguments,
+)
 from rerank_plugins.backends.decoder.prompts import (
     PromptTokenizer,
     Template,
@@ -24,120 +29,27 @@ from rerank_plugins.backends.decoder.prompts import (
     plain_template,
 )
 from rerank_plugins.backends.families import PROMPTS, Prompt, family
-from rerank_plugins.backends.hub import (
-    adapter_options,
-    cross_encoder_folder,
-    fingerprint,
-    hub_options,
-    locate,
-    quiet_loading,
-)
-from rerank_plugins.backends.model_files import (
-    default_prompt,
-    read_json,
-    read_modules,
-    smallest_max_seq_length,
-    validate_source,
-)
+from rerank_plugins.backends.fingerprint import fingerprint
+from rerank_plugins.backends.hub import cross_encoder_folder, hub_options, locate, quiet_loading
+from rerank_plugins.backends.model_files import default_prompt, validate_source
 from rerank_plugins.backends.model_specs import DecoderSpec
 from rerank_plugins.backends.tokenizer import private_tokenizer
-from rerank_plugins.backends.torch.loading import check_head, validate_complete
+from rerank_plugins.backends.torch.loading import load_weights, validate_head
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
-
-
-def answer_tokens(source: str, options: dict[str, Any]) -> list[int]:
-    """Return the tokens that sentence-transformers' module LogitScore reads, if there is one.
-
-    Args:
-        source: Folder or Hub name.
-        options: How its files are had.
-
-    Returns:
-        Of yes, then of no where the model has such an answer; empty without that module.
-
-    Raises:
-        ModelLoadError: If the module does not name tokens: another row of the vocabulary would
-            score just as well, and mean nothing.
-    """
-    for part in read_modules(source, options):
-        if part.kind == "LogitScore":
-            where = f"{part.path}/config.json"
-            own = read_json(source, where, options)
-            told = own if isinstance(own, dict) else {}
-            tokens: dict[str, Any] = {"true_token_id": told.get("true_token_id")}
-            if told.get("false_token_id") is not None:
-                tokens["false_token_id"] = told["false_token_id"]
-            for name, token in tokens.items():
-                if isinstance(token, bool) or not isinstance(token, int):
-                    message = (
-                        f"{name} is {token!r:.80} in {where} of {source!r}; it must be the id of a "
-                        "token, a whole number. Save the model anew."
-                    )
-                    raise ModelLoadError(message)
-            return list(tokens.values())
-    return []
-
-
-def template_arguments(source: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments that a model keeps for its chat template.
-
-    Raises:
-        ModelLoadError: If they are none.
-    """
-    name, content = "sentence_bert_config.json", "its content"
-    found: dict[str, Any] = {content: read_json(source, name, options)}
-    for key in (content, "processing_kwargs", "chat_template"):
-        found = found.get(key) or {}
-        if not isinstance(found, dict):
-            message = (
-                f"{name} of {source!r} has {found!r:.80} as {key}; it must be an object. Mend the "
-                "file, or remove the entry."
-            )
-            raise ModelLoadError(message)
-    return found
-
-
-def max_length_of_config(settings: Any, tokenizer: Any) -> int:  # noqa: ANN401  (a model's own classes)
-    """Return how many tokens a decoder can read: those that it and its tokenizer are made for.
-
-    A model with LongRoPE counts positions otherwise as soon as one text of a batch is longer than
-    those it was trained with first, so it reads no longer ones: a score would depend on its batch.
-
-    Raises:
-        ModelLoadError: If that is no number of tokens.
-    """
-    limits = [
-        ("max_position_embeddings", settings.max_position_embeddings),
-        ("model_max_length", tokenizer.model_max_length),
-    ]
-    limits += [("original_max_position_embeddings", one) for one in _switches(settings)]
-    return smallest_max_seq_length(limits, tokenizer.name_or_path, at_least=1)
-
-
-def _switches(settings: Any) -> Iterator[Any]:  # noqa: ANN401  (a model's own class)
-    """Yield the lengths beyond which a model counts positions otherwise."""
-    ropes = getattr(settings, "rope_parameters", None) or {}
-    for rope in (ropes, *(one for one in ropes.values() if isinstance(one, dict))):
-        if rope.get("rope_type") == "longrope":
-            yield rope.get(
-                "original_max_position_embeddings",
-                getattr(settings, "original_max_position_embeddings", None),
-            )
-
 
 _CLASSIFIER: Final = "ForSequenceClassification"
 
 
 class LoadedDecoder(NamedTuple):
-    """A decoder reranker's parts.
+    """The parts of a decoder reranker.
 
     Attributes:
         base: A transformers decoder without its output layer, in evaluation mode.
-        head: What makes scores of the last token's state.
-        pairs: Prepares text pairs.
-        max_seq_length: Most tokens it can read.
-        fingerprint: Of the files, and of the prompt.
+        head: Scores the last token's state.
+        pairs: Tokenizes text pairs.
+        max_seq_length: Maximum sequence length.
+        fingerprint: Digest of the files and of the prompt.
     """
 
     base: Any
@@ -147,26 +59,26 @@ class LoadedDecoder(NamedTuple):
     fingerprint: str
 
 
-class Source(NamedTuple):
-    """Where a model's files are, and its tokenizer.
+class ModelSource(NamedTuple):
+    """The files of a model, and its tokenizer.
 
     Attributes:
         name: Folder or Hub name.
-        options: How its files are had.
+        options: See :func:`~rerank_plugins.backends.hub.hub_options`.
         tokenizer: The transformers tokenizer.
-        rust: The private Rust one.
+        rust: The private Rust tokenizer.
     """
 
     name: str
     options: dict[str, Any]
     tokenizer: Any
-    rust: Any
+    rust: Tokenizer
 
     def first_token(self, text: str) -> int:
-        """Return the id of a text's first token.
+        """Return the id of the first token of a text.
 
         Raises:
-            ModelLoadError: If it has none.
+            ModelLoadError: If the text has no tokens.
         """
         ids = self.rust.encode(text, add_special_tokens=False).ids
         if not ids:
@@ -175,80 +87,104 @@ class Source(NamedTuple):
         return int(ids[0])
 
 
-def open_source(config: ModelConfig, mini: Callable[[], Path] = cross_encoder_folder) -> Source:
-    """Find a model's files and load its tokenizer; ``mini`` finds those of the embedded model."""
-    name = locate(config, mini)
+def open_source(
+    config: ModelConfig, embedded_folder: Callable[[], Path] = cross_encoder_folder
+) -> ModelSource:
+    """Locate a model's files and load its tokenizer.
+
+    Args:
+        config: Resolved configuration of the model.
+        embedded_folder: Returns the folder of the embedded model.
+    """
+    name = locate(config, embedded_folder)
     options = hub_options(config, name)
     validate_source(name, options)
     tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **options)
-    return Source(name, options, tokenizer, private_tokenizer(tokenizer, config.model))
+    return ModelSource(name, options, tokenizer, private_tokenizer(tokenizer, config.model))
 
 
 def load_decoder(
-    config: ModelConfig, settings: DecoderSpec, prompt: Prompt | None = None
+    config: ModelConfig, spec: DecoderSpec, prompt: Prompt | None = None
 ) -> LoadedDecoder:
-    """Load the parts of a resolved configuration's model.
+    """Load the model of a resolved configuration.
 
     Args:
-        config: The configuration that names it.
-        settings: What else is known of it.
-        prompt: Used in place of the one that its files or its name stand for.
+        config: The configuration.
+        spec: Further settings of the model.
+        prompt: Replaces the prompt of the model's files or family.
 
     Raises:
-        ModelLoadError: If there is no such model, or nothing says how it reranks.
+        ModelLoadError: If there is no such model, or its files do not describe a reranker.
     """
     with quiet_loading(config.model):
         source = open_source(config)
-        kind = AutoConfig.from_pretrained(source.name, **source.options)
-        classifier = any(name.endswith(_CLASSIFIER) for name in kind.architectures or [])
+        model_config = AutoConfig.from_pretrained(source.name, **source.options)
+        architectures = model_config.architectures or []
+        classifier = any(name.endswith(_CLASSIFIER) for name in architectures)
         if classifier:
-            check_head(kind, config.model)
-        prompt = prompt or known_prompt(config.model, settings)
-        template, answers = _prompt(config.model, source, settings, prompt, classifier=classifier)
-        cls: Any = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
-        model, report = cls.from_pretrained(
-            source.name,
-            dtype=getattr(torch, config.dtype),
-            use_safetensors=True,
-            adapter_kwargs=adapter_options(source.options),
-            output_loading_info=True,
-            **source.options,
-        )
-        validate_complete(report, config.model)
+            validate_head(model_config, config.model)
+        prompt = prompt or _family_prompt(config.model, spec)
+        template, answers = _template(config.model, source, spec, prompt, classifier=classifier)
+        cls = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+        model = load_weights(cls, source.name, config, source.options)
     return LoadedDecoder(
         model.base_model.eval(),
         _classifier_head(model) if classifier else _answer_head(model, answers),
         PromptTokenizer(template, source.rust, config.model),
-        max_length_of_config(model.config, source.tokenizer),
-        digest(source.name, config, settings.instruction, prompt),
+        config_max_seq_length(model.config, source.tokenizer),
+        digest(source.name, config, spec.instruction, prompt),
     )
 
 
 def digest(source: str, config: ModelConfig, *others: object) -> str:
-    """Return the fingerprint of a model's files and of what else its scores depend on."""
+    """Return the digest of a model's files and of everything else its scores depend on."""
     files = fingerprint(source, config.revision, config.cache_folder)
     if not files or not any(others):
         return files
     return blake2b(f"{files}{others}".encode(), digest_size=32).hexdigest()
 
 
-def _prompt(
-    model: str, source: Source, settings: DecoderSpec, prompt: Prompt | None, *, classifier: bool
+def _family_prompt(model: str, spec: DecoderSpec) -> Prompt | None:
+    """Return the prompt of the family that the spec or the model's name determine.
+
+    Raises:
+        ConfigurationError: If there is an instruction, and the prompt does not take one.
+    """
+    known = family(model)
+    prompt = known.prompt if spec.family == "auto" and known else PROMPTS.get(spec.family)
+    if prompt is None:
+        return None
+    if spec.instruction is not None and not prompt.takes_instructions:
+        message = (
+            f"instruction is {spec.instruction!r}, and the prompt of {model!r} takes no "
+            "instruction. Set instruction to None."
+        )
+        raise ConfigurationError(message)
+    return prompt.with_instruction(spec.instruction)
+
+
+def _template(
+    model: str,
+    source: ModelSource,
+    spec: DecoderSpec,
+    prompt: Prompt | None,
+    *,
+    classifier: bool,
 ) -> tuple[Template, list[int]]:
-    """Return the prompt, and the tokens whose logits make the score: of yes, then of no."""
+    """Return the prompt template and the answer tokens: of yes and, if the model has it, of no."""
     if prompt is not None:
         ids = [source.first_token(text) for text in (prompt.yes, prompt.no) if text]
         return family_template(source.tokenizer, source.rust, prompt), ids
-    answers = answer_tokens(source.name, source.options)
+    answers = read_answer_tokens(source.name, source.options)
     if answers or (classifier and source.tokenizer.chat_template):
-        instruction = settings.instruction or default_prompt(source.name, source.options)
-        options = template_arguments(source.name, source.options)
-        args = (source.tokenizer, source.rust, model, instruction, options)
-        return chat_template(*args), answers
-    if settings.instruction is not None or not classifier:
+        instruction = spec.instruction or default_prompt(source.name, source.options)
+        arguments = read_template_arguments(source.name, source.options)
+        template = chat_template(source.tokenizer, source.rust, model, instruction, arguments)
+        return template, answers
+    if spec.instruction is not None or not classifier:
         message = (
-            f"{model!r} is a language model, and nothing in its files says how it reranks. Give "
-            'DecoderSpec(..., family="qwen3") or another family whose prompt it was trained with.'
+            f"{model!r} is a language model whose files do not describe how it reranks. Give "
+            'DecoderSpec(..., family="qwen3"), or another family whose prompt it was trained with.'
         )
         raise ModelLoadError(message)
     return plain_template(source.rust, model), answers
@@ -272,25 +208,6 @@ def _answer_head(model: Any, tokens: list[int]) -> Head:  # noqa: ANN401  (one o
 
 
 def _classifier_head(model: Any) -> Head:  # noqa: ANN401  (one of many model classes)
-    # A two-label head gives (not relevant, relevant), a one-label head the latter.
+    # Two labels are (not relevant, relevant), a single label is relevant.
     bias = getattr(model.score, "bias", None)
     return Head(model.score.weight[-1:], None if bias is None else bias[-1:])
-
-
-def known_prompt(model: str, settings: DecoderSpec) -> Prompt | None:
-    """Return the prompt that the settings name, or that the model's name stands for.
-
-    Raises:
-        ConfigurationError: If there is an instruction, and the prompt has no place for one.
-    """
-    found = family(model)
-    prompt = found.prompt if settings.family == "auto" and found else PROMPTS.get(settings.family)
-    if prompt is None:
-        return None
-    if settings.instruction is not None and not prompt.takes_instructions:
-        message = (
-            f"instruction is {settings.instruction!r}, and the prompt of {model!r} has no place "
-            "for one. Leave it out."
-        )
-        raise ConfigurationError(message)
-    return prompt.with_instruction(settings.instruction)

@@ -1,3 +1,3 @@
-"""BGE's decoder rerankers, as FlagEmbedding defines them, without its batching."""
+"""FlagEmbedding's models: BGE's decoder rerankers, its encoder rerankers and BGE-M3."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""FlagEmbedding's BGEM3 for dense embeddings: its model, fed by us."""
+"""The flag bi-encoder: dense embeddings of FlagEmbedding's BGE-M3."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel
 
 from rerank_plugins._lazy import require
 from rerank_plugins.backends.decoder.loading import digest, open_source
 from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
 from rerank_plugins.backends.hub import adapter_options, bi_encoder_folder, quiet_loading
-from rerank_plugins.backends.text import encodable
-from rerank_plugins.backends.torch.loading import max_length_of_model
+from rerank_plugins.backends.torch.batch import BatchBuilder
+from rerank_plugins.backends.torch.loading import model_max_seq_length
+from rerank_plugins.backends.torch.tokenization import RoleTokenizer
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import RoleText, TokenizedItem, unit_vectors
 from rerank_plugins.errors import EngineClosedError
@@ -24,10 +24,13 @@ _BATCH_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
 
 
 class FlagBiEncoder:
-    """The dense vectors of bge-m3 as FlagEmbedding's BGEM3FlagModel makes them.
+    """The dense vectors of FlagEmbedding's BGEM3FlagModel.
 
-    Its sparse and multi-vector outputs are not made, so their weights, which are pickles, are
-    not read. The model has no prompts of its own.
+    Sparse and multi-vector outputs are not computed, so their weights, which are pickles, are not
+    read. The model has no prompts of its own.
+
+    Attributes:
+        dimension: Length of an embedding.
     """
 
     is_padded = True
@@ -57,7 +60,7 @@ class FlagBiEncoder:
             unused = torch.nn.Linear(1, 1)
             parts = {"model": encoder, "colbert_linear": unused, "sparse_linear": unused}
             model = Inference(parts, tokenizer=source.tokenizer)
-        max_seq_length = max_length_of_model(encoder, source.tokenizer)
+        max_seq_length = model_max_seq_length(encoder, source.tokenizer)
         self.dimension = int(encoder.config.hidden_size)
         self.identity = ModelIdentity(
             config.model,
@@ -69,41 +72,29 @@ class FlagBiEncoder:
         )
         self.device = torch.device(str(config.device))
         self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cpu"])
-        self._tokenizer = source.rust
-        self._pad = int(source.tokenizer.pad_token_id or 0)
+        self._tokens = RoleTokenizer(source.rust, {"query": "", "document": ""}, max_seq_length)
+        self._batches = BatchBuilder(
+            self.device,
+            getattr(torch, config.dtype),
+            typed=False,
+            pad_id=int(source.tokenizer.pad_token_id or 0),
+        )
         self._model: Any = model.to(self.device).eval()
 
     def prepare(
         self, items: Sequence[RoleText], max_length: int | None = None
     ) -> list[TokenizedItem]:
-        """Tokenize and cut; thread-safe."""
-        max_seq_length = min(max_length or self.identity.max_length, self.identity.max_length)
-        encoded = self._tokenizer.encode_batch_fast(
-            [encodable(f"{item.prompt or ''}{item.text}") for item in items]
-        )
-        prepared = []
-        for one in encoded:
-            ids = (
-                one.ids
-                if len(one.ids) <= max_seq_length
-                else [*one.ids[: max_seq_length - 1], one.ids[-1]]
-            )
-            prepared.append(TokenizedItem(len(ids), len(one.ids) > max_seq_length, ids))
-        return prepared
+        """Tokenize and truncate; thread-safe."""
+        return self._tokens.prepare(items, max_length)
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Embed one batch; unit vectors, float32 of shape ``(len(batch), dimension)``."""
         if self._model is None:
             message = f"the model {self.identity.model!r} was closed."
             raise EngineClosedError(message)
-        ids = [torch.tensor(one.payload) for one in batch]
-        inputs = {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self._pad),
-            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
-        }
         with torch.inference_mode(), mapped_out_of_memory():
-            on_device = {name: one.to(self.device) for name, one in inputs.items()}
-            vectors = self._model(on_device)["dense_vecs"].float().cpu().numpy()
+            inputs = self._batches.pad([item.payload for item in batch])
+            vectors = self._model(inputs)["dense_vecs"].float().cpu().numpy()
         return unit_vectors(vectors)
 
     def close(self) -> None:

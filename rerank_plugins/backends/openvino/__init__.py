@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rerank_plugins.backends.openvino.conversion import silent_import
+from rerank_plugins.backends.openvino.telemetry import import_without_telemetry
 
-# First of all, before anything else imports it: its telemetry starts when it is imported.
-silent_import("openvino")
+# Before any module of this package imports it: its telemetry starts at import.
+import_without_telemetry("openvino")

@@ -1,4 +1,4 @@
-"""The OpenVINO backend: encoder cross-encoders on a CPU, in int8 where that is asked for."""
+"""The OpenVINO cross-encoder."""
 
 from __future__ import annotations
 
@@ -9,79 +9,48 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from rerank_plugins.backends.devices import resolve_local
-from rerank_plugins.backends.hub import quiet_loading
-from rerank_plugins.backends.openvino.conversion import build, calibration_pairs, check_agreement
-from rerank_plugins.backends.openvino.export import scoring_module
-from rerank_plugins.backends.openvino.runtime import (
-    Runtime,
-    batch_tokens,
-    pad_rows,
-    validate_precision,
-)
+from rerank_plugins.backends.openvino.backend import OpenVINOBackend
+from rerank_plugins.backends.openvino.batching import InputBuilder
+from rerank_plugins.backends.openvino.conversion import validate_agreement
+from rerank_plugins.backends.openvino.export import classifier_module
+from rerank_plugins.backends.openvino.quantization import calibration_pairs
 from rerank_plugins.backends.tokenizer import private_tokenizer
-from rerank_plugins.backends.torch.loading import PROBES, load_reranker, max_length_of_model
-from rerank_plugins.backends.torch.tokenization import PairReader, PairTokenizer, TokenPair
+from rerank_plugins.backends.torch.loading import PROBES, load_reranker, model_max_seq_length
+from rerank_plugins.backends.torch.tokenization import PairTokenizer, PairTokenizerMixin
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import TokenizedItem
-from rerank_plugins.errors import EngineClosedError
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
 
 _CALIBRATION_LENGTH: Final = 256
-"""Tokens of a calibration pair: longer ones widen no range that was seen, and take longer."""
+"""Maximum tokens of a calibration pair: longer ones were measured to widen no range."""
 
 
-def resolve_openvino(config: ModelConfig) -> ModelConfig:
-    """Choose device and data type, and name the model of the settings.
-
-    Raises:
-        ConfigurationError: If OpenVINO does not compute what is asked for here.
-    """
-    model = config.model if config.spec is None else str(config.spec)
-    # torch's rule for "auto"; int8 is not torch's, and stands only where it was asked for.
-    plain = resolve_local(
-        config.replace(
-            model=model,
-            device=config.device or "cpu",
-            dtype="float32" if config.dtype == "int8" else config.dtype,
-        )
-    )
-    resolved = plain.replace(dtype="int8") if config.dtype == "int8" else plain
-    validate_precision(resolved)
-    return resolved
-
-
-class OpenVINOCrossEncoder(PairReader):
+class OpenVINOCrossEncoder(PairTokenizerMixin, OpenVINOBackend):
     """Any ``AutoModelForSequenceClassification`` reranker that OpenVINO can convert.
 
     Attributes:
-        prompts: What the model's own configuration wants put before queries and documents.
-        is_padded: False: rows are filled up to the next 16 tokens only, whatever the batch.
+        prompts: Prompts of the model's own configuration for queries and documents.
     """
 
     scale = ScoreScale.LOGIT
-    is_padded = False
-    resolve = staticmethod(resolve_openvino)
 
     def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration; convert it if that was not done yet.
+        """Load the model of a resolved configuration, and convert it if it is not cached.
 
         Raises:
-            ModelLoadError: If there is no such model, it is not a reranker, or what OpenVINO
-                computes is not what torch computes.
-            MissingDependencyError: If int8 is asked for and NNCF is not installed.
+            ModelLoadError: If there is no such model, it is not a reranker, or OpenVINO's scores
+                differ from torch's.
+            MissingDependencyError: If the data type is int8 and NNCF is not installed.
         """
         loaded = load_reranker(config.replace(dtype="float32"))
         tokenizer, network = loaded.tokenizer, loaded.model
+        typed = "token_type_ids" in tokenizer.model_input_names
+        module = classifier_module(network, typed=typed)
         self.prompts = loaded.prompts
         self._pairs = PairTokenizer(private_tokenizer(tokenizer, config.model), config.model)
-        self._pad = int(tokenizer.pad_token_id or 0)
-        self._typed = "token_type_ids" in tokenizer.model_input_names
-        module = scoring_module(network, typed=self._typed)
-        self._inputs = module.inputs
-        self._max_seq_length = max_length_of_model(network, tokenizer)
+        self._max_seq_length = model_max_seq_length(network, tokenizer)
+        self._build_inputs = InputBuilder(int(tokenizer.pad_token_id or 0), module.inputs, typed)
         calibration = calibration_pairs(config) if config.dtype == "int8" else ()
         self.identity = ModelIdentity(
             config.model,
@@ -91,54 +60,29 @@ class OpenVINOCrossEncoder(PairReader):
             self._max_seq_length,
             _fingerprint(loaded.fingerprint, calibration),
         )
-        texts = [
-            self._padded([one.payload], one.tokens)
-            for one in self.prepare(calibration, _CALIBRATION_LENGTH)
-        ]
-        with quiet_loading(config.model):
-            model = build(config, module, texts, loaded.fingerprint)
-            self._runtime: Runtime | None = Runtime(model, config.dtype)
-        self.batch_tokens = batch_tokens(network, self._runtime.streams)
-        self._check(config, network)
+        texts = self.prepare(calibration, _CALIBRATION_LENGTH)
+        self._compile(config, module, network, texts, loaded.fingerprint)
+        probes = self.prepare(PROBES, 128)
+        validate_agreement(config, self.run(probes), self._torch_scores(network, probes))
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
-        if self._runtime is None:
-            message = f"the model {self.identity.model!r} was closed."
-            raise EngineClosedError(message)
-        return self._runtime.rows(batch, self.identity.max_length, self._padded)
+        return self._outputs(batch)
 
-    def close(self) -> None:
-        """Release the model's memory."""
-        self._runtime = None
-
-    def _padded(self, pairs: Sequence[TokenPair], width: int) -> list[NDArray[np.int64]]:
-        types = [pair.types if self._typed else np.zeros_like(pair.types) for pair in pairs]
-        inputs = [
-            pad_rows([pair.ids for pair in pairs], width, self._pad),
-            pad_rows([np.ones_like(pair.ids) for pair in pairs], width, 0),
-            pad_rows(types, width, 0),
-        ]
-        return inputs[: self._inputs]
-
-    def _check(self, config: ModelConfig, network: torch.nn.Module) -> None:
-        """Compare the scores of awkward pairs with those that torch computes of each alone."""
-        probes = self.prepare(PROBES, 128)
+    def _torch_scores(self, network: torch.nn.Module, batch: Sequence[TokenizedItem]) -> FloatArray:
+        """Return torch's scores, computed for each item on its own."""
         names = ("input_ids", "attention_mask", "token_type_ids")
-        wanted = []
+        scores = []
         with torch.inference_mode():
-            for one in probes:
-                arrays = self._padded([one.payload], one.tokens)
-                inputs = {
-                    name: torch.from_numpy(array)
-                    for name, array in zip(names, arrays, strict=False)
-                }
-                wanted.append(network(**inputs).logits[0, -1].item())
-        check_agreement(config, self.run(probes), np.array(wanted, dtype=np.float32))
+            for item in batch:
+                arrays = map(torch.from_numpy, self._build_inputs([item.payload], item.tokens))
+                logits = network(**dict(zip(names, arrays, strict=False))).logits
+                scores.append(logits[0, -1].item())
+        return np.array(scores, dtype=np.float32)
 
 
 def _fingerprint(files: str, calibration: Sequence[TextPair]) -> str:
-    """Return the digest of what scores depend on: in int8 that is the calibration, too."""
+    """Return the digest of what scores depend on; in int8, the calibration texts belong to it."""
     if not files or not calibration:
         return files
     return blake2b(json.dumps([files, calibration]).encode(), digest_size=32).hexdigest()

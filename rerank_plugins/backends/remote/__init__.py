@@ -1,3 +1,3 @@
-"""Cross-encoders that run elsewhere, over HTTP: TEI, vLLM, Infinity, Cohere, Jina, our own."""
+"""Cross-encoders behind HTTP APIs: TEI, vLLM, Infinity, Cohere, Jina and rerank-plugins."""
 
 from __future__ import annotations

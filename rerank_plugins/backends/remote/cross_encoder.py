@@ -1,193 +1,36 @@
-"""A cross-encoder behind an HTTP API, as a backend."""
+"""Cross-encoder backend that sends pairs to a rerank server.
+
+A batch is split into one HTTP request per query and chunk of documents, and all requests run
+concurrently. Pairs of different callers are never sent in the same request, because a server
+rejects a request as a whole.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
-import threading
-import time
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 
 from rerank_plugins._tracing import Trace, current_trace
 from rerank_plugins.backends.model_specs import RemoteSpec
 from rerank_plugins.backends.remote.apis import ApiName
+from rerank_plugins.backends.remote.background_loop import BackgroundLoop
 from rerank_plugins.backends.remote.client import RemoteClient
-from rerank_plugins.backends.text import encodable
+from rerank_plugins.backends.text import replace_surrogates
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import TokenizedItem
-from rerank_plugins.errors import BatchError, ConfigurationError, EngineClosedError, RemoteError
+from rerank_plugins.errors import BatchError, ConfigurationError, RemoteError
 from rerank_plugins.types import FloatArray, ModelIdentity, TextPair
 
+_CHARACTERS_PER_TOKEN: Final = 4
+_UNKNOWN_MAX_LENGTH: Final = 1_000_000_000
+"""Only the server knows the maximum length of its model."""
 
-@dataclass(frozen=True, eq=False)
-class Call:
-    """A call that prepared pairs, and the trace of whoever asked for them."""
-
-    trace: Trace | None
-
-
-class Text(NamedTuple):
-    """A prepared pair.
-
-    Attributes:
-        call: The call that prepared it. Pairs of different calls may be different callers', and
-            are not sent together: what is wrong with one pair fails its whole request.
-        query: The query, cut.
-        document: The document, cut.
-    """
-
-    call: Call
-    query: str
-    document: str
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """One request.
-
-    Attributes:
-        rows: Positions of its documents in the batch.
-        query: The query.
-        documents: The documents.
-        trace: That of whoever asks.
-    """
-
-    rows: list[int]
-    query: str
-    documents: list[str]
-    trace: Trace | None = None
-
-
-def chunks(batch: Sequence[TokenizedItem], max_documents: int) -> list[list[Chunk]]:
-    """Return the requests of a batch, those of one caller and query in one list.
-
-    They are of like length. The engine's budget keeps a batch well below the megabytes that
-    servers take; a document beyond them is in a batch of its own, for the server to decide.
-    """
-    groups: dict[tuple[int, str], list[int]] = {}
-    for row, one in enumerate(batch):
-        groups.setdefault((id(one.payload.call), one.payload.query), []).append(row)
-    return [
-        [
-            Chunk(
-                rows,
-                query,
-                [batch[row].payload.document for row in rows],
-                batch[rows[0]].payload.call.trace,
-            )
-            for rows in _cut(group, max_documents)
-        ]
-        for (_, query), group in groups.items()
-    ]
-
-
-def _cut(rows: list[int], max_documents: int) -> list[list[int]]:
-    length = math.ceil(len(rows) / math.ceil(len(rows) / max_documents))
-    return [rows[start : start + length] for start in range(0, len(rows), length)]
-
-
-ResultT = TypeVar("ResultT")
-
-_log = logging.getLogger(__name__)
-
-_LOOK_S: Final = 5.0
-"""How often a caller looks whether the loop's thread still lives."""
-
-_CLOSE_S: Final = 10.0
-"""How long closing waits, once for the last work and once for the thread."""
-
-
-class LoopThread:
-    """Runs coroutines for any number of threads, all on one event loop."""
-
-    def __init__(self, name: str) -> None:
-        """Start the thread."""
-        self._name = name
-        self._loop = asyncio.new_event_loop()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
-        """Run a coroutine and return its result.
-
-        Raises:
-            EngineClosedError: If the loop is closed, or is being closed.
-        """
-        with self._lock:
-            if self._closed:
-                work.close()
-                message = f"{self._name} is closed."
-                raise EngineClosedError(message)
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return self._wait(future)
-        except CancelledError as error:
-            message = f"{self._name} was closed."
-            raise EngineClosedError(message) from error
-
-    def close(self, last: Coroutine[Any, Any, None]) -> None:
-        """Cancel what runs, run a last coroutine, and stop; once."""
-        with self._lock:
-            if self._closed:
-                last.close()
-                return
-            self._closed = True
-        try:
-            self._wait(asyncio.run_coroutine_threadsafe(_after_all(last), self._loop), _CLOSE_S)
-        except (EngineClosedError, FutureTimeout):
-            _log.warning("%s did not close its connections in time.", self._name)
-        finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(_CLOSE_S)
-            if not self._thread.is_alive():
-                self._loop.close()
-
-    def _wait(self, future: Future[ResultT], seconds: float = math.inf) -> ResultT:
-        """Wait for a result as long as somebody is there to bring it.
-
-        Raises:
-            EngineClosedError: If the loop's thread is gone.
-            FutureTimeout: If the time is up.
-        """
-        end = time.monotonic() + seconds
-        while True:
-            alive = self._thread.is_alive()  # before the wait: the result may come with its end
-            try:
-                return future.result(min(_LOOK_S, max(0.0, end - time.monotonic())))
-            except FutureTimeout:
-                # Since Python 3.11 it is the builtin one, which the work itself may have raised.
-                if future.done():
-                    return future.result()
-                if not alive:
-                    message = f"the thread of {self._name} has ended. Ask for a new engine."
-                    raise EngineClosedError(message) from None
-                if time.monotonic() >= end:
-                    raise
-
-
-async def _after_all(last: Coroutine[Any, Any, None]) -> None:
-    """Cancel every other task, wait for their ends, then run the last coroutine."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-    await last
-
-
-_CHARACTERS_A_TOKEN: Final = 4
-_REACH: Final = 1_000_000_000
-"""Only the server knows its own."""
-
-_LOCAL: Final = (
+_LOCAL_SETTINGS: Final = (
     "device",
     "dtype",
     "optimize",
@@ -200,11 +43,13 @@ _LOCAL: Final = (
 
 
 class RemoteCrossEncoder:
-    """Scores text pairs by asking a server.
+    """Scores text pairs with a remote model.
 
     Attributes:
-        workers: Batches at once, so that one slow answer does not hold up the others.
-        prepare_items: Enough for a long request to be one batch: nothing is tokenized here.
+        workers: Number of batches that run concurrently, so that a slow response does not delay
+            the others.
+        prepare_items: Number of items prepared at once; large, so that a long request is one
+            batch, because nothing is tokenized here.
         batch_tokens: About a hundred passages of 500 tokens.
     """
 
@@ -213,46 +58,47 @@ class RemoteCrossEncoder:
     batch_tokens = 65_536
 
     def __init__(self, config: ModelConfig) -> None:
-        """Prepare to ask; nothing is sent.
+        """Create the client; no request is sent.
 
         Raises:
             MissingDependencyError: If the extra ``remote`` is not installed.
-            ConfigurationError: If the token cannot be had.
+            ConfigurationError: If the token is missing or invalid.
         """
         remote = cast("RemoteSpec", config.spec)
         self._remote = remote
-        self.identity = ModelIdentity(str(remote), None, remote.api, "unknown", _REACH)
+        self.identity = ModelIdentity(str(remote), None, remote.api, "unknown", _UNKNOWN_MAX_LENGTH)
         self.scale = remote.protocol.scale
         self.workers = remote.max_concurrent
-        self._loop = LoopThread(f"the client of {remote}")
+        self._loop = BackgroundLoop(f"the client of {remote}")
         try:
-            self._client = self._loop.run(_made(remote))
+            self._client = self._loop.run(_create_client(remote))
         except BaseException:
             self._loop.close(_nothing())
             raise
 
     @staticmethod
     def resolve(config: ModelConfig) -> ModelConfig:
-        """Return the configuration with the remote model's settings, also for a plain address.
+        """Return the configuration with a :class:`RemoteSpec`, also for a plain URL.
 
         Raises:
-            ConfigurationError: If a setting is given that only a model in this process has.
+            ConfigurationError: If a setting applies only to models in this process.
         """
         remote = config.spec or RemoteSpec(config.model, api=cast("ApiName", config.backend))
-        plain = ModelConfig()
-        given = [name for name in _LOCAL if getattr(config, name) != getattr(plain, name)]
-        if given:
-            message = (
-                f"{given[0]} is {getattr(config, given[0])!r}, but {remote} runs on a server, "
-                "which decides that. Leave it out."
-            )
-            raise ConfigurationError(message)
+        defaults = ModelConfig()
+        for name in _LOCAL_SETTINGS:
+            value = getattr(config, name)
+            if value != getattr(defaults, name):
+                message = (
+                    f"{name} is {value!r}, but {remote} runs on a server, which decides that. "
+                    f"Omit {name}."
+                )
+                raise ConfigurationError(message)
         return config.replace(model=str(remote), spec=remote)
 
     def prepare(
         self, items: Sequence[TextPair], max_length: int | None = None
     ) -> list[TokenizedItem]:
-        """Cut texts to ``max_characters`` and estimate their tokens.
+        """Truncate texts to ``max_characters`` and estimate their token counts.
 
         Args:
             items: The pairs.
@@ -262,24 +108,26 @@ class RemoteCrossEncoder:
         limit = self._remote.max_characters or self._remote.protocol.max_characters
         prepared = []
         for query, document in items:
-            text = Text(call, encodable(query)[:limit], encodable(document)[:limit])
-            tokens = (len(text.query) + len(text.document)) // _CHARACTERS_A_TOKEN + 8
-            cut = limit is not None and max(len(query), len(document)) > limit
-            prepared.append(TokenizedItem(min(tokens, _REACH), cut, text))
+            pair = RemotePair(
+                call, replace_surrogates(query)[:limit], replace_surrogates(document)[:limit]
+            )
+            tokens = (len(pair.query) + len(pair.document)) // _CHARACTERS_PER_TOKEN + 8
+            is_truncated = limit is not None and max(len(query), len(document)) > limit
+            prepared.append(TokenizedItem(min(tokens, _UNKNOWN_MAX_LENGTH), is_truncated, pair))
         return prepared
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; shape ``(len(batch),)``.
 
         Raises:
-            BatchError: If a request failed, with the error of each item that was in it.
+            BatchError: If a request failed, with the error of each of its items.
             EngineClosedError: If the backend is closed.
         """
         limit = self._remote.max_documents or self._remote.protocol.max_documents
-        groups = chunks(batch, limit)
+        groups = split_batch(batch, limit)
         rows = np.full(len(batch), np.nan, dtype=np.float32)
         errors: dict[int, RemoteError] = {}
-        for group, result in zip(groups, self._loop.run(self._all(groups)), strict=True):
+        for group, result in zip(groups, self._loop.run(self._score_groups(groups)), strict=True):
             for number, chunk in enumerate(group):
                 if isinstance(result, RemoteError):
                     errors |= dict.fromkeys(chunk.rows, result)
@@ -293,14 +141,16 @@ class RemoteCrossEncoder:
         return rows
 
     def close(self) -> None:
-        """Give up what runs and close the connections."""
+        """Cancel running requests and close the connections."""
         self._loop.close(self._client.close())
 
-    async def _all(self, groups: list[list[Chunk]]) -> list[list[FloatArray] | RemoteError]:
-        return list(await asyncio.gather(*(self._group(group) for group in groups)))
+    async def _score_groups(
+        self, groups: list[list[Chunk]]
+    ) -> list[list[FloatArray] | RemoteError]:
+        return list(await asyncio.gather(*(self._score_group(group) for group in groups)))
 
-    async def _group(self, group: list[Chunk]) -> list[FloatArray] | RemoteError:
-        """Return the scores of each chunk; the first failure ends the others."""
+    async def _score_group(self, group: list[Chunk]) -> list[FloatArray] | RemoteError:
+        """Return the scores of each chunk; the first failure cancels the others."""
         tasks = [
             asyncio.ensure_future(self._client.scores(chunk.query, chunk.documents, chunk.trace))
             for chunk in group
@@ -309,8 +159,8 @@ class RemoteCrossEncoder:
             return list(await asyncio.gather(*tasks))
         except RemoteError as error:
             return error
-        except Exception as error:  # noqa: BLE001  (nothing foreign may leave)
-            mapped = RemoteError(f"{self._remote} cannot be asked: {type(error).__name__}")
+        except Exception as error:  # noqa: BLE001  (only exceptions of this package may escape)
+            mapped = RemoteError(f"the request to {self._remote} failed: {type(error).__name__}")
             mapped.__cause__ = error
             return mapped
         finally:
@@ -319,7 +169,70 @@ class RemoteCrossEncoder:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _made(remote: RemoteSpec) -> RemoteClient:
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of :meth:`RemoteCrossEncoder.prepare`, and the trace of its caller."""
+
+    trace: Trace | None
+
+
+class RemotePair(NamedTuple):
+    """A prepared pair.
+
+    Attributes:
+        call: The call that prepared it. Pairs of different calls may belong to different callers.
+        query: The truncated query.
+        document: The truncated document.
+    """
+
+    call: Call
+    query: str
+    document: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The documents of one HTTP request.
+
+    Attributes:
+        rows: Positions of the documents in the batch.
+        query: The query.
+        documents: The documents.
+        trace: Trace of the caller.
+    """
+
+    rows: list[int]
+    query: str
+    documents: list[str]
+    trace: Trace | None
+
+
+def split_batch(batch: Sequence[TokenizedItem], max_documents: int) -> list[list[Chunk]]:
+    """Return the requests of a batch, grouped by caller and query.
+
+    The chunks of a group have nearly equal sizes. The engine's token budget keeps a request well
+    below the size limits of servers; a single document beyond them is in a batch of its own, and
+    the server decides whether to accept it.
+    """
+    groups: dict[tuple[int, str], list[int]] = {}
+    for row, item in enumerate(batch):
+        groups.setdefault((id(item.payload.call), item.payload.query), []).append(row)
+    chunks = []
+    for (_, query), rows in groups.items():
+        size = math.ceil(len(rows) / math.ceil(len(rows) / max_documents))
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        trace = batch[rows[0]].payload.call.trace
+        chunks.append(
+            [
+                Chunk(part, query, [batch[row].payload.document for row in part], trace)
+                for part in parts
+            ]
+        )
+    return chunks
+
+
+async def _create_client(remote: RemoteSpec) -> RemoteClient:
+    # On the loop's thread, because asyncio objects belong to their loop.
     return RemoteClient(remote)
 
 

@@ -1,9 +1,9 @@
-"""Attention over packed sequences: each attends to itself only, and nothing is padded.
+"""Attention over packed sequences, without padding.
 
-Packed tokens stand one sequence after another, so the linear layers see no padding; only
-attention needs to know where sequences end. On CUDA devices that can, it is one call of
-torch's variable-length flash attention; elsewhere one call of scaled dot-product attention
-for each group of sequences of equal length, or plain products for each sequence.
+Packed tokens are concatenated sequences, so linear layers compute no padding, and only attention
+needs the boundaries of the sequences. On supported CUDA devices it is one call of torch's
+variable-length flash attention. Elsewhere it is computed per group of sequences of equal length:
+with scaled dot-product attention or, for float32 on a CPU, with softmax without max-subtraction.
 """
 
 from __future__ import annotations
@@ -17,116 +17,66 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-_LONGEST: Final = 512
-"""Tokens of a sequence whose logits, which are held at once, take some megabytes."""
-
-_SHORTEST: Final = 96
-"""Of sequences of one length, the fused kernel computes several shorter ones faster together."""
-
-Groups: TypeAlias = list[tuple[int, int, int]]
-"""``(start, sequences, length)`` of each run of sequences of one length, in tokens."""
-
-_LEAST, _MOST = 1e-25, 1e30
-"""Between these sums of exponentials nothing that counts was too small or too large for float32:
-of a row whose sum is the least, terms of 1e-7 of it are still normal numbers."""
-
-
-def attend_unshifted(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    groups: Groups,
-    *,
-    scaling: float,
-    out: torch.Tensor,
-) -> Groups:
-    """Attend within the sequences for which this is the fastest way.
-
-    Args:
-        query: Shape ``(tokens, heads, width)``.
-        key: The same shape.
-        value: The same shape.
-        groups: All sequences.
-        scaling: Factor of the dot products.
-        out: Where results are written, the shape of ``query``.
-
-    Returns:
-        The groups that are still to be computed: all of them on another device, in another data
-        type, or if a logit was extreme.
-    """
-    if query.device.type != "cpu" or query.dtype != torch.float32:
-        return groups
-    mine: Groups = []
-    others: Groups = []
-    for start, count, length in groups:
-        suited = (count == 1 or length >= _SHORTEST) and length <= _LONGEST
-        (mine if suited else others).append((start, count, length))
-    if not mine:
-        return groups
-    heads = query.shape[1]
-    longest = max(length for _, _, length in mine)
-    scratch = query.new_empty(heads * longest * longest)
-    sums = query.new_ones(len(query), heads, 1)
-    for start, count, length in mine:
-        logits = scratch[: heads * length * length].view(heads, length, length)
-        for first in range(start, start + count * length, length):
-            rows = slice(first, first + length)
-            asking, keys, values = (part[rows].transpose(0, 1) for part in (query, key, value))
-            torch.baddbmm(logits, asking, keys.mT, beta=0, alpha=scaling, out=logits)
-            weights = logits.exp_()
-            sums[rows] = weights.sum(-1, keepdim=True).transpose(0, 1)
-            torch.div(torch.bmm(weights, values).transpose(0, 1), sums[rows], out=out[rows])
-    least, most = sums.aminmax()
-    moderate = bool((least >= _LEAST) & (most <= _MOST))
-    return others if moderate else groups
-
-
 PACKED: Final = "rerank_plugins_packed"
-"""The name under which transformers' models find :func:`packed_attention`."""
+"""Name under which transformers models find :func:`packed_attention`."""
 
 _FLASH_CAPABILITY: Final = (8, 0)
+"""Smallest CUDA compute capability with flash attention."""
 
 _GROUP_TOKENS: Final = 512
-"""Sequences of one length are attended to together up to so many tokens, or alone: results of
-this size come from memory that the process has, larger ones from the system, page by page."""
+"""Maximum tokens of a group of several sequences: results of this size are allocated from memory
+that the process already holds, larger ones page by page from the operating system."""
+
+_MAX_LOGITS_LENGTH: Final = 512
+"""Maximum length of a sequence whose logits are materialized: they take some megabytes."""
+
+_MIN_LOGITS_LENGTH: Final = 96
+"""Several shorter sequences of equal length are faster together in the fused kernel."""
+
+_MIN_SUM, _MAX_SUM = 1e-25, 1e30
+"""Range of sums of exponentials in which float32 is exact enough without max-subtraction: in a row
+with the smallest sum, terms that are 1e-7 of the sum are still normal numbers."""
+
+Groups: TypeAlias = list[tuple[int, int, int]]
+"""``(start, sequences, length)`` of each group of sequences of equal length, in tokens."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Where packed sequences begin and end.
+    """Boundaries of packed sequences.
 
     Attributes:
-        longest: No sequence has more tokens.
-        groups: Sequences of equal lengths.
-        firsts: Index of each sequence's first token, int32 of shape ``(sequences,)``.
-        bounds: ``firsts`` and the total, int32 of shape ``(sequences + 1,)``.
+        longest: Number of tokens of the longest sequence.
+        groups: Groups of sequences of equal length.
+        starts: Index of the first token of each sequence, int32 of shape ``(sequences,)``.
+        bounds: ``starts`` and the total number of tokens, int32 of shape ``(sequences + 1,)``.
         flash: Whether to use variable-length flash attention.
     """
 
     longest: int
     groups: Groups
-    firsts: torch.Tensor
+    starts: torch.Tensor
     bounds: torch.Tensor
     flash: bool
 
     @classmethod
     def of(cls, lengths: list[int], bounds: torch.Tensor, *, flash: bool = False) -> Packing:
-        """Describe sequences of these lengths, longest first.
+        """Describe sequences of these lengths, the longest first.
 
         Args:
-            lengths: Tokens of each.
-            bounds: Where each begins, and the total, int32 on the device.
-            flash: Whether to use variable-length flash attention.
+            lengths: Number of tokens of each sequence.
+            bounds: See the attribute; on the device.
+            flash: See the attribute.
         """
         groups: Groups = []
         start = 0
         for length, run in groupby(lengths):
-            left = len(list(run))
-            while left:
-                count = min(left, max(1, _GROUP_TOKENS // length))
+            remaining = len(list(run))
+            while remaining:
+                count = min(remaining, max(1, _GROUP_TOKENS // length))
                 groups.append((start, count, length))
                 start += count * length
-                left -= count
+                remaining -= count
         return cls(lengths[0], groups, bounds[:-1], bounds, flash)
 
 
@@ -142,25 +92,25 @@ def packed_attention(
     sliding_window: int | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attend within each sequence; the signature is that of transformers' interface.
+    """Attend within each sequence; the signature is that of transformers' attention interface.
 
     Args:
-        module: The layer that calls.
+        module: The calling layer.
         query: Shape ``(1, heads, tokens, width)``; ``key`` and ``value`` likewise.
         key: See ``query``.
         value: See ``query``.
-        attention_mask: None; packed tokens need none.
-        packing: Where sequences begin and end.
-        scaling: Factor of the dot products; None is one over the root of the width.
-        sliding_window: Tokens to each side that are seen, plus one; None is all.
+        attention_mask: None; packed tokens need no mask.
+        packing: Boundaries of the sequences.
+        scaling: Factor of the dot products; None is one over the square root of the width.
+        sliding_window: Number of tokens attended to on each side, plus one; None is all.
 
     Returns:
-        Shape ``(1, tokens, heads, width)``, and no weights.
+        The context, of shape ``(1, tokens, heads, width)``, and None for the weights.
     """
     del module, attention_mask
-    query, key, value = (part.transpose(1, 2)[0] for part in (query, key, value))
-    seen = attend(query, key, value, packing, scaling=scaling, sliding_window=sliding_window)
-    return seen[None], None
+    query, key, value = (tensor.transpose(1, 2)[0] for tensor in (query, key, value))
+    context = attend(query, key, value, packing, scaling=scaling, sliding_window=sliding_window)
+    return context[None], None
 
 
 def attend(
@@ -177,41 +127,99 @@ def attend(
 
     Args:
         query: Shape ``(tokens, heads, width)``; with flash attention also
-            ``(sequences, heads, width)``, for the first token of each sequence alone.
+            ``(sequences, heads, width)``, for the first token of each sequence only.
         key: Shape ``(tokens, heads, width)``; ``value`` likewise.
         value: See ``key``.
-        packing: Where sequences begin and end.
+        packing: Boundaries of the sequences.
         scaling: See :func:`packed_attention`.
         sliding_window: See :func:`packed_attention`.
-        out: Where the result may be written; None is new memory.
+        out: Tensor that the result may be written to; None allocates one.
 
     Returns:
-        The shape of ``query``.
+        The context, with the shape of ``query``.
     """
     if packing.flash:
         return _attend_flash(
             query, key, value, packing, scaling=scaling, sliding_window=sliding_window
         )
-    output = out
-    if output is None:
-        output = torch.empty_like(query, memory_format=torch.contiguous_format)
+    if out is None:
+        out = torch.empty_like(query, memory_format=torch.contiguous_format)
     groups = packing.groups
     if sliding_window is None:
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-        groups = attend_unshifted(query, key, value, groups, scaling=factor, out=output)
+        groups = attend_without_max_subtraction(query, key, value, groups, scaling=factor, out=out)
     for start, count, length in groups:
         stop = start + count * length
-        asking, keys, values = (
-            part[start:stop].view(count, length, *part.shape[1:]).transpose(1, 2)
-            for part in (query, key, value)
+        queries, keys, values = (
+            tensor[start:stop].view(count, length, *tensor.shape[1:]).transpose(1, 2)
+            for tensor in (query, key, value)
         )
-        window = None
+        mask = None
         if sliding_window is not None and length > sliding_window:
-            place = torch.arange(length, device=query.device)
-            window = (place[:, None] - place[None, :]).abs() < sliding_window
-        seen = scaled_dot_product_attention(asking, keys, values, attn_mask=window, scale=scaling)
-        output[start:stop] = seen.transpose(1, 2).flatten(0, 1)
-    return output
+            position = torch.arange(length, device=query.device)
+            mask = (position[:, None] - position[None, :]).abs() < sliding_window
+        context = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling)
+        out[start:stop] = context.transpose(1, 2).flatten(0, 1)
+    return out
+
+
+def attend_without_max_subtraction(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    groups: Groups,
+    *,
+    scaling: float,
+    out: torch.Tensor,
+) -> Groups:
+    """Attend with softmax without max-subtraction, in the groups in which this is fastest.
+
+    Args:
+        query: Shape ``(tokens, heads, width)``.
+        key: The same shape.
+        value: The same shape.
+        groups: All groups of sequences.
+        scaling: Factor of the dot products.
+        out: Tensor that results are written to, with the shape of ``query``.
+
+    Returns:
+        The groups that are still to be computed: all groups on another device, in another data
+        type, or if a logit was extreme.
+    """
+    if query.device.type != "cpu" or query.dtype != torch.float32:
+        return groups
+    selected: Groups = []
+    others: Groups = []
+    for start, count, length in groups:
+        fastest = (count == 1 or length >= _MIN_LOGITS_LENGTH) and length <= _MAX_LOGITS_LENGTH
+        (selected if fastest else others).append((start, count, length))
+    if not selected:
+        return groups
+    heads = query.shape[1]
+    longest = max(length for _, _, length in selected)
+    scratch = query.new_empty(heads * longest * longest)
+    sums = query.new_ones(len(query), heads, 1)
+    for start, count, length in selected:
+        logits = scratch[: heads * length * length].view(heads, length, length)
+        for first in range(start, start + count * length, length):
+            rows = slice(first, first + length)
+            queries, keys, values = (tensor[rows].transpose(0, 1) for tensor in (query, key, value))
+            torch.baddbmm(logits, queries, keys.mT, beta=0, alpha=scaling, out=logits)
+            weights = logits.exp_()
+            sums[rows] = weights.sum(-1, keepdim=True).transpose(0, 1)
+            torch.div(torch.bmm(weights, values).transpose(0, 1), sums[rows], out=out[rows])
+    smallest, largest = sums.aminmax()
+    exact = bool((smallest >= _MIN_SUM) & (largest <= _MAX_SUM))
+    return others if exact else groups
+
+
+def supports_flash_attention(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether variable-length flash attention is available on a device in a data type."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return False
+    if find_spec("torch.nn.attention.varlen") is None:  # torch before 2.10
+        return False
+    return torch.cuda.get_device_capability(device) >= _FLASH_CAPABILITY
 
 
 def _attend_flash(
@@ -226,32 +234,23 @@ def _attend_flash(
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  (torch >= 2.10, CUDA)
 
     longest = packing.longest
-    first_only = len(query) != len(key)
-    asked = packing.bounds
-    if first_only:
-        asked = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
-    side = -1 if sliding_window is None or first_only else sliding_window - 1
-    output = varlen_attn(
+    cls_only = len(query) != len(key)
+    query_bounds = packing.bounds
+    if cls_only:
+        query_bounds = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
+    side = -1 if sliding_window is None or cls_only else sliding_window - 1
+    context = varlen_attn(
         query,
         key,
         value,
-        asked,
+        query_bounds,
         packing.bounds,
-        1 if first_only else longest,
+        1 if cls_only else longest,
         longest,
         scale=scaling,
         window_size=(side, side),
     )
-    return cast("torch.Tensor", output)
-
-
-def can_flash(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether variable-length flash attention runs here in this data type."""
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
-        return False
-    if find_spec("torch.nn.attention.varlen") is None:  # torch before 2.10
-        return False
-    return torch.cuda.get_device_capability(device) >= _FLASH_CAPABILITY
+    return cast("torch.Tensor", context)
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -1,4 +1,4 @@
-"""What goes to the device: everything of a batch in one buffer and one copy, longest first."""
+"""Batches of token ids as tensors on a device, packed or padded."""
 
 from __future__ import annotations
 
@@ -10,29 +10,36 @@ import numpy as np
 import torch
 
 from rerank_plugins.backends.devices import mapped_out_of_memory
-from rerank_plugins.backends.torch.attention import Packing, can_flash
+from rerank_plugins.backends.torch.attention import Packing, supports_flash_attention
 from rerank_plugins.backends.torch.tokenization import TokenPair
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.types import FloatArray
 
 _CPU_STEP: Final = 64
-"""In half precision on a CPU the packed tokens are filled up to a multiple of this. oneDNN compiles
-a kernel for each number of tokens and torch keeps a thousand of them: without this about a
-gigabyte."""
+"""In half precision on a CPU, the number of packed tokens is rounded up to a multiple of this.
+oneDNN compiles a kernel for every number of tokens, and torch keeps a thousand of them, which take
+about a gigabyte without rounding."""
 
-_GRAPH_STEP: Final = 256
-"""The same for CUDA graphs, of which one is recorded for each number of tokens: at most 64 for
+_CUDA_GRAPH_STEP: Final = 256
+"""The same for CUDA graphs, which are recorded for every number of tokens: at most 64 graphs for
 batches of 16,384 tokens."""
+
+_CROSS_ENCODER_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
+
+
+def cross_encoder_batch_tokens(device: torch.device) -> int:
+    """Return the tokens per batch of a cross-encoder on a device."""
+    return _CROSS_ENCODER_TOKENS.get(device.type, _CROSS_ENCODER_TOKENS["cpu"])
 
 
 class PackedBatch(NamedTuple):
-    """Sequences one after another, longest first.
+    """Concatenated sequences, the longest first.
 
     Attributes:
         ids: Token ids, int32 of shape ``(tokens,)``.
         types: Token type ids, the same shape.
         positions: Position ids, the same shape.
-        packing: Where sequences begin and end.
+        packing: The boundaries of the sequences.
     """
 
     ids: torch.Tensor
@@ -41,15 +48,12 @@ class PackedBatch(NamedTuple):
     packing: Packing
 
 
-class Inputs(threading.local):
-    """Turns prepared pairs into tensors on a device.
+class BatchBuilder(threading.local):
+    """Builds the input tensors of a batch on a device, with one copy from the host.
 
-    The host's buffer is used again by its thread: it is pinned where that makes copies
-    asynchronous, which is slow to set up. So a batch must have been computed before the same
-    thread makes the next one.
-
-    Attributes:
-        flash: Whether variable-length flash attention computes them.
+    Each thread reuses its host buffer: on CUDA devices it is pinned, which makes copies
+    asynchronous but is slow to set up. So a batch must be computed before the same thread builds
+    the next one.
     """
 
     def __init__(
@@ -58,85 +62,80 @@ class Inputs(threading.local):
         dtype: torch.dtype,
         *,
         typed: bool,
-        pad: int,
-        first: int,
+        pad_id: int,
+        first_position: int = 0,
         cuda_graphs: bool = False,
     ) -> None:
         """Prepare for a model.
 
         Args:
-            device: Where the model is.
+            device: Device of the model.
             dtype: Data type of its arithmetic.
-            typed: Whether the model knows token types.
-            pad: Token id of padding.
-            first: Position id of a sequence's first token.
+            typed: Whether the model reads token types.
+            pad_id: Token id of padding.
+            first_position: Position id of the first token of a sequence.
             cuda_graphs: Whether CUDA graphs compute the packed batches.
         """
         self._device = device
         self._typed = typed
-        self._pad = pad
-        self._first = first
-        self.flash = can_flash(device, dtype)
+        self._pad_id = pad_id
+        self._first_position = first_position
+        self._flash = supports_flash_attention(device, dtype)
         half_on_cpu = device.type == "cpu" and dtype != torch.float32
-        self._step = _GRAPH_STEP if cuda_graphs else _CPU_STEP if half_on_cpu else 1
+        self._step = _CUDA_GRAPH_STEP if cuda_graphs else _CPU_STEP if half_on_cpu else 1
         self._host = torch.empty(0, dtype=torch.int32)
 
-    def filled(self, batch: Sequence[TokenizedItem], longest: int) -> list[TokenizedItem]:
-        """Return a batch and, where it helps, a sequence that nobody asked for.
+    def round_up(
+        self, batch: Sequence[TokenizedItem], max_seq_length: int
+    ) -> Sequence[TokenizedItem]:
+        """Return a batch with, if necessary, a sequence of padding that rounds its tokens up.
 
         Args:
-            batch: The pairs.
-            longest: Most tokens that a sequence may have.
+            batch: The items.
+            max_seq_length: Maximum length of a sequence.
         """
-        short = -sum(one.tokens for one in batch) % self._step
-        if not 0 < short <= longest:
-            return list(batch)
-        return [*batch, self._nothing(short)]
+        missing = -sum(item.tokens for item in batch) % self._step
+        if not 0 < missing <= max_seq_length:
+            return batch
+        padding = TokenPair(np.full(missing, self._pad_id, np.int32), np.zeros(missing, np.int32))
+        return [*batch, TokenizedItem(tokens=missing, truncated=False, payload=padding)]
 
-    def packed(self, batch: Sequence[TokenizedItem]) -> PackedBatch:
-        """Pack a batch, longest first: ids, types, positions and bounds in one copy."""
-        lengths = [one.tokens for one in batch]
-        there = self._laid_out(batch, lengths).to(self._device, non_blocking=True)
-        ids, types, positions, bounds = _cut(there, sum(lengths))
-        packing = Packing.of(lengths, bounds, flash=self.flash)
-        return PackedBatch(ids, types, positions, packing)
-
-    def _nothing(self, tokens: int) -> TokenizedItem:
-        """Return a sequence that nobody asked for."""
-        pair = TokenPair(np.full(tokens, self._pad, np.int32), np.zeros(tokens, np.int32))
-        return TokenizedItem(tokens=tokens, truncated=False, payload=pair)
-
-    def _laid_out(self, batch: Sequence[TokenizedItem], lengths: list[int]) -> torch.Tensor:
-        """Write ids, types, positions and bounds one after another in the host's buffer."""
+    def pack(self, batch: Sequence[TokenizedItem]) -> PackedBatch:
+        """Concatenate the sequences of a batch, which is sorted by length, the longest first."""
+        lengths = [item.tokens for item in batch]
         total = sum(lengths)
         host = self._buffer(3 * total + len(lengths) + 1)
         numbers = host.numpy()
         rows = numbers[: 3 * total].reshape(3, total)
-        np.concatenate([one.payload.ids for one in batch], out=rows[0])
+        np.concatenate([item.payload.ids for item in batch], out=rows[0])
         rows[1] = 0
         if self._typed:
-            np.concatenate([one.payload.types for one in batch], out=rows[1])
+            np.concatenate([item.payload.types for item in batch], out=rows[1])
         bounds = numbers[3 * total :]
         bounds[0] = 0
         np.cumsum(lengths, out=bounds[1:])
-        rows[2] = np.arange(self._first, self._first + total) - np.repeat(bounds[:-1], lengths)
-        return host
+        first = self._first_position
+        rows[2] = np.arange(first, first + total) - np.repeat(bounds[:-1], lengths)
+        copied = host.to(self._device, non_blocking=True)
+        packing = Packing.of(lengths, copied[3 * total :], flash=self._flash)
+        ids, types, positions = copied[: 3 * total].view(3, total).unbind()
+        return PackedBatch(ids, types, positions, packing)
 
-    def pad(self, batch: Sequence[TokenizedItem]) -> dict[str, torch.Tensor]:
-        """Pad a batch to its longest sequence, as transformers' models want it."""
-        shape = (3, len(batch), max(one.tokens for one in batch))
+    def pad(self, batch: Sequence[TokenPair]) -> dict[str, torch.Tensor]:
+        """Pad a batch to its longest sequence; return the inputs of a transformers model."""
+        shape = (3, len(batch), max(len(pair.ids) for pair in batch))
         host = self._buffer(int(np.prod(shape)))
         ids, types, mask = host.numpy().reshape(shape)
-        ids.fill(self._pad)
+        ids.fill(self._pad_id)
         types.fill(0)
         mask.fill(0)
-        for row, one in enumerate(batch):
-            ids[row, : one.tokens] = one.payload.ids
-            types[row, : one.tokens] = one.payload.types
-            mask[row, : one.tokens] = 1
-        there = host.to(self._device, non_blocking=True).view(shape).long()
-        inputs = {"input_ids": there[0], "attention_mask": there[2]}
-        return inputs | {"token_type_ids": there[1]} if self._typed else inputs
+        for row, pair in enumerate(batch):
+            ids[row, : len(pair.ids)] = pair.ids
+            types[row, : len(pair.ids)] = pair.types
+            mask[row, : len(pair.ids)] = 1
+        copied = host.to(self._device, non_blocking=True).view(shape).long()
+        inputs = {"input_ids": copied[0], "attention_mask": copied[2]}
+        return inputs | {"token_type_ids": copied[1]} if self._typed else inputs
 
     def _buffer(self, size: int) -> torch.Tensor:
         if len(self._host) < size:
@@ -145,14 +144,14 @@ class Inputs(threading.local):
         return self._host[:size]
 
 
-def longest_first(
+def compute_longest_first(
     batch: Sequence[TokenizedItem], compute: Callable[[list[TokenizedItem]], torch.Tensor]
 ) -> FloatArray:
-    """Compute a batch in order of length, and return its results in its own order.
+    """Compute a batch sorted by length, and return the results in the order of the batch.
 
     Args:
-        batch: What to compute.
-        compute: Returns a row of results for each of what it is given.
+        batch: The items.
+        compute: Returns a row of results for each item of a sorted batch.
 
     Returns:
         The rows, float32.
@@ -162,12 +161,7 @@ def longest_first(
     """
     order = sorted(range(len(batch)), key=lambda row: -batch[row].tokens)
     with torch.inference_mode(), mapped_out_of_memory():
-        found = compute([batch[row] for row in order]).float().cpu().numpy()
-    results: FloatArray = np.empty(found.shape, dtype=np.float32)
-    results[order] = found
+        rows = compute([batch[row] for row in order]).float().cpu().numpy()
+    results: FloatArray = np.empty(rows.shape, dtype=np.float32)
+    results[order] = rows
     return results
-
-
-def _cut(memory: torch.Tensor, tokens: int) -> tuple[torch.Tensor, ...]:
-    """Return ids, types and positions of so many tokens, and the bounds."""
-    return *memory[: 3 * tokens].view(3, tokens).unbind(), memory[3 * tokens :]

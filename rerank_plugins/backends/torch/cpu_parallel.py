@@ -1,8 +1,9 @@
-"""Parts of a batch side by side on a CPU, each on a thread, or a few, of its own.
+"""Data-parallel CPU inference: each batch is split across a fixed pool of threads.
 
-A product that is cut over two cores ends with the slower one, and so does every step between
-products: a pass waits a hundred times. Parts of a batch wait for each other once. How many
-threads MKL and OpenMP take is set for the threads of lanes alone, never for the process.
+If all cores share one matrix product, every product and every operator between products ends with
+the slowest core, about a hundred times per forward pass. Parts of a batch that are computed
+independently wait for each other once. The numbers of MKL and OpenMP threads are set for the
+threads of the pool only, never for the process.
 """
 
 from __future__ import annotations
@@ -26,166 +27,181 @@ from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.types import FloatArray
 
 Compute: TypeAlias = Callable[[Sequence[TokenizedItem]], FloatArray]
-_Jobs: TypeAlias = "SimpleQueue[Callable[[], None] | None]"
+_TaskQueue: TypeAlias = "SimpleQueue[Callable[[], None] | None]"
 
-_MOST: Final = 16
-"""More lanes would wait for Python, which starts each operator of each."""
+_MAX_THREADS: Final = 16
+"""More threads would wait for Python's lock, which each needs to start an operator."""
 
-_TOKENS: Final = {True: 2_048, False: 1_024}
-"""Of a lane's part of a batch, by whether the model is small."""
+_SMALL_MODEL_TOKENS: Final = 2_048
+_LARGE_MODEL_TOKENS: Final = 1_024
+"""Tokens per thread and batch."""
 
-_END_S: Final = 5.0
-"""How long to wait for a thread to end; it has no work then."""
+_JOIN_S: Final = 5.0
+"""Timeout for joining a thread, which is idle by then."""
 
-_UNEVEN: Final = 1.15
-"""A longest part that is this many times the mean costs what lanes gain."""
+_MAX_IMBALANCE: Final = 1.15
+"""Largest ratio of the longest part to the mean part for which parallel parts are faster."""
 
 
 class CPUThreadPool:
-    """Threads that compute parts of a batch; they end when this is closed or forgotten.
+    """Threads that compute parts of a batch; they end when the pool is closed or collected.
 
     Attributes:
-        batch_tokens: How many tokens a batch should have.
-        threads: One a lane.
-        close: Ends the threads; also at the interpreter's end.
+        batch_tokens: Tokens per batch that keep all threads busy.
+        threads: The threads.
+        close: Ends the threads; also called at the exit of the interpreter.
     """
 
-    def __init__(self, cores: int, limit: Callable[[int], None], *, small: bool, name: str) -> None:
+    def __init__(
+        self, cores: int, limit_threads: Callable[[int], None], *, small: bool, name: str
+    ) -> None:
         """Start the threads.
 
         Args:
-            cores: How many to use.
-            limit: Sets how many of them the calling thread uses; see :func:`thread_limit`.
-            small: Whether the model is.
-            name: For thread names.
+            cores: Number of cores to use.
+            limit_threads: Sets how many cores the calling thread uses; see
+                :func:`thread_limiter`.
+            small: Whether the model is small.
+            name: Name of the model, for thread names.
         """
         self._cores = cores
-        self._limit = limit
-        count = cores // -(-cores // _MOST)
-        self.batch_tokens = count * _TOKENS[small]
-        self._jobs: list[_Jobs] = [SimpleQueue() for _ in range(count)]
+        self._limit_threads = limit_threads
+        count = cores // -(-cores // _MAX_THREADS)
+        self.batch_tokens = count * (_SMALL_MODEL_TOKENS if small else _LARGE_MODEL_TOKENS)
+        self._queues: list[_TaskQueue] = [SimpleQueue() for _ in range(count)]
         self.threads = tuple(
             threading.Thread(
-                target=_serve, args=(jobs,), name=f"lane {number} of {name}", daemon=True
+                target=_work, args=(queue,), name=f"cpu-{number} of {name}", daemon=True
             )
-            for number, jobs in enumerate(self._jobs)
+            for number, queue in enumerate(self._queues)
         )
         for thread in self.threads:
             thread.start()
-        self.close = weakref.finalize(self, _end, self._jobs, self.threads)
+        self.close = weakref.finalize(self, _end, self._queues, self.threads)
 
     def run(self, compute: Compute, batch: Sequence[TokenizedItem]) -> FloatArray:
-        """Return what a function gives for a batch: of its parts, where they are of even size.
+        """Return the results of a batch, computed in parts if these can be of similar size.
 
         Args:
-            compute: Gives a number, or a row of them, for each input; called in several threads
-                at once.
-            batch: The inputs.
+            compute: Returns a number, or a row of numbers, for each item; called in several
+                threads at once.
+            batch: The items.
         """
-        parts = self._parts([one.tokens for one in batch])
+        parts = self._partition([item.tokens for item in batch])
         if len(parts) == 1:
             return compute(batch)
-        share = self._cores // len(parts)
+        limit_threads = partial(self._limit_threads, self._cores // len(parts))
         futures: list[Future[FloatArray]] = []
-        for jobs, rows in zip(self._jobs, parts, strict=False):
+        for queue, rows in zip(self._queues, parts, strict=False):
             future: Future[FloatArray] = Future()
-            part = [batch[row] for row in rows]
-            jobs.put(partial(_fulfil, future, compute, part, partial(self._limit, share)))
+            items = [batch[row] for row in rows]
+            queue.put(partial(_fulfill, future, compute, items, limit_threads))
             futures.append(future)
-        wait(futures)  # if one failed, no other goes on behind its back
+        wait(futures)  # even if one failed: no part may run after this method has returned
         results = [future.result() for future in futures]
-        found: FloatArray = np.empty((len(batch), *results[0].shape[1:]), dtype=np.float32)
+        ordered: FloatArray = np.empty((len(batch), *results[0].shape[1:]), dtype=np.float32)
         for result, rows in zip(results, parts, strict=True):
-            found[rows] = result
-        return found
+            ordered[rows] = result
+        return ordered
 
-    def _parts(self, lengths: list[int]) -> list[list[int]]:
-        """Deal out positions, the longest first: to all lanes, or to fewer if that is uneven."""
-        count = len(self._jobs)
+    def _partition(self, lengths: list[int]) -> list[list[int]]:
+        """Partition positions across all threads, or across fewer if parts would be uneven."""
+        count = len(self._queues)
         while count > 1:
-            parts, most = _dealt(lengths, count)
-            if most * count <= _UNEVEN * sum(lengths):
+            parts, longest = partition_longest_first(lengths, count)
+            if longest * count <= _MAX_IMBALANCE * sum(lengths):
                 return parts
             count //= 2
         return [list(range(len(lengths)))]
 
 
-def lanes_for(model: torch.nn.Module, name: str) -> CPUThreadPool | None:
-    """Return lanes for a model on the CPU, where several cores compute and can be told apart.
+def create_thread_pool(model: torch.nn.Module, name: str) -> CPUThreadPool | None:
+    """Return a thread pool for a model on the CPU, or None if it would not help.
 
     Args:
-        model: It.
-        name: Its name.
+        model: The model.
+        name: Name of the model.
+
+    Returns:
+        None if torch uses a single core, or if its threads cannot be limited per thread.
     """
-    cores, limit = torch.get_num_threads(), thread_limit()
-    if cores == 1 or limit is None:
+    cores, limit_threads = torch.get_num_threads(), thread_limiter()
+    if cores == 1 or limit_threads is None:
         return None
-    return CPUThreadPool(cores, limit, small=is_small(model), name=repr(name))
+    return CPUThreadPool(cores, limit_threads, small=is_small(model), name=repr(name))
 
 
-def thread_limit() -> Callable[[int], None] | None:
-    """Return what sets how many threads the calling one has compute with it, or None.
+def thread_limiter() -> Callable[[int], None] | None:
+    """Return a function that sets how many cores the calling thread uses, or None.
 
-    MKL and OpenMP have such a number for each thread. torch's own function would set MKL's for
-    the whole process, and other builds of torch have other libraries.
+    MKL and OpenMP have such a number per thread. ``torch.set_num_threads`` would set MKL's for the
+    whole process, and torch builds without MKL do not have these functions.
     """
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
         torch_cpu = ctypes.CDLL(str(library))
-        of_products, of_loops = torch_cpu.MKL_Set_Num_Threads_Local, torch_cpu.omp_set_num_threads
+        set_mkl, set_openmp = torch_cpu.MKL_Set_Num_Threads_Local, torch_cpu.omp_set_num_threads
     except (OSError, AttributeError):
         return None
 
-    def limit(threads: int) -> None:
-        torch.get_num_threads()  # the first call in a thread would set it back
-        of_products(threads)
-        of_loops(threads)
+    def limit_threads(threads: int) -> None:
+        torch.get_num_threads()  # the first call in a thread would reset both numbers
+        set_mkl(threads)
+        set_openmp(threads)
 
-    return limit
+    return limit_threads
 
 
-def _dealt(lengths: list[int], count: int) -> tuple[list[list[int]], int]:
-    """Give each position to the lane with the least so far; also return the most of a lane."""
+def partition_longest_first(lengths: list[int], count: int) -> tuple[list[list[int]], int]:
+    """Partition positions by the LPT rule: the longest first, each to the least loaded part.
+
+    Args:
+        lengths: Length at each position.
+        count: Number of parts.
+
+    Returns:
+        The positions of each part, and the total length of the longest part.
+    """
     parts: list[list[int]] = [[] for _ in range(count)]
-    loads = [(0, lane) for lane in range(count)]
+    loads = [(0, number) for number in range(count)]
     heapify(loads)
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        load, lane = loads[0]
-        parts[lane].append(row)
-        heapreplace(loads, (load + lengths[row], lane))
+    for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
+        load, number = loads[0]
+        parts[number].append(position)
+        heapreplace(loads, (load + lengths[position], number))
     return parts, max(load for load, _ in loads)
 
 
-def _serve(jobs: _Jobs) -> None:
-    """Do what comes until None comes; a thread that waits holds nothing of what it did."""
-    while (job := jobs.get()) is not None:
-        job()
-        del job
+def _work(queue: _TaskQueue) -> None:
+    """Run tasks until None arrives; an idle thread keeps no reference to its last task."""
+    while (task := queue.get()) is not None:
+        task()
+        del task
 
 
-def _fulfil(
+def _fulfill(
     future: Future[FloatArray],
     compute: Compute,
-    part: list[TokenizedItem],
-    begin: Callable[[], None],
+    items: list[TokenizedItem],
+    limit_threads: Callable[[], None],
 ) -> None:
     try:
-        begin()
-        found = compute(part)
-    except BaseException as error:  # noqa: BLE001  (whoever waits must know)
+        limit_threads()
+        result = compute(items)
+    except BaseException as error:  # noqa: BLE001  (raised in the thread that waits)
         future.set_exception(error)
     else:
-        future.set_result(found)
+        future.set_result(result)
 
 
-def _end(queues: list[_Jobs], threads: tuple[threading.Thread, ...]) -> None:
-    """Have the threads end, and wait for it.
+def _end(queues: list[_TaskQueue], threads: tuple[threading.Thread, ...]) -> None:
+    """End the threads and join them.
 
-    A thread that still gives its buffers back while the interpreter ends would be stopped in the
-    middle of torch's code, which aborts the process.
+    A thread that still frees its buffers while the interpreter exits would be stopped inside of
+    torch's code, which aborts the process.
     """
-    for jobs in queues:
-        jobs.put(None)
+    for queue in queues:
+        queue.put(None)
     for thread in threads:
-        if thread is not threading.current_thread():  # garbage is collected in any thread
-            thread.join(_END_S)
+        if thread is not threading.current_thread():  # the garbage collector runs in any thread
+            thread.join(_JOIN_S)

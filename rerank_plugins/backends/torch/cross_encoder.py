@@ -1,4 +1,4 @@
-"""The torch backend: encoders with a relevance head, padding-free where that is known to work."""
+"""The torch cross-encoder: encoders with a relevance head, packed where possible."""
 
 from __future__ import annotations
 
@@ -7,31 +7,188 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 
 from rerank_plugins.backends.tokenizer import private_tokenizer
-from rerank_plugins.backends.torch.batch import Inputs, PackedBatch, longest_first
-from rerank_plugins.backends.torch.cpu_parallel import CPUThreadPool, lanes_for
+from rerank_plugins.backends.torch.batch import (
+    BatchBuilder,
+    PackedBatch,
+    compute_longest_first,
+    cross_encoder_batch_tokens,
+)
+from rerank_plugins.backends.torch.cpu_parallel import CPUThreadPool, create_thread_pool
 from rerank_plugins.backends.torch.loading import (
     PROBES,
-    agrees,
-    current_dtype,
     first_position,
-    give_up_float16,
-    head_in_float32,
     load_reranker,
-    max_length_of_model,
+    model_max_seq_length,
+)
+from rerank_plugins.backends.torch.packing import (
+    PackedModel,
+    can_pack,
+    has_bert_layers,
+    outputs_agree,
+)
+from rerank_plugins.backends.torch.precision import (
+    current_dtype,
+    fall_back_to_bfloat16,
+    keep_head_in_float32,
     resolve_torch,
 )
-from rerank_plugins.backends.torch.packing import PackedModel, can_pack, has_bert_layers
-from rerank_plugins.backends.torch.tokenization import PairReader, PairTokenizer
+from rerank_plugins.backends.torch.tokenization import PairTokenizer, PairTokenizerMixin
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError, EngineClosedError
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale
+
+
+class TorchCrossEncoder(PairTokenizerMixin):
+    """Any ``AutoModelForSequenceClassification`` reranker with one or two labels.
+
+    Attributes:
+        prompts: Prompts of the model's own configuration for queries and documents.
+        is_padded: Whether batches are padded, because the architecture cannot be packed, or because
+            the packed model failed the check at load.
+    """
+
+    scale = ScoreScale.LOGIT
+    resolve = staticmethod(resolve_torch)
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Load the model of a resolved configuration onto its device.
+
+        Raises:
+            ModelLoadError: If there is no such model, or it is not a reranker.
+        """
+        self.device = torch.device(str(config.device))
+        self.batch_tokens = cross_encoder_batch_tokens(self.device)
+        self._config = config
+        self._closed = False
+        self._lock = threading.RLock()
+        self._model: Any = None
+        self._packed: PackedModel | None = None
+        self._thread_pool: CPUThreadPool | None = None
+        self._load()
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """The identity for the next batch; its data type changes if float16 overflows."""
+        return replace(self._loaded, dtype=current_dtype(self._config))
+
+    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
+        """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
+        with self._lock:
+            if self._closed:
+                message = f"the model {self.identity.model!r} was closed."
+                raise EngineClosedError(message)
+            if self._model is None or self._loaded.dtype != current_dtype(self._config):
+                self._load()  # float16 has overflowed in another replica
+            scores = self._scores(batch)
+            if self._has_overflowed(scores):
+                fall_back_to_bfloat16(self._config)
+                self._load()
+                scores = self._scores(batch)
+            return scores
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        with self._lock:
+            self._closed = True
+            self._release()
+
+    def _release(self) -> None:
+        self._model = None
+        self._packed = None
+        if self._thread_pool is not None:
+            self._thread_pool.close()
+            self._thread_pool = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _load(self) -> None:
+        """Load the model in its current data type; if it overflows, in bfloat16."""
+        self._release()
+        config = self._config.replace(dtype=current_dtype(self._config))
+        model, tokenizer, fingerprint, self.prompts = load_reranker(config)
+        self._max_seq_length = model_max_seq_length(model, tokenizer)
+        self._loaded = ModelIdentity(
+            config.model,
+            config.revision,
+            config.backend,
+            config.dtype,
+            self._max_seq_length,
+            fingerprint,
+        )
+        self._pairs = PairTokenizer(private_tokenizer(tokenizer, config.model), config.model)
+        self._batches = BatchBuilder(
+            self.device,
+            getattr(torch, config.dtype),
+            typed="token_type_ids" in tokenizer.model_input_names,
+            pad_id=int(tokenizer.pad_token_id or 0),
+            first_position=first_position(model),
+            cuda_graphs=config.optimize == "reduce-overhead",
+        )
+        validate_optimize(config, model)
+        keep_head_in_float32(model)
+        self._model = model.to(self.device)
+        probes = self.prepare(PROBES, 128)
+        padded = self._scores(probes)
+        if self._has_overflowed(padded):
+            fall_back_to_bfloat16(self._config)
+            self._load()
+            return
+        self._packed = self._validated_packing(probes, padded) if can_pack(model) else None
+        self.is_padded = self._packed is None
+        if self._packed is not None and config.optimize == "none" and self.device.type == "cpu":
+            self._thread_pool = create_thread_pool(model, config.model)
+        if self._thread_pool is not None:
+            self.batch_tokens = self._thread_pool.batch_tokens
+
+    def _has_overflowed(self, scores: FloatArray) -> bool:
+        """Return whether float16 has overflowed and may be replaced by bfloat16."""
+        may_fall_back = self._config.dtype == "auto" and self._loaded.dtype == "float16"
+        return may_fall_back and not bool(np.isfinite(scores).all())
+
+    def _scores(self, batch: Sequence[TokenizedItem]) -> FloatArray:
+        if self._thread_pool is None:
+            return self._compute(batch)
+        return self._thread_pool.run(self._compute, batch)
+
+    def _compute(self, batch: Sequence[TokenizedItem]) -> FloatArray:
+        rounded = batch
+        if self._packed is not None:
+            rounded = self._batches.round_up(batch, self.identity.max_length)
+        return compute_longest_first(rounded, self._logits)[: len(batch)]
+
+    def _logits(self, batch: Sequence[TokenizedItem]) -> torch.Tensor:
+        if self._packed is None:
+            inputs = self._batches.pad([item.payload for item in batch])
+            logits = self._model(**inputs).logits
+        elif self._config.optimize == "reduce-overhead":
+            logits = run_on_graph_thread(self._packed, self._batches.pack(batch))
+        else:
+            logits = self._packed(self._batches.pack(batch))
+        # Two labels are (not relevant, relevant), a single label is relevant.
+        relevant: torch.Tensor = logits[:, -1]
+        return relevant
+
+    def _validated_packing(
+        self, probes: Sequence[TokenizedItem], padded: FloatArray
+    ) -> PackedModel | None:
+        """Return the packed model if it scores the probes like the padded one."""
+        attention = self._model.config._attn_implementation  # noqa: SLF001  (no public property)
+        name, dtype = self.identity.model, self.identity.dtype
+        self._packed = PackedModel(self._model, self._config.optimize)
+        # A CUDA graph is warmed up, then recorded, and replayed from the third run on.
+        runs = 3 if self._config.optimize == "reduce-overhead" else 1
+        scores = np.stack([self._scores(probes) for _ in range(runs)])
+        if outputs_agree(scores, padded, name, dtype):
+            return self._packed
+        self._model.set_attn_implementation(attention)
+        return None
 
 
 def validate_optimize(config: ModelConfig, model: Any) -> None:  # noqa: ANN401
@@ -49,8 +206,8 @@ def validate_optimize(config: ModelConfig, model: Any) -> None:  # noqa: ANN401
     if not has_bert_layers(model):
         message = (
             f"optimize is {config.optimize!r}, and {config.model!r} is a "
-            f"{model.config.model_type} model; BERT's, RoBERTa's and ELECTRA's can be compiled. "
-            "Leave it out."
+            f"{model.config.model_type} model; only BERT, RoBERTa and ELECTRA models can be "
+            "compiled. Set optimize to 'none'."
         )
         raise ConfigurationError(message)
     device = str(config.device)
@@ -63,17 +220,17 @@ def validate_optimize(config: ModelConfig, model: Any) -> None:  # noqa: ANN401
         raise ConfigurationError(message)
 
 
-def on_graph_thread(
+def run_on_graph_thread(
     compute: Callable[[PackedBatch], torch.Tensor], batch: PackedBatch
 ) -> torch.Tensor:
-    """Compute a batch on the one thread of this process that runs compiled CUDA graphs.
+    """Compute a batch on the only thread of this process that runs compiled CUDA graphs.
 
-    torch keeps their state by thread and counts their steps by process, so two threads would
-    overwrite each other's outputs. The thread launches kernels, and the caller's thread waits
-    for the results, so several devices compute at the same time.
+    torch keeps their state per thread and counts their steps per process, so two threads would
+    overwrite each other's outputs. This thread launches kernels, and the calling threads wait for
+    the results, so several devices compute at the same time.
 
     Args:
-        compute: Computes a batch; its result is not an output of a graph.
+        compute: Computes a batch; its result must not be an output of a graph.
         batch: The batch.
     """
 
@@ -87,153 +244,3 @@ def on_graph_thread(
 @cache
 def _graph_thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "cuda-graphs")
-
-
-_BATCH_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
-
-
-class TorchCrossEncoder(PairReader):
-    """Any ``AutoModelForSequenceClassification`` reranker with one or two labels.
-
-    Attributes:
-        prompts: What the model's own configuration wants put before queries and documents.
-        is_padded: Whether batches are padded, because the architecture is not one that can be
-            packed, or because packing did not pass the check at load.
-    """
-
-    scale = ScoreScale.LOGIT
-    resolve = staticmethod(resolve_torch)
-
-    def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration onto its device.
-
-        Raises:
-            ModelLoadError: If there is no such model, or it is not a reranker.
-        """
-        self.device = torch.device(str(config.device))
-        self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cpu"])
-        self._config = config
-        self._closed = False
-        self._lock = threading.RLock()
-        self._model: Any = None
-        self._packed: PackedModel | None = None
-        self._lanes: CPUThreadPool | None = None
-        self._load()
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """What scores depend on, as the next batch is computed: the data type may change."""
-        return replace(self._loaded, dtype=current_dtype(self._config))
-
-    def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
-        """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
-        with self._lock:
-            if self._closed:
-                message = f"the model {self.identity.model!r} was closed."
-                raise EngineClosedError(message)
-            if self._model is None or self._loaded.dtype != current_dtype(self._config):
-                self._load()  # another replica has found that float16 does not do
-            scores = self._scores(batch)
-            if not self._may_stay(scores):
-                give_up_float16(self._config)
-                self._load()
-                scores = self._scores(batch)
-            return scores
-
-    def close(self) -> None:
-        """Release the model's memory."""
-        with self._lock:
-            self._closed = True
-            self._release()
-
-    def _release(self) -> None:
-        self._model = None
-        self._packed = None
-        if self._lanes is not None:
-            self._lanes.close()
-            self._lanes = None
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _load(self) -> None:
-        """Load the model in the data type of the moment; if it overflows, in the other one."""
-        self._release()
-        config = self._config.replace(dtype=current_dtype(self._config))
-        model, tokenizer, digest, self.prompts = load_reranker(config)
-        self._max_seq_length = max_length_of_model(model, tokenizer)
-        self._loaded = ModelIdentity(
-            config.model,
-            config.revision,
-            config.backend,
-            config.dtype,
-            self._max_seq_length,
-            digest,
-        )
-        self._pairs = PairTokenizer(private_tokenizer(tokenizer, config.model), config.model)
-        typed = "token_type_ids" in tokenizer.model_input_names
-        pad = int(tokenizer.pad_token_id or 0)
-        dtype = getattr(torch, config.dtype)
-        self._inputs = Inputs(
-            self.device,
-            dtype,
-            typed=typed,
-            pad=pad,
-            first=first_position(model),
-            cuda_graphs=config.optimize == "reduce-overhead",
-        )
-        validate_optimize(config, model)
-        head_in_float32(model)
-        self._model = model.to(self.device)
-        probes = self.prepare(PROBES, 128)
-        padded = self._scores(probes)
-        if not self._may_stay(padded):
-            give_up_float16(self._config)
-            self._load()
-            return
-        self._packed = self._checked_packing(probes, padded) if can_pack(model) else None
-        self.is_padded = self._packed is None
-        if self._packed is not None and config.optimize == "none" and self.device.type == "cpu":
-            self._lanes = lanes_for(model, config.model)
-        if self._lanes is not None:
-            self.batch_tokens = self._lanes.batch_tokens
-
-    def _may_stay(self, scores: FloatArray) -> bool:
-        """Return whether the data type will do, or is not ours to change."""
-        ours = self._config.dtype == "auto" and self._loaded.dtype == "float16"
-        return not ours or bool(np.isfinite(scores).all())
-
-    def _scores(self, batch: Sequence[TokenizedItem]) -> FloatArray:
-        """Return the scores of a batch, in lanes where there are some."""
-        return self._lanes.run(self._part, batch) if self._lanes else self._part(batch)
-
-    def _part(self, batch: Sequence[TokenizedItem]) -> FloatArray:
-        filled = batch
-        if self._packed is not None:
-            filled = self._inputs.filled(batch, self.identity.max_length)
-        return longest_first(filled, self._logits)[: len(batch)]
-
-    def _logits(self, batch: Sequence[TokenizedItem]) -> torch.Tensor:
-        if self._packed is None:
-            logits = self._model(**self._inputs.pad(batch)).logits
-        elif self._config.optimize == "reduce-overhead":
-            logits = on_graph_thread(self._packed, self._inputs.packed(batch))
-        else:
-            logits = self._packed(self._inputs.packed(batch))
-        # A two-label head gives (not relevant, relevant), a one-label head the latter.
-        relevant: torch.Tensor = logits[:, -1]
-        return relevant
-
-    def _checked_packing(
-        self, probes: Sequence[TokenizedItem], padded: FloatArray
-    ) -> PackedModel | None:
-        """Return the packed model if it scores awkward pairs as the padded one does."""
-        usual = self._model.config._attn_implementation  # noqa: SLF001  (no public reader)
-        name, dtype = self.identity.model, self.identity.dtype
-        self._packed = PackedModel(self._model, self._config.optimize)
-        # A CUDA graph is warmed up, then recorded, and gives the scores the third time.
-        times = 3 if self._config.optimize == "reduce-overhead" else 1
-        scores = np.stack([self._scores(probes) for _ in range(times)])
-        if agrees(scores, padded, name, dtype):
-            return self._packed
-        self._model.set_attn_implementation(usual)
-        return None

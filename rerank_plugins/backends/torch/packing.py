@@ -1,22 +1,24 @@
-"""A padding-free forward pass that computes the last layer for the first tokens only.
+"""Padding-free forward passes of rerankers and bi-encoders.
 
-The score is read off the first token of each sequence. In the last layer, only these ask, and
-the feed-forward and everything after it is needed of them alone: exact, and 14% less work for a
-model of 6 layers. Where keys and values are not needed either (``first_token.py``), it is 17%.
+A reranker's score depends on the first token of each sequence, so its last layer is computed for
+these tokens only. This is exact, and 14% less work for a model of 6 layers; 17% where the last
+layer's keys and values are not computed either.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from rerank_plugins.backends.torch.attention import PACKED, Packing
-from rerank_plugins.backends.torch.batch import Inputs, PackedBatch, longest_first
-from rerank_plugins.backends.torch.cpu_parallel import CPUThreadPool, lanes_for
+from rerank_plugins.backends.torch.batch import BatchBuilder, PackedBatch, compute_longest_first
+from rerank_plugins.backends.torch.cpu_parallel import CPUThreadPool, create_thread_pool
 from rerank_plugins.backends.torch.layers import BertLayers
 from rerank_plugins.backends.torch.loading import first_position
 from rerank_plugins.backends.torch.modular import ModularModel
@@ -24,21 +26,30 @@ from rerank_plugins.config import Optimize
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.types import FloatArray
 
+_log = logging.getLogger(__name__)
+
 _BERT_LIKE: Final = ("bert", "roberta", "xlm-roberta", "electra")
-_MODERN: Final = "modernbert"
+_MODERNBERT: Final = "modernbert"
+_POOLINGS: Final = ("mean", "cls")
 
 
 def can_pack(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
-    """Return whether the architecture is one whose layers are known here.
+    """Return whether the architecture of a reranker can be packed.
 
-    Relative positions (DeBERTa) and others are computed on padded batches instead.
+    Others, such as DeBERTa with its relative positions, are computed on padded batches.
     """
     config = model.config
-    if isinstance(model, ModularModel) and not model.reads_first_token:
+    if isinstance(model, ModularModel) and not model.uses_cls_pooling:
         return False
-    if config.model_type == _MODERN:
+    if config.model_type == _MODERNBERT:
         return isinstance(model, ModularModel) or bool(config.classifier_pooling == "cls")
     return is_bert_like(model)
+
+
+def can_pack_encoder(model: SentenceTransformer) -> bool:
+    """Return whether the architecture and the pooling of a bi-encoder can be packed."""
+    transformer: Any = model[0]
+    return pooling_of(model) is not None and is_bert_like(transformer.auto_model)
 
 
 def is_bert_like(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
@@ -49,12 +60,170 @@ def is_bert_like(model: Any) -> bool:  # noqa: ANN401  (one of many model classe
 
 
 def has_bert_layers(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
-    """Return whether the architecture is packed, and its layers are :class:`BertLayers`."""
+    """Return whether a reranker can be packed and is computed by :class:`BertLayers`."""
     return can_pack(model) and model.config.model_type in _BERT_LIKE
 
 
-def embedded(base: Any, batch: PackedBatch) -> torch.Tensor:  # noqa: ANN401  (one of many)
-    """Return what the first layer of a BERT-like model reads, shape ``(tokens, width)``."""
+def pooling_of(model: SentenceTransformer) -> str | None:
+    """Return the pooling mode of a bi-encoder.
+
+    Returns:
+        ``"mean"`` or ``"cls"``, prompts included; None if the bi-encoder consists of anything else
+        than a Transformer, such a Pooling and, optionally, Normalize.
+    """
+    modules: list[Any] = list(model)
+    kinds = [type(module) for module in modules]
+    if kinds not in ([Transformer, Pooling], [Transformer, Pooling, Normalize]):
+        return None
+    mode = modules[1].pooling_mode
+    return mode if mode in _POOLINGS and modules[1].include_prompt else None
+
+
+class PackedModel:
+    """A reranker that computes packed batches; see :func:`can_pack`."""
+
+    def __init__(self, model: Any, optimize: Optimize = "none") -> None:  # noqa: ANN401
+        """Use the weights of a model; a ModernBERT can then no longer compute padded batches.
+
+        Args:
+            model: A sequence classification model of a supported architecture.
+            optimize: See :class:`BertLayers`; it has no effect on a ModernBERT.
+        """
+        self._model = model
+        self._base = getattr(model, model.base_model_prefix)
+        self._layers = None
+        if model.config.model_type == _MODERNBERT:
+            model.set_attn_implementation(PACKED)
+        else:
+            self._layers = BertLayers(self._base.encoder, optimize=optimize)
+
+    def __call__(self, batch: PackedBatch) -> torch.Tensor:
+        """Compute logits of shape ``(sequences, labels)``."""
+        if self._layers is None:
+            return self._head(self._modernbert_states(batch))
+        return self._head(self._layers(_embed(self._base, batch), batch.packing))
+
+    def _head(self, first: torch.Tensor) -> torch.Tensor:
+        """Return the logits for the states of first tokens, of shape ``(sequences, width)``."""
+        if isinstance(self._model, ModularModel):
+            scores: torch.Tensor = self._model.head(first)
+            return scores
+        if self._layers is None:
+            first = self._model.head(first)
+        else:
+            pooler = getattr(self._base, "pooler", None)
+            # Without a pooler, the classifier itself selects the first token of its input.
+            first = first[:, None] if pooler is None else pooler(first[:, None])
+        logits: torch.Tensor = self._model.classifier(first)
+        return logits
+
+    def _modernbert_states(self, batch: PackedBatch) -> torch.Tensor:
+        """Return the final states of the first tokens, of shape ``(sequences, width)``."""
+        base, packing, positions = self._base, batch.packing, batch.positions[None]
+        hidden = base.embeddings(input_ids=batch.ids[None])
+        rotary = {
+            kind: base.rotary_emb(hidden, positions, kind) for kind in set(base.config.layer_types)
+        }
+        *layers, last = base.layers
+        for layer in layers:
+            rotation = rotary[layer.attention_type]
+            hidden = layer(hidden, position_embeddings=rotation, packing=packing)
+        rotation = rotary[last.attention_type]
+        context, _ = last.attn(
+            last.attn_norm(hidden), position_embeddings=rotation, packing=packing
+        )
+        first = (hidden + context)[0, packing.starts]
+        states: torch.Tensor = base.final_norm(first + last.mlp(last.mlp_norm(first)))
+        return states
+
+
+class PackedEncoder:
+    """A bi-encoder that computes vectors without padding; see :func:`can_pack_encoder`.
+
+    Attributes:
+        thread_pool: Threads that compute parts of a batch, on a CPU with several cores.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, dtype: torch.dtype, *, max_seq_length: int, name: str
+    ) -> None:
+        """Use the weights of a model.
+
+        Args:
+            model: The bi-encoder, on its device.
+            dtype: Data type of its arithmetic.
+            max_seq_length: Maximum sequence length of the model.
+            name: Name of the model, for thread names.
+        """
+        transformer: Any = model[0]
+        self._base = transformer.auto_model
+        self._max_seq_length = max_seq_length
+        self._batches = BatchBuilder(
+            model.device,
+            dtype,
+            typed="token_type_ids" in model.tokenizer.model_input_names,
+            pad_id=int(model.tokenizer.pad_token_id or 0),
+            first_position=first_position(self._base),
+        )
+        self._mean = pooling_of(model) == "mean"
+        self._layers = BertLayers(self._base.encoder, all_tokens=self._mean)
+        on_cpu = model.device.type == "cpu"
+        self.thread_pool: CPUThreadPool | None = (
+            create_thread_pool(self._base, name) if on_cpu else None
+        )
+
+    def __call__(self, batch: Sequence[TokenizedItem]) -> FloatArray:
+        """Return vectors of shape ``(len(batch), width)``, float32, not normalized.
+
+        Args:
+            batch: Items whose payload is a ``TokenPair``.
+
+        Raises:
+            OutOfMemoryError: If the batch does not fit on the device.
+        """
+        if self.thread_pool is None:
+            return self._compute(batch)
+        return self.thread_pool.run(self._compute, batch)
+
+    def close(self) -> None:
+        """End the threads."""
+        if self.thread_pool is not None:
+            self.thread_pool.close()
+
+    def _compute(self, batch: Sequence[TokenizedItem]) -> FloatArray:
+        rounded = self._batches.round_up(batch, self._max_seq_length)
+        return compute_longest_first(rounded, self._vectors)[: len(batch)]
+
+    def _vectors(self, batch: Sequence[TokenizedItem]) -> torch.Tensor:
+        packed = self._batches.pack(batch)
+        states = self._layers(_embed(self._base, packed), packed.packing)
+        return _means(states, packed.packing) if self._mean else states
+
+
+def outputs_agree(packed: FloatArray, padded: FloatArray, name: str, dtype: str) -> bool:
+    """Return whether a packed model computes what the padded one does; log a warning if not.
+
+    Args:
+        packed: Results of the packed model for the probes, from one run or stacked from several.
+        padded: Results of the padded model.
+        name: Name of the model.
+        dtype: Data type of the arithmetic.
+    """
+    difference = float(np.abs(packed - padded).max())
+    tolerance = 1e-4 if dtype == "float32" else 0.02 * (1 + float(np.abs(padded).max()))
+    if difference <= tolerance:
+        return True
+    _log.warning(
+        "%r: packed results differ from padded ones by %g (allowed %g); batches are padded.",
+        name,
+        difference,
+        tolerance,
+    )
+    return False
+
+
+def _embed(base: Any, batch: PackedBatch) -> torch.Tensor:  # noqa: ANN401  (one of many)
+    """Return the input of the first layer of a BERT-like model, shape ``(tokens, width)``."""
     hidden: torch.Tensor = base.embeddings(
         input_ids=batch.ids[None],
         token_type_ids=batch.types[None],
@@ -65,149 +234,8 @@ def embedded(base: Any, batch: PackedBatch) -> torch.Tensor:  # noqa: ANN401  (o
     return hidden[0]
 
 
-class PackedModel:
-    """A model whose attention runs over packed sequences; see :func:`can_pack`."""
-
-    def __init__(self, model: Any, optimize: Optimize = "none") -> None:  # noqa: ANN401
-        """Use a model's weights; ModernBERT's cannot run on padded batches any more.
-
-        Args:
-            model: A sequence classification model of a known architecture.
-            optimize: What its layers are prepared for; ModernBERT's for nothing.
-        """
-        self._model = model
-        self._base = getattr(model, model.base_model_prefix)
-        self._layers = None
-        if model.config.model_type == _MODERN:
-            model.set_attn_implementation(PACKED)
-        else:
-            self._layers = BertLayers(self._base.encoder, optimize=optimize)
-
-    def __call__(self, batch: PackedBatch) -> torch.Tensor:
-        """Compute logits of shape ``(sequences, labels)``."""
-        if self._layers is None:
-            return self._head(self._modern_first(batch))
-        return self._head(self._layers(embedded(self._base, batch), batch.packing))
-
-    def _head(self, first: torch.Tensor) -> torch.Tensor:
-        """Return the logits of final states of first tokens, shape ``(sequences, width)``."""
-        if isinstance(self._model, ModularModel):
-            scores: torch.Tensor = self._model.head(first)
-            return scores
-        if self._layers is None:
-            first = self._model.head(first)
-        else:
-            pooler = getattr(self._base, "pooler", None)
-            # The heads of the other families read the first token of what they are given.
-            first = first[:, None] if pooler is None else pooler(first[:, None])
-        logits: torch.Tensor = self._model.classifier(first)
-        return logits
-
-    def _modern_first(self, batch: PackedBatch) -> torch.Tensor:
-        base, packing, positions = self._base, batch.packing, batch.positions[None]
-        hidden = base.embeddings(input_ids=batch.ids[None])
-        rotary = {
-            kind: base.rotary_emb(hidden, positions, kind) for kind in set(base.config.layer_types)
-        }
-        for layer in base.layers[:-1]:
-            turned = rotary[layer.attention_type]
-            hidden = layer(hidden, position_embeddings=turned, packing=packing)
-        last = base.layers[-1]
-        turned = rotary[last.attention_type]
-        seen, _ = last.attn(last.attn_norm(hidden), position_embeddings=turned, packing=packing)
-        first = (hidden + seen)[0, packing.firsts]
-        normed: torch.Tensor = base.final_norm(first + last.mlp(last.mlp_norm(first)))
-        return normed
-
-
-_POOLINGS: Final = ("mean", "cls")
-
-
-def pooling_of(model: SentenceTransformer) -> str | None:
-    """Return how a bi-encoder of modules that are known here pools its tokens.
-
-    Args:
-        model: The bi-encoder.
-
-    Returns:
-        ``"mean"`` or ``"cls"``, prompts included; None if it is made of anything else than a
-        Transformer, such a Pooling and perhaps Normalize.
-    """
-    modules: list[Any] = list(model)
-    kinds = [type(module) for module in modules]
-    if kinds not in ([Transformer, Pooling], [Transformer, Pooling, Normalize]):
-        return None
-    pooling = modules[1].pooling_mode
-    return pooling if pooling in _POOLINGS and modules[1].include_prompt else None
-
-
-def can_pack_encoder(model: SentenceTransformer) -> bool:
-    """Return whether a bi-encoder's layers are known here, and what is made of their output."""
-    first: Any = model[0]
-    return pooling_of(model) is not None and is_bert_like(first.auto_model)
-
-
-class PackedEncoder:
-    """Computes vectors without padding; see :func:`can_pack_encoder`.
-
-    Attributes:
-        lanes: Which compute parts of a batch side by side, on a CPU with several cores.
-    """
-
-    def __init__(
-        self, model: SentenceTransformer, dtype: torch.dtype, *, max_seq_length: int, name: str
-    ) -> None:
-        """Use a model's weights.
-
-        Args:
-            model: The bi-encoder, on its device.
-            dtype: Data type of its arithmetic.
-            max_seq_length: Most tokens that it reads.
-            name: Its name, for thread names.
-        """
-        first: Any = model[0]
-        self._base = first.auto_model
-        self._max_seq_length = max_seq_length
-        self._inputs = Inputs(
-            model.device,
-            dtype,
-            typed="token_type_ids" in model.tokenizer.model_input_names,
-            pad=int(model.tokenizer.pad_token_id or 0),
-            first=first_position(self._base),
-        )
-        self._mean = pooling_of(model) == "mean"
-        self._layers = BertLayers(self._base.encoder, whole=self._mean)
-        on_cpu = model.device.type == "cpu"
-        self.lanes: CPUThreadPool | None = lanes_for(self._base, name) if on_cpu else None
-
-    def __call__(self, batch: Sequence[TokenizedItem]) -> FloatArray:
-        """Return vectors of shape ``(len(batch), width)``, float32, of any length.
-
-        Args:
-            batch: Texts, whose payload is a ``TokenPair``.
-
-        Raises:
-            OutOfMemoryError: If the batch does not fit on the device.
-        """
-        return self.lanes.run(self._part, batch) if self.lanes else self._part(batch)
-
-    def close(self) -> None:
-        """Let the threads end."""
-        if self.lanes is not None:
-            self.lanes.close()
-
-    def _part(self, batch: Sequence[TokenizedItem]) -> FloatArray:
-        filled = self._inputs.filled(batch, self._max_seq_length)
-        return longest_first(filled, self._vectors)[: len(batch)]
-
-    def _vectors(self, batch: Sequence[TokenizedItem]) -> torch.Tensor:
-        packed = self._inputs.packed(batch)
-        states = self._layers(embedded(self._base, packed), packed.packing)
-        return _means(states, packed.packing) if self._mean else states
-
-
 def _means(states: torch.Tensor, packing: Packing) -> torch.Tensor:
-    """Return the mean of each sequence's rows, float32."""
+    """Return the mean state of each sequence, float32."""
     means = []
     for start, count, length in packing.groups:
         rows = states[start : start + count * length].view(count, length, -1)

@@ -1,4 +1,8 @@
-"""Token ids of text pairs: queries and documents encoded once, pairs assembled by us."""
+"""Tokenization for encoders.
+
+Text pairs are assembled from queries and documents that are encoded once each; single texts get
+the prompt of their role.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
-from rerank_plugins.backends.text import encodable
-from rerank_plugins.backends.tokenizer import cutting
+from rerank_plugins.backends.text import replace_surrogates
+from rerank_plugins.backends.tokenizer import truncating_tokenizer
 from rerank_plugins.engine.backend import Role, RoleText, TokenizedItem
 from rerank_plugins.errors import ModelLoadError
 from rerank_plugins.types import TextPair
 
-_PROBES = (("what is rain", "water that falls"), ("a", "b c d e f"))
+_TEMPLATE_PROBES = (("what is rain", "water that falls"), ("a", "b c d e f"))
 
 
 @dataclass(frozen=True)
 class TokenPair:
-    """One assembled pair.
+    """The tokens of a text pair, or of a single text.
 
     Attributes:
-        ids: Token ids, special tokens included, int32 of shape ``(tokens,)``.
-        types: Token type ids (which segment), the same shape.
+        ids: Token ids including special tokens, int32 of shape ``(tokens,)``.
+        types: Token type ids (the segment of each token), the same shape.
     """
 
     ids: NDArray[np.int32]
@@ -35,7 +40,7 @@ class TokenPair:
 
 @dataclass(frozen=True)
 class PairTemplate:
-    """Where a tokenizer puts its special tokens in a pair: ids and type ids of each part.
+    """The special tokens of a pair: ids and type ids of each part.
 
     For BERT: ``[CLS] query [SEP] document [SEP]``, types 0 up to the first ``[SEP]``.
     """
@@ -48,25 +53,25 @@ class PairTemplate:
 
     @property
     def special_tokens(self) -> int:
-        """How many tokens the template adds."""
+        """Number of tokens that the template adds."""
         return len(self.prefix.ids) + len(self.middle.ids) + len(self.suffix.ids)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, model: str) -> PairTemplate:
-        """Read the template off encoded probe pairs and check that it reproduces them.
+        """Derive the template from encoded probe pairs, and check that it reproduces them.
 
         Raises:
             ModelLoadError: If the tokenizer does not build pairs from two whole segments.
         """
-        first = tokenizer.encode(*_PROBES[0])
+        encoding = tokenizer.encode(*_TEMPLATE_PROBES[0])
         runs = [
             (segment, [position for position, _ in run])
-            for segment, run in groupby(enumerate(first.sequence_ids), key=lambda item: item[1])
+            for segment, run in groupby(enumerate(encoding.sequence_ids), key=lambda item: item[1])
         ]
         if [segment for segment, _ in runs if segment is not None] != [0, 1]:
             message = f"the tokenizer of {model!r} does not join a query and a document."
             raise ModelLoadError(message)
-        ids, types = _int32(first.ids), _int32(first.type_ids)
+        ids, types = _int32(encoding.ids), _int32(encoding.type_ids)
         query = next(run for segment, run in runs if segment == 0)
         document = next(run for segment, run in runs if segment == 1)
 
@@ -80,18 +85,18 @@ class PairTemplate:
             query_type=int(types[query[0]]),
             document_type=int(types[document[0]]),
         )
-        for probe in _PROBES:
-            wanted = tokenizer.encode(*probe)
-            made = template.join(
+        for probe in _TEMPLATE_PROBES:
+            expected = tokenizer.encode(*probe)
+            joined = template.join(
                 *(_int32(tokenizer.encode(text, add_special_tokens=False).ids) for text in probe)
             )
-            if made.ids.tolist() != wanted.ids or made.types.tolist() != wanted.type_ids:
+            if joined.ids.tolist() != expected.ids or joined.types.tolist() != expected.type_ids:
                 message = f"the tokenizer of {model!r} treats a pair differently from its parts."
                 raise ModelLoadError(message)
         return template
 
     def join(self, query: NDArray[np.int32], document: NDArray[np.int32]) -> TokenPair:
-        """Put a query's and a document's ids together."""
+        """Join the ids of a query and of a document."""
         parts = (self.prefix.ids, query, self.middle.ids, document, self.suffix.ids)
         types = (
             self.prefix.types,
@@ -104,98 +109,107 @@ class PairTemplate:
 
 
 class PairTokenizer:
-    """Prepares text pairs for a model with ``[CLS] query [SEP] document [SEP]`` input.
+    """Tokenizes text pairs for a model with ``[CLS] query [SEP] document [SEP]`` input.
 
-    Each distinct query is encoded once, and all documents in one call. A pair that is too
-    long loses the end of its document; its query loses its end only beyond half of
-    ``max_length``.
+    Each distinct query is encoded once, and all documents in one call. If a pair is too long, the
+    end of its document is truncated; its query is truncated only beyond half of ``max_length``.
     """
 
     def __init__(self, tokenizer: Tokenizer, model: str) -> None:
         """Use a private tokenizer (no truncation, no padding).
 
         Args:
-            tokenizer: The Rust tokenizer; never changed.
-            model: Name of the model, for messages.
+            tokenizer: The Rust tokenizer; it is never changed.
+            model: Name of the model, for error messages.
 
         Raises:
-            ModelLoadError: If its pairs cannot be assembled.
+            ModelLoadError: If its pairs cannot be assembled from parts.
         """
         self._tokenizer = tokenizer
         self._template = PairTemplate.of(tokenizer, model)
 
     def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[TokenizedItem]:
-        """Tokenize, cut to ``max_length`` tokens and assemble; thread-safe."""
-        queries = dict.fromkeys(query for query, _ in pairs)
-        documents = dict.fromkeys(document for _, document in pairs)
-        query_ids = self._encode(list(queries))
-        document_ids = self._encode(list(documents))
+        """Tokenize, truncate to ``max_length`` tokens and assemble; thread-safe.
+
+        Returns:
+            Items whose payload is a :class:`TokenPair`.
+        """
+        query_ids = self._encode(list(dict.fromkeys(pair.query for pair in pairs)))
+        document_ids = self._encode(list(dict.fromkeys(pair.document for pair in pairs)))
         return [
-            self._prepared(query_ids[pair.query], document_ids[pair.document], max_length)
+            self._assemble(query_ids[pair.query], document_ids[pair.document], max_length)
             for pair in pairs
         ]
 
     def room(self, query: str, max_length: int) -> int:
-        """Return how many tokens of a document fit beside a query, at least 1."""
-        words = len(self._encode([query])[query])
-        return max(1, max_length - self._template.special_tokens - min(words, max_length // 2))
+        """Return how many document tokens fit next to a query, at least 1."""
+        query_tokens = min(len(self._encode([query])[query]), max_length // 2)
+        return max(1, max_length - self._template.special_tokens - query_tokens)
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
-        encoded = self._tokenizer.encode_batch(
-            [encodable(text) for text in texts], add_special_tokens=False
-        )
-        return [np.array(one.offsets, dtype=np.int64).reshape(len(one), 2) for one in encoded]
+        """Return the character span ``[start, end)`` of each token, ``(tokens, 2)`` per text."""
+        return token_spans(self._tokenizer, texts)
 
     def _encode(self, texts: list[str]) -> dict[str, NDArray[np.int32]]:
-        encoded = self._tokenizer.encode_batch_fast(
-            [encodable(text) for text in texts], add_special_tokens=False
+        encodings = self._tokenizer.encode_batch_fast(
+            [replace_surrogates(text) for text in texts], add_special_tokens=False
         )
-        return {text: _int32(one.ids) for text, one in zip(texts, encoded, strict=True)}
+        return {text: _int32(encoding.ids) for text, encoding in zip(texts, encodings, strict=True)}
 
-    def _prepared(
+    def _assemble(
         self, query: NDArray[np.int32], document: NDArray[np.int32], max_length: int
     ) -> TokenizedItem:
-        room = max_length - self._template.special_tokens
-        truncated = len(query) + len(document) > room
+        available = max_length - self._template.special_tokens
+        truncated = len(query) + len(document) > available
         if truncated:
             query = query[: max_length // 2]
-            document = document[: room - len(query)]
+            document = document[: available - len(query)]
         pair = self._template.join(query, document)
         return TokenizedItem(tokens=len(pair.ids), truncated=truncated, payload=pair)
 
 
-class PairReader:
-    """What backends that read token pairs share: their tokenizer, and the most tokens of a pair."""
+class SupportsPairs(Protocol):
+    """A tokenizer of text pairs: :class:`PairTokenizer`, or a decoder's with a prompt."""
 
-    _pairs: PairTokenizer
+    def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[TokenizedItem]:
+        """Tokenize pairs and truncate them to ``max_length`` tokens."""
+        ...
+
+    def room(self, query: str, max_length: int) -> int:
+        """Return how many document tokens fit next to a query, at least 1."""
+        ...
+
+    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Return the character span ``[start, end)`` of each token, ``(tokens, 2)`` per text."""
+        ...
+
+
+class PairTokenizerMixin:
+    """The tokenization methods of a cross-encoder backend, which sets both attributes."""
+
+    _pairs: SupportsPairs
     _max_seq_length: int
 
     def prepare(
         self, items: Sequence[TextPair], max_length: int | None = None
     ) -> list[TokenizedItem]:
-        """Tokenize and cut text pairs; thread-safe."""
-        return self._pairs.prepare(
-            items, min(max_length or self._max_seq_length, self._max_seq_length)
-        )
+        """Tokenize and truncate text pairs; thread-safe."""
+        return self._pairs.prepare(items, self._limit(max_length))
 
     def room(self, query: str, max_length: int | None = None) -> int:
-        """Return how many tokens of a document fit beside a query, at least 1."""
-        return self._pairs.room(
-            query, min(max_length or self._max_seq_length, self._max_seq_length)
-        )
+        """Return how many document tokens fit next to a query, at least 1."""
+        return self._pairs.room(query, self._limit(max_length))
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return the characters ``[start, end)`` of each token, ``(tokens, 2)`` a text."""
+        """Return the character span ``[start, end)`` of each token, ``(tokens, 2)`` per text."""
         return self._pairs.spans(texts)
 
-
-def _int32(values: Sequence[int]) -> NDArray[np.int32]:
-    return np.asarray(values, dtype=np.int32)
+    def _limit(self, max_length: int | None) -> int:
+        return min(max_length or self._max_seq_length, self._max_seq_length)
 
 
 class RoleTokenizer:
-    """Prepares texts for a model that reads one at a time."""
+    """Tokenizes single texts, with a prompt for the role of each."""
 
     def __init__(
         self, tokenizer: Tokenizer, prompts: Mapping[Role, str], max_seq_length: int
@@ -203,38 +217,48 @@ class RoleTokenizer:
         """Use a private tokenizer (no truncation, no padding).
 
         Args:
-            tokenizer: The Rust tokenizer; never changed.
-            prompts: What stands before a text of each role.
-            max_seq_length: Most tokens that the model reads.
+            tokenizer: The Rust tokenizer; it is never changed.
+            prompts: The model's own prompt of each role.
+            max_seq_length: Maximum sequence length of the model.
         """
         self._prompts = prompts
         self._max_seq_length = max_seq_length
-        self._cutting = lru_cache(maxsize=16)(lambda most: cutting(tokenizer, most))
+        self._truncating = lru_cache(maxsize=16)(
+            lambda length: truncating_tokenizer(tokenizer, length)
+        )
 
     def prepare(
         self, items: Sequence[RoleText], max_length: int | None = None
     ) -> list[TokenizedItem]:
-        """Put the prompts before the texts, tokenize and cut; thread-safe.
+        """Prepend the prompts to the texts, tokenize and truncate; thread-safe.
 
         Returns:
-            Payloads are :class:`TokenPair`, all of one type.
+            Items whose payload is a :class:`TokenPair` of token type 0.
         """
-        max_seq_length = min(max_length or self._max_seq_length, self._max_seq_length)
-        prompts = [
-            self._prompts[item.role] if item.prompt is None else encodable(item.prompt)
+        texts = [
+            (self._prompts[item.role] if item.prompt is None else replace_surrogates(item.prompt))
+            + replace_surrogates(item.text)
             for item in items
         ]
-        encoded = self._cutting(max_seq_length).encode_batch_fast(
-            [f"{prompt}{encodable(item.text)}" for prompt, item in zip(prompts, items, strict=True)]
-        )
-        return [
-            TokenizedItem(
-                tokens=len(one), truncated=bool(one.overflowing), payload=_of_one_type(one)
-            )
-            for one in encoded
-        ]
+        length = min(max_length or self._max_seq_length, self._max_seq_length)
+        prepared = []
+        for encoding in self._truncating(length).encode_batch_fast(texts):
+            ids = _int32(encoding.ids)
+            pair = TokenPair(ids, np.zeros_like(ids))
+            prepared.append(TokenizedItem(len(ids), bool(encoding.overflowing), pair))
+        return prepared
 
 
-def _of_one_type(encoding: Encoding) -> TokenPair:
-    ids = np.asarray(encoding.ids, dtype=np.int32)
-    return TokenPair(ids, np.zeros_like(ids))
+def token_spans(tokenizer: Tokenizer, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Return the character span ``[start, end)`` of each token, ``(tokens, 2)`` per text."""
+    encodings = tokenizer.encode_batch(
+        [replace_surrogates(text) for text in texts], add_special_tokens=False
+    )
+    return [
+        np.array(encoding.offsets, dtype=np.int64).reshape(len(encoding), 2)
+        for encoding in encodings
+    ]
+
+
+def _int32(values: Sequence[int]) -> NDArray[np.int32]:
+    return np.asarray(values, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Servers and models that talk to them."""
+"""Fake servers, and specifications of remote models on them."""
 
 from __future__ import annotations
 
@@ -9,38 +9,39 @@ import pytest
 
 from rerank_plugins import RemoteSpec
 from tests.backends.remote.schemas import SCHEMAS
-from tests.helpers.fake_server import TOKEN, StandIn
+from tests.helpers.fake_server import TOKEN, FakeServer
 
-Start = Callable[..., StandIn]
+Start = Callable[..., FakeServer]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start a server that speaks an API."""
-    servers: list[StandIn] = []
+    """Start fake servers with a given API."""
+    servers: list[FakeServer] = []
 
-    def starts(api: str = "tei") -> StandIn:
-        servers.append(StandIn(api))
+    def start_server(api: str = "tei") -> FakeServer:
+        servers.append(FakeServer(api))
         return servers[-1]
 
-    yield starts
+    yield start_server
     for server in servers:
         server.stop()
 
 
 @pytest.fixture
-def server(start: Start) -> StandIn:
+def server(start: Start) -> FakeServer:
     return start()
 
 
 @pytest.fixture(params=sorted(SCHEMAS))
-def any_server(request: pytest.FixtureRequest, start: Start) -> StandIn:
+def any_server(request: pytest.FixtureRequest, start: Start) -> FakeServer:
     return start(request.param)
 
 
-def remote(*servers: StandIn, **settings: Any) -> RemoteSpec:
-    """Return a model on servers of one kind, which gives up fast."""
+def remote(*servers: FakeServer, **settings: Any) -> RemoteSpec:
+    """Return the specification of a model on servers with the same API."""
     api: Any = servers[0].api
-    named: dict[str, Any] = {"model": "m"} if api in ("cohere", "jina") else {}
-    defaults: dict[str, Any] = {"timeout_s": 10.0, "deadline_s": 30.0, "token": TOKEN, **named}
-    return RemoteSpec([one.url for one in servers], api=api, **defaults | settings)
+    defaults: dict[str, Any] = {"timeout_s": 10.0, "deadline_s": 30.0, "token": TOKEN}
+    if api in ("cohere", "jina"):
+        defaults["model"] = "m"
+    return RemoteSpec([server.url for server in servers], api=api, **defaults | settings)

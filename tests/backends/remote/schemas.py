@@ -1,6 +1,6 @@
-"""The requests of the documented APIs, to the last field: anything else is refused.
+"""Strict request schemas of the rerank APIs: unknown fields are rejected.
 
-Read from: text-embeddings-inference 1.9 (router/src/http/types.rs), vLLM 0.32
+Sources: text-embeddings-inference 1.9 (router/src/http/types.rs), vLLM 0.32
 (entrypoints/pooling/scoring/protocol.py and base/protocol.py), infinity 0.0.77
 (fastapi_schemas/pymodels.py), the reference of Cohere's API v2, and Jina's public clients.
 """
@@ -14,18 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Request(BaseModel):
-    """A request, strictly: no unknown field, no conversion."""
+    """A request without unknown fields or type conversion."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     query: str
 
     def sent(self) -> list[str]:
-        """Return the documents."""
+        """Return the documents of the request."""
         raise NotImplementedError
 
     def answer(self, scores: Sequence[float]) -> Any:
-        """Return what the server says, best document first."""
+        """Return the response of the server, best document first."""
         raise NotImplementedError
 
 
@@ -80,8 +80,9 @@ class Vllm(Documents):
     def answer(self, scores: Sequence[float]) -> Any:
         assert self.use_activation is False
         results = self.results(scores)
-        for one in results:
-            one["document"] = {"text": self.documents[one["index"]], "multi_modal": None}
+        for result in results:
+            text = self.documents[result["index"]]
+            result["document"] = {"text": text, "multi_modal": None}
         usage = {"prompt_tokens": 9, "total_tokens": 9}
         return {"id": "rerank-1", "model": "m", "usage": usage, "results": results}
 
@@ -98,7 +99,7 @@ class Infinity(Documents):
 
     def answer(self, scores: Sequence[float]) -> Any:
         assert self.raw_scores
-        results = [{**one, "document": None} for one in self.results(scores)]
+        results = [{**result, "document": None} for result in self.results(scores)]
         return {"object": "rerank", "results": results, "model": "m", "id": "i", "created": 1}
 
 
@@ -117,7 +118,9 @@ class Cohere(Documents):
 
 class Jina(Documents):
     model: str
-    top_n: Annotated[int, Field(ge=1)] = 1  # stricter than it is: whoever wants all must say so
+    top_n: Annotated[int, Field(ge=1)] = (
+        1  # stricter than Jina: the client must request all results
+    )
     return_documents: bool = True
 
     def answer(self, scores: Sequence[float]) -> Any:

@@ -1,4 +1,4 @@
-"""Infinity's real server on the weights of ``mini``: the scores that are computed here."""
+"""Scores of a real Infinity server with the weights of ``mini``, compared with local scores."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ pytestmark = [
     pytest.mark.skipif(not INFINITY.is_file(), reason="no Infinity; `make peers` installs it"),
 ]
 
-# Sentences, a few whole passages, and one beyond the model's 512 tokens.
-WORK = [
+# Sentences, a few passages, and a document beyond the model's 512 tokens.
+REQUESTS = [
     *make_requests(6, 20, "sentence"),
     *make_requests(1, 4, "passage"),
     Request("Who wrote Faust?", ("Goethe wrote Faust. " * 400, "It rains.", "Ünïcode 漢字 🎭")),
@@ -38,35 +38,37 @@ def reranker(server: Server) -> Reranker:
     return Reranker(remote)
 
 
-def check(work: Request, found: Ranking) -> None:
-    expected = Reranker(dtype="float32").rank(work.query, work.documents)
-    raw = {one.index: one.raw_score for one in expected}
-    scores = {one.index: one.relevance_score for one in expected}
-    assert sorted(one.index for one in found) == list(range(len(work.documents)))
-    for one in found:
-        assert one.text == work.documents[one.index]
-        assert one.raw_score == pytest.approx(raw[one.index], abs=1e-5)
-        assert one.relevance_score == pytest.approx(scores[one.index], abs=1e-5)
+def check(request: Request, ranking: Ranking) -> None:
+    expected = Reranker(dtype="float32").rank(request.query, request.documents)
+    by_index = {document.index: document for document in expected}
+    assert sorted(document.index for document in ranking) == list(range(len(request.documents)))
+    for document in ranking:
+        local = by_index[document.index]
+        assert document.text == request.documents[document.index]
+        assert document.raw_score == pytest.approx(local.raw_score, abs=1e-5)
+        assert document.relevance_score == pytest.approx(local.relevance_score, abs=1e-5)
 
 
 def test_scores_equal_local_ones(reranker: Reranker) -> None:
-    for work in WORK:
-        check(work, reranker.rank(work.query, work.documents))
+    for request in REQUESTS:
+        check(request, reranker.rank(request.query, request.documents))
 
 
-async def test_scores_equal_local_ones_asked_at_once(reranker: Reranker) -> None:
-    found = await asyncio.gather(*(reranker.arank(one.query, one.documents) for one in WORK))
-    for work, ranking in zip(WORK, found, strict=True):
-        check(work, ranking)
+async def test_concurrent_scores_equal_local_ones(reranker: Reranker) -> None:
+    rankings = await asyncio.gather(
+        *(reranker.arank(request.query, request.documents) for request in REQUESTS)
+    )
+    for request, ranking in zip(REQUESTS, rankings, strict=True):
+        check(request, ranking)
 
 
-def test_lists_are_cut_and_merged_on_one_scale(server: Server) -> None:
-    (work,) = make_requests(1, 50, "sentence", seed=3)
+def test_long_lists_are_split_and_merged(server: Server) -> None:
+    (request,) = make_requests(1, 50, "sentence", seed=3)
     remote = RemoteSpec(server.url, api="infinity", max_documents=7, timeout_s=120, deadline_s=300)
-    check(work, Reranker(remote).rank(work.query, work.documents))
+    check(request, Reranker(remote).rank(request.query, request.documents))
 
 
-def test_what_the_server_refuses_is_said(server: Server) -> None:
+def test_errors_of_the_server_are_reported(server: Server) -> None:
     remote = RemoteSpec(server.url, api="infinity", max_characters=200_000)
     with pytest.raises(RemoteStatusError, match=r"answered 422: .*122880") as caught:
         Reranker(remote).rank("Who wrote Faust?", ["It rains.", "x" * 150_000])

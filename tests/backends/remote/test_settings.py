@@ -1,4 +1,4 @@
-"""What a remote model can be told, and what never gets out of it."""
+"""Validation of RemoteSpec, and secrecy of its token."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rerank_plugins.errors import ConfigurationError, RemoteStatusError, RerankE
 from rerank_plugins.langchain import CrossEncoderCompressor
 from rerank_plugins.llama_index import CrossEncoderPostprocessor
 from tests.backends.remote.conftest import remote
-from tests.helpers.fake_server import TOKEN, Misbehavior, StandIn, cut, says
+from tests.helpers.fake_server import TOKEN, FakeServer, Misbehavior, drop_connection, respond
 
 URL = "http://127.0.0.1:9"
 
 
 @pytest.mark.parametrize(
-    ("settings", "complaint"),
+    ("settings", "error"),
     [
         ({"api": "openai"}, "api is 'openai'; allowed are tei, vllm"),
         ({"url": "mini"}, "url must be an address"),
@@ -34,9 +34,9 @@ URL = "http://127.0.0.1:9"
         ({"url": []}, "url is empty"),
         ({"url": [URL, 3]}, "url must be an address"),
         ({"url": "https://user:pa55@host"}, "without user, password"),
-        ({"url": "https://host?key=pa55"}, "a secret belongs into token"),
+        ({"url": "https://host?key=pa55"}, "Pass a secret as token or token_env"),
         ({"api": "cohere"}, "needs the name of a model"),
-        ({"api": "tei", "model": "m"}, "has one model, so leave it out"),
+        ({"api": "tei", "model": "m"}, "has one model. Omit model"),
         ({"api": "vllm", "model": 3}, "model is 3"),
         ({"max_documents": 0}, "max_documents is 0"),
         ({"max_characters": True}, "max_characters is True"),
@@ -48,30 +48,30 @@ URL = "http://127.0.0.1:9"
         ({"retries": -1}, "retries is -1"),
     ],
 )
-def test_bad_settings_say_what_is_allowed(settings: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(ConfigurationError, match=complaint) as caught:
+def test_invalid_settings_are_refused(settings: dict[str, Any], error: str) -> None:
+    with pytest.raises(ConfigurationError, match=error) as caught:
         RemoteSpec(**{"url": URL, "api": "tei"} | settings)
     assert "pa55" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("settings", "complaint"),
+    ("settings", "error"),
     [
         ({"device": "cpu"}, "device is 'cpu', but .* runs on a server"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
         ({"trust_remote_code": True}, "trust_remote_code"),
         ({"local_files_only": True}, "local_files_only"),
         ({"backend": "torch"}, "backend is 'torch'"),
-        ({"backend": "vllm"}, "backend is 'vllm', but .* speaks 'tei'"),
+        ({"backend": "vllm"}, "backend is 'vllm', but .* needs 'tei'"),
     ],
 )
-def test_settings_of_local_models_are_refused(settings: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(ConfigurationError, match=complaint):
+def test_settings_of_local_models_are_refused(settings: dict[str, Any], error: str) -> None:
+    with pytest.raises(ConfigurationError, match=error):
         Reranker(RemoteSpec(URL, api="tei"), **settings).warm_up()
 
 
-def test_an_address_alone_does_not_say_enough() -> None:
-    with pytest.raises(ConfigurationError, match="say what the server speaks"):
+def test_a_url_alone_is_not_enough() -> None:
+    with pytest.raises(ConfigurationError, match="set backend to the server's API"):
         Reranker(URL).warm_up()
     with pytest.raises(ConfigurationError, match="needs the name of a model"):
         Reranker(URL, backend="jina").warm_up()
@@ -81,68 +81,70 @@ def test_an_address_alone_does_not_say_enough() -> None:
         BiEncoder(RemoteSpec(URL, api="tei")).warm_up()
 
 
-def test_equal_however_written() -> None:
-    one = RemoteSpec([URL + "/", URL], api="tei", token="a")  # noqa: S106
-    assert one == RemoteSpec(URL, api="tei", token="a")  # noqa: S106
-    assert hash(one) == hash(RemoteSpec(URL, api="tei", token="a"))  # noqa: S106
-    assert one != RemoteSpec(URL, api="tei", token="b")  # noqa: S106
+def test_equal_settings_compare_equal() -> None:
+    spec = RemoteSpec([URL + "/", URL], api="tei", token="a")  # noqa: S106
+    assert spec == RemoteSpec(URL, api="tei", token="a")  # noqa: S106
+    assert hash(spec) == hash(RemoteSpec(URL, api="tei", token="a"))  # noqa: S106
+    assert spec != RemoteSpec(URL, api="tei", token="b")  # noqa: S106
     assert copy.copy(RemoteSpec(URL, api="tei")) == RemoteSpec(URL, api="tei")
 
 
 def test_the_token_is_in_no_representation() -> None:
     model = RemoteSpec(URL, api="tei", token=TOKEN)
-    shown = f"{model!r} {model} {model.to_dict()} {vars(model)} {json.dumps(model.to_dict())}"
-    assert TOKEN not in shown
+    text = f"{model!r} {model} {model.to_dict()} {vars(model)} {json.dumps(model.to_dict())}"
+    assert TOKEN not in text
     assert TOKEN.encode() not in pickle.dumps(model)
     assert model.secret() == TOKEN
 
 
-def test_a_copy_reads_its_token_again_or_says_that_it_has_none(
-    monkeypatch: pytest.MonkeyPatch, server: StandIn
+def test_a_pickled_spec_reads_its_token_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, server: FakeServer
 ) -> None:
-    lost = pickle.loads(pickle.dumps(remote(server)))  # noqa: S301
-    with pytest.raises(ConfigurationError, match="Name an environment variable in token_env"):
-        Reranker(lost).rank("a", ["b"])
-    kept = pickle.loads(pickle.dumps(remote(server, token_env="RERANK_TOKEN")))  # noqa: S301,S106
-    with pytest.raises(ConfigurationError, match="'RERANK_TOKEN', and that is not set"):
-        Reranker(kept).rank("a", ["b"])
+    without_token = pickle.loads(pickle.dumps(remote(server)))  # noqa: S301
+    with pytest.raises(ConfigurationError, match="Set token_env to an environment variable"):
+        Reranker(without_token).rank("a", ["b"])
+    with_variable = pickle.loads(pickle.dumps(remote(server, token_env="RERANK_TOKEN")))  # noqa: S301,S106
+    with pytest.raises(
+        ConfigurationError, match="'RERANK_TOKEN', but that environment variable is not set"
+    ):
+        Reranker(with_variable).rank("a", ["b"])
     monkeypatch.setenv("RERANK_TOKEN", TOKEN)
-    assert len(Reranker(kept).rank("a", ["b"])) == 1
+    assert len(Reranker(with_variable).rank("a", ["b"])) == 1
 
 
 @pytest.mark.parametrize("token", ["with\nnewline", "grün"])
-def test_a_token_that_no_header_can_carry(token: str) -> None:
+def test_an_invalid_token_is_refused(token: str) -> None:
     with pytest.raises(ConfigurationError, match="no HTTP header can carry") as caught:
         Reranker(RemoteSpec(URL, api="tei", token=token)).warm_up()
     assert token not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "trouble", [cut, says(401, f'{{"error": "bad token {TOKEN}"}}'), says(503)]
+    "failure", [drop_connection, respond(401, f'{{"error": "bad token {TOKEN}"}}'), respond(503)]
 )
 def test_the_token_is_in_no_error_and_no_log(
-    server: StandIn, caplog: pytest.LogCaptureFixture, trouble: Misbehavior
+    server: FakeServer, caplog: pytest.LogCaptureFixture, failure: Misbehavior
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    server.always = trouble
+    server.always = failure
     with pytest.raises(RerankError) as caught:
         Reranker(remote(server, retries=0)).rank("a", ["b"])
-    trace = "".join(
+    report = "".join(
         traceback.TracebackException.from_exception(caught.value, capture_locals=False).format()
     )
-    assert TOKEN not in trace
+    assert TOKEN not in report
     assert TOKEN not in caplog.text
     assert caplog.records  # httpx and httpcore have logged something
     if isinstance(caught.value, RemoteStatusError) and caught.value.status == 401:
         assert "bad token ***" in str(caught.value)
 
 
-def test_both_frameworks_rank_remotely(server: StandIn) -> None:
+def test_both_frameworks_rank_remotely(server: FakeServer) -> None:
     model = remote(server)
     texts = ["rain", "goethe wrote faust"]
     compressor = CrossEncoderCompressor(model=model, top_n=1)
     best = compressor.compress_documents([Document(text) for text in texts], "who wrote faust")
-    assert [one.page_content for one in best] == texts[1:]
+    assert [document.page_content for document in best] == texts[1:]
     postprocessor = CrossEncoderPostprocessor(model=model, top_n=1)
     nodes = [NodeWithScore(node=TextNode(text=text)) for text in texts]
     (top,) = postprocessor.postprocess_nodes(nodes, query_str="who wrote faust")
@@ -152,18 +154,20 @@ def test_both_frameworks_rank_remotely(server: StandIn) -> None:
         assert TOKEN not in f"{adapter!r}{adapter.model_dump()}{adapter.model_dump_json()}"
 
 
-def test_adapters_survive_as_dictionaries(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_specs_survive_serialization_of_adapters(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RERANK_TOKEN", TOKEN)
     model = remote(server, token=None, token_env="RERANK_TOKEN")  # noqa: S106
     processor = CrossEncoderPostprocessor(model=model, top_n=1)
-    again = CrossEncoderPostprocessor.from_dict(json.loads(processor.to_json()))
-    assert again.model == model
+    restored = CrossEncoderPostprocessor.from_dict(json.loads(processor.to_json()))
+    assert restored.model == model
     assert pickle.loads(pickle.dumps(processor)).model == model  # noqa: S301
     compressor = CrossEncoderCompressor(model=model)
     assert CrossEncoderCompressor(**json.loads(compressor.model_dump_json())).model == model
 
 
-def test_nothing_is_sent_before_the_first_ranking(server: StandIn, tmp_path: Path) -> None:
+def test_nothing_is_sent_before_the_first_ranking(server: FakeServer, tmp_path: Path) -> None:
     Reranker(remote(server)).warm_up()
     assert server.requests == []
     assert len(Reranker(remote(server)).rank("query", [])) == 0

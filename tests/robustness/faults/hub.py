@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub on the loopback, whose downloads break off."""
+"""Fake Hugging Face Hub whose downloads can be interrupted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from tests.helpers.loopback import Loopback, Quiet
+from tests.helpers.loopback import Loopback, QuietHandler
 
 COMMIT: Final = "0123456789abcdef0123456789abcdef01234567"
 MODEL: Final = "owner/tiny"
@@ -17,14 +17,14 @@ WEIGHTS: Final = "model.safetensors"
 
 
 class Hub(Loopback):
-    """The server; it has one model, the files of a folder.
+    """Server with one model, the files of a folder.
 
     Attributes:
-        mode: ``"whole"`` sends files, ``"cut"`` closes the connection in the middle of the
-            weights, ``"stalled"`` sends half of them and then nothing.
-        half_sent: Set when half of the weights was sent.
-        ranges: Where downloads of the weights began.
-        tokens: Authorization headers that came.
+        mode: ``"whole"`` sends complete files, ``"cut"`` closes the connection in the middle of
+            the weights, ``"stalled"`` sends half of the weights and keeps the connection open.
+        half_sent: Set when half of the weights has been sent.
+        ranges: Start of each download of the weights, in bytes.
+        tokens: Authorization headers of the requests.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,16 +42,16 @@ class Hub(Loopback):
         super().stop()
 
 
-class _Handler(Quiet):
+class _Handler(QuietHandler):
     server: Hub
 
     def do_HEAD(self) -> None:
-        self._answer(body=False)
+        self._respond(body=False)
 
     def do_GET(self) -> None:
-        self._answer(body=True)
+        self._respond(body=True)
 
-    def _answer(self, *, body: bool) -> None:
+    def _respond(self, *, body: bool) -> None:
         hub, path = self.server, self.path.partition("?")[0]
         hub.tokens.add(self.headers.get("Authorization", ""))
         if path.startswith("/mode/"):
@@ -59,12 +59,12 @@ class _Handler(Quiet):
             self._send(b"", body=body)
         elif path == "/":
             self._send(b"a hub", body=body)
-        elif found := re.fullmatch(rf"/{MODEL}/resolve/\w+/(.+)", path):
-            self._file(found[1], body=body)
+        elif match := re.fullmatch(rf"/{MODEL}/resolve/\w+/(.+)", path):
+            self._send_file(match[1], body=body)
         elif re.fullmatch(rf"/api/models/{MODEL}(/revision/\w+)?", path):
             names = [{"rfilename": name} for name in hub.files]
-            about = {"id": MODEL, "modelId": MODEL, "sha": COMMIT, "siblings": names, "tags": []}
-            self._send(json.dumps(about).encode(), body=body)
+            model = {"id": MODEL, "modelId": MODEL, "sha": COMMIT, "siblings": names, "tags": []}
+            self._send(json.dumps(model).encode(), body=body)
         elif re.fullmatch(rf"/api/models/{MODEL}/tree/\w+", path):
             rows = [
                 {"type": "file", "path": name, "size": len(content), "oid": COMMIT}
@@ -74,7 +74,7 @@ class _Handler(Quiet):
         else:
             self._send(b"", status=404, body=body, **{"X-Error-Code": "EntryNotFound"})
 
-    def _file(self, name: str, *, body: bool) -> None:
+    def _send_file(self, name: str, *, body: bool) -> None:
         hub, commit = self.server, {"X-Repo-Commit": COMMIT}
         content = hub.files.get(name)
         if content is None:
@@ -82,16 +82,16 @@ class _Handler(Quiet):
             self._send(b"", status=404, body=body, **headers)
             return
         headers = commit | {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(asked[1]) if asked else 0
-        if asked:
+        requested = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(requested[1]) if requested else 0
+        if requested:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         if name != WEIGHTS or not body:
-            self._send(content[start:], status=206 if asked else 200, body=body, **headers)
+            self._send(content[start:], status=206 if requested else 200, body=body, **headers)
             return
         hub.ranges.append(start)
         stop = len(content) if hub.mode == "whole" else max(start, len(content) // 2)
-        self._head(206 if asked else 200, len(content) - start, **headers)
+        self._send_head(206 if requested else 200, len(content) - start, **headers)
         self.wfile.write(content[start:stop])
         self.wfile.flush()
         self.close_connection = hub.mode != "whole"
@@ -100,11 +100,11 @@ class _Handler(Quiet):
             hub.ended.wait(60)
 
     def _send(self, content: bytes, *, status: int = 200, body: bool, **headers: str) -> None:
-        self._head(status, len(content), **headers)
+        self._send_head(status, len(content), **headers)
         if body:
             self.wfile.write(content)
 
-    def _head(self, status: int, length: int, **headers: str) -> None:
+    def _send_head(self, status: int, length: int, **headers: str) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

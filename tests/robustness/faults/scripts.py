@@ -1,4 +1,4 @@
-"""Scripts in a process of their own, for what would spoil the tests' own process."""
+"""Scripts that run in a separate process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import textwrap
 def run_script(
     script: str, timeout: float = 120, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python code; warnings are errors there too."""
-    # As many threads as torch chooses: several are what makes a fork dangerous.
+    """Run Python code in a new process, with warnings as errors."""
+    # Let torch choose the number of threads: a fork is dangerous only with several.
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    return subprocess.run(  # noqa: S603  (our own script)
+    return subprocess.run(  # noqa: S603  (a script of the tests)
         [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
         capture_output=True,
         text=True,

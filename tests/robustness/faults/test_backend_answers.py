@@ -1,4 +1,4 @@
-"""Backends that answer with what is no answer: an error for who asked, and nobody else waits."""
+"""Backends with invalid results: an error for the affected request, scores for all others."""
 
 from __future__ import annotations
 
@@ -23,85 +23,86 @@ from tests.helpers.engines import (
 )
 
 
-class Answers(FakeCrossEncoder):
-    """Gives something else than scores for the query ``bad``."""
+class WrongResult(FakeCrossEncoder):
+    """Fake that returns a fixed object for batches with the query ``bad``."""
 
-    def __init__(self, answer: Any) -> None:
+    def __init__(self, result: Any) -> None:
         super().__init__(batch_tokens=4_000)
-        self.answer = answer
+        self.result = result
 
     def run(self, batch: Sequence[TokenizedItem]) -> Any:
-        bad = any(one.payload.query == "bad" for one in batch)
-        return self.answer if bad else super().run(batch)
+        bad = any(item.payload.query == "bad" for item in batch)
+        return self.result if bad else super().run(batch)
 
 
 @pytest.mark.parametrize(
-    "answer", [None, "scores", {"a": 1}, [object()], [[1.0], [1.0, 2.0]], 3.0, [10**400] * 3]
+    "result", [None, "scores", {"a": 1}, [object()], [[1.0], [1.0, 2.0]], 3.0, [10**400] * 3]
 )
-def test_what_is_no_array_reaches_only_its_request(answer: Any) -> None:
-    check_only_bad_fails(Answers(answer), InvalidScoresError, "'fake'")
+def test_results_that_are_no_array_fail_only_their_request(result: Any) -> None:
+    check_only_bad_fails(WrongResult(result), InvalidScoresError, "'fake'")
 
 
-def test_a_list_of_numbers_is_an_answer() -> None:
-    backend = Answers([2, 2, 2])
+def test_a_list_of_numbers_is_a_valid_result() -> None:
+    backend = WrongResult([2, 2, 2])
     with engine_of(backend) as engine:
         assert engine.compute(pairs("bad", 3)).values.tolist() == [2.0, 2.0, 2.0]
 
 
 class TwoColumns(FakeCrossEncoder):
-    """Gives two columns for the last of a query's batches."""
+    """Fake that returns two columns for the last batch of the query ``bad``."""
 
     def run(self, batch: Sequence[TokenizedItem]) -> Any:
         scores = super().run(batch)
-        last = any(one.payload.document.startswith("bad 2") for one in batch)
+        last = any(item.payload.document.startswith("bad 2") for item in batch)
         return np.stack([scores, scores], axis=1) if last else scores
 
 
-def test_columns_in_one_batch_of_many_reach_only_their_request() -> None:
+def test_two_columns_in_one_of_many_batches_fail_only_their_request() -> None:
     backend = TwoColumns(batch_tokens=20)
     with engine_of(backend) as engine:
         engine.cache.memory.grow(2**20)
         check_only_bad_fails_in(engine, InvalidScoresError, r"shape \(1, 2\) .* must be \(1,\)")
-        known = pairs("bad", 2)  # of its other batches, what was right is kept
-        np.testing.assert_allclose(engine.compute(known).values, expected(known))
+        cached = pairs("bad", 2)  # the scores of the valid batches are cached
+        np.testing.assert_allclose(engine.compute(cached).values, expected(cached))
         with pytest.raises(InvalidScoresError):
             engine.compute(pairs("bad", 3))
 
 
-class Prepares(FakeCrossEncoder):
-    """Prepares the wrong number of items, or empty ones, for the query ``bad``."""
+class WrongItems(FakeCrossEncoder):
+    """Fake that changes the prepared items of the query ``bad``."""
 
-    def __init__(self, spoil: Any) -> None:
+    def __init__(self, change: Any) -> None:
         super().__init__()
-        self.spoil = spoil
+        self.change = change
 
     def prepare(
         self, items: Sequence[TextPair], max_length: int | None = None
     ) -> list[TokenizedItem]:
         prepared = super().prepare(items, max_length)
-        spoilt: list[TokenizedItem] = self.spoil(prepared) if items[0].query == "bad" else prepared
-        return spoilt
+        if items[0].query == "bad":
+            prepared = self.change(prepared)
+        return prepared
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "change",
     [
         lambda prepared: prepared[:-1],
         lambda prepared: [*prepared, prepared[0]],
         lambda _: [],
-        lambda prepared: [TokenizedItem(0, False, one.payload) for one in prepared],
+        lambda prepared: [TokenizedItem(0, False, item.payload) for item in prepared],
     ],
-    ids=["one few", "one many", "none", "empty"],
+    ids=["one missing", "one extra", "none", "empty"],
 )
-def test_wrongly_prepared_items_reach_only_their_request(spoil: Any) -> None:
+def test_invalid_prepared_items_fail_only_their_request(change: Any) -> None:
     check_only_bad_fails(
-        Prepares(spoil), InferenceError, "each must become one of at least 1 token"
+        WrongItems(change), InferenceError, "each must become one of at least 1 token"
     )
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_random_faults_lose_nothing_and_make_nothing_wrong(seed: int) -> None:
-    """Four of ten batches raise, whoever is in them: an error, or the right scores."""
+def test_random_faults_lose_no_request_and_change_no_score(seed: int) -> None:
+    """Each batch fails with a probability of 0.4: a request gets an error or correct scores."""
     chance = random.Random(seed)  # noqa: S311
 
     def fault(_: list[TextPair]) -> None:
@@ -112,7 +113,7 @@ def test_random_faults_lose_nothing_and_make_nothing_wrong(seed: int) -> None:
     backend = FaultyCrossEncoder(fault, batch_tokens=200, seed=seed)
     with engine_of(backend) as engine:
         requests = [pairs(f"query {number}", 1 + number % 9) for number in range(100)]
-        futures = [engine.submit(one) for one in requests]
+        futures = [engine.submit(request) for request in requests]
         failed = 0
         for request, future in zip(requests, futures, strict=True):
             error = future.exception(30)

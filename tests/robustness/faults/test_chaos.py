@@ -1,4 +1,4 @@
-"""Thousands of random faults under load: nothing is lost, and nothing is wrong."""
+"""Thousands of random faults under load: no request is lost, and no score is wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check(result: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_thousands_of_faults_lose_nothing_and_make_nothing_wrong() -> None:
+def test_thousands_of_faults_lose_no_request_and_change_no_score() -> None:
     result = inject_faults(FakeCrossEncoder(), requests=2_000, engines=4, seed=1_000)
     check(result)
     assert sum(result["faults"].values()) > 1_000
@@ -30,13 +30,13 @@ def test_thousands_of_faults_lose_nothing_and_make_nothing_wrong() -> None:
 
 
 @pytest.mark.slow
-def test_the_same_over_the_embedded_model() -> None:
+def test_faults_with_the_bundled_model() -> None:
     backend = TorchCrossEncoder(TorchCrossEncoder.resolve(ModelConfig(dtype="float32")))
     check(inject_faults(backend, requests=300, engines=2, seed=2_000))
     backend.close()
 
 
-def test_stored_results_hold_what_is_promised() -> None:
+def test_the_stored_results_have_no_lost_or_wrong_request() -> None:
     measured: dict[str, dict[str, float]] = {}
     injected: dict[str, dict[str, float]] = {}
     for row in read_results("faults").rows:

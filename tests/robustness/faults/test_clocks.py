@@ -1,4 +1,4 @@
-"""The wall clock is set while requests wait: nothing that waits or expires follows it."""
+"""Changes of the wall clock while requests wait: no timeout or deadline depends on it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.robustness.faults.scripts import run_script
 ROOT: Final = Path(__file__).parents[3]
 
 WALL_CLOCK: Final = {
-    "backends/openvino/store.py": "ages of files, whose times are the wall clock's",
-    "backends/remote/answers.py": "a Retry-After header may hold a date; its wait is bounded",
-    "serving/logs.py": "when a line was logged",
-    "tracing/tracer.py": "when a span began",
+    "backends/openvino/model_cache.py": "ages of files, which have wall clock times",
+    "backends/remote/responses.py": "a Retry-After header may contain a date; the wait is bounded",
+    "serving/logging.py": "times of log lines",
+    "tracing.py": "start times of spans",
 }
-"""Who reads it, and why."""
+"""Modules that read the wall clock, and the reasons."""
 
 READS: Final = re.compile(
     r"\btime\.time(_ns)?\(|from time import [^\n]*\btime\b|\bdatetime\.(now|utcnow|today)"
@@ -55,7 +55,7 @@ time_t time(time_t *kept) {
     return now.tv_sec;
 }
 """
-"""The C library's clocks for every library of a process, with a wall clock that can be set."""
+"""Replacement of the C library's clocks with a wall clock that can be changed."""
 
 SCRIPT: Final = """
 import asyncio, ctypes, sys, threading, time
@@ -65,7 +65,7 @@ from rerank_plugins import Cache, RemoteSpec, Reranker
 from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.loading import get_loader, register_loader
 from tests.helpers.engines import GatedCrossEncoder, PinnedCrossEncoder, engine_of, expected, pairs
-from tests.helpers.fake_server import TOKEN, Answer, StandIn
+from tests.helpers.fake_server import TOKEN, Response, FakeServer
 
 set_ahead = ctypes.CDLL(None).set_ahead
 
@@ -76,12 +76,12 @@ def jump(_=None):
     assert time.monotonic() - steady < 5
     print("jump")
 
-def soon(what):
-    threading.Timer(0.1, what).start()
+def run_soon(function):
+    threading.Timer(0.1, function).start()
 
-def took(what):
+def timed(function):
     start = time.monotonic()
-    result = what()
+    result = function()
     set_ahead(0)
     seconds = time.monotonic() - start
     assert 0.2 < seconds < 10, seconds
@@ -93,7 +93,7 @@ engine = engine_of(backend)
 items = pairs("query", 40)
 
 def times_out():
-    soon(jump)
+    run_soon(jump)
     try:
         engine.compute(items, timeout=0.3)
     except TimeoutError:
@@ -101,24 +101,24 @@ def times_out():
     raise AssertionError
 
 def at_deadline():
-    soon(jump)
+    run_soon(jump)
     return engine.compute(items, deadline=time.perf_counter() + 0.3)
 
 async def in_loop():
-    soon(jump)
+    run_soon(jump)
     return await engine.acompute(items, deadline=time.perf_counter() + 0.3)
 
-took(times_out)
-assert not took(at_deadline).done.any()
-assert not took(lambda: asyncio.run(in_loop())).done.any()
+timed(times_out)
+assert not timed(at_deadline).done.any()
+assert not timed(lambda: asyncio.run(in_loop())).done.any()
 
-# A wait without a bound goes on, and is answered.
-soon(jump)
+# A wait without a timeout continues until its result.
+run_soon(jump)
 threading.Timer(0.3, backend.gate.set).start()
-assert np.allclose(took(lambda: engine.compute(items)).values, expected(items))
+assert np.allclose(timed(lambda: engine.compute(items)).values, expected(items))
 engine.close()
 
-# What is kept on disk is found at any time, and what is kept at any time is found later.
+# Entries of the disk cache are found at any time, whenever they were written.
 scores = Reranker(PinnedCrossEncoder(), cache=Cache(folder={folder!r}))
 first = scores.rank("a b", ["a", "b", "a b"])
 scores.close()
@@ -132,7 +132,7 @@ scores = Reranker(PinnedCrossEncoder(), cache=Cache(folder={folder!r}))
 assert scores.rank("a b", ["a", "b", "a b", "c", "d"]).stats.disk_hits == 5
 scores.close()
 
-# A model that is unloaded after a while is so in that while.
+# An idle model is unloaded in time.
 class Loader:
     def resolve(self, config):
         return config
@@ -142,45 +142,45 @@ class Loader:
 register_loader("cross-encoder", Loader())
 idle = Reranker("a model", idle_unload_s=0.3)
 idle.rank("a", ["b"])
-soon(jump)
+run_soon(jump)
 def unloaded():
     while idle.engine.loaded:
         time.sleep(0.01)
-took(unloaded)
+timed(unloaded)
 idle.close()
 
-# A server that asks to wait, in seconds or by a date of a clock that is not ours.
+# A server that demands a delay, in seconds or until a date of its own clock.
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.backends.remote.cross_encoder import RemoteCrossEncoder
 from rerank_plugins.errors import BatchError
 
-server = StandIn("tei")
+server = FakeServer("tei")
 model = RemoteSpec(server.url, api="tei", token=TOKEN, deadline_s=5)
-asking = RemoteCrossEncoder(RemoteCrossEncoder.resolve(ModelConfig(str(model), settings=model)))
+remote = RemoteCrossEncoder(RemoteCrossEncoder.resolve(ModelConfig(str(model), spec=model)))
 
 def busy(until):
-    def answer(*_):
-        soon(jump)
-        return Answer(429, "busy", Retry_After=until())
-    server.misbehave.append(answer)
-    return asking.run(asking.prepare(pairs("query", 3)))
+    def respond(*_):
+        run_soon(jump)
+        return Response(429, "busy", Retry_After=until())
+    server.misbehave.append(respond)
+    return remote.run(remote.prepare(pairs("query", 3)))
 
 def by_date(seconds):
     return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + seconds))
 
-assert len(took(lambda: busy(lambda: "1"))) == 3
-assert len(took(lambda: busy(lambda: by_date(2)))) == 3
+assert len(timed(lambda: busy(lambda: "1"))) == 3
+assert len(timed(lambda: busy(lambda: by_date(2)))) == 3
 set_ahead({ahead})
 far = by_date(2)
 set_ahead(0)
-try:  # a date by a clock that is set otherwise: an error at once, or the answer at once
+try:  # a date of a different clock: an immediate error or an immediate response
     start = time.monotonic()
-    server.misbehave.append(lambda *_: Answer(429, "busy", Retry_After=far))
-    asking.run(asking.prepare(pairs("query", 3)))
+    server.misbehave.append(lambda *_: Response(429, "busy", Retry_After=far))
+    remote.run(remote.prepare(pairs("query", 3)))
 except BatchError:
     pass
 assert time.monotonic() - start < 6
-asking.close()
+remote.close()
 server.stop()
 print("done")
 """
@@ -207,10 +207,10 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(-400 * 86_400, id="back", marks=pytest.mark.slow),
     ],
 )
-def test_a_clock_that_is_set_delays_and_loses_nothing(
+def test_changes_of_the_wall_clock_delay_and_lose_nothing(
     clock: Path, tmp_path: Path, ahead: int
 ) -> None:
-    """By 400 days, under the feet of every library in the process."""
+    """The clock changes by 400 days for every library of the process."""
     pytest.importorskip("diskcache")
     script = SCRIPT.format(root=str(ROOT), ahead=ahead, folder=str(tmp_path / "scores"))
     result = run_script(script, LD_PRELOAD=str(clock))
@@ -219,35 +219,36 @@ def test_a_clock_that_is_set_delays_and_loses_nothing(
     assert result.stdout.count("jump") == 8
 
 
-def test_a_conversion_that_looks_old_is_at_worst_not_kept(
+def test_a_conversion_that_seems_old_is_returned_but_not_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another process, for which a year has passed, tidies up in the middle of a write."""
-    store: Any = pytest.importorskip(
-        "rerank_plugins.backends.openvino.conversion", exc_type=ImportError
+    """A process whose clock is a year ahead removes old files in the middle of a write."""
+    model_cache: Any = pytest.importorskip(
+        "rerank_plugins.backends.openvino.model_cache", exc_type=ImportError
     )
-    save, now = store.openvino.save_model, store.time.time
+    save, now = model_cache.openvino.save_model, model_cache.time.time
 
     def save_and_sweep(*values: Any, **named: Any) -> None:
         save(*values, **named)
         with monkeypatch.context() as patch:
-            patch.setattr(store.time, "time", lambda: now() + 400 * 86_400)
-            store._sweep(tmp_path)
+            patch.setattr(model_cache.time, "time", lambda: now() + 400 * 86_400)
+            model_cache._remove_stale(tmp_path)
 
-    given = store.openvino.opset13.parameter([-1], np.float32)
-    model = store.openvino.Model([given], [given])
+    parameter = model_cache.openvino.opset13.parameter([-1], np.float32)
+    model = model_cache.openvino.Model([parameter], [parameter])
     with monkeypatch.context() as patch:
-        patch.setattr(store.openvino, "save_model", save_and_sweep)
-        assert store.stored_model(tmp_path, "key", lambda: model) is model
-    assert "the converted model is not kept" in caplog.text
-    store.stored_model(tmp_path, "key", lambda: model)
+        patch.setattr(model_cache.openvino, "save_model", save_and_sweep)
+        assert model_cache.load_or_build(tmp_path, "key", lambda: model) is model
+    assert "the converted model is not cached" in caplog.text
+    model_cache.load_or_build(tmp_path, "key", lambda: model)
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
-def test_nothing_that_waits_reads_the_wall_clock() -> None:
-    found = set()
+def test_only_listed_modules_read_the_wall_clock() -> None:
     package = ROOT / "rerank_plugins"
-    for file in package.rglob("*.py"):
-        if READS.search(file.read_text("utf-8")):
-            found.add(file.relative_to(package).as_posix())
-    assert found == WALL_CLOCK.keys()
+    readers = {
+        file.relative_to(package).as_posix()
+        for file in package.rglob("*.py")
+        if READS.search(file.read_text("utf-8"))
+    }
+    assert readers == WALL_CLOCK.keys()

@@ -1,4 +1,4 @@
-"""Downloads that break off, and folders of downloads that hold half of a model."""
+"""Interrupted downloads, and incomplete models in the cache of the Hub."""
 
 from __future__ import annotations
 
@@ -50,26 +50,26 @@ print(json.dumps(scores()))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_reranker("bert", tmp_path_factory.mktemp("made"))
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_reranker("bert", tmp_path_factory.mktemp("saved"))
 
 
 @pytest.fixture(scope="module")
-def wanted(made: Path) -> FloatArray:
-    with Reranker(made, dtype="float32") as reranker:
+def expected_scores(saved_model: Path) -> FloatArray:
+    with Reranker(saved_model, dtype="float32") as reranker:
         return reranker.score(PAIRS)
 
 
 @pytest.fixture
-def hub(made: Path) -> Iterator[Hub]:
-    server = Hub(made)
+def hub(saved_model: Path) -> Iterator[Hub]:
+    server = Hub(saved_model)
     yield server
     server.stop()
 
 
 def start(hub: Hub, mode: str, home: Path) -> subprocess.Popen[str]:
-    """Load the model in a process of its own: which hub there is, is read once in a process."""
-    ours = {
+    """Load the model in a new process: libraries read the address of the Hub on import."""
+    variables = {
         "HF_ENDPOINT": hub.url,
         "HF_HOME": str(home),
         "HF_HUB_OFFLINE": "0",
@@ -77,35 +77,35 @@ def start(hub: Hub, mode: str, home: Path) -> subprocess.Popen[str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_TOKEN": TOKEN,
     }
-    return subprocess.Popen(  # noqa: S603  (our own script)
+    return subprocess.Popen(  # noqa: S603  (a script of the tests)
         [sys.executable, "-c", SCRIPT, hub.url, mode],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | ours,
+        env=os.environ | variables,
     )
 
 
 @pytest.mark.slow
-def test_a_download_that_breaks_off_is_an_error_and_the_next_is_whole(
-    hub: Hub, tmp_path: Path, wanted: FloatArray
+def test_an_interrupted_download_fails_and_the_next_is_complete(
+    hub: Hub, tmp_path: Path, expected_scores: FloatArray
 ) -> None:
     process = start(hub, "cut", tmp_path)
     output, log = process.communicate(timeout=200)
     assert process.returncode == 0, log
-    broken, half, scores = output.splitlines()
-    assert "cannot be loaded" in broken
-    assert "cannot be loaded" in half
-    np.testing.assert_allclose(json.loads(scores), wanted, rtol=0, atol=1e-6)
-    assert len(hub.ranges) > 2  # the client tried again
+    interrupted, partial, scores = output.splitlines()
+    assert "cannot be loaded" in interrupted
+    assert "cannot be loaded" in partial
+    np.testing.assert_allclose(json.loads(scores), expected_scores, rtol=0, atol=1e-6)
+    assert len(hub.ranges) > 2  # the client retries
     assert f"Bearer {TOKEN}" in hub.tokens
     assert "DEBUG" in log
     assert TOKEN not in log + output
 
 
 @pytest.mark.slow
-def test_a_process_killed_in_the_middle_of_a_download_leaves_no_half_of_a_model(
-    hub: Hub, tmp_path: Path, wanted: FloatArray
+def test_a_process_killed_during_a_download_leaves_no_partial_model(
+    hub: Hub, tmp_path: Path, expected_scores: FloatArray
 ) -> None:
     killed = start(hub, "stalled", tmp_path)
     assert hub.half_sent.wait(100)
@@ -114,18 +114,18 @@ def test_a_process_killed_in_the_middle_of_a_download_leaves_no_half_of_a_model(
     process = start(hub, "whole", tmp_path)
     output, log = process.communicate(timeout=200)
     assert process.returncode == 0, log
-    np.testing.assert_allclose(json.loads(output), wanted, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(json.loads(output), expected_scores, rtol=0, atol=1e-6)
 
 
-def cached(made: Path, home: Path) -> Path:
-    """Lay a model out as the hub's client does; return the folder of its files."""
+def save_in_hub_cache(saved_model: Path, home: Path) -> Path:
+    """Save a model in the layout of the Hub cache; return the folder of its files."""
     root = home / f"models--{MODEL.replace('/', '--')}"
     (root / "refs").mkdir(parents=True)
     (root / "refs" / "main").write_text(COMMIT, "utf-8")
     (root / "blobs").mkdir()
     snapshot = root / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
-    for file in made.iterdir():
+    for file in saved_model.iterdir():
         blob = root / "blobs" / f"blob-of-{file.name}"
         blob.write_bytes(file.read_bytes())
         (snapshot / file.name).symlink_to(blob)
@@ -142,7 +142,7 @@ def empty(file: Path) -> None:
 
 
 def incomplete(file: Path) -> None:
-    """As a download leaves it that is still under way."""
+    """Leave the state of a download in progress."""
     blob = file.resolve()
     half(file)
     blob.rename(blob.with_name(blob.name + ".incomplete"))
@@ -160,17 +160,19 @@ DAMAGES: Final[dict[str, Callable[[Path], None]]] = {
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", WEIGHTS])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_half_of_a_model_in_the_hubs_folder_is_refused(
-    made: Path, tmp_path: Path, damage: str, name: str
+def test_a_damaged_model_in_the_hub_cache_is_refused(
+    saved_model: Path, tmp_path: Path, damage: str, name: str
 ) -> None:
-    snapshot = cached(made, tmp_path)
+    snapshot = save_in_hub_cache(saved_model, tmp_path)
     DAMAGES[damage](snapshot / name)
     settings = {"cache_folder": tmp_path, "local_files_only": True, "dtype": "float32"}
     with pytest.raises(ModelLoadError, match=MODEL):
         Reranker(MODEL, **settings).warm_up()  # type: ignore[arg-type]
 
 
-def test_a_whole_one_is_loaded(made: Path, tmp_path: Path, wanted: FloatArray) -> None:
-    cached(made, tmp_path)
-    with Reranker(MODEL, cache_folder=tmp_path, local_files_only=True, dtype="float32") as whole:
-        np.testing.assert_allclose(whole.score(PAIRS), wanted, rtol=0, atol=1e-6)
+def test_a_complete_model_in_the_hub_cache_is_loaded(
+    saved_model: Path, tmp_path: Path, expected_scores: FloatArray
+) -> None:
+    save_in_hub_cache(saved_model, tmp_path)
+    with Reranker(MODEL, cache_folder=tmp_path, local_files_only=True, dtype="float32") as model:
+        np.testing.assert_allclose(model.score(PAIRS), expected_scores, rtol=0, atol=1e-6)

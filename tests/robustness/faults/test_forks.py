@@ -1,4 +1,4 @@
-"""A fork in the middle of a load: the child inherits futures whose threads stay in the parent."""
+"""Forks while an engine computes: the child inherits futures, but not the threads."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def forked(child):
 
 TAIL = """
 values = futures[0].result(60).values.tolist()
-assert all(one.result(60).values.tolist() == values for one in futures)
+assert all(future.result(60).values.tolist() == values for future in futures)
 print("parent", engine.stats().queued_tokens)
 """
 
 
 def check(child: str) -> None:
-    """Fork while the engine computes; the child does what is written, the parent goes on."""
+    """Fork while the engine computes: the child runs a function, the parent gets its scores."""
     result = run_script(f"{HEAD}\n{child}\nforked(child)\n{TAIL}")
     assert (result.stdout, result.stderr) == ("child 0\nparent 0\n", "")
 
 
-def test_a_child_that_waits_for_the_parents_futures_is_told() -> None:
-    """Whatever way it waits: nobody would ever set them there."""
+def test_pending_futures_of_the_parent_raise_in_the_child() -> None:
+    """No thread of the child would ever set their results."""
     check("""
 async def awaited(future):
     return await asyncio.wrap_future(future)
@@ -78,7 +78,7 @@ def child():
 """)
 
 
-def test_what_was_done_before_a_fork_stays_done() -> None:
+def test_results_from_before_a_fork_stay_available() -> None:
     check("""
 done = futures[0].result(60).values.tolist()
 
@@ -87,8 +87,8 @@ def child():
 """)
 
 
-def test_a_child_can_drop_the_parents_engine() -> None:
-    """Whichever of its locks a thread of the parent held, nothing in the child waits for one."""
+def test_a_child_can_close_the_engine_of_its_parent() -> None:
+    """A lock that a thread of the parent held at the fork blocks nothing in the child."""
     check("""
 taken = threading.Event()
 
@@ -113,6 +113,6 @@ def child():
     engine.close()
     engine.abandon()
     assert not backend.closed
-    assert len(Reranker(backend).rank("a", ["b", "a"])) == 2  # by an engine of the child's
+    assert len(Reranker(backend).rank("a", ["b", "a"])) == 2  # the child has an engine of its own
     backend = None
 """)

@@ -1,4 +1,4 @@
-"""How many tokens a model reads: what its files say must be such a number."""
+"""Invalid maximum lengths in the files of a model."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from tests.helpers.tiny_models import save_reranker
 
 
 @pytest.mark.parametrize("backend", ["torch", "sbert"])
-@pytest.mark.parametrize("most", [True, 1, -5, "many"])
-def test_a_reach_is_a_number_of_tokens(tmp_path: Path, backend: str, most: object) -> None:
+@pytest.mark.parametrize("max_length", [True, 1, -5, "many"])
+def test_an_invalid_max_length_of_a_reranker_is_refused(
+    tmp_path: Path, backend: str, max_length: object
+) -> None:
     folder = save_reranker("bert", tmp_path)
     file = folder / "tokenizer_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": most}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": max_length}))
     with pytest.raises(ModelLoadError, match=r"max_(seq_)?length is|many|str"):
         Reranker(folder, backend=backend, dtype="float32").warm_up()
 
 
-@pytest.mark.parametrize("most", [True, 3])
-def test_the_reach_of_a_bi_encoder_is_a_number_of_tokens(tmp_path: Path, most: object) -> None:
+@pytest.mark.parametrize("max_length", [True, 3])
+def test_an_invalid_max_length_of_a_bi_encoder_is_refused(
+    tmp_path: Path, max_length: object
+) -> None:
     folder = save_dense("bert", tmp_path)
     file = folder / "sentence_bert_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"max_seq_length": most}))
-    with pytest.raises(ModelLoadError, match=f"max_seq_length is {most}"):
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"max_seq_length": max_length}))
+    with pytest.raises(ModelLoadError, match=f"max_seq_length is {max_length}"):
         BiEncoder(folder).warm_up()

@@ -1,4 +1,4 @@
-"""Model folders made to do harm: an error that names the file, no code, no pickle, no hang."""
+"""Malicious model folders: an error that names the file, no code, no pickle, no hang."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.backends.hub import hub_options
-from rerank_plugins.backends.model_files import validate_tokenizer
+from rerank_plugins.backends.tokenizer import validate_tokenizer
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.core.calibration import Calibrator
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
@@ -27,13 +27,13 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_reranker("bert", tmp_path_factory.mktemp("made"))
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_reranker("bert", tmp_path_factory.mktemp("saved"))
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "model"))
+def folder(saved_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved_model, tmp_path / "model"))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
         ("rotary_pct", 1.5),
     ],
 )
-def test_absurd_sizes_are_refused_before_memory_is_taken(
+def test_absurd_sizes_are_refused_before_memory_is_allocated(
     folder: Path, name: str, value: float
 ) -> None:
     change_config(folder, **{name: value})
@@ -65,9 +65,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(
         {"num_hidden_layers": 2_000, "intermediate_size": 10**5},
     ],
 )
-def test_sizes_that_the_weights_do_not_explain_are_refused(
-    folder: Path, sizes: dict[str, int]
-) -> None:
+def test_sizes_that_contradict_the_weights_are_refused(folder: Path, sizes: dict[str, int]) -> None:
     change_config(folder, **sizes)
     with pytest.raises(ModelLoadError, match=r"times .* with these weights"):
         Reranker(folder).warm_up()
@@ -88,7 +86,7 @@ def test_compiled_code_of_the_hub_is_refused(folder: Path) -> None:
         ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}),
     ],
 )
-def test_a_tokenizer_that_is_a_bomb_is_refused(
+def test_a_tokenizer_that_expands_text_is_refused(
     folder: Path, part: str, rules: dict[str, Any]
 ) -> None:
     file = folder / "tokenizer.json"
@@ -102,8 +100,8 @@ def test_a_tokenizer_that_is_a_bomb_is_refused(
 
 
 @pytest.mark.parametrize(("longest", "allowed"), [("صلى الله عليه وسلم", True), ("a" * 99, False)])
-def test_a_compiled_table_of_letters_is_read(longest: str, *, allowed: bool) -> None:
-    """SentencePiece's, as XLM-RoBERTa has it: NFKC makes 18 letters of U+FDFA."""
+def test_a_precompiled_character_map_is_read(longest: str, *, allowed: bool) -> None:
+    """The map of SentencePiece, as in XLM-RoBERTa: NFKC expands U+FDFA to 18 characters."""
     tree = b"tree" * 9
     texts = b"\0".join([b"a", longest.encode(), b"bc", b""])
     table = base64.b64encode(len(tree).to_bytes(4, "little") + tree + texts).decode()
@@ -126,7 +124,7 @@ def test_a_compiled_table_of_letters_is_read(longest: str, *, allowed: bool) -> 
         b"\x05\0\0\0\0\0\0\0[1,2]",
     ],
 )
-def test_stray_weights_with_a_header_that_lies_leave_no_fingerprint(
+def test_extra_weights_with_a_false_header_prevent_a_fingerprint(
     folder: Path, start: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (folder / "stray.safetensors").open("wb") as file:
@@ -137,8 +135,8 @@ def test_stray_weights_with_a_header_that_lies_leave_no_fingerprint(
     assert "has no fingerprint" in caplog.text
 
 
-def _hub_cache(folder: Path, cache: Path) -> None:
-    """Put a model where the hub's client keeps what it has downloaded."""
+def _save_in_hub_cache(folder: Path, cache: Path) -> None:
+    """Save a model in the layout of the Hub cache."""
     repository = cache / "models--some-owner--some-model"
     shutil.copytree(folder, repository / "snapshots" / COMMIT)
     (repository / "refs").mkdir()
@@ -149,45 +147,45 @@ def _hub_cache(folder: Path, cache: Path) -> None:
 @pytest.mark.parametrize(
     "shard", ["../other/model.safetensors", "pytorch_model.bin", "/etc/passwd", 3]
 )
-def test_weights_elsewhere_or_pickled_are_refused(
+def test_external_or_pickled_weights_are_refused(
     folder: Path, tmp_path: Path, kind: str, shard: object
 ) -> None:
-    """transformers takes what the list of a model's files names, wherever it is."""
+    """transformers reads any file that the index of the weights names."""
     shutil.copytree(folder, tmp_path / "other")
     torch.save({"bomb": Bomb(tmp_path / "marker")}, folder / "pytorch_model.bin")
     names = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     index = {"metadata": {}, "weight_map": dict.fromkeys(names, shard)}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    _hub_cache(folder, tmp_path / "cache")
+    _save_in_hub_cache(folder, tmp_path / "cache")
     model = str(folder) if kind == "folder" else "some-owner/some-model"
     for cls in (Reranker, BiEncoder):
-        made = cls(model, cache_folder=tmp_path / "cache", local_files_only=True)
+        ranker = cls(model, cache_folder=tmp_path / "cache", local_files_only=True)
         with pytest.raises(ModelLoadError, match="no safetensors file within"):
-            made.warm_up()
+            ranker.warm_up()
     assert not (tmp_path / "marker").exists()
 
 
 @pytest.mark.parametrize("kind", ["folder", "hub"])
-@pytest.mark.parametrize("way", ["adapter", "named", "named index"])
-def test_other_ways_to_a_pickle_are_refused(
-    folder: Path, tmp_path: Path, kind: str, way: str
+@pytest.mark.parametrize("reference", ["adapter", "named", "named index"])
+def test_other_references_to_a_pickle_are_refused(
+    folder: Path, tmp_path: Path, kind: str, reference: str
 ) -> None:
     torch.save({"bomb": Bomb(tmp_path / "marker")}, folder / "adapter_model.bin")
-    if way == "adapter":
+    if reference == "adapter":
         (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    elif way == "named":
+    elif reference == "named":
         change_config(folder, transformers_weights="adapter_model.bin")
     else:
         change_config(folder, transformers_weights="x.safetensors.index.json")
         index = {"metadata": {}, "weight_map": {"a": "adapter_model.bin"}}
         (folder / "x.safetensors.index.json").write_text(json.dumps(index))
-    _hub_cache(folder, tmp_path / "cache")
+    _save_in_hub_cache(folder, tmp_path / "cache")
     model = str(folder) if kind == "folder" else "some-owner/some-model"
     for cls in (Reranker, BiEncoder):
-        made = cls(model, cache_folder=tmp_path / "cache", local_files_only=True)
+        ranker = cls(model, cache_folder=tmp_path / "cache", local_files_only=True)
         with pytest.raises(ModelLoadError, match=r"a pickle is not read|only safetensors|no safe"):
-            made.warm_up()
+            ranker.warm_up()
     assert not (tmp_path / "marker").exists()
 
 
@@ -196,14 +194,14 @@ def test_absurd_sizes_of_a_model_of_the_hub_are_refused(
     folder: Path, tmp_path: Path, cls: type[Reranker | BiEncoder]
 ) -> None:
     change_config(folder, num_hidden_layers=10**9)
-    _hub_cache(folder, tmp_path)
+    _save_in_hub_cache(folder, tmp_path)
     with pytest.raises(ModelLoadError, match="num_hidden_layers is 1e"):
         cls("some-owner/some-model", cache_folder=tmp_path, local_files_only=True).warm_up()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_pipe_in_the_place_of_a_file_does_not_hang(folder: Path, name: str) -> None:
+def test_a_pipe_instead_of_a_file_does_not_hang(folder: Path, name: str) -> None:
     (folder / name).unlink()
     os.mkfifo(folder / name)
     for cls in (Reranker, BiEncoder):
@@ -231,7 +229,7 @@ class Bomb:
         return Path.touch, (self.marker,)
 
 
-def test_a_pickle_in_a_module_is_refused_unread(folder: Path, tmp_path: Path) -> None:
+def test_a_pickle_in_a_module_is_refused_and_not_read(folder: Path, tmp_path: Path) -> None:
     modules = [
         {"path": "", "type": "sentence_transformers.models.Transformer"},
         {"path": "1", "type": "sentence_transformers.models.Dense"},
@@ -246,7 +244,7 @@ def test_a_pickle_in_a_module_is_refused_unread(folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_model_that_computes_no_numbers_is_not_served(folder: Path, value: float) -> None:
+def test_a_model_with_infinite_scores_is_refused(folder: Path, value: float) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["classifier.weight"][:] = value
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -255,13 +253,13 @@ def test_a_model_that_computes_no_numbers_is_not_served(folder: Path, value: flo
 
 
 def test_links_are_followed(folder: Path, tmp_path: Path) -> None:
-    """Hugging Face's cache consists of them; one that leads nowhere is a missing file."""
+    """The Hub cache consists of links; a broken link is a missing file."""
     linked = tmp_path / "linked"
     linked.mkdir()
     for file in folder.iterdir():
         (linked / file.name).symlink_to(file)
-    sound = Reranker(linked, dtype="float32")
-    assert np.isfinite(sound.score([("rain", "water")])).all()
+    reranker = Reranker(linked, dtype="float32")
+    assert np.isfinite(reranker.score([("rain", "water")])).all()
     (linked / "model.safetensors").unlink()
     (linked / "model.safetensors").symlink_to(linked / "model.safetensors")
     with pytest.raises(ModelLoadError):
@@ -279,7 +277,7 @@ def test_code_of_the_hub_needs_a_commit(revision: str | None) -> None:
     assert hub_options(pinned, "owner/model")["trust_remote_code"] is True
 
 
-def test_a_calibrator_without_end_is_refused() -> None:
+def test_an_endless_calibrator_file_is_refused() -> None:
     if not Path("/dev/zero").exists():
         pytest.skip("needs /dev/zero")
     with pytest.raises(ConfigurationError, match="more than 67108864 bytes"):

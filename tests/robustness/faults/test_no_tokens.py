@@ -1,4 +1,4 @@
-"""Texts of which a tokenizer leaves nothing: said to whom they belong."""
+"""Pairs without tokens after normalization."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rerank_plugins.errors import InvalidInputError
 from tests.helpers.tiny_decoders import save_classifier
 
 
-def test_a_pair_without_a_token_is_refused_for_whose_it_is(tmp_path: Path) -> None:
-    """A decoder without a prompt adds no token of its own."""
+def test_a_pair_without_tokens_is_an_invalid_input(tmp_path: Path) -> None:
+    """A decoder without a prompt adds no tokens to a pair."""
     folder = save_classifier("qwen3", tmp_path)
     file = folder / "tokenizer.json"
     settings = json.loads(file.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""A tokenizer that panics, which is none of Python's errors: an error for who asked."""
+"""Tokenizers that panic: an error of Rust that is no ``Exception`` in Python."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tests.helpers.tiny_models import save_reranker
 
 EMPTY = {"type": "Replace", "pattern": {"Regex": ""}, "content": "b"}
 PANICS = {"type": "Sequence", "normalizers": [EMPTY, {"type": "ByteLevel"}]}
-"""What tokenizers 0.23 cannot do one after the other."""
+"""Two normalizers that make tokenizers 0.23 panic in this order."""
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_reranker("bert", tmp_path_factory.mktemp("made"))
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_reranker("bert", tmp_path_factory.mktemp("saved"))
 
 
-def spoil(made: Path, folder: Path, normalizer: object) -> Path:
-    shutil.copytree(made, folder)
+def copy_with_normalizer(saved_model: Path, folder: Path, normalizer: object) -> Path:
+    shutil.copytree(saved_model, folder)
     file = folder / "tokenizer.json"
     settings = json.loads(file.read_text("utf-8"))
     file.write_text(json.dumps({**settings, "normalizer": normalizer}), "utf-8")
@@ -32,18 +32,20 @@ def spoil(made: Path, folder: Path, normalizer: object) -> Path:
 
 
 @pytest.mark.parametrize("cls", [Reranker, BiEncoder])
-def test_a_panic_of_a_tokenizer_refuses_the_model(
-    made: Path, tmp_path: Path, cls: type[Reranker | BiEncoder]
+def test_a_model_whose_tokenizer_panics_is_refused(
+    saved_model: Path, tmp_path: Path, cls: type[Reranker | BiEncoder]
 ) -> None:
     with pytest.raises(ModelLoadError, match="index out of bounds"):
-        cls(spoil(made, tmp_path / "model", PANICS)).warm_up()
+        cls(copy_with_normalizer(saved_model, tmp_path / "model", PANICS)).warm_up()
 
 
-def test_a_panic_reaches_only_its_request(made: Path, tmp_path: Path) -> None:
-    """A tokenizer that panics at one letter only; the engine goes on with the same threads."""
+def test_a_panic_fails_only_its_request(saved_model: Path, tmp_path: Path) -> None:
+    """The tokenizer panics for one character, and the threads of the engine continue."""
     rule = {"type": "Replace", "pattern": {"String": "\u20ac"}, "content": ""}
-    reranker = Reranker(spoil(made, tmp_path / "model", rule), dtype="float32")
-    wanted = reranker.score([("rain", "water")])
+    reranker = Reranker(
+        copy_with_normalizer(saved_model, tmp_path / "model", rule), dtype="float32"
+    )
+    scores = reranker.score([("rain", "water")])
     backend: Any = reranker.engine.backend
     tokenizer = backend._pairs._tokenizer
 
@@ -55,11 +57,11 @@ def test_a_panic_reaches_only_its_request(made: Path, tmp_path: Path) -> None:
 
     rust, tokenizer._tokenizer = tokenizer._tokenizer, Panicking()
     threads = set(reranker.engine._scheduler.threads)
-    with pytest.raises(InferenceError, match="the tokenizer broke down"):
+    with pytest.raises(InferenceError, match="the tokenizer panicked"):
         reranker.score([("rain", "5 \u20ac")])
-    assert reranker.score([("rain", "water")]) == wanted
+    assert reranker.score([("rain", "water")]) == scores
     assert set(reranker.engine._scheduler.threads) == threads
 
 
 class PanicException(BaseException):
-    """As pyo3 raises it."""
+    """Exception of pyo3 for a panic."""

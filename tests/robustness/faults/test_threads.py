@@ -1,4 +1,4 @@
-"""Threads that cannot start, or end without a word: whoever waits is told."""
+"""Threads that cannot start or end unexpectedly: pending requests get an error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank_plugins.backends.remote.cross_encoder import LoopThread
+from rerank_plugins.backends.remote.background_loop import BackgroundLoop
 from rerank_plugins.engine import scheduler
 from rerank_plugins.engine.loading import UserBackend
 from rerank_plugins.engine.request import Request
@@ -30,7 +30,7 @@ from tests.helpers.engines import (
 
 @pytest.mark.parametrize("started", [0, 1])
 def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
-    """The system's limit is reached: an error, and the next request tries again."""
+    """The limit of the system is reached: the request fails, and the next one tries again."""
     backend = FakeCrossEncoder()
     with engine_of(backend) as engine:
         start, left = threading.Thread.start, [started]
@@ -53,9 +53,9 @@ def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch, started: int)
         np.testing.assert_allclose(again.values, expected(pairs("query", 3)))
 
 
-def test_a_loop_whose_thread_ended_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank_plugins.backends.remote.cross_encoder._LOOK_S", 0.05)
-    loop = LoopThread("the loop")
+def test_a_loop_whose_thread_has_ended_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rerank_plugins.backends.remote.background_loop._POLL_S", 0.05)
+    loop = BackgroundLoop("the loop")
 
     async def work() -> None:
         loop._loop.stop()
@@ -63,7 +63,7 @@ def test_a_loop_whose_thread_ended_is_said(monkeypatch: pytest.MonkeyPatch) -> N
 
     with pytest.raises(EngineClosedError, match="the thread of the loop has ended"):
         loop.run(work())
-    # What was waited for is still pending: its own loop must end it.
+    # The coroutine is still pending and must be ended by its loop.
     loop._loop.run_until_complete(_cancelled(loop._loop))
     loop._loop.close()
 
@@ -79,8 +79,8 @@ async def _cancelled(loop: Any) -> None:
 def test_closing_a_loop_is_bounded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("rerank_plugins.backends.remote.cross_encoder._CLOSE_S", 0.2)
-    loop = LoopThread("the loop")
+    monkeypatch.setattr("rerank_plugins.backends.remote.background_loop._CLOSE_S", 0.2)
+    loop = BackgroundLoop("the loop")
 
     async def never() -> None:
         await asyncio.Event().wait()
@@ -91,23 +91,23 @@ def test_closing_a_loop_is_bounded(
     assert not loop._thread.is_alive()
 
 
-def test_an_error_of_the_work_is_its_own() -> None:
-    """A timeout of the work itself is no timeout of the wait."""
-    loop = LoopThread("the loop")
+def test_a_timeout_error_of_a_coroutine_is_raised_unchanged() -> None:
+    """It is no timeout of the wait for the coroutine."""
+    loop = BackgroundLoop("the loop")
 
     async def late() -> None:
-        message = "mine"
+        message = "in the coroutine"
         raise TimeoutError(message)
 
     async def nothing() -> None:
         pass
 
-    with pytest.raises(TimeoutError, match="mine"):
+    with pytest.raises(TimeoutError, match="in the coroutine"):
         loop.run(late())
     loop.close(nothing())
 
 
-WHERE: tuple[tuple[Any, str], ...] = (
+STEPS: tuple[tuple[Any, str], ...] = (
     (RequestQueue, "next_to_tokenize"),
     (WaitingRequests, "next_to_tokenize"),
     (TieredCache, "find"),
@@ -133,48 +133,48 @@ WHERE: tuple[tuple[Any, str], ...] = (
     (Request, "finish"),
     (RequestQueue, "_admit"),
 )
-"""What the threads of an engine do, in the order in which they do it."""
+"""Steps of the threads of an engine, in the order in which they run."""
 
 
 @pytest.mark.parametrize("error", [SystemExit, MemoryError])
-@pytest.mark.parametrize(("owner", "step"), WHERE, ids=[step for _, step in WHERE])
-def test_a_thread_that_dies_at_any_step_leaves_nobody_waiting(
+@pytest.mark.parametrize(("owner", "step"), STEPS, ids=[step for _, step in STEPS])
+def test_a_thread_that_ends_at_any_step_leaves_no_request_waiting(
     monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, error: type[BaseException]
 ) -> None:
-    """Before, in and after every step; also with no memory where an answer is put together."""
+    """The thread exits or is out of memory before each step."""
     backend = FaultyCrossEncoder(out_of_memory_beyond(9), batch_tokens=300)
     with engine_of(backend) as engine:
         engine.cache.memory.grow(2**20)
-        engine.compute(pairs("known", 5))
-        original, died = getattr(owner, step), threading.Event()
+        engine.compute(pairs("cached", 5))
+        original, ended = getattr(owner, step), threading.Event()
 
-        def dying(*values: Any, **named: Any) -> Any:
-            ours = threading.current_thread() in engine._scheduler.threads
-            if ours and not died.is_set():
-                died.set()
-                message = "dying"
+        def fail_once(*values: Any, **named: Any) -> Any:
+            is_worker = threading.current_thread() in engine._scheduler.threads
+            if is_worker and not ended.is_set():
+                ended.set()
+                message = "ended by the test"
                 raise error(message)
             return original(*values, **named)
 
-        monkeypatch.setattr(owner, step, dying)
-        asked = {query: pairs(query, 40) for query in ("fresh", "known", "more")}
-        asked["all known"] = pairs("known", 5)
-        futures = {query: engine.submit(items) for query, items in asked.items()}
+        monkeypatch.setattr(owner, step, fail_once)
+        requests = {query: pairs(query, 40) for query in ("new", "cached", "more")}
+        requests["all cached"] = pairs("cached", 5)
+        futures = {query: engine.submit(items) for query, items in requests.items()}
         with ThreadPoolExecutor(1) as pool:
             deadline = time.perf_counter() + 0.02
-            asked["urgent"] = pairs("urgent", 40)
-            futures["urgent"] = pool.submit(engine.compute, asked["urgent"], deadline=deadline)
+            requests["urgent"] = pairs("urgent", 40)
+            futures["urgent"] = pool.submit(engine.compute, requests["urgent"], deadline=deadline)
         for query, future in futures.items():
             failure = future.exception(10)
             if failure is None:
-                found = future.result()
-                assert found.done.all() or query == "urgent"
-                right = expected(asked[query])[found.done]
-                np.testing.assert_allclose(found.values[found.done], right)
+                output = future.result()
+                assert output.done.all() or query == "urgent"
+                scores = expected(requests[query])[output.done]
+                np.testing.assert_allclose(output.values[output.done], scores)
             else:
                 assert isinstance(failure, InferenceError)
-                assert "dying" in str(failure)
-        assert died.is_set()
+                assert "ended by the test" in str(failure)
+        assert ended.is_set()
         again = engine.compute(pairs("next", 3), timeout=10)
         np.testing.assert_allclose(again.values, expected(pairs("next", 3)))
         assert engine.stats().queued_tokens == 0

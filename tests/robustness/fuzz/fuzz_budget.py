@@ -1,9 +1,9 @@
-"""How hard a target is fuzzed: a few examples in every run, more when it is slow, or for minutes.
+"""Budget of a fuzz test: a few examples in each run, many in slow runs, or a number of seconds.
 
-A test marked by :func:`fuzz` runs twice, with few examples and (marked ``slow``) with many,
-always the same ones. With ``RERANK_FUZZ_SECONDS`` set it runs for that long instead, with
-random ones, and appends how many to the file that ``RERANK_FUZZ_COUNTS`` names; that is what
-``python -m benchmarks robustness DATA --suites fuzz`` does.
+A test decorated with :func:`fuzz` runs with few examples and, marked ``slow``, with many; these
+examples are always the same. If ``RERANK_FUZZ_SECONDS`` is set, it instead runs for that time with
+random examples and appends their number to the file ``RERANK_FUZZ_COUNTS``, as used by
+``python -m benchmarks robustness DATA --suites fuzz``.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ settings.register_profile(
     "long", deadline=None, database=None, suppress_health_check=_SLOW_DATA, print_blob=True
 )
 _ROUND: Final = 12
-"""Examples between two looks at the clock."""
+"""Examples between two checks of the time."""
 
-_LONGEST_S: Final = 60.0
-"""A round that takes longer was stopped meanwhile; the targets have bounds of their own."""
+_MAX_ROUND_S: Final = 60.0
+"""Longer rounds were suspended by the system; the targets have timeouts of their own."""
 
-EFFORTS: Final = (
+BUDGETS: Final = (
     [pytest.param("long", marks=pytest.mark.timeout(10 * SECONDS + 1_800))]
     if SECONDS
     else ["few", pytest.param("many", marks=pytest.mark.slow)]
@@ -45,17 +45,17 @@ EFFORTS: Final = (
 
 
 def fuzz(*, few: int, many: int, **strategies: SearchStrategy[Any]) -> Callable[[Any], Any]:
-    """Make a test of a property, as :func:`hypothesis.given` does, with so many examples.
+    """Decorate a property test, like :func:`hypothesis.given`, with numbers of examples.
 
     Args:
-        few: Examples of every run; 0 runs it only when it may be slow.
-        many: Examples of a slow run.
-        **strategies: What to draw; the function's other parameters are fixtures.
+        few: Examples in each run; with 0 the test runs only in slow runs.
+        many: Examples in a slow run.
+        **strategies: Strategies of parameters; other parameters of the function are fixtures.
     """
-    efforts = EFFORTS if SECONDS or few else EFFORTS[1:]
+    budgets = BUDGETS if SECONDS or few else BUDGETS[1:]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        def run(effort: str, **fixtures: Any) -> None:
+        def run(budget: str, **fixtures: Any) -> None:
             count = 0
 
             def example(**drawn: Any) -> None:
@@ -68,65 +68,69 @@ def fuzz(*, few: int, many: int, **strategies: SearchStrategy[Any]) -> Callable[
                 [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in strategies]
             )
             example.__name__ = example.__qualname__ = function.__name__
-            if effort != "long":
+            if budget != "long":
                 profile = settings.get_profile("ci")
-                examples = {"few": few, "many": many}[effort]
+                examples = {"few": few, "many": many}[budget]
                 settings(profile, max_examples=examples)(given(**strategies)(example))()
                 assert count >= min(examples, 2)
                 return
             clock = Clock()
-            sound = False
+            passed = False
             try:
-                while clock.left():
-                    _round(strategies, example)
-                sound = True
+                while clock.has_time():
+                    _run_round(strategies, example)
+                passed = True
             finally:
-                _note(function, count, clock.spent, sound=sound)
+                _record(function, count, clock.spent, passed=passed)
 
         run.__name__, run.__doc__, run.__module__ = (
             function.__name__, function.__doc__, function.__module__,
         )  # fmt: skip
-        others = [name for name in inspect.signature(function).parameters if name not in strategies]
+        fixtures = [
+            name for name in inspect.signature(function).parameters if name not in strategies
+        ]
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [inspect.Parameter(name, kind) for name in ("effort", *others)]
+            [inspect.Parameter(name, kind) for name in ("budget", *fixtures)]
         )
-        quiet = pytest.mark.filterwarnings("ignore:Generating overly large repr")
-        marked: Callable[..., None] = quiet(pytest.mark.parametrize("effort", efforts)(run))
-        return marked
+        parametrized = pytest.mark.parametrize("budget", budgets)(run)
+        decorated: Callable[..., None] = pytest.mark.filterwarnings(
+            "ignore:Generating overly large repr"
+        )(parametrized)
+        return decorated
 
     return decorate
 
 
-def _note(function: Callable[..., None], count: int, seconds: float, *, sound: bool) -> None:
-    """Append to the file of counts what became of a target."""
+def _record(function: Callable[..., None], count: int, seconds: float, *, passed: bool) -> None:
+    """Append the result of a target to the file of counts."""
     if COUNTS:
         file = function.__module__.rpartition(".")[2]
-        found = {"file": file, "target": function.__name__, "examples": count, "sound": sound}
+        row = {"file": file, "target": function.__name__, "examples": count, "sound": passed}
         with Path(COUNTS).open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({**found, "seconds": round(seconds, 1)}) + "\n")
+            lines.write(json.dumps({**row, "seconds": round(seconds, 1)}) + "\n")
 
 
 class Clock:
-    """A target's time.
+    """Time of a target.
 
     Attributes:
-        spent: Seconds, without those in which the process was stopped.
+        spent: Seconds, without the time in which the process was suspended.
     """
 
     def __init__(self) -> None:
         self.spent = 0.0
         self._last = time.monotonic()
 
-    def left(self) -> bool:
+    def has_time(self) -> bool:
         """Return whether there is time for another round."""
         now = time.monotonic()
-        self.spent += min(now - self._last, _LONGEST_S)
+        self.spent += min(now - self._last, _MAX_ROUND_S)
         self._last = now
         return self.spent < SECONDS
 
 
-def _round(strategies: Any, example: Callable[..., None]) -> None:
+def _run_round(strategies: Any, example: Callable[..., None]) -> None:
     """Run some random examples."""
     profile = settings.get_profile("long")
     run = settings(profile, max_examples=_ROUND)(given(**strategies)(example))

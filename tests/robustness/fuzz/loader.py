@@ -1,7 +1,7 @@
-"""Loads model folders whose paths come on standard input, in a process with bounded memory.
+"""Program that loads the model folders of its standard input, with limited memory.
 
-Answers each with a line of JSON: scores, or the error, and what was opened meanwhile that
-should not be. Whatever kills this process is seen by who reads the lines.
+For each folder it prints a line of JSON: the scores or the error, and forbidden events such as an
+opened pickle. If a folder ends the process, the reader of the lines sees the end of the output.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rerank_plugins.backends.model_specs import DecoderFamily
 from rerank_plugins.errors import RerankError
 
 ROOM: Final = 2**30
-"""Bytes of address space beyond what a loaded model has."""
+"""Bytes of address space in addition to those of a process with loaded models."""
 
 PAIRS: Final = [
     ("who wrote faust", "Goethe wrote it"), ("rain", ""), ("a", "he " * 600),
@@ -30,58 +30,60 @@ _EVENTS: Final = ("pickle.find_class", "subprocess.Popen", "os.system", "socket.
 _PICKLES: Final = (".bin", ".pt", ".pkl", ".pickle", ".ckpt", ".msgpack", ".h5")
 _FAMILIES: Final = get_args(DecoderFamily)
 
-_seen: list[str] = []
+_forbidden: list[str] = []
 
 
-def _note(event: str, arguments: tuple[Any, ...]) -> None:
+def _record(event: str, arguments: tuple[Any, ...]) -> None:
     if event in _EVENTS:
-        _seen.append(f"{event} {arguments!r:.200}")
+        _forbidden.append(f"{event} {arguments!r:.200}")
     elif event == "open" and str(arguments[0]).endswith(_PICKLES):
-        _seen.append(f"open {arguments[0]}")
+        _forbidden.append(f"open {arguments[0]}")
 
 
 def load(kind: str, folder: str) -> dict[str, Any]:
-    """Return what becomes of a folder.
+    """Load a model and return its scores or its error.
 
     Args:
-        kind: ``"cross-encoder"``, ``"bi-encoder"``, or a decoder's family.
-        folder: The model.
+        kind: ``"cross-encoder"``, ``"bi-encoder"`` or the family of a decoder.
+        folder: Folder of the model.
     """
     try:
         family = cast("DecoderFamily", kind)
         model = DecoderSpec(folder, family=family) if kind in _FAMILIES else folder
         if kind == "bi-encoder":
             with BiEncoder(folder, device="cpu", dtype="float32") as encoder:
-                return {"values": encoder.encode_document([one for _, one in PAIRS]).tolist()}
+                return {
+                    "values": encoder.encode_document([document for _, document in PAIRS]).tolist()
+                }
         with Reranker(model, device="cpu", dtype="float32") as reranker:
-            alone = [reranker.score([pair])[0] for pair in PAIRS]
-            together = reranker.score(PAIRS)
-        assert np.allclose(alone, together, rtol=1e-3, atol=1e-3), "depends on the batch"
-        return {"values": together.tolist()}
+            single = [reranker.score([pair])[0] for pair in PAIRS]
+            scores = reranker.score(PAIRS)
+        assert np.allclose(single, scores, rtol=1e-3, atol=1e-3), "depends on the batch"
+        return {"values": scores.tolist()}
     except RerankError as error:
         return {"error": type(error).__name__, "message": str(error)[:2_000]}
-    except BaseException as error:  # noqa: BLE001  (the finding: it should have been mapped)
+    except BaseException as error:  # noqa: BLE001  (an error that should have been mapped)
         return {"error": f"foreign: {type(error).__name__}", "message": str(error)[:2_000]}
 
 
 def main() -> None:
-    """Load the sound folders, bound the memory, and then load what is asked for."""
-    for kind, _, folder in (one.partition("=") for one in sys.argv[1:]):
+    """Load the valid folders, limit the memory, then load the folders of the standard input."""
+    for kind, _, folder in (argument.partition("=") for argument in sys.argv[1:]):
         assert "values" in load(kind, folder)
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
-    bound = pages * resource.getpagesize() + ROOM
-    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
-    sys.addaudithook(_note)
-    # Libraries print what they like; the answers go where nobody else writes.
+    limit = pages * resource.getpagesize() + ROOM
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    sys.addaudithook(_record)
+    # Libraries print to the standard output, so the results go to a copy of it.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
-        _seen.clear()
+        _forbidden.clear()
         answer = load(**json.loads(line))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        said = {**answer, "seen": _seen, "peak_mb": peak / 1024}
-        print(json.dumps(said), file=answers, flush=True)
+        result = {**answer, "forbidden": _forbidden, "peak_mb": peak / 1024}
+        print(json.dumps(result), file=answers, flush=True)
 
 
 if __name__ == "__main__":

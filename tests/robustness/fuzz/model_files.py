@@ -1,4 +1,4 @@
-"""Strategies for the files of a model: absurd sizes, odd rules of tokenizers, lying weights."""
+"""Strategies for the files of a model: absurd sizes, unusual tokenizers, invalid weights."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ SPLITS: Final = (
     {"type": "Whitespace"}, {"type": "Digits", "individual_digits": True},
     {"type": "Metaspace", "replacement": "a", "prepend_scheme": "always", "split": True},
 )  # fmt: skip
-_FIXED: Final = {
+_PADDING: Final = {
     "strategy": {"Fixed": 10**12}, "direction": "Right", "pad_to_multiple_of": 10**12,
     "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]",
 }  # fmt: skip
-_CUT: Final = {
+_TRUNCATION: Final = {
     "direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 10**12,
 }  # fmt: skip
 
 
 def sizes(settings: dict[str, Any], names: tuple[str, ...]) -> st.SearchStrategy[dict[str, Any]]:
-    """Return a configuration with some of its sizes changed, also to absurd ones."""
-    number = st.integers(-1, 40) | st.integers(0, 9).map(lambda one: 10**one)
-    some = st.dictionaries(st.sampled_from(names), number, min_size=1, max_size=3)
-    return some.map(lambda drawn: {**settings, **drawn})
+    """Return configurations with some sizes changed, also to absurd values."""
+    number = st.integers(-1, 40) | st.integers(0, 9).map(lambda exponent: 10**exponent)
+    changes = st.dictionaries(st.sampled_from(names), number, min_size=1, max_size=3)
+    return changes.map(lambda drawn: {**settings, **drawn})
 
 
 def rules(tokenizer: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Return a tokenizer with odd rules of normalizing, splitting, padding and cutting."""
+    """Return tokenizers with unusual normalization, splitting, padding and truncation."""
     return st.fixed_dictionaries(
         {},
         optional={
             "normalizer": st.lists(st.sampled_from(RULES), max_size=40).map(
-                lambda some: {"type": "Sequence", "normalizers": some}
+                lambda drawn: {"type": "Sequence", "normalizers": drawn}
             ),
             "pre_tokenizer": st.lists(st.sampled_from(SPLITS), max_size=40).map(
-                lambda some: {"type": "Sequence", "pretokenizers": some}
+                lambda drawn: {"type": "Sequence", "pretokenizers": drawn}
             ),
-            "padding": changed(_FIXED), "truncation": changed(_CUT),
+            "padding": changed(_PADDING), "truncation": changed(_TRUNCATION),
         },
-    ).map(lambda some: {**tokenizer, **some})  # fmt: skip
+    ).map(lambda drawn: {**tokenizer, **drawn})  # fmt: skip
 
 
 def header_of(weights: bytes) -> dict[str, Any]:
-    """Return what a safetensors file says of its tensors."""
+    """Return the header of a safetensors file."""
     header: dict[str, Any] = json.loads(weights[8 : _start(weights)])
     return header
 
@@ -70,7 +70,7 @@ def _start(weights: bytes) -> int:
 
 @st.composite
 def weights(draw: st.DrawFn, sound: bytes) -> bytes:
-    """Draw a safetensors file whose header lies, or whose bytes are damaged."""
+    """Draw a safetensors file with a false header or damaged bytes."""
     tensors = sound[_start(sound) :]
     if draw(st.booleans()):
         return draw(damaged(sound[: _start(sound)])) + tensors

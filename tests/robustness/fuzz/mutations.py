@@ -1,4 +1,4 @@
-"""Strategies: any JSON, and valid files with something in them changed."""
+"""Strategies for any JSON and for changed or damaged valid files."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-ODD: Final[tuple[Any, ...]] = (
+UNUSUAL: Final[tuple[Any, ...]] = (
     None, True, False, 0, -1, 1, 2, 7, 2**31, -(2**31), 2**63, 10**12, 10**30, 1e308, -0.0, 0.5,
     float("nan"), float("inf"), "", " ", "\0", "\ud800", "a", "..", "../..", "../outside", "/etc",
     "/etc/passwd", "C:\\x", "\u202e", "x" * 5_000, "1", "nan", "__class__", [], [[]], {}, {"": {}},
     [0] * 50, ["a", "b"], [None], {"a": 1},
 )  # fmt: skip
-"""Values that somebody forgot to think of."""
+"""Values that code often does not expect."""
 
 any_json: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=9), inner),
     max_leaves=15,
 )
-"""Any JSON, also such as the standard has not: NaN and infinities."""
+"""Any JSON, including NaN and infinities, which the standard does not allow."""
 
-odd = st.sampled_from(ODD).map(copy.deepcopy) | any_json
+unusual = st.sampled_from(UNUSUAL).map(copy.deepcopy) | any_json
 
 
 def _path(draw: st.DrawFn, value: Any) -> tuple[Any, ...]:
-    """Draw the path of something within a JSON value: every level is as likely as the others."""
+    """Draw the path of a value within a JSON value, at any level."""
     path: tuple[Any, ...] = ()
     while isinstance(value, (dict, list)) and value:
         keys = list(value) if isinstance(value, dict) else range(len(value))
@@ -50,24 +50,24 @@ def changed(draw: st.DrawFn, valid: Any, names: tuple[str, ...] = ()) -> Any:
     """Draw a JSON value that differs from a valid one in one to three places.
 
     Args:
-        draw: Given by Hypothesis.
-        valid: What to change; left as it is.
-        names: Names that objects do not have, and might get.
+        draw: Argument of Hypothesis.
+        valid: Value to change; it is not modified.
+        names: Names of additional members of objects.
     """
     value = copy.deepcopy(valid)
     for _ in range(draw(st.integers(1, 3))):
         path = _path(draw, value)
-        act = draw(st.sampled_from(["set", "set", "drop", "copy", "deep", "add"]))
-        if not path or act == "add":
+        action = draw(st.sampled_from(["set", "set", "drop", "copy", "deep", "add"]))
+        if not path or action == "add":
             if isinstance(value, dict) and names:
-                value[draw(st.sampled_from(names))] = draw(odd)
+                value[draw(st.sampled_from(names))] = draw(unusual)
             continue
         holder, key = _holder(value, path), path[-1]
-        if act == "set":
-            holder[key] = draw(odd)
-        elif act == "drop":
+        if action == "set":
+            holder[key] = draw(unusual)
+        elif action == "drop":
             del holder[key]
-        elif act == "copy":
+        elif action == "copy":
             other = _path(draw, value)
             holder[key] = copy.deepcopy(_holder(value, other)[other[-1]])
         else:
@@ -77,7 +77,7 @@ def changed(draw: st.DrawFn, valid: Any, names: tuple[str, ...] = ()) -> Any:
 
 
 def encoded(value: Any) -> bytes:
-    """Return JSON as bytes; what is nested too deeply for Python's encoder is written as such."""
+    """Return JSON as bytes; a value too deep for Python's encoder becomes nested arrays."""
     try:
         return json.dumps(value).encode()
     except (RecursionError, ValueError):
@@ -86,21 +86,21 @@ def encoded(value: Any) -> bytes:
 
 @st.composite
 def damaged(draw: st.DrawFn, valid: bytes) -> bytes:
-    """Draw bytes that differ from valid ones: flipped, cut, repeated, put in."""
+    """Draw bytes that differ from valid ones: flipped, removed, repeated or inserted."""
     data = bytearray(valid)
-    act = draw(st.sampled_from(["flip", "flip", "cut", "insert", "repeat", "zero", "head"]))
-    chance = random.Random(draw(st.integers(0, 2**32)))  # noqa: S311
-    at = chance.randrange(len(data))
-    if act == "flip":
+    action = draw(st.sampled_from(["flip", "flip", "cut", "insert", "repeat", "zero", "head"]))
+    generator = random.Random(draw(st.integers(0, 2**32)))  # noqa: S311
+    at = generator.randrange(len(data))
+    if action == "flip":
         for _ in range(draw(st.sampled_from([1, 2, 20]))):
-            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-    elif act == "cut":
+            data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+    elif action == "cut":
         del data[at:]
-    elif act == "insert":
+    elif action == "insert":
         data[at:at] = draw(st.binary(min_size=1, max_size=20))
-    elif act == "repeat":
+    elif action == "repeat":
         data[at:at] = data[at : at + 4_096]
-    elif act == "zero":
+    elif action == "zero":
         data[at : at + 512] = bytes(len(data[at : at + 512]))
     else:
         data[: min(len(data), 16)] = draw(st.binary(min_size=16, max_size=16))

@@ -1,4 +1,4 @@
-"""What a server may answer, in every API: the scores that it names, or a RemoteError."""
+"""Any response of a server, in every API: the scores it contains, or a ``RemoteError``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rerank_plugins import RemoteSpec, Reranker
 from rerank_plugins.errors import RemoteError, RemoteStatusError
 from tests.backends.remote.conftest import remote
 from tests.backends.remote.schemas import SCHEMAS
-from tests.helpers.fake_server import TOKEN, Answer, StandIn
+from tests.helpers.fake_server import TOKEN, FakeServer, Response
 from tests.robustness.fuzz.fuzz_budget import fuzz
 from tests.robustness.fuzz.mutations import any_json, changed, damaged, encoded
 
@@ -24,13 +24,13 @@ SCORES: Final = [0.25, 0.75, 0.5]
 
 
 def valid(api: str, scores: Sequence[float] = SCORES) -> Any:
-    """Return what a server of an API answers."""
+    """Return a valid response of an API."""
     fields: dict[str, Any] = {"query": QUERY, "model": "m", "texts": DOCUMENTS}
     fields |= {"documents": DOCUMENTS, "raw_scores": True, "use_activation": False}
     fields |= {"return_documents": False, "top_n": len(DOCUMENTS)}
     schema = SCHEMAS[api][1]
-    named = {name: fields[name] for name in schema.model_fields if name in fields}
-    return schema.model_validate(named).answer(scores)
+    request = {name: fields[name] for name in schema.model_fields if name in fields}
+    return schema.model_validate(request).answer(scores)
 
 
 VALID: Final = {api: valid(api) for api in sorted(SCHEMAS)}
@@ -74,30 +74,30 @@ answers = st.sampled_from(sorted(SCHEMAS)).flatmap(
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[dict[str, tuple[StandIn, Reranker]]]:
-    """A server and a reranker that asks it, of each API."""
-    running = {api: StandIn(api) for api in SCHEMAS}
+def servers() -> Iterator[dict[str, tuple[FakeServer, Reranker]]]:
+    """A server of each API, and a reranker that uses it."""
+    running = {api: FakeServer(api) for api in SCHEMAS}
     models: dict[str, RemoteSpec] = {
         api: remote(server, retries=0, timeout_s=20.0) for api, server in running.items()
     }
-    made = {api: (running[api], Reranker(models[api], activation="none")) for api in SCHEMAS}
-    yield made
-    for server, reranker in made.values():
+    clients = {api: (running[api], Reranker(models[api], activation="none")) for api in SCHEMAS}
+    yield clients
+    for server, reranker in clients.values():
         reranker.close()
         server.stop()
 
 
-def named(body: bytes) -> dict[int, float] | None:
-    """Return the scores that an answer gives each document, read as carelessly as can be."""
+def scores_in(body: bytes) -> dict[int, float] | None:
+    """Return the score of each document in a response, parsed without validation."""
     try:
         answer = json.loads(body)
         rows = answer["results"] if isinstance(answer, dict) else answer
-        pairs = [(one["index"], one.get("relevance_score", one.get("score"))) for one in rows]
-        found = {index: float(score) for index, score in pairs}
+        pairs = [(row["index"], row.get("relevance_score", row.get("score"))) for row in rows]
+        scores = {index: float(score) for index, score in pairs}
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
-    right = len(pairs) == len(DOCUMENTS) and found.keys() == set(range(len(DOCUMENTS)))
-    return found if right and all(map(math.isfinite, found.values())) else None
+    complete = len(pairs) == len(DOCUMENTS) and scores.keys() == set(range(len(DOCUMENTS)))
+    return scores if complete and all(map(math.isfinite, scores.values())) else None
 
 
 def check_refused(error: RemoteError, status: int) -> None:
@@ -106,45 +106,45 @@ def check_refused(error: RemoteError, status: int) -> None:
     assert isinstance(error, RemoteStatusError) or status < 300
 
 
-def ask(server: StandIn, reranker: Reranker, answer: Answer) -> dict[str, float]:
-    """Return the score of each document from a server that answers so, best first."""
-    server.misbehave = [lambda _handler, _request: answer]
+def rank(server: FakeServer, reranker: Reranker, response: Response) -> dict[str, float]:
+    """Return the score of each document, best first, after a response of the server."""
+    server.misbehave = [lambda _handler, _request: response]
     try:
-        if answer.status in (204, 304):  # without a body, or the next answer would begin with it
-            answer.body = b""
-        return {one.text: one.raw_score for one in reranker.rank(QUERY, DOCUMENTS)}
+        if response.status in (204, 304):  # a body would be read as the start of the next response
+            response.body = b""
+        return {document.text: document.raw_score for document in reranker.rank(QUERY, DOCUMENTS)}
     finally:
         server.misbehave = []
 
 
-def sent(server: StandIn) -> list[str]:
-    """Return the documents as the server got them; the engine sorts them by length."""
+def sent(server: FakeServer) -> list[str]:
+    """Return the documents in the order of the request; the engine sorts them by length."""
     return server.requests[-1].sent()
 
 
 @fuzz(few=60, many=1200, answer=answers)
 def test_any_answer_is_right_or_a_remote_error(
-    servers: dict[str, tuple[StandIn, Reranker]], answer: Any
+    servers: dict[str, tuple[FakeServer, Reranker]], answer: Any
 ) -> None:
-    api, body, status, given = answer
+    api, body, status, fields = answer
     server, reranker = servers[api]
     try:
-        got = ask(server, reranker, Answer(status, body, **given))
+        scores = rank(server, reranker, Response(status, body, **fields))
     except RemoteError as error:
         check_refused(error, status)
     else:
         assert 200 <= status < 300
-        if "Content_Encoding" not in given:
-            wanted = named(body)
-            assert wanted is not None
-            texts = {sent(server)[index]: score for index, score in wanted.items()}
-            assert got == pytest.approx(texts, rel=1e-6, abs=1e-40)
+        if "Content_Encoding" not in fields:
+            expected = scores_in(body)
+            assert expected is not None
+            texts = {sent(server)[index]: score for index, score in expected.items()}
+            assert scores == pytest.approx(texts, rel=1e-6, abs=1e-40)
 
 
 @fuzz(few=4, many=60, api=st.sampled_from(sorted(SCHEMAS)), scores=st.permutations(SCORES))
 def test_a_valid_answer_is_taken(
-    servers: dict[str, tuple[StandIn, Reranker]], api: str, scores: list[float]
+    servers: dict[str, tuple[FakeServer, Reranker]], api: str, scores: list[float]
 ) -> None:
     server, reranker = servers[api]
-    got = ask(server, reranker, Answer(200, json.dumps(valid(api, scores))))
-    assert got == dict(zip(sent(server), scores, strict=True))
+    ranking = rank(server, reranker, Response(200, json.dumps(valid(api, scores))))
+    assert ranking == dict(zip(sent(server), scores, strict=True))

@@ -1,6 +1,6 @@
-"""Any body at any endpoint: never a fault of the server, and it goes on.
+"""Any body at any endpoint: no internal error, and the server continues.
 
-Beside schemathesis, which sends what a schema can describe (tests/serving/test_fuzz.py): bytes.
+These are arbitrary bytes; ``tests/serving/test_fuzz.py`` sends requests that fit the schemas.
 """
 
 from __future__ import annotations
@@ -46,22 +46,21 @@ def client(server: Live) -> Iterator[httpx.Client]:
         yield http
 
 
-def twice(content: dict[str, Any]) -> bytes:
-    """Return an object in which every name stands twice, first with nonsense."""
-    inner = ", ".join(f"{json.dumps(one)}: [null, {json.dumps(one)}]" for one in content)
+def with_duplicate_names(content: dict[str, Any]) -> bytes:
+    """Return an object with each name twice, first with an invalid value."""
+    inner = ", ".join(f"{json.dumps(name)}: [null, {json.dumps(name)}]" for name in content)
     return (f"{{{inner}, " + json.dumps(content)[1:]).encode()
 
 
 def numbers(content: dict[str, Any]) -> st.SearchStrategy[bytes]:
-    """Return bodies with numbers that no field expects, written as they are."""
-    odd = st.sampled_from(
+    """Return bodies with unusual numbers, some of which are not valid JSON."""
+    unusual = st.sampled_from(
         ["1" * 5_000, "-1e999", "1e-999", "NaN", "Infinity", "-Infinity", "0x1", "01", "1.",
          "1" * 400, "-0", "1E400", "9" * 20]
     )  # fmt: skip
-    name = st.sampled_from(NAMES)
     return st.builds(
-        lambda one, number: (json.dumps(content)[:-1] + f', "{one}": {number}}}').encode(),
-        name, odd,
+        lambda name, number: (json.dumps(content)[:-1] + f', "{name}": {number}}}').encode(),
+        st.sampled_from(NAMES), unusual,
     )  # fmt: skip
 
 
@@ -70,9 +69,9 @@ def deep(depth: int, opening: str, closing: str, content: dict[str, Any]) -> byt
     return (json.dumps(content)[:-1] + f', "query": {nested}}}').encode()
 
 
-def packed(body: bytes, how: str) -> bytes:
-    """Return a body compressed in some way."""
-    return gzip.compress(body) if how == "gzip" else zlib.compress(body)
+def compressed(body: bytes, encoding: str) -> bytes:
+    """Return a compressed body."""
+    return gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
 
 
 def bodies(path: str) -> st.SearchStrategy[bytes]:
@@ -83,15 +82,17 @@ def bodies(path: str) -> st.SearchStrategy[bytes]:
         any_json.map(encoded),
         st.binary(max_size=200),
         damaged(json.dumps(content).encode()),
-        st.just(twice(content)),
+        st.just(with_duplicate_names(content)),
         numbers(content),
         st.builds(
             deep, st.sampled_from([1, 50, 500, 990, 2_000, 100_000]),
             st.sampled_from(["[", '{"a":']), st.sampled_from(["]", "}", ""]), st.just(content),
         ),
-        st.sampled_from(ENCODINGS).map(lambda one: json.dumps(content).encode(one)),
+        st.sampled_from(ENCODINGS).map(lambda encoding: json.dumps(content).encode(encoding)),
         st.just(json.dumps({**content, "query": "\ud800\0\u202e"}, ensure_ascii=True).encode()),
-        st.sampled_from(["gzip", "deflate"]).map(lambda how: packed(bytes(10**6), how)),
+        st.sampled_from(["gzip", "deflate"]).map(
+            lambda encoding: compressed(bytes(10**6), encoding)
+        ),
     )  # fmt: skip
 
 
@@ -120,17 +121,17 @@ def test_any_body_is_answered(
     server: Live, client: httpx.Client, caplog: pytest.LogCaptureFixture, call: Any
 ) -> None:
     path, body, method, headers = call
-    plain = {name: value.encode("latin-1") for name, value in headers.items()}
-    answer = client.request(method, path, content=body, headers=plain)
+    raw_headers = {name: value.encode("latin-1") for name, value in headers.items()}
+    answer = client.request(method, path, content=body, headers=raw_headers)
     assert answer.status_code < 500, answer.text
-    assert answer.status_code != 424, answer.text  # TEI's for a fault of the model
+    assert answer.status_code != 424, answer.text  # the status of TEI if the model fails
     assert "Traceback" not in answer.text
     assert 'File "' not in answer.text
     if path in APIS:
-        said = json.loads(answer.content)
-        assert answer.status_code == 200 or "error" in said or "message" in said
+        content = json.loads(answer.content)
+        assert answer.status_code == 200 or "error" in content or "message" in content
         assert answer.status_code == 200 or len(answer.content) < 20_000
-    assert not [one for one in caplog.records if one.levelname == "ERROR"]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
     assert client.get("/health").status_code == 200
 
 

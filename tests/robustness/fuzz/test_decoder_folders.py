@@ -1,7 +1,7 @@
-"""Folders of decoder rerankers that are wrong somewhere, as in :mod:`test_model_folders`.
+"""Invalid folders of decoder rerankers; see :mod:`test_model_folders`.
 
-What encoders do not have: a language model's settings, a prompt from a chat template, and the
-answers whose logits make the score.
+In addition to the files of encoders, these have settings of a language model, a chat template for
+the prompt, and answer tokens whose logits become the score.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SOUND: Final = {
     "qwen3": save_language_model("llama", _home / "named"),
     "gemma": save_language_model("gemma", _home / "parts"),
 }
-"""By the kind of load: chat template and one logit, sentence-transformers' module, two families."""
+"""Valid models: chat template with one logit, sentence-transformers modules, two families."""
 
 NAMES: Final = (
     "head_dim", "rope_parameters", "rope_scaling", "layer_types", "sliding_window", "is_causal",
@@ -64,12 +64,12 @@ def loader() -> Iterator[Loader]:
 
 
 def load(loader: Loader, kind: str, files: dict[str, bytes]) -> dict[str, Any]:
-    """Load a sound model with some files exchanged or added."""
+    """Load a copy of a valid model with some files replaced or added."""
     return load_changed(loader, SOUND[kind], files, kind)
 
 
 def settings(kind: str, name: str) -> Any:
-    """Return what a sound model's file holds."""
+    """Return the content of a file of a valid model."""
     return json.loads((SOUND[kind] / name).read_bytes())
 
 
@@ -78,26 +78,26 @@ kinds = st.sampled_from(sorted(SOUND))
 
 @st.composite
 def ropes(draw: st.DrawFn, config: dict[str, Any]) -> dict[str, Any]:
-    """Draw a configuration with another way to count positions."""
+    """Draw a configuration with other rotary position embeddings."""
     number = st.sampled_from([None, 0, 1, 2, 4.0, 64, 1e9, -1, float("nan"), [1.0] * 4, [4.0] * 4])
     names = (
         "rope_theta", "factor", "original_max_position_embeddings", "attention_factor",
         "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "short_factor",
         "long_factor", "partial_rotary_factor", "mscale",
     )  # fmt: skip
-    about: dict[str, Any] = draw(st.dictionaries(st.sampled_from(names), number, max_size=8))
-    about["rope_type"] = draw(st.sampled_from(ROPES))
+    parameters: dict[str, Any] = draw(st.dictionaries(st.sampled_from(names), number, max_size=8))
+    parameters["rope_type"] = draw(st.sampled_from(ROPES))
     where = draw(st.sampled_from(["rope_parameters", "rope_scaling"]))
-    return {**config, where: {"rope_theta": 10_000.0, **about}}
+    return {**config, where: {"rope_theta": 10_000.0, **parameters}}
 
 
 @st.composite
 def configs(draw: st.DrawFn) -> tuple[str, bytes]:
-    """Draw a kind, and a configuration that is wrong for it."""
+    """Draw a kind and an invalid configuration of it."""
     kind = draw(kinds)
     sound = settings(kind, "config.json")
-    kept = changed(sound, NAMES) | sizes(sound, SIZES) | ropes(sound) | any_json
-    return kind, draw(kept.map(encoded) | damaged(encoded(sound)))
+    values = changed(sound, NAMES) | sizes(sound, SIZES) | ropes(sound) | any_json
+    return kind, draw(values.map(encoded) | damaged(encoded(sound)))
 
 
 @fuzz(few=0, many=250, drawn=configs())
@@ -114,14 +114,14 @@ TOKENIZER_NAMES: Final = (
 
 @st.composite
 def tokenizers(draw: st.DrawFn) -> tuple[str, dict[str, bytes]]:
-    """Draw a kind, and a tokenizer that is wrong for it."""
+    """Draw a kind and an invalid tokenizer of it."""
     kind = draw(kinds)
     name = draw(st.sampled_from(["tokenizer.json", "tokenizer.json", "tokenizer_config.json"]))
     sound = settings(kind, name)
     if name == "tokenizer_config.json":
         return kind, {name: encoded(draw(changed(sound, TOKENIZER_NAMES)))}
-    kept = (changed(sound) | rules(sound)).map(encoded)
-    return kind, {name: draw(kept | damaged(encoded(sound)))}
+    contents = (changed(sound) | rules(sound)).map(encoded)
+    return kind, {name: draw(contents | damaged(encoded(sound)))}
 
 
 @fuzz(few=0, many=150, drawn=tokenizers())
@@ -136,7 +136,7 @@ PIECES: Final = (
     "{% for _ in range(30000) %}ab {% endfor %}", "{{ [1, 2, 3]|random }}", "{{ bos_token }}",
     "{{ messages[0].role }}", "{% generation %}a{% endgeneration %}", "{{ self }}", "{% if", "{#",
 )  # fmt: skip
-"""No loops within loops: a template has no bound of time, as SECURITY.md says."""
+"""Without nested loops: the time of a template is not limited (SECURITY.md)."""
 TEXTS: Final = (
     "{{ messages[-2].content }}", "{{ messages[-1].content }}", "{{ messages[-1]['content'] }}",
     "{{ messages[-2].content|trim }}", "{{ messages[-1].content|upper }}", "{{ messages }}", "",
@@ -145,7 +145,7 @@ TEXTS: Final = (
 
 @st.composite
 def templates(draw: st.DrawFn) -> bytes:
-    """Draw a chat template: texts and what stands around them, mostly in their places."""
+    """Draw a chat template: query and document with text around them, mostly in this order."""
     piece = st.sampled_from(PIECES) | st.text(st.characters(codec="utf-8"), max_size=5)
     query, document = (
         draw(st.sampled_from([TEXTS[:2]] * 4 + [TEXTS[1::-1]]))
@@ -171,18 +171,18 @@ ARGUMENTS: Final = {
 
 @st.composite
 def prompts(draw: st.DrawFn) -> tuple[str, dict[str, bytes]]:
-    """Draw a kind, and files that say wrongly what its prompt and its answers are."""
+    """Draw a kind and files with an invalid prompt or invalid answer tokens."""
     files = {}
     if draw(st.booleans()):
         files["chat_template.jinja"] = draw(templates() | damaged(CHAT_TEMPLATE.encode()))
         kind = draw(st.sampled_from(["auto", "cross-encoder"]))
         if kind == "cross-encoder":
             return kind, files
-    own = settings("auto", "sentence_bert_config.json")
-    own["processing_kwargs"] = {
+    transformer = settings("auto", "sentence_bert_config.json")
+    transformer["processing_kwargs"] = {
         "chat_template": draw(changed(ARGUMENTS, ("tokenize", "documents")))
     }
-    files["sentence_bert_config.json"] = encoded(own)
+    files["sentence_bert_config.json"] = encoded(transformer)
     name = draw(st.sampled_from(PROMPTS))
     files[name] = encoded(draw(changed(settings("auto", name), OTHERS) | any_json))
     return "auto", files

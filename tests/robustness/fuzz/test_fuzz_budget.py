@@ -1,4 +1,4 @@
-"""The fuzzing itself: it counts inputs, and it finds what is wrong."""
+"""Tests of the fuzz budget and of the mutations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from benchmarks.robustness import fuzz
-from tests.robustness.fuzz import fuzz_budget as effort
+from tests.robustness.fuzz import fuzz_budget
 from tests.robustness.fuzz.mutations import changed, damaged
 
 
@@ -24,29 +24,31 @@ def test_a_target_is_fuzzed_and_counted() -> None:
     assert metrics["inputs"] > 20
 
 
-def test_what_breaks_is_found_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(effort, "SECONDS", 5.0)
-    monkeypatch.setattr(effort, "COUNTS", str(tmp_path / "counts"))
+def test_a_failing_target_is_reported_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuzz_budget, "SECONDS", 5.0)
+    monkeypatch.setattr(fuzz_budget, "COUNTS", str(tmp_path / "counts"))
 
-    def breaks(number: int) -> None:
+    def fail_for_large_numbers(number: int) -> None:
         assert number < 1_000
 
-    target = effort.fuzz(few=1, many=1, number=st.integers())(breaks)
+    target = fuzz_budget.fuzz(few=1, many=1, number=st.integers())(fail_for_large_numbers)
     with pytest.raises(AssertionError):
         target("long")
-    found = json.loads((tmp_path / "counts").read_text("utf-8"))
-    assert found["examples"] > 1
-    assert not found["sound"]
+    row = json.loads((tmp_path / "counts").read_text("utf-8"))
+    assert row["examples"] > 1
+    assert not row["sound"]
 
 
-def test_mutations_change_what_they_are_given() -> None:
+def test_mutations_change_values_and_copy_the_original() -> None:
     valid = {"a": [1, {"b": None}], "c": "d"}
     seen: list[object] = []
 
-    def note(value: object, data: bytes) -> None:
+    def record(value: object, data: bytes) -> None:
         seen.append(value)
         assert isinstance(data, bytes)
 
-    effort.fuzz(few=50, many=50, value=changed(valid), data=damaged(b"sound"))(note)("few")
+    fuzz_budget.fuzz(few=50, many=50, value=changed(valid), data=damaged(b"sound"))(record)("few")
     assert valid == {"a": [1, {"b": None}], "c": "d"}
     assert sum(value != valid for value in seen) > len(seen) / 2

@@ -1,7 +1,7 @@
-"""Model folders that are wrong somewhere: an error that says so, or finite scores; nothing else.
+"""Invalid model folders: a clear error or finite scores.
 
-Each is loaded in a process of bounded memory. Nothing outside of the folder may be opened, and
-nothing that could be a pickle.
+Each folder is loaded in a process with limited memory, which must open neither a file outside of
+the folder nor a pickle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.helpers.tiny_models import save_reranker
 from tests.robustness.fuzz.folders import Loader, load_changed
 from tests.robustness.fuzz.fuzz_budget import fuzz
 from tests.robustness.fuzz.model_files import header_of, rules, sizes, weights
-from tests.robustness.fuzz.mutations import any_json, changed, damaged, encoded, odd
+from tests.robustness.fuzz.mutations import any_json, changed, damaged, encoded, unusual
 
 _home = Path(tempfile.mkdtemp(prefix="fuzzed-models-"))
 SOUND: Final = save_reranker("bert", _home / "sound")
@@ -43,7 +43,7 @@ TOKENIZER_NAMES: Final = (
     "tokenizer_class", "auto_map", "vocab_file", "tokenizer_file", "extra_special_tokens",
     "added_tokens_decoder", "chat_template", "truncation_side", "model_max_length", "gguf_file",
 )  # fmt: skip
-PARTS: Final = [
+MODULES: Final = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
     {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
@@ -53,7 +53,7 @@ DENSE: Final = {
     "in_features": 32, "out_features": 1, "bias": True, "module_output_name": "scores",
     "activation_function": "torch.nn.modules.linear.Identity",
 }  # fmt: skip
-ABOUT: Final = {
+SENTENCE_TRANSFORMERS: Final = {
     "model_type": "CrossEncoder", "prompts": {"query": "q: "}, "default_prompt_name": None,
     "similarity_fn_name": "cosine", "__version__": {"sentence_transformers": "6.0"},
 }  # fmt: skip
@@ -86,7 +86,7 @@ def loader() -> Iterator[Loader]:
 
 
 def load(loader: Loader, files: dict[str, bytes], kind: str = "cross-encoder") -> dict[str, Any]:
-    """Load the sound model with some files exchanged or added."""
+    """Load a copy of the valid model with some files replaced or added."""
     return load_changed(loader, SOUND, files, kind)
 
 
@@ -133,12 +133,12 @@ def test_any_weights_are_refused_or_right(loader: Loader, kind: str, content: by
 
 @st.composite
 def modules(draw: st.DrawFn) -> dict[str, bytes]:
-    """Draw a model of sentence-transformers' modules, wrong in one to three places."""
+    """Draw a model of sentence-transformers modules with one invalid file."""
     files = {
-        "modules.json": PARTS,
+        "modules.json": MODULES,
         "1_Pooling/config.json": POOLING,
         "2_Dense/config.json": DENSE,
-        "config_sentence_transformers.json": ABOUT,
+        "config_sentence_transformers.json": SENTENCE_TRANSFORMERS,
         "sentence_bert_config.json": {"max_seq_length": 128, "do_lower_case": False},
     }
     names = ("path", "type", "max_seq_length", "default_prompt_name", "in_features", "pooling_mode")
@@ -163,9 +163,11 @@ def test_any_modules_are_refused_or_right(
             "adapter_model.bin": st.just(pickle.dumps({"a": 1})),
             "config.json": st.sampled_from(
                 ["adapter_model.bin", "x.safetensors.index.json", "../outside/model.safetensors"]
-            ).map(lambda one: encoded({**SETTINGS["config.json"], "transformers_weights": one})),
+            ).map(
+                lambda file: encoded({**SETTINGS["config.json"], "transformers_weights": file})
+            ),
             "x.safetensors.index.json": st.sampled_from(SHARDS).map(
-                lambda one: encoded({"metadata": {}, "weight_map": dict.fromkeys(HEADER, one)})
+                lambda shard: encoded({"metadata": {}, "weight_map": dict.fromkeys(HEADER, shard)})
             ),
             "pytorch_model.bin": st.just(pickle.dumps({"a": 1})),
             "model.safetensors.index.json": changed(INDEX).map(encoded) | any_json.map(encoded),
@@ -180,7 +182,7 @@ def test_other_files_of_a_model_do_no_harm(loader: Loader, files: dict[str, byte
     load(loader, files)
 
 
-@fuzz(few=0, many=60, shard=st.sampled_from(SHARDS) | odd, all_of_them=st.booleans())
+@fuzz(few=0, many=60, shard=st.sampled_from(SHARDS) | unusual, all_of_them=st.booleans())
 def test_shards_are_read_from_the_folder_only(
     loader: Loader, shard: Any, *, all_of_them: bool
 ) -> None:
@@ -210,7 +212,7 @@ LINKS: Final = ("/dev/zero", "/dev/null", "/proc/self/environ", "/etc/passwd", "
     ),
 )  # fmt: skip
 def test_links_are_read_as_what_they_are_called(loader: Loader, name: str, target: str) -> None:
-    """Links are followed, as Hugging Face's cache consists of them; and nothing comes of it."""
+    """Links are followed, because the Hub cache consists of them, and do no harm."""
     folder = Path(tempfile.mkdtemp(dir=_home))
     try:
         shutil.copytree(SOUND, folder, dirs_exist_ok=True)

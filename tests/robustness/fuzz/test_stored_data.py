@@ -1,4 +1,4 @@
-"""What lies on the disk and was damaged or made up: never used, or used and right."""
+"""Damaged or forged files of caches, calibrators and conversions: refused, or correct."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ TEXTS: Final = [f"text {number} about apples" for number in range(8)]
 
 
 def rank(folder: Path | None) -> list[tuple[int, float, bool]]:
-    """Rank as a new process would: with an engine of its own."""
+    """Rank with a new engine, like a new process."""
     with Reranker(PinnedCrossEncoder(), cache=Cache(folder=folder)) as reranker:
         ranking = reranker.rank(QUERY, TEXTS)
-        return [(one.index, one.raw_score, one.truncated) for one in ranking]
+        return [(document.index, document.raw_score, document.truncated) for document in ranking]
 
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Hold back the warnings, of which each example has one; later tests have theirs again."""
+    """Suppress the warning of each example."""
     log = logging.getLogger("rerank_plugins")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -52,7 +52,7 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def cached() -> Iterator[Path]:
-    """A folder with the scores of the texts."""
+    """A disk cache with the scores of the texts."""
     with tempfile.TemporaryDirectory() as name:
         assert rank(Path(name)) == rank(None)
         yield Path(name)
@@ -64,7 +64,7 @@ def _files(folder: Path) -> list[Path]:
 
 @st.composite
 def statements(draw: st.DrawFn) -> tuple[str, tuple[Any, ...]]:
-    """Draw what somebody may do to the database with SQLite itself."""
+    """Draw a change of the database by an SQL statement."""
     value = draw(
         st.none() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.binary(max_size=99)
         | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -107,9 +107,9 @@ def _calibrator(method: Any) -> bytes:
     scores, labels = np.linspace(-5, 5, 60), np.repeat([0, 1], 30)
     labels[[20, 40]] = 1, 0
     model = ModelIdentity("mini", None, "torch", "float32", 512)
-    made = Calibrator.fit(scores, labels, model=model, method=method)
+    calibrator = Calibrator.fit(scores, labels, model=model, method=method)
     with tempfile.TemporaryDirectory() as name:
-        made.save(Path(name) / "file")
+        calibrator.save(Path(name) / "file")
         return (Path(name) / "file").read_bytes()
 
 
@@ -147,12 +147,12 @@ def test_any_calibrator_is_refused_or_monotone(content: bytes) -> None:
         try:
             calibrator = Calibrator.load(file)
         except ConfigurationError as error:
-            said = str(error)
-            assert len(said) < 1_000
+            message = str(error)
+            assert len(message) < 1_000
         else:
-            found = calibrator(np.linspace(-50, 50, 101, dtype=np.float32))
-            assert ((found >= 0) & (found <= 1)).all()
-            assert (np.diff(found) >= 0).all()
+            probabilities = calibrator(np.linspace(-50, 50, 101, dtype=np.float32))
+            assert ((probabilities >= 0) & (probabilities <= 1)).all()
+            assert (np.diff(probabilities) >= 0).all()
             with suppress(ConfigurationError):
                 assert np.isfinite(calibrator.threshold_for(0.5))
         finally:
@@ -162,23 +162,25 @@ def test_any_calibrator_is_refused_or_monotone(content: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def store() -> Any:
+def model_cache() -> Any:
     """The module of converted models; it needs OpenVINO."""
-    return pytest.importorskip("rerank_plugins.backends.openvino.conversion", exc_type=ImportError)
+    return pytest.importorskip("rerank_plugins.backends.openvino.model_cache", exc_type=ImportError)
 
 
 @fuzz(few=4, many=100, number=st.integers(0, 2), data=st.data())
-def test_damaged_conversions_are_built_anew(store: Any, number: int, data: st.DataObject) -> None:
-    openvino = store.openvino
+def test_damaged_conversions_are_rebuilt(
+    model_cache: Any, number: int, data: st.DataObject
+) -> None:
+    openvino = model_cache.openvino
     built = []
 
     def build() -> Any:
         built.append(1)
-        given = openvino.opset13.parameter([-1], np.float32)
-        return openvino.Model([openvino.opset13.add(given, np.float32(5))], [given])
+        parameter = openvino.opset13.parameter([-1], np.float32)
+        return openvino.Model([openvino.opset13.add(parameter, np.float32(5))], [parameter])
 
     with tempfile.TemporaryDirectory() as name:
-        store.stored_model(Path(name), "key", build)
+        model_cache.load_or_build(Path(name), "key", build)
         files = _files(Path(name) / "key")
         assert len(files) == 3
         valid = files[number].read_bytes()
@@ -189,8 +191,8 @@ def test_damaged_conversions_are_built_anew(store: Any, number: int, data: st.Da
         else:
             content = data.draw(damaged(valid) | st.just(b""))
         files[number].write_bytes(content)
-        model = store.stored_model(Path(name), "key", build)
-        (found,) = openvino.compile_model(model, "CPU")([np.zeros(1, np.float32)])[0]
-        assert found == 5
+        model = model_cache.load_or_build(Path(name), "key", build)
+        (result,) = openvino.compile_model(model, "CPU")([np.zeros(1, np.float32)])[0]
+        assert result == 5
         assert len(built) == (1 if content == valid else 2) or files[number].suffix == ".json"
         assert os.listdir(name) == ["key"]

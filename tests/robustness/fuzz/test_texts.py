@@ -1,4 +1,4 @@
-"""Any text through the whole way: the right number of finite scores, or a clear error."""
+"""Any text in every interface: a finite score per document, or a clear error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.helpers.tiny_models import save_reranker
 from tests.robustness.fuzz.fuzz_budget import fuzz
 from tests.robustness.fuzz.mutations import any_json
 
-LONGEST_S: Final = 30.0
+MAX_SECONDS: Final = 30.0
 
 PIECES: Final = (
     "rain ", "\0", "\ud800", "\udfff\ud800", "\u202e", "\u2066", "\u200d", "\ufeff", "a\u0301",
@@ -32,7 +32,7 @@ PIECES: Final = (
     "\r\n", "\t", " ", "\u3000", "\x85", "[CLS]", "[SEP]", "[PAD]", "<s>", "</s>", "<mask>", "雨",
     "ไม่มีช่องว่าง", "0", "1e999", "'\"", "{{", "%s", "\\", "\U0010ffff", "\ue000", "ﬀ", "ß", "İ",
 )  # fmt: skip
-"""What has broken tokenizers: halves of letters, marks, joiners, their own special tokens."""
+"""Difficult input of tokenizers: lone surrogates, marks, joiners, special tokens."""
 
 texts = st.one_of(
     any_text,
@@ -45,10 +45,10 @@ metadata = st.dictionaries(any_text, any_json, max_size=4)
 
 
 def check(query: str, count: int, ranked: list[float | None]) -> None:
-    """Check that there is a finite score for each of the documents."""
+    """Check that each document has a finite score."""
     assert query.strip()
     assert len(ranked) == count
-    assert all(one is not None and math.isfinite(one) for one in ranked)
+    assert all(score is not None and math.isfinite(score) for score in ranked)
 
 
 @fuzz(
@@ -63,26 +63,26 @@ def check(query: str, count: int, ranked: list[float | None]) -> None:
     ),
 )  # fmt: skip
 def test_any_text_is_ranked(query: str, documents: list[str], options: dict[str, Any]) -> None:
-    given = list(documents)
+    original = list(documents)
     start = time.monotonic()
     try:
         ranking = Reranker(**options).rank(query, documents)
     except InvalidInputError:
         assert not query.strip()
     else:
-        check(query, len(documents), [one.raw_score for one in ranking])
-        assert sorted(one.index for one in ranking) == list(range(len(documents)))
-        assert all(one.text is documents[one.index] for one in ranking)
-    assert documents == given
-    assert time.monotonic() - start < LONGEST_S
+        check(query, len(documents), [document.raw_score for document in ranking])
+        assert sorted(document.index for document in ranking) == list(range(len(documents)))
+        assert all(document.text is documents[document.index] for document in ranking)
+    assert documents == original
+    assert time.monotonic() - start < MAX_SECONDS
 
 
 @fuzz(few=15, many=200, query=texts, rows=st.lists(st.tuples(texts, ids, metadata), max_size=5))
 def test_any_document_of_langchain(query: str, rows: list[tuple[str, Any, Any]]) -> None:
     documents = [
-        Document(text, id=name, metadata={**about, "keep": about}) for text, name, about in rows
+        Document(text, id=name, metadata={**values, "keep": values}) for text, name, values in rows
     ]
-    given = copy.deepcopy(documents)
+    original = copy.deepcopy(documents)
     compressor = CrossEncoderCompressor(metadata_keys=["keep", "title", ""])
     try:
         ranked = compressor.compress_documents(documents, query)
@@ -91,10 +91,12 @@ def test_any_document_of_langchain(query: str, rows: list[tuple[str, Any, Any]])
     else:
         assert not documents or query.strip()
         assert len(ranked) == len(documents)
-        assert all(math.isfinite(one.metadata["relevance_score"]) for one in ranked)
-        names = sorted((repr(one.id), repr(one.page_content)) for one in ranked)
-        assert names == sorted((repr(one.id), repr(one.page_content)) for one in given)
-    assert repr(documents) == repr(given)  # a NaN of the metadata is not equal to itself
+        assert all(math.isfinite(document.metadata["relevance_score"]) for document in ranked)
+        names = sorted((repr(document.id), repr(document.page_content)) for document in ranked)
+        assert names == sorted(
+            (repr(document.id), repr(document.page_content)) for document in original
+        )
+    assert repr(documents) == repr(original)  # a NaN of the metadata is not equal to itself
 
 
 @fuzz(
@@ -106,10 +108,10 @@ def test_any_node_of_llama_index(
     query: str, rows: list[tuple[str, Any, Any]], score: float | None, mode: MetadataMode
 ) -> None:
     nodes = [
-        NodeWithScore(node=TextNode(text=text, id_=name, metadata=about), score=score)
-        for text, name, about in rows
+        NodeWithScore(node=TextNode(text=text, id_=name, metadata=values), score=score)
+        for text, name, values in rows
     ]
-    given = copy.deepcopy(nodes)
+    original = copy.deepcopy(nodes)
     postprocessor = CrossEncoderPostprocessor(metadata_mode=mode, keep_retrieval_score=True)
     try:
         ranked = postprocessor.postprocess_nodes(nodes, query_str=query)
@@ -117,9 +119,9 @@ def test_any_node_of_llama_index(
         assert not query.strip()
     else:
         assert len(ranked) == len(nodes)
-        assert all(one.score is not None and math.isfinite(one.score) for one in ranked)
-        assert sorted(one.node.node_id for one in ranked) == sorted(one[1] for one in rows)
-    assert repr(nodes) == repr(given)
+        assert all(node.score is not None and math.isfinite(node.score) for node in ranked)
+        assert sorted(node.node.node_id for node in ranked) == sorted(name for _, name, _ in rows)
+    assert repr(nodes) == repr(original)
 
 
 ANYTHING: Final = st.one_of(
@@ -129,14 +131,16 @@ ANYTHING: Final = st.one_of(
 
 
 @fuzz(few=40, many=500, query=ANYTHING, documents=ANYTHING, retrieval_scores=st.none() | ANYTHING)
-def test_what_is_no_text_is_refused(query: Any, documents: Any, first_stage: Any) -> None:
+def test_values_that_are_no_text_are_refused(
+    query: Any, documents: Any, retrieval_scores: Any
+) -> None:
     try:
-        ranking = Reranker().rank(query, documents, retrieval_scores=first_stage)
+        ranking = Reranker().rank(query, documents, retrieval_scores=retrieval_scores)
     except RerankError as error:
-        said = str(error)
-        assert 0 < len(said) < 1_000
+        message = str(error)
+        assert 0 < len(message) < 1_000
     else:
-        check(query, ranking.stats.documents, [one.raw_score for one in ranking])
+        check(query, ranking.stats.documents, [document.raw_score for document in ranking])
 
 
 @pytest.fixture(scope="module", params=["bert", "roberta", "xlm-roberta", "deberta", "modernbert"])
@@ -149,7 +153,7 @@ def other(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Rer
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reranker]:
-    """A decoder without a prompt, and so without a token of its own."""
+    """A decoder without a prompt: it adds no tokens to a pair."""
     folder = save_classifier("qwen3", tmp_path_factory.mktemp("decoder"))
     with Reranker(folder, backend="decoder", device="cpu", dtype="float32") as reranker:
         yield reranker
@@ -157,9 +161,11 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reranker]:
 
 @fuzz(few=0, many=40, query=texts.filter(str.strip), documents=st.lists(texts, max_size=4))
 def test_any_text_with_other_tokenizers(other: Reranker, query: str, documents: list[str]) -> None:
-    check(query, len(documents), [one.raw_score for one in other.rank(query, documents)])
+    check(query, len(documents), [document.raw_score for document in other.rank(query, documents)])
 
 
 @fuzz(few=0, many=80, query=texts.filter(str.strip), documents=st.lists(texts, max_size=4))
 def test_any_text_with_a_decoder(decoder: Reranker, query: str, documents: list[str]) -> None:
-    check(query, len(documents), [one.raw_score for one in decoder.rank(query, documents)])
+    check(
+        query, len(documents), [document.raw_score for document in decoder.rank(query, documents)]
+    )

@@ -1,4 +1,4 @@
-"""Bi-encoders of every family: our vectors are those of the library, prompts included."""
+"""Parity of bi-encoders of every family with sentence-transformers, prompts included."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def reference(folder: Path, prompt: str = "", dimensions: int | None = None) -> 
         model_kwargs={"dtype": torch.float32},
         truncate_dim=dimensions,
     )
-    made = peer.encode(DOCUMENTS, prompt=prompt, normalize_embeddings=True, batch_size=1)
-    return np.asarray(made, dtype=np.float32)
+    vectors = peer.encode(DOCUMENTS, prompt=prompt, normalize_embeddings=True, batch_size=1)
+    return np.asarray(vectors, dtype=np.float32)
 
 
 @pytest.mark.parametrize(
@@ -45,26 +45,26 @@ def reference(folder: Path, prompt: str = "", dimensions: int | None = None) -> 
         ("bert", "e5-small", "mean", {"query": "own: ", "document": ""}, "own: ", ""),
     ],
 )
-def test_the_familys_prompts_are_used(family: tuple[Any, ...], tmp_path: Path) -> None:
+def test_prompts_of_the_family_are_used(family: tuple[Any, ...], tmp_path: Path) -> None:
     architecture, name, pooling, prompts, query, document = family
     folder = save_dense(architecture, tmp_path, pooling=pooling, prompts=prompts, name=name)
     encoder = BiEncoder(folder, dtype="float32")
-    made = (encoder.encode_query(DOCUMENTS), encoder.encode_document(DOCUMENTS))
-    np.testing.assert_allclose(made[0], reference(folder, query), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(made[1], reference(folder, document), rtol=0, atol=1e-5)
+    queries, documents = encoder.encode_query(DOCUMENTS), encoder.encode_document(DOCUMENTS)
+    np.testing.assert_allclose(queries, reference(folder, query), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(documents, reference(folder, document), rtol=0, atol=1e-5)
 
 
-def test_truncated_as_the_reference(tmp_path: Path) -> None:
+def test_truncated_dimensions_equal_the_reference(tmp_path: Path) -> None:
     folder = save_dense("bert", tmp_path)
-    made = BiEncoder(folder, dtype="float32", truncate_dim=12).encode_document(DOCUMENTS)
-    np.testing.assert_allclose(made, reference(folder, "", 12), rtol=0, atol=1e-5)
+    vectors = BiEncoder(folder, dtype="float32", truncate_dim=12).encode_document(DOCUMENTS)
+    np.testing.assert_allclose(vectors, reference(folder, "", 12), rtol=0, atol=1e-5)
 
 
 @pytest.mark.skipif(find_spec("FlagEmbedding") is None, reason="the extra flag is not installed")
-@pytest.mark.filterwarnings("ignore")  # of what the library imports
-def test_bgem3_is_sentence_transformers_bge_m3(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # warnings of the imports of FlagEmbedding
+def test_flag_bge_m3_equals_sentence_transformers(tmp_path: Path) -> None:
     folder = save_dense("xlm-roberta", tmp_path, pooling="cls")
     encoder = BiEncoder(folder, backend="flag", dtype="float32")
     assert encoder.engine.backend.identity.backend == "flag"
-    made = encoder.encode_document(DOCUMENTS)
-    np.testing.assert_allclose(made, reference(folder), rtol=0, atol=1e-5)
+    vectors = encoder.encode_document(DOCUMENTS)
+    np.testing.assert_allclose(vectors, reference(folder), rtol=0, atol=1e-5)
