@@ -414,7 +414,7 @@ class Calibrator:
         Of the labeled pairs with ``relevance_score >= threshold``, at least that share is
         relevant. Thresholds above which fewer than ten pairs lie are not considered. New
         pairs will be a little worse than those it was chosen on;
-        :func:`rerank_plugins.evaluation.calibration.cross_validated` measures how much.
+        :func:`rerank_plugins.evaluation.tuning.cross_validated` measures how much.
 
         Args:
             precision: Above 0, at most 1.

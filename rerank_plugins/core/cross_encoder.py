@@ -13,13 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rerank_plugins.config import (
-    MINI,
-    ModelSettings,
-    RerankerSettings,
-    ScoringSettings,
-    Windows,
-)
+from rerank_plugins.config import MINI, ModelSettings, RerankerSettings, ScoringSettings, Windows
 from rerank_plugins.core.ranking import validate_scores
 from rerank_plugins.core.steps import Step, Steps, arun, in_thread, run
 from rerank_plugins.core.windows import WindowSplitter, subsample
