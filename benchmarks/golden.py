@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from benchmarks.common import BUNDLED, ROOT, Row, make_rows
@@ -37,7 +38,8 @@ _PASSAGES: Final = 10
 _SAME_ARTICLE: Final = 6
 """Passages from the article of the relevant one, which are hard to tell from it."""
 
-Score = Callable[[Sequence[tuple[str, str]]], FloatArray]
+Logits = NDArray[np.floating[Any]]
+Score = Callable[[Sequence[tuple[str, str]]], Logits]
 
 
 class Golden(NamedTuple):
@@ -159,7 +161,7 @@ def _over_http() -> Iterator[Score]:
     """Send one request per query to the server, for logits by index."""
     with ours("--dtype", "float32") as server, httpx.Client(base_url=server.url) as http:
 
-        def score(pairs: Sequence[tuple[str, str]]) -> FloatArray:
+        def score(pairs: Sequence[tuple[str, str]]) -> Logits:
             scores: list[float] = []
             for query, group in groupby(pairs, key=lambda pair: pair[0]):
                 body = {"query": query, "texts": [text for _, text in group], "raw_scores": True}
@@ -198,7 +200,7 @@ CONFIGURATIONS: Final = {
 }
 
 
-def compare(scores: FloatArray, golden: Golden) -> dict[str, float]:
+def compare(scores: Logits, golden: Golden) -> dict[str, float]:
     """Return how far scores are from the golden ones.
 
     Returns:
@@ -208,14 +210,14 @@ def compare(scores: FloatArray, golden: Golden) -> dict[str, float]:
     differences = np.abs(scores - golden.scores)
     taus, other_first = [], 0
     for group in range(int(golden.groups.max()) + 1):
-        got, wanted = (values[golden.groups == group] for values in (scores, golden.scores))
-        taus.append(float(kendalltau(got, wanted).statistic))
-        other_first += int(np.argmax(got) != np.argmax(wanted))
+        actual, expected = (values[golden.groups == group] for values in (scores, golden.scores))
+        taus.append(float(kendalltau(actual, expected).statistic))
+        other_first += int(np.argmax(actual) != np.argmax(expected))
     return {
         "largest_difference": float(differences.max()),
         "mean_difference": float(differences.mean()),
         "kendall_tau": float(np.mean(taus)),
-        "least_kendall_tau": min(taus),
+        "min_kendall_tau": min(taus),
         "other_first": other_first,
     }
 

@@ -41,7 +41,7 @@ MAX_LENGTHS: Final = (64, 128, 256)
 SHARES: Final = (0.2, 0.4, 0.6, 0.8, 0.95)
 """Load of one process, as shares of its maximum."""
 
-_MOST_DOCUMENTS: Final = 3
+_MAX_DOCUMENTS: Final = 3
 _LONG_SHARE: Final = 0.05
 _TICK_S: Final = 0.005
 _IDLE_S: Final = 2.0
@@ -251,7 +251,7 @@ def compare_with_serial(
     for number in range(requests):
         query, length = rng.choice(list(drawable))
         documents = drawable[query, length]
-        count = min(len(documents), rng.randint(1, _MOST_DOCUMENTS))
+        count = min(len(documents), rng.randint(1, _MAX_DOCUMENTS))
         chosen = rng.sample(documents, count)
         request = Request(query, tuple(chosen))
         calls.append(Call(rng.choice(clients[length]), request, number in threaded))

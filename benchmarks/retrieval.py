@@ -13,8 +13,8 @@ import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins import BiEncoder, Ranking, Reranker
-from rerank_plugins.config import MINI, Fusion
+from rerank_plugins import BiEncoder, Fusion, Ranking, Reranker
+from rerank_plugins.config import MINI
 from rerank_plugins.core.ranking import fuse, fused_order
 from rerank_plugins.evaluation import RetrievalSet, read_beir
 from rerank_plugins.evaluation.metrics import per_query
@@ -260,8 +260,8 @@ class System:
         """Return the second stage; systems share its model."""
         if self.model is None:
             return None
-        fusion: Fusion = "weighted" if self.fused else "none"
-        return Reranker(MINI, **MODELS[self.model], fusion=fusion, fusion_weight=FUSION_WEIGHT)
+        weighted = Fusion("weighted", FUSION_WEIGHT)
+        return Reranker(MINI, **MODELS[self.model], fusion=weighted if self.fused else "none")
 
 
 BASELINE: Final = "bi-encoder"
@@ -306,7 +306,7 @@ class Corpus:
         if reranker is None:
             return best
         texts = [self.texts[position] for position in best]
-        ranking = reranker.rank(query, texts, first_stage=scores[best].tolist())
+        ranking = reranker.rank(query, texts, retrieval_scores=scores[best].tolist())
         return [best[document.index] for document in ranking]
 
 

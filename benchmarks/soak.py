@@ -49,7 +49,7 @@ WARM_UP: Final = 1 / 3
 FAULTS: Final = ("an error is raised", "a NaN", "a score too few")
 """Faults that affect only the requests of one batch."""
 
-_MOST_AT_ONCE: Final = 16
+_MAX_CONCURRENT: Final = 16
 _CANCELLED: Final = 0.08
 _TIMED: Final = 0.05
 _DEADLINES: Final = 0.15
@@ -255,7 +255,7 @@ class Soak:
             cores: Cores that both processes may keep busy on average.
             sample_s: Seconds between samples.
         """
-        limits = httpx.Limits(max_connections=_MOST_AT_ONCE)
+        limits = httpx.Limits(max_connections=_MAX_CONCURRENT)
         async with httpx.AsyncClient(timeout=LOST_S, limits=limits) as http:
             clients = local_clients(self._backend) | server_clients(self._server.url, http)
             start, before = time.monotonic(), self._processor_s()
@@ -271,7 +271,7 @@ class Soak:
     async def _burst(self, clients: Mapping[str, Send], http: httpx.AsyncClient) -> None:
         """Send some requests at once and wait for all of them."""
         self._backend.affected.clear()
-        count = self._random.randint(1, min(_MOST_AT_ONCE, len(self._requests)))
+        count = self._random.randint(1, min(_MAX_CONCURRENT, len(self._requests)))
         tasks = {
             asyncio.ensure_future(self._request(clients, http, request)): request
             for request in self._random.sample(self._requests, count)

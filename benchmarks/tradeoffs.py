@@ -8,21 +8,29 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
 from benchmarks.common import Row, make_rows, milliseconds
 from benchmarks.retrieval import FirstStage, Pool, make_pool, sample_queries, search
-from rerank_plugins import BiEncoder, BiEncoderScorer, Cascade, Ranking, Reranker
-from rerank_plugins.config import MINI, Fusion
+from rerank_plugins import (
+    BiEncoder,
+    BiEncoderScorer,
+    Cache,
+    Cascade,
+    Ranking,
+    Reranker,
+    Windows,
+)
+from rerank_plugins.config import MINI
 from rerank_plugins.evaluation import read_beir
 from rerank_plugins.evaluation.datasets import Passage
 from rerank_plugins.evaluation.metrics import paired_bootstrap
 from rerank_plugins.evaluation.tuning import LabeledQuery, fit_early_exit_margin
 
 MEASURE: Final = "nDCG@10"
-CACHE_MB: Final = 256
+CACHE: Final = Cache(memory_mb=256)
 """Cached scores let configurations share pairs; statistics still count their tokens."""
 
 CANDIDATES: Final = 1_000
@@ -124,7 +132,7 @@ def measure_cascade(sets: Path, *, queries: int = 40, fitted: int = 100) -> Iter
         queries: Queries whose candidates are all scored.
         fitted: Queries that the margin is fitted on.
     """
-    reranker = Reranker(cache_mb=CACHE_MB).warm_up()
+    reranker = Reranker(cache=CACHE).warm_up()
     for dataset in CASCADE_SETS:
         pool = make_pool(sets / dataset, queries, depth=CANDIDATES)
         rows = cascade_rows(pool, reranker, dataset)
@@ -141,7 +149,7 @@ class DeadlineSetting(NamedTuple):
 
     dataset: str
     first_stage: FirstStage
-    fusion: Fusion
+    fusion: Literal["none", "weighted"]
 
 
 DEADLINE_SETTINGS: Final = (
@@ -196,7 +204,7 @@ def _rank_in_time(reranker: Reranker, pool: Pool, number: int, budget_ms: int) -
     query, documents = pool.requests[number]
     scores = pool.scores[number].tolist()
     start = perf_counter()
-    ranking = reranker.rank(query, documents, deadline_ms=budget_ms, first_stage=scores)
+    ranking = reranker.rank(query, documents, deadline_ms=budget_ms, retrieval_scores=scores)
     seconds = perf_counter() - start
     return Timed([document.index for document in ranking[:10]], ranking.stats.scored, seconds)
 
@@ -270,7 +278,7 @@ def make_long_pool(folder: Path, kind: str, queries: int, depth: int) -> Pool:
 def long_document_rows(pool: Pool, kind: str, model: str = MINI) -> list[Row]:
     """Compare truncation with windows."""
     before = pool.evaluate(None, MEASURE)
-    truncated = Reranker(model, cache_mb=CACHE_MB).rank_many(pool.requests)
+    truncated = Reranker(model, cache=CACHE).rank_many(pool.requests)
     baseline = pool.evaluate(truncated, MEASURE)
     has_relevant = [max(grades, default=0) > 0 for grades in pool.grades]
     counts = {
@@ -288,7 +296,7 @@ def long_document_rows(pool: Pool, kind: str, model: str = MINI) -> list[Row]:
     rankings: dict[str, Sequence[Ranking]] = {"`truncate`": truncated}
     for count in TOP_WINDOWS:
         name = "`windows`, best window" if count == 1 else f"`windows`, mean of the best {count}"
-        reranker = Reranker(model, cache_mb=CACHE_MB, long_documents="windows", best_windows=count)
+        reranker = Reranker(model, cache=CACHE, long_documents=Windows(top_k=count))
         rankings[name] = reranker.rank_many(pool.requests)
     for name, ranked in rankings.items():
         values = pool.evaluate(ranked, MEASURE)

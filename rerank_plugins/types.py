@@ -427,12 +427,13 @@ class Explanation(Sequence[ExplainedDocument]):
     def __str__(self) -> str:
         """Return a plain table with one line per document."""
         lines = [f"{'rank':>4} {'was':>4} {'moved':>5} {'score':>8}  text"]
-        lines += [
-            f"{explained.rank_after:>4} {explained.rank_before:>4} {explained.moved:>+5} "
-            f"{explained.document.relevance_score:>8.4f}  {' '.join(explained.document.text.split())[:60]}"
-            + (f"  [{note}]" if (note := self.note(explained)) else "")
-            for explained in self
-        ]
+        for explained in self:
+            document, note = explained.document, self.note(explained)
+            lines.append(
+                f"{explained.rank_after:>4} {explained.rank_before:>4} {explained.moved:>+5} "
+                f"{document.relevance_score:>8.4f}  {' '.join(document.text.split())[:60]}"
+                + (f"  [{note}]" if note else "")
+            )
         return "\n".join(lines)
 
     def __rich__(self) -> Any:  # noqa: ANN401  (rich's protocol)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from rerank_plugins import BiEncoder, Reranker
+from rerank_plugins import BiEncoder, Cache, Reranker
 from rerank_plugins.config import MINI
 from training.answer_windows import answer_windows
 from training.augmentation import Rng, without_punctuation
@@ -48,7 +48,8 @@ class _Lists(NamedTuple):
 
 def bi_encoder(vectors: Path | None = None) -> BiEncoder:
     """Return all-MiniLM-L6-v2; ``vectors`` is a folder that caches its vectors."""
-    return BiEncoder(MINI, **_fastest_backend(), cache_dir=vectors)
+    cache = None if vectors is None else Cache(folder=vectors)
+    return BiEncoder(MINI, **_fastest_backend(), cache=cache)
 
 
 def cross_encoder() -> Reranker:

@@ -159,9 +159,15 @@ def measure_decoder(
     pairs = [pair for request in requests for pair in request.pairs]
     with TemporaryDirectory() as folder:
         model = str(save_decoder(Path(folder), width=width, layers=layers))
-        settings: dict[str, Any] = {"dtype": "float32", "device": "cpu", "max_length": None}
         reusing, whole = (
-            Reranker(DecoderSpec(model, prefix_reuse=reuse), **settings) for reuse in (True, False)
+            Reranker(
+                DecoderSpec(model, prefix_reuse=reuse),
+                dtype="float32",
+                device="cpu",
+                max_length=None,
+                activation="none",
+            )
+            for reuse in (True, False)
         )
         peer = CrossEncoder(model, device="cpu", model_kwargs={"dtype": torch.float32})
         ours = "with prefix reuse"

@@ -302,7 +302,7 @@ def test_a_calibrator_is_refused() -> None:
 @pytest.mark.parametrize("policy", [{"score_threshold": 0.5}, {"activation": CALIBRATOR}])
 def test_scores_of_two_scales_are_not_compared(policy: dict[str, Any]) -> None:
     early = Cascade([Stage(Reranker(CHEAP), 2, early_exit_margin=5), Reranker(DEAR)])
-    with pytest.raises(ConfigurationError, match="(score_threshold|a calibrator) is set.*margin"):
+    with pytest.raises(ConfigurationError, match=r"(score_threshold|a calibrator) is set.*margin"):
         Reranker(early, **policy)
     Reranker(Cascade([(Reranker(CHEAP), 2), Reranker(DEAR)]), **policy).rank("rain", TEXTS)
 
