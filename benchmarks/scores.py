@@ -25,14 +25,17 @@ from rerank_plugins import Reranker
 from rerank_plugins.backends.devices import fast_bfloat16_on_cpu
 from rerank_plugins.backends.hub import cross_encoder_folder
 from rerank_plugins.config import MINI, FusionMethod
-from rerank_plugins.core.calibration import Method, sigmoid
-from rerank_plugins.evaluation.calibration import (
+from rerank_plugins.core.calibration import Method
+from rerank_plugins.core.ranking import sigmoid
+from rerank_plugins.evaluation.metrics import paired_bootstrap
+from rerank_plugins.evaluation.tuning import (
+    LabeledQuery,
     brier_score,
     cross_validated,
     expected_calibration_error,
+    fit_fusion_weight,
+    fused_quality,
 )
-from rerank_plugins.evaluation.metrics import paired_bootstrap
-from rerank_plugins.evaluation.tuning import LabeledQuery, fit_fusion_weight, fused_quality
 from rerank_plugins.types import FloatArray, ModelIdentity
 
 MEASURE: Final = "nDCG@10"

@@ -14,15 +14,7 @@ import numpy as np
 
 from benchmarks.common import Row, make_rows, milliseconds
 from benchmarks.retrieval import FirstStage, Pool, make_pool, sample_queries, search
-from rerank_plugins import (
-    BiEncoder,
-    BiEncoderScorer,
-    Cache,
-    Cascade,
-    Ranking,
-    Reranker,
-    Windows,
-)
+from rerank_plugins import BiEncoder, BiEncoderScorer, Cache, Cascade, Ranking, Reranker, Windows
 from rerank_plugins.config import MINI
 from rerank_plugins.evaluation import read_beir
 from rerank_plugins.evaluation.datasets import Passage

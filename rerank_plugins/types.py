@@ -438,9 +438,25 @@ class Explanation(Sequence[ExplainedDocument]):
 
     def __rich__(self) -> Any:  # noqa: ANN401  (rich's protocol)
         """Return a table for rich's console."""
-        return require("rerank_plugins.explain.views", None).table(self)
+        return require("rerank_plugins.explain", None).table(self)
 
     def _repr_html_(self) -> str:
         """Return the HTML view of a notebook."""
-        page: str = require("rerank_plugins.explain.views", None).html(self)
+        page: str = require("rerank_plugins.explain", None).html(self)
         return page
+
+
+def replace_surrogates(text: str) -> str:
+    r"""Return the text with lone surrogates replaced by U+FFFD.
+
+    Lone surrogates come from decoding errors in the caller's data; no tokenizer accepts them.
+    Surrogate pairs are joined. Every other text is returned unchanged.
+
+    >>> replace_surrogates("a\ud800b") == "a\ufffdb"
+    True
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

@@ -30,8 +30,14 @@ from benchmarks.retrieval import (
 from rerank_plugins import Reranker
 from rerank_plugins.evaluation.candidates import digest, read_array, save_array
 from rerank_plugins.evaluation.datasets import RetrievalSet, read_beir
-from rerank_plugins.evaluation.metrics import Scores, bootstrapped_mean, paired_bootstrap, per_query
-from rerank_plugins.evaluation.significance import holm, permutation_p
+from rerank_plugins.evaluation.metrics import (
+    Scores,
+    bootstrapped_mean,
+    holm,
+    paired_bootstrap,
+    per_query,
+    permutation_p,
+)
 from rerank_plugins.evaluation.systems import nearest
 
 MEASURES: Final = ("nDCG@10", "RR@10")

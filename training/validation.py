@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from rerank_plugins._lazy import require
-from rerank_plugins.core.calibration import sigmoid
-from rerank_plugins.evaluation.calibration import brier_score, expected_calibration_error
+from rerank_plugins.core.ranking import sigmoid
 from rerank_plugins.evaluation.metrics import folds_of, per_query
+from rerank_plugins.evaluation.tuning import brier_score, expected_calibration_error
 from training.dataset import KINDS, Dataset
 from training.gradient_workers import GradientWorkers
 from training.network import listwise_loss

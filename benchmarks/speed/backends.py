@@ -23,7 +23,7 @@ from sentence_transformers.cross_encoder.modules import LogitScore
 from benchmarks.clients import Size, make_requests
 from benchmarks.common import ROOT, Row, make_rows, median_ratio
 from rerank_plugins import DecoderSpec, Reranker
-from rerank_plugins.backends.families import QWEN3
+from rerank_plugins.backends.detection import QWEN3
 from rerank_plugins.backends.hub import cross_encoder_folder
 from rerank_plugins.types import TextPair
 

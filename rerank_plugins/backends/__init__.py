@@ -123,7 +123,7 @@ class TableLoader:
         try:
             backend: Backend[Any]
             if isinstance(config.device, tuple):
-                replicas = require("rerank_plugins.backends.replicas", None)
+                replicas = require("rerank_plugins.backends.devices", None)
                 backend = getattr(replicas, self._replicas)(cls, config)
             else:
                 backend = cls(config)

@@ -14,20 +14,27 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from rerank_plugins.backends.config_limits import smallest_max_seq_length
+from rerank_plugins.backends.detection import embedding_prompts
 from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
-from rerank_plugins.backends.families import embedding_prompts
-from rerank_plugins.backends.fingerprint import fingerprint
-from rerank_plugins.backends.hub import bi_encoder_folder, hub_options, locate, quiet_loading
-from rerank_plugins.backends.model_files import validate_modules, validate_source
-from rerank_plugins.backends.text import replace_surrogates
+from rerank_plugins.backends.hub import (
+    bi_encoder_folder,
+    fingerprint,
+    hub_options,
+    locate,
+    quiet_loading,
+)
+from rerank_plugins.backends.model_files import (
+    smallest_max_seq_length,
+    validate_modules,
+    validate_source,
+)
 from rerank_plugins.backends.tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.packing import PackedEncoder, can_pack_encoder, outputs_agree
 from rerank_plugins.backends.torch.tokenization import RoleTokenizer
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Role, RoleText, TokenizedItem, unit_vectors
 from rerank_plugins.errors import EngineClosedError, ModelLoadError
-from rerank_plugins.types import FloatArray, ModelIdentity
+from rerank_plugins.types import FloatArray, ModelIdentity, replace_surrogates
 
 _BATCH_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
 

@@ -2,16 +2,206 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any, Final, NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 
-from rerank_plugins.backends.families import family
 from rerank_plugins.backends.hub import cross_encoder_folder, hub_options, locate, quiet_loading
 from rerank_plugins.backends.model_files import Module, model_kind, read_json, read_modules
 from rerank_plugins.config import MINI, ModelConfig
 from rerank_plugins.errors import ModelLoadError
+
+_PLACEHOLDER: Final = "{instruction}"
+
+
+class Prompt(NamedTuple):
+    """A decoder's prompt, and the answers whose logits give the score.
+
+    Attributes:
+        before: Parts before the query; ``{instruction}`` is replaced by the instruction.
+        between: Parts between query and document.
+        after: Parts after the document.
+        yes: The answer that means relevant.
+        no: The answer that means not relevant; empty if the logit of ``yes`` alone is the score.
+        instruction: Default instruction.
+        instructed: Replaces the last part of ``before`` if an instruction is set.
+        whole: Whether the prompt is tokenized as one text. Otherwise its parts are tokenized
+            separately, the last part of ``before`` together with the query and the last part of
+            ``between`` together with the document.
+    """
+
+    before: tuple[str, ...]
+    between: tuple[str, ...]
+    after: tuple[str, ...]
+    yes: str
+    no: str
+    instruction: str = ""
+    instructed: str = ""
+    whole: bool = False
+
+    def with_instruction(self, instruction: str | None) -> Prompt:
+        """Return the prompt with an instruction; None uses the default one."""
+        if instruction is not None and self.instructed:
+            last = self.instructed.replace(_PLACEHOLDER, instruction)
+            return self._replace(before=(*self.before[:-1], last))
+        text = self.instruction if instruction is None else instruction
+        return self._replace(before=tuple(part.replace(_PLACEHOLDER, text) for part in self.before))
+
+    @property
+    def takes_instructions(self) -> bool:
+        """Whether the prompt has a place for an instruction."""
+        return bool(self.instruction or self.instructed)
+
+
+class Family(NamedTuple):
+    """Backend and prompt of a family."""
+
+    backend: str
+    prompt: Prompt
+
+
+class EmbeddingPrompts(NamedTuple):
+    """Prefixes of queries and documents for a family of bi-encoders."""
+
+    query: str
+    document: str = ""
+
+
+def family(model: str) -> Family | None:
+    """Return the family of a decoder reranker, or None if its name is not recognized.
+
+    >>> family("Qwen/Qwen3-Reranker-0.6B").backend
+    'decoder'
+    >>> family("me/not-a-qwen3-reranker-0.6b") is None
+    True
+    """
+    return FAMILIES.get(PurePath(model).name.lower())
+
+
+def embedding_prompts(model: str) -> EmbeddingPrompts:
+    """Return the prompts of a bi-encoder's family; most models have empty ones.
+
+    >>> embedding_prompts("intfloat/multilingual-e5-small").document
+    'passage: '
+    """
+    return EMBEDDING_PROMPTS.get(PurePath(model).name.lower(), EmbeddingPrompts(""))
+
+
+BOS: Final = "<bos>"
+"""Placeholder for the tokenizer's beginning-of-sequence token."""
+
+QWEN3: Final = Prompt(
+    before=(
+        (
+            "<|im_start|>system\nJudge whether the Document meets the requirements based on the "
+            'Query and the Instruct provided. Note that the answer can only be "yes" or "no".'
+            "<|im_end|>\n<|im_start|>user\n"
+        ),
+        "<Instruct>: {instruction}\n<Query>: ",
+    ),
+    between=("\n<Document>: ",),
+    after=("<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",),
+    yes="yes",
+    no="no",
+    instruction="Given a web search query, retrieve relevant passages that answer the query",
+    whole=True,
+)
+"""Source: the model card of Qwen/Qwen3-Reranker-0.6B."""
+
+MXBAI: Final = Prompt(
+    before=(
+        (
+            "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
+            "assistant.<|im_end|>\n<|im_start|>user\n"
+        ),
+        "query: ",
+    ),
+    between=("\n", "document: "),
+    after=(
+        "\n",
+        (
+            "You are a search relevance expert who evaluates how well documents match search "
+            "queries. For each query-document pair, carefully analyze the semantic relationship "
+            "between them, then provide your binary relevance judgment (0 for not relevant, 1 for "
+            "relevant).\nRelevance:"
+        ),
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    yes="1",
+    no="0",
+    instructed="instruction: {instruction}\nquery: ",
+)
+"""Source: mixedbread-ai's package ``mxbai-rerank``."""
+
+GEMMA: Final = Prompt(
+    before=(BOS, "A: "),
+    between=("\n", "B: "),
+    after=(
+        "\n",
+        (
+            "Given a query A and a passage B, determine whether the passage contains an answer to "
+            "the query by providing a prediction of either 'Yes' or 'No'."
+        ),
+    ),
+    yes="Yes",
+    no="",
+)
+"""Source: FlagEmbedding's ``FlagLLMReranker`` and ``LayerWiseFlagLLMReranker``."""
+
+LIGHTWEIGHT: Final = GEMMA._replace(
+    after=("\n", "Predict whether passage B contains an answer to query A.")
+)
+"""Source: FlagEmbedding's ``LightWeightFlagLLMReranker``."""
+
+PROMPTS: Final[Mapping[str, Prompt]] = {"qwen3": QWEN3, "mxbai": MXBAI, "gemma": GEMMA}
+"""Prompts by family, for models that are not recognized by name."""
+
+
+FAMILIES: Final[Mapping[str, Family]] = {
+    **dict.fromkeys(
+        [
+            f"qwen3-reranker-{size}{form}"
+            for size in ("0.6b", "4b", "8b")
+            for form in ("", "-seq-cls")
+        ],
+        Family("decoder", QWEN3),
+    ),
+    **dict.fromkeys(
+        ["mxbai-rerank-base-v2", "mxbai-rerank-large-v2"],
+        Family("decoder", MXBAI),
+    ),
+    "bge-reranker-v2-gemma": Family("flag", GEMMA),
+}
+"""Families by the last part of a Hub name or folder, in lower case."""
+
+
+_BGE_EN: Final = EmbeddingPrompts("Represent this sentence for searching relevant passages: ")
+_BGE_ZH: Final = EmbeddingPrompts("为这个句子生成表示以用于检索相关文章：")  # noqa: RUF001
+_E5: Final = EmbeddingPrompts("query: ", "passage: ")
+
+EMBEDDING_PROMPTS: Final[Mapping[str, EmbeddingPrompts]] = {
+    **{
+        f"bge-{size}-en{version}": _BGE_EN
+        for size in ("small", "base", "large")
+        for version in ("", "-v1.5")
+    },
+    **{
+        f"bge-{size}-zh{version}": _BGE_ZH
+        for size in ("small", "base", "large")
+        for version in ("", "-v1.5")
+    },
+    **{
+        f"{language}e5-{size}{version}": _E5
+        for language, versions in (("", ("", "-v2")), ("multilingual-", ("",)))
+        for size in ("small", "base", "large")
+        for version in versions
+    },
+}
+"""Models that were trained with prompts but have none in their configuration, by the last part of
+their name in lower case. Source: their model cards."""
+
 
 _PACKED_TYPES: Final = ("bert", "roberta", "xlm-roberta", "electra", "modernbert")
 """Model types that the torch backend runs without padding, also with a modular head."""

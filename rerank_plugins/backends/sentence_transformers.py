@@ -13,15 +13,24 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from rerank_plugins.backends.config_limits import smallest_max_seq_length
 from rerank_plugins.backends.decoder.prompts import PromptTokenizer, chat_template
 from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
-from rerank_plugins.backends.fingerprint import fingerprint
-from rerank_plugins.backends.hub import cross_encoder_folder, hub_options, locate, quiet_loading
-from rerank_plugins.backends.model_files import default_prompt, read_prompts, validate_source
+from rerank_plugins.backends.hub import (
+    cross_encoder_folder,
+    fingerprint,
+    hub_options,
+    locate,
+    quiet_loading,
+)
+from rerank_plugins.backends.model_files import (
+    default_prompt,
+    read_prompts,
+    smallest_max_seq_length,
+    validate_source,
+)
 from rerank_plugins.backends.tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.batch import cross_encoder_batch_tokens
-from rerank_plugins.backends.torch.modular import load_modules
+from rerank_plugins.backends.torch.loading import load_modules
 from rerank_plugins.backends.torch.tokenization import PairTokenizer, PairTokenizerMixin
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Role, TokenizedItem

@@ -9,9 +9,9 @@ from typer.core import TyperGroup
 
 from rerank_plugins import __version__
 from rerank_plugins.cli.batch import batch
-from rerank_plugins.cli.console import out, print_message
 from rerank_plugins.cli.demo import demo
 from rerank_plugins.cli.evaluate import evaluate, plan
+from rerank_plugins.cli.options import out, print_message
 from rerank_plugins.cli.rerank import rerank
 from rerank_plugins.cli.serve import serve
 from rerank_plugins.errors import RerankError

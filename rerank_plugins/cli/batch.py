@@ -10,8 +10,13 @@ import typer
 from rerank_plugins._lazy import require
 from rerank_plugins.batch.files import DEAD, RANKED
 from rerank_plugins.batch.job import BatchSettings, rerank_files
-from rerank_plugins.cli.console import out, print_message, progress
-from rerank_plugins.cli.options import reranker_options, reranker_settings
+from rerank_plugins.cli.options import (
+    out,
+    print_message,
+    progress,
+    reranker_options,
+    reranker_settings,
+)
 
 _UNSUPPORTED: Final = (
     *("fusion", "fusion_weight", "dedup_threshold", "dedup_model"),

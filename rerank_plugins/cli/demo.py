@@ -20,7 +20,7 @@ from rich.table import Table
 
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins._lazy import require
-from rerank_plugins.cli.console import err, out, printable, progress
+from rerank_plugins.cli.options import err, out, printable, progress
 from rerank_plugins.config import MINI
 from rerank_plugins.errors import RerankError
 from rerank_plugins.evaluation.datasets import Passage, RetrievalSet, read_beir

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rerank_plugins._lazy import require
-from rerank_plugins.cli.console import err, out
-from rerank_plugins.cli.options import reranker_settings
+from rerank_plugins.cli.options import err, out, reranker_settings
 from rerank_plugins.config import MINI, RerankerSettings
 from rerank_plugins.errors import ConfigurationError
 

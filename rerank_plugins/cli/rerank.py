@@ -11,8 +11,13 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 
 from rerank_plugins import RankedDocument, Ranking, Reranker
-from rerank_plugins.cli.console import out, print_message, printable
-from rerank_plugins.cli.options import reranker_options, reranker_settings
+from rerank_plugins.cli.options import (
+    out,
+    print_message,
+    printable,
+    reranker_options,
+    reranker_settings,
+)
 from rerank_plugins.core.inputs import (
     WINDOW,
     complete_scores,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from rerank_plugins._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rerank_plugins.evaluation.calibration import cross_validated, reliability_curve
     from rerank_plugins.evaluation.datasets import (
         RetrievalSet,
         from_documents,
@@ -18,15 +17,20 @@ if TYPE_CHECKING:
         read_beir,
     )
     from rerank_plugins.evaluation.evaluator import Evaluation, evaluate
-    from rerank_plugins.evaluation.metrics import bootstrapped_mean, paired_bootstrap
+    from rerank_plugins.evaluation.metrics import (
+        Comparison,
+        bootstrapped_mean,
+        compare,
+        paired_bootstrap,
+    )
     from rerank_plugins.evaluation.planner import Plan, plan
-    from rerank_plugins.evaluation.setups import Setup
-    from rerank_plugins.evaluation.significance import Comparison, compare
-    from rerank_plugins.evaluation.sweeper import sweep
+    from rerank_plugins.evaluation.sweeper import Setup, sweep
     from rerank_plugins.evaluation.tuning import (
         LabeledQuery,
+        cross_validated,
         fit_early_exit_margin,
         fit_fusion_weight,
+        reliability_curve,
     )
 
 __all__ = [
@@ -52,15 +56,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Comparison": "rerank_plugins.evaluation.significance",
+    "Comparison": "rerank_plugins.evaluation.metrics",
     "Evaluation": "rerank_plugins.evaluation.evaluator",
     "LabeledQuery": "rerank_plugins.evaluation.tuning",
     "Plan": "rerank_plugins.evaluation.planner",
     "RetrievalSet": "rerank_plugins.evaluation.datasets",
-    "Setup": "rerank_plugins.evaluation.setups",
+    "Setup": "rerank_plugins.evaluation.sweeper",
     "bootstrapped_mean": "rerank_plugins.evaluation.metrics",
-    "compare": "rerank_plugins.evaluation.significance",
-    "cross_validated": "rerank_plugins.evaluation.calibration",
+    "compare": "rerank_plugins.evaluation.metrics",
+    "cross_validated": "rerank_plugins.evaluation.tuning",
     "evaluate": "rerank_plugins.evaluation.evaluator",
     "fit_early_exit_margin": "rerank_plugins.evaluation.tuning",
     "fit_fusion_weight": "rerank_plugins.evaluation.tuning",
@@ -69,7 +73,7 @@ _HOMES = {
     "paired_bootstrap": "rerank_plugins.evaluation.metrics",
     "plan": "rerank_plugins.evaluation.planner",
     "read_beir": "rerank_plugins.evaluation.datasets",
-    "reliability_curve": "rerank_plugins.evaluation.calibration",
+    "reliability_curve": "rerank_plugins.evaluation.tuning",
     "sweep": "rerank_plugins.evaluation.sweeper",
 }
 

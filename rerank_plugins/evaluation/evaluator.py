@@ -23,8 +23,7 @@ from rerank_plugins.config import validate_count
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set
-from rerank_plugins.evaluation.metrics import per_query
-from rerank_plugins.evaluation.significance import Comparable
+from rerank_plugins.evaluation.metrics import Comparable, per_query
 from rerank_plugins.evaluation.systems import Hits, System, as_system
 
 if TYPE_CHECKING:

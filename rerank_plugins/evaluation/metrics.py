@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rerank_plugins._lazy import require
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
@@ -154,3 +156,208 @@ def folds_of(queries: int, folds: int, seed: int) -> NDArray[np.intp]:
         message = f"there are {queries} queries for {folds} folds; label more or use fewer folds."
         raise InvalidInputError(message)
     return np.random.default_rng(seed).permutation(queries) % folds
+
+
+PERMUTATIONS: Final = 9_999
+_PERMUTATIONS_PER_BLOCK: Final = 2_000_000
+
+
+class PairTest(NamedTuple):
+    """Test of two systems on the same questions.
+
+    Attributes:
+        first: Name of the first system.
+        second: Name of the second system.
+        difference: ``second - first`` with its 95% bootstrap interval.
+        p_value: Two-sided p-value of the paired permutation test, with Holm's correction for
+            the number of pairs.
+    """
+
+    first: str
+    second: str
+    difference: Difference
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The rank of one system.
+
+    Attributes:
+        name: Name of the system.
+        mean: Its mean with its 95% bootstrap interval.
+        best_rank: 1 plus the number of systems that are significantly better.
+        worst_rank: The number of systems minus those that are significantly worse.
+    """
+
+    name: str
+    mean: Difference
+    best_rank: int
+    worst_rank: int
+
+    @property
+    def rank(self) -> str:
+        """The possible ranks, such as ``"1"`` or, for a tie, ``"1-3"``."""
+        if self.best_rank == self.worst_rank:
+            return str(self.best_rank)
+        return f"{self.best_rank}-{self.worst_rank}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Systems compared by one measure; those that do not differ significantly are tied.
+
+    Attributes:
+        measure: Name of the measure.
+        questions: Number of questions.
+        alpha: Level of significance.
+        standings: The systems, sorted by mean.
+        pairs: The test of each pair.
+    """
+
+    measure: str
+    questions: int
+    alpha: float
+    standings: tuple[Standing, ...]
+    pairs: tuple[PairTest, ...]
+
+    @property
+    def winner(self) -> str | None:
+        """The system that is significantly better than all others, if there is one."""
+        first = self.standings[0]
+        return first.name if first.worst_rank == 1 else None
+
+    @property
+    def ties(self) -> tuple[PairTest, ...]:
+        """The pairs that do not differ significantly."""
+        return tuple(pair for pair in self.pairs if pair.p_value >= self.alpha)
+
+    def __str__(self) -> str:
+        """Return one line per system, then one line per tie."""
+        lines = [f"{self.measure} on {self.questions} questions:"]
+        lines += [
+            f"  {standing.rank:>5}  {standing.name}  {standing.mean.mean:.3f} "
+            f"({standing.mean.low:.3f} to {standing.mean.high:.3f})"
+            for standing in self.standings
+        ]
+        lines += [
+            f"  {pair.first} and {pair.second} do not differ significantly: "
+            f"{pair.difference.mean:+.3f} ({pair.difference.low:+.3f} to "
+            f"{pair.difference.high:+.3f}), p = {pair.p_value:.2g}"
+            for pair in self.ties
+        ]
+        return "\n".join(lines)
+
+
+class Comparable:
+    """Base class of results with one value per question for each system.
+
+    Attributes:
+        measures: Names of the measures.
+    """
+
+    measures: tuple[str, ...]
+
+    def _measured(self) -> Iterable[tuple[str, Mapping[str, Sequence[float]]]]:
+        """Return each system's name and its values by measure."""
+        raise NotImplementedError
+
+    def values_of(self, measure: str) -> dict[str, Scores]:
+        """Return one value per question for each system, by its name.
+
+        Raises:
+            ConfigurationError: If ``measure`` was not measured.
+        """
+        if measure not in self.measures:
+            message = f"measure is {measure!r}; the results have {', '.join(self.measures)}."
+            raise ConfigurationError(message)
+        return {name: np.array(values[measure]) for name, values in self._measured()}
+
+    def compare(self, measure: str = "nDCG@10", *, alpha: float = 0.05) -> Comparison:
+        """Compare the systems; see :func:`~rerank_plugins.evaluation.compare`."""
+        return compare(self, measure, alpha=alpha)
+
+
+def compare(
+    results: Comparable | Mapping[str, ArrayLike],
+    measure: str = "nDCG@10",
+    *,
+    alpha: float = 0.05,
+    seed: int = 0,
+) -> Comparison:
+    """Compare systems on the same questions.
+
+    Each pair is tested by a permutation test of the paired differences (Smucker, Allan and
+    Carterette, 2007); the p-values are corrected by Holm's method (1979).
+
+    Args:
+        results: An evaluation or a sweep; or a mapping from each system to one value per
+            question, in the same order.
+        measure: The measure to compare by; for a mapping only a label.
+        alpha: Level of significance, above 0 and below 1.
+        seed: Seed of the permutations and the bootstrap.
+
+    Raises:
+        ConfigurationError: If ``alpha`` is out of range or ``measure`` was not measured.
+        InvalidInputError: If the systems have different numbers of values, or none.
+        MissingDependencyError: If the extra ``evaluation`` is not installed.
+    """
+    if not 0 < alpha < 1:
+        message = f"alpha is {alpha!r}; it must be above 0 and below 1."
+        raise ConfigurationError(message)
+    by_name = results if isinstance(results, Mapping) else results.values_of(measure)
+    values = {name: np.asarray(row, dtype=np.float64) for name, row in by_name.items()}
+    sizes = {len(row) for row in values.values()}
+    if len(sizes) != 1 or sizes == {0}:
+        message = f"the systems have {sorted(sizes)} values; give each one value per question."
+        raise InvalidInputError(message)
+    names = sorted(values, key=lambda name: -values[name].mean())
+    name_pairs = list(combinations(names, 2))
+    raw = [permutation_p(values[first], values[second], seed) for first, second in name_pairs]
+    pairs = tuple(
+        PairTest(first, second, paired_bootstrap(values[first], values[second], seed), p_value)
+        for (first, second), p_value in zip(name_pairs, holm(raw), strict=True)
+    )
+    different = [(pair.first, pair.second) for pair in pairs if pair.p_value < alpha]
+    standings = [
+        Standing(
+            name,
+            bootstrapped_mean(values[name], seed),
+            best_rank=1 + sum(name == worse for _, worse in different),
+            worst_rank=len(names) - sum(name == better for better, _ in different),
+        )
+        for name in names
+    ]
+    return Comparison(measure, sizes.pop(), alpha, tuple(standings), pairs)
+
+
+def permutation_p(first: Scores, second: Scores, seed: int = 0) -> float:
+    """Return the two-sided p-value of a paired permutation test of the means.
+
+    Exact if there are at most :data:`PERMUTATIONS` sign flips, else on random ones.
+    """
+    stats = require("scipy.stats", "evaluation")
+    result = stats.permutation_test(
+        (second - first,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=PERMUTATIONS,
+        batch=max(1, _PERMUTATIONS_PER_BLOCK // len(first)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for multiple tests (Holm's step-down method, 1979).
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p_values, kind="stable")
+    steps = len(p_values) - np.arange(len(p_values))
+    stepped = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values)[order] * steps))
+    corrected = np.empty(len(p_values))
+    corrected[order] = stepped
+    return [float(p_value) for p_value in corrected]

@@ -30,19 +30,17 @@ from rerank_plugins.evaluation.decision import (
 )
 from rerank_plugins.evaluation.evaluator import environment, write_text
 from rerank_plugins.evaluation.metrics import Difference
-from rerank_plugins.evaluation.setups import (
-    RerankStep,
-    Setup,
-    default_setups,
-    langchain_code,
-    llama_index_code,
-)
 from rerank_plugins.evaluation.sweeper import (
     MEASURED_DEPTH,
     Cell,
+    RerankStep,
+    Setup,
     Sweep,
     Trial,
     bi_encoder_trial,
+    default_setups,
+    langchain_code,
+    llama_index_code,
     measure_cells,
     setup_trial,
 )

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rerank_plugins._lazy import require
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.evaluation.evaluator import write_bytes
-from rerank_plugins.evaluation.metrics import paired_bootstrap
-from rerank_plugins.evaluation.significance import compare
+from rerank_plugins.evaluation.metrics import compare, paired_bootstrap
 
 if TYPE_CHECKING:
     from rich.console import Group

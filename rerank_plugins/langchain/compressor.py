@@ -20,7 +20,7 @@ from rerank_plugins.core.inputs import (
     with_metadata,
 )
 from rerank_plugins.core.reranker import Reranker
-from rerank_plugins.langchain._foreign import as_backend
+from rerank_plugins.langchain.cross_encoder import as_backend
 from rerank_plugins.types import Ranking
 
 RUN_NAME: Final = "CrossEncoderRerank"

@@ -5,18 +5,78 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fastapi import FastAPI
 from ray.util.metrics import Counter, Gauge
+from starlette.types import ASGIApp, Message, Scope
 
 from rerank_plugins.engine.engine import Engine
 from rerank_plugins.errors import ConfigurationError, EngineOverloadedError, InferenceError
-from rerank_plugins.ray.asgi import HttpRequest, HttpResponse, call_app
 from rerank_plugins.serving.app import create_app
 from rerank_plugins.serving.metrics import ENGINE_COUNTERS, ENGINE_GAUGES, engine_metric_name
 from rerank_plugins.serving.service import Models
 from rerank_plugins.serving.settings import TOKEN_VARIABLE, ServerSettings
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True)
+class HttpRequest:
+    """A complete HTTP request."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: Headers
+    body: bytes
+
+
+@dataclass
+class HttpResponse:
+    """A complete HTTP response; ``status`` is 0 before it starts."""
+
+    status: int = 0
+    headers: Headers = field(default_factory=list)
+    body: bytes = b""
+
+
+async def call_app(app: ASGIApp, request: HttpRequest) -> HttpResponse:
+    """Return the response of an application; cancellation cancels its work."""
+    response = HttpResponse()
+    unread = [request.body]
+
+    async def receive() -> Message:
+        if unread:
+            return {"type": "http.request", "body": unread.pop(), "more_body": False}
+        # A disconnect cancels this call instead.
+        return await asyncio.Future[Message]()
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            response.status, response.headers = message["status"], list(message.get("headers", ()))
+        else:
+            response.body += message.get("body", b"")
+
+    scope: Scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": "http",
+        "path": request.path,
+        "raw_path": request.path.encode(),
+        "root_path": "",
+        "query_string": request.query,
+        "headers": request.headers,
+        "client": None,
+        "server": None,
+        "state": {},
+    }
+    await app(scope, receive, send)
+    return response
+
 
 _PROBE_TIMEOUT_S: Final = 5.0
 
@@ -164,11 +224,11 @@ class EngineMetrics:
         """Report the current statistics of engines."""
         for kind, engine in engines.items():
             stats = engine.stats()
-            for field, counter in self._counters.items():
-                key, value = (id(engine), field), float(getattr(stats, field))
+            for name, counter in self._counters.items():
+                key, value = (id(engine), name), float(getattr(stats, name))
                 increase = value - self._reported.get(key, 0.0)
                 if increase > 0:  # Serve rejects an increase of 0
                     counter.inc(increase, tags={"kind": kind})
                 self._reported[key] = value
-            for field, gauge in self._gauges.items():
-                gauge.set(float(getattr(stats, field)), tags={"kind": kind})
+            for name, gauge in self._gauges.items():
+                gauge.set(float(getattr(stats, name)), tags={"kind": kind})

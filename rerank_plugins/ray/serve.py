@@ -5,7 +5,7 @@
 ``args``.
 """
 
-# No `from __future__ import annotations`: Serve reads the annotation of `build_app` as a class.
+from __future__ import annotations
 
 import asyncio
 import logging
@@ -21,12 +21,14 @@ from ray.serve.handle import DeploymentHandle
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rerank_plugins.ray.asgi import HttpRequest, HttpResponse
-from rerank_plugins.ray.replica import RerankReplica
+from rerank_plugins.ray.replica import HttpRequest, HttpResponse, RerankReplica
 from rerank_plugins.ray.settings import RayServeSettings
 from rerank_plugins.serving.errors import APIError, error_response
+from rerank_plugins.serving.logging import RequestRecord, get_record, start_record
 from rerank_plugins.serving.middleware import BodyLimits
-from rerank_plugins.serving.request_record import RequestRecord, get_record, start_record
+
+# No `from __future__ import annotations`: Serve reads the annotation of `build_app` as a class.
+
 
 logger: Final = logging.getLogger(__name__)
 

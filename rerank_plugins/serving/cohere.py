@@ -12,9 +12,16 @@ from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
 from rerank_plugins import Ranking
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.serving.errors import ERROR_RESPONSES, JsonResponse
-from rerank_plugins.serving.request_record import get_record
-from rerank_plugins.serving.schemas import STATUS_HEADER, DeadlineMs, RequestBody, Text, Texts
+from rerank_plugins.serving.errors import (
+    ERROR_RESPONSES,
+    STATUS_HEADER,
+    DeadlineMs,
+    JsonResponse,
+    RequestBody,
+    Text,
+    Texts,
+)
+from rerank_plugins.serving.logging import get_record
 from rerank_plugins.serving.service import rank
 from rerank_plugins.serving.settings import ServerSettings
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from rerank_plugins.engine.engine import Engine
-    from rerank_plugins.serving.request_record import RequestRecord
+    from rerank_plugins.serving.logging import RequestRecord
 
 GetEngines = Callable[[], Mapping[str, "Engine[Any]"]]
 

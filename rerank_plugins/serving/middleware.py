@@ -15,9 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rerank_plugins._tracing import get_tracer
 from rerank_plugins.serving.errors import OPENAI_PATH, TEI_PATH, APIError, error_response
-from rerank_plugins.serving.logging import describe_fault
+from rerank_plugins.serving.logging import RequestRecord, describe_fault, start_record
 from rerank_plugins.serving.metrics import Metrics
-from rerank_plugins.serving.request_record import RequestRecord, start_record
 from rerank_plugins.serving.settings import ServerSettings
 
 logger: Final = logging.getLogger(__name__)

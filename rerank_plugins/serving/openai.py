@@ -12,8 +12,15 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.serving.errors import ERROR_RESPONSES, OPENAI_PATH, JsonResponse
-from rerank_plugins.serving.schemas import DeadlineMs, RequestBody, Text, validate_texts
+from rerank_plugins.serving.errors import (
+    ERROR_RESPONSES,
+    OPENAI_PATH,
+    DeadlineMs,
+    JsonResponse,
+    RequestBody,
+    Text,
+    validate_texts,
+)
 from rerank_plugins.serving.service import embed
 
 router: Final = APIRouter(tags=["OpenAI"])

@@ -16,7 +16,7 @@ from rerank_plugins.engine.engine import Engine
 from rerank_plugins.engine.request import RequestOutput
 from rerank_plugins.errors import InvalidInputError, ModelLoadError, RerankError
 from rerank_plugins.serving.errors import APIError
-from rerank_plugins.serving.request_record import RequestRecord, get_record
+from rerank_plugins.serving.logging import RequestRecord, get_record
 from rerank_plugins.serving.settings import ServerSettings
 
 _MAX_RETRY_AFTER_S: Final = 60

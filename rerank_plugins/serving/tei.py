@@ -11,9 +11,18 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from rerank_plugins.errors import InvalidInputError
-from rerank_plugins.serving.errors import ERROR_RESPONSES, TEI_PATH, APIError, JsonResponse
-from rerank_plugins.serving.request_record import get_record
-from rerank_plugins.serving.schemas import STATUS_HEADER, DeadlineMs, RequestBody, Text, Texts
+from rerank_plugins.serving.errors import (
+    ERROR_RESPONSES,
+    STATUS_HEADER,
+    TEI_PATH,
+    APIError,
+    DeadlineMs,
+    JsonResponse,
+    RequestBody,
+    Text,
+    Texts,
+)
+from rerank_plugins.serving.logging import get_record
 from rerank_plugins.serving.service import rank
 
 router: Final = APIRouter(tags=["text-embeddings-inference"])

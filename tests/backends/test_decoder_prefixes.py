@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rerank_plugins import DecoderSpec, Reranker
-from rerank_plugins.backends.decoder import forward
+from rerank_plugins.backends.decoder import loading as forward
 from rerank_plugins.types import TextPair
 from tests.helpers.tiny_decoders import CONFIGS, save_logit_score
 from tests.helpers.tiny_models import TEXTS

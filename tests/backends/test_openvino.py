@@ -157,7 +157,7 @@ def test_unsupported_modules_are_refused(tmp_path: Path) -> None:
 
 
 def test_row_groups_contain_every_row_once_with_little_padding() -> None:
-    from rerank_plugins.backends.openvino.batching import group_rows  # noqa: PLC0415  (after the skip)
+    from rerank_plugins.backends.openvino.runtime import group_rows  # noqa: PLC0415  (after the skip)
 
     lengths = [int(length) for length in np.random.default_rng(3).integers(1, 513, 200)]
     groups = group_rows(lengths, 500, 2)

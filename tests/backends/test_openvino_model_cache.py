@@ -19,7 +19,7 @@ from tests.backends.test_parity import PAIRS
 from tests.helpers.tiny_models import TEXTS, save_reranker
 
 model_cache: Any = pytest.importorskip(
-    "rerank_plugins.backends.openvino.model_cache", exc_type=ImportError
+    "rerank_plugins.backends.openvino.conversion", exc_type=ImportError
 )
 conversion: Any = pytest.importorskip("rerank_plugins.backends.openvino.conversion")
 openvino = model_cache.openvino

@@ -16,7 +16,7 @@ import transformers
 from rerank_plugins import Cache, Reranker
 from rerank_plugins.backends import devices as devices_module
 from rerank_plugins.backends.devices import resolve_device
-from rerank_plugins.backends.torch import precision
+from rerank_plugins.backends.torch import loading as precision
 from rerank_plugins.config import Dtype
 from rerank_plugins.errors import ModelLoadError
 from tests.helpers.tiny_models import TEXTS, save_reranker

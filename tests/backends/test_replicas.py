@@ -15,7 +15,7 @@ import torch
 
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins.backends import devices as devices_module
-from rerank_plugins.backends.replicas import CrossEncoderReplicas
+from rerank_plugins.backends.devices import CrossEncoderReplicas
 from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import CrossEncoderBackend, TokenizedItem

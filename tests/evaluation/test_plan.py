@@ -23,7 +23,7 @@ from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.evaluation import Plan, RetrievalSet, Setup, evaluate, from_documents, plan
 from rerank_plugins.evaluation.candidates import CandidatePool
-from rerank_plugins.evaluation.setups import (
+from rerank_plugins.evaluation.sweeper import (
     ON_CPU,
     RerankStep,
     default_setups,

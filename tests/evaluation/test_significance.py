@@ -7,7 +7,7 @@ import pytest
 
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation import compare
-from rerank_plugins.evaluation.significance import holm, permutation_p
+from rerank_plugins.evaluation.metrics import holm, permutation_p
 
 
 def test_the_exact_permutation_test() -> None:

@@ -24,7 +24,7 @@ from rerank_plugins.errors import (
     InvalidScoresError,
 )
 from rerank_plugins.langchain import CrossEncoderCompressor, CrossEncoderModel, RerankRetriever
-from rerank_plugins.langchain._foreign import _WRAPPED, as_backend
+from rerank_plugins.langchain.cross_encoder import _WRAPPED, as_backend
 from rerank_plugins.testing import FakeCrossEncoder, overlap
 from rerank_plugins.types import ScoreScale
 

@@ -15,7 +15,7 @@ from ray import exceptions as ray_errors
 from ray.serve import exceptions as serve_errors
 from ray.serve._private.common import DeploymentID
 
-from rerank_plugins.ray.asgi import HttpRequest, HttpResponse
+from rerank_plugins.ray.replica import HttpRequest, HttpResponse
 from rerank_plugins.ray.serve import build_ingress_app, is_replica_lost
 from rerank_plugins.ray.settings import RayServeSettings
 

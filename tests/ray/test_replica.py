@@ -13,8 +13,7 @@ pytest.importorskip("ray.serve", reason="the extra ray is not installed")
 
 from rerank_plugins.errors import ConfigurationError, InferenceError, ModelLoadError
 from rerank_plugins.ray import replica as ray_replica
-from rerank_plugins.ray.asgi import HttpRequest, HttpResponse
-from rerank_plugins.ray.replica import RerankReplica
+from rerank_plugins.ray.replica import HttpRequest, HttpResponse, RerankReplica
 from rerank_plugins.testing import FakeCrossEncoder
 
 

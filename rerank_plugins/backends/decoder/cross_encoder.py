@@ -9,8 +9,7 @@ from typing import Any, Final, cast
 import numpy as np
 import torch
 
-from rerank_plugins.backends.decoder.forward import LastTokenScorer
-from rerank_plugins.backends.decoder.loading import LoadedDecoder, load_decoder
+from rerank_plugins.backends.decoder.loading import LastTokenScorer, LoadedDecoder, load_decoder
 from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
 from rerank_plugins.backends.model_specs import DecoderSpec
 from rerank_plugins.backends.torch.batch import cross_encoder_batch_tokens

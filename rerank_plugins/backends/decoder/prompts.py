@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from rerank_plugins.backends.families import BOS, Prompt
-from rerank_plugins.backends.text import replace_surrogates
+from rerank_plugins.backends.detection import BOS, Prompt
 from rerank_plugins.backends.torch.tokenization import PairTemplate, token_spans
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError, InvalidInputError, ModelLoadError
-from rerank_plugins.types import TextPair
+from rerank_plugins.types import TextPair, replace_surrogates
 
 Ids = NDArray[np.int32]
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rerank_plugins.backends.bi_encoder import PROBES, SentenceTransformerBiEncoder
-from rerank_plugins.backends.openvino.backend import OpenVINOBackend
-from rerank_plugins.backends.openvino.batching import InputBuilder
-from rerank_plugins.backends.openvino.conversion import validate_agreement
-from rerank_plugins.backends.openvino.export import PooledEncoder
-from rerank_plugins.backends.openvino.quantization import calibration_pairs
+from rerank_plugins.backends.openvino.conversion import (
+    PooledEncoder,
+    calibration_pairs,
+    validate_agreement,
+)
+from rerank_plugins.backends.openvino.runtime import InputBuilder, OpenVINOBackend
 from rerank_plugins.backends.tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.tokenization import RoleTokenizer
 from rerank_plugins.config import ModelConfig

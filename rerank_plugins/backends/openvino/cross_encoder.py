@@ -10,11 +10,12 @@ from typing import Final
 import numpy as np
 import torch
 
-from rerank_plugins.backends.openvino.backend import OpenVINOBackend
-from rerank_plugins.backends.openvino.batching import InputBuilder
-from rerank_plugins.backends.openvino.conversion import validate_agreement
-from rerank_plugins.backends.openvino.export import classifier_module
-from rerank_plugins.backends.openvino.quantization import calibration_pairs
+from rerank_plugins.backends.openvino.conversion import (
+    calibration_pairs,
+    classifier_module,
+    validate_agreement,
+)
+from rerank_plugins.backends.openvino.runtime import InputBuilder, OpenVINOBackend
 from rerank_plugins.backends.tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.loading import PROBES, load_reranker, model_max_seq_length
 from rerank_plugins.backends.torch.tokenization import PairTokenizer, PairTokenizerMixin

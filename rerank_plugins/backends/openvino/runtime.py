@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import openvino
@@ -12,12 +13,85 @@ import torch
 from numpy.typing import NDArray
 from openvino import AsyncInferQueue, InferRequest
 
-from rerank_plugins.backends.openvino.batching import InputBuilder, group_rows
+from rerank_plugins.backends.devices import resolve_local
+from rerank_plugins.backends.hub import quiet_loading
+from rerank_plugins.backends.openvino.conversion import Exportable, convert
 from rerank_plugins.backends.torch.loading import is_small
+from rerank_plugins.backends.torch.tokenization import TokenPair
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import TokenizedItem
-from rerank_plugins.errors import ConfigurationError, OutOfMemoryError
-from rerank_plugins.types import FloatArray
+from rerank_plugins.errors import ConfigurationError, EngineClosedError, OutOfMemoryError
+from rerank_plugins.types import FloatArray, ModelIdentity
+
+_WIDTH_STEP: Final = 16
+
+_MAX_ROWS: Final = 4
+"""Larger groups are no faster, and leave streams idle at the end of a batch."""
+
+
+class RowGroup(NamedTuple):
+    """Rows that are computed together.
+
+    Attributes:
+        rows: Their positions in the batch.
+        width: Number of tokens to which each row is padded.
+    """
+
+    rows: list[int]
+    width: int
+
+
+def group_rows(lengths: Sequence[int], max_seq_length: int, streams: int) -> list[RowGroup]:
+    """Divide a batch into groups of rows of nearly equal length, the most expensive first.
+
+    Args:
+        lengths: Number of tokens of each row.
+        max_seq_length: Maximum sequence length of the model.
+        streams: Number of groups that are computed at once.
+    """
+    max_rows = max(1, min(_MAX_ROWS, len(lengths) // streams))
+    longest_first = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    groups = []
+    for width, rows in groupby(
+        longest_first,
+        lambda row: min(-(-lengths[row] // _WIDTH_STEP) * _WIDTH_STEP, max_seq_length),
+    ):
+        groups += [RowGroup(part, width) for part in _split(list(rows), max_rows)]
+    return sorted(groups, key=lambda group: -len(group.rows) * group.width)
+
+
+def _split(rows: list[int], max_rows: int) -> Iterator[list[int]]:
+    """Yield parts of 4, 2 or 1 rows."""
+    while rows:
+        size = 1 << (min(len(rows), max_rows).bit_length() - 1)
+        yield rows[:size]
+        rows = rows[size:]
+
+
+class InputBuilder(NamedTuple):
+    """Builds the padded inputs of a model.
+
+    Attributes:
+        pad_id: Token id of padding.
+        inputs: Number of inputs: ids, mask and, if there are three, token types.
+        typed: Whether the tokenizer's token types are used; otherwise all types are 0.
+    """
+
+    pad_id: int
+    inputs: int
+    typed: bool
+
+    def __call__(self, pairs: Sequence[TokenPair], width: int) -> list[NDArray[np.int64]]:
+        """Return int64 arrays of shape ``(len(pairs), width)``, padded on the right."""
+        ids = np.full((len(pairs), width), self.pad_id, dtype=np.int64)
+        mask, types = np.zeros_like(ids), np.zeros_like(ids)
+        for row, pair in enumerate(pairs):
+            ids[row, : len(pair.ids)] = pair.ids
+            mask[row, : len(pair.ids)] = 1
+            if self.typed:
+                types[row, : len(pair.ids)] = pair.types
+        return [ids, mask, types][: self.inputs]
+
 
 _CAPABILITIES: Final = {
     "float32": "FP32",
@@ -130,3 +204,74 @@ def validate_precision(config: ModelConfig) -> None:
             f"{' or '.join(map(repr, allowed))}, or 'auto'."
         )
         raise ConfigurationError(message)
+
+
+def resolve_openvino(config: ModelConfig) -> ModelConfig:
+    """Choose device and data type, and replace the spec by the name of its model.
+
+    Raises:
+        ConfigurationError: If OpenVINO does not compute on the device or in the data type here.
+    """
+    model = config.model if config.spec is None else str(config.spec)
+    # "auto" means the same as for torch, which has no int8: that is used only if it is set.
+    resolved = resolve_local(
+        config.replace(
+            model=model,
+            device=config.device or "cpu",
+            dtype="float32" if config.dtype == "int8" else config.dtype,
+        )
+    )
+    if config.dtype == "int8":
+        resolved = resolved.replace(dtype="int8")
+    validate_precision(resolved)
+    return resolved
+
+
+class OpenVINOBackend:
+    """A converted model.
+
+    Attributes:
+        is_padded: False: rows are padded to the next multiple of 16 tokens only, whatever the
+            batch.
+        batch_tokens: Tokens per batch that keep all streams busy.
+    """
+
+    is_padded = False
+    resolve = staticmethod(resolve_openvino)
+
+    identity: ModelIdentity
+    batch_tokens: int
+    _build_inputs: InputBuilder
+    _runtime: Runtime | None
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        self._runtime = None
+
+    def _compile(
+        self,
+        config: ModelConfig,
+        module: Exportable,
+        network: torch.nn.Module,
+        calibration: Sequence[TokenizedItem],
+        fingerprint: str,
+    ) -> None:
+        """Convert and compile a module.
+
+        Args:
+            config: Resolved configuration of the model.
+            module: The module to convert.
+            network: The torch model that the module wraps.
+            calibration: The calibration texts, for int8.
+            fingerprint: Digest of the model's files.
+        """
+        inputs = [self._build_inputs([item.payload], item.tokens) for item in calibration]
+        with quiet_loading(config.model):
+            self._runtime = Runtime(convert(config, module, inputs, fingerprint), config.dtype)
+        self.batch_tokens = batch_tokens(network, self._runtime.streams)
+
+    def _outputs(self, batch: Sequence[TokenizedItem]) -> FloatArray:
+        if self._runtime is None:
+            message = f"the model {self.identity.model!r} was closed."
+            raise EngineClosedError(message)
+        return self._runtime.run(batch, self.identity.max_length, self._build_inputs)

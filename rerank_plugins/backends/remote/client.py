@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from rerank_plugins import __version__
 from rerank_plugins._lazy import require
 from rerank_plugins._tracing import remote_call
-from rerank_plugins.backends.remote.responses import excerpt, parse_retry_after, parse_scores
+from rerank_plugins.backends.remote.apis import excerpt, parse_retry_after, parse_scores
 from rerank_plugins.errors import (
     RemoteConnectionError,
     RemoteError,

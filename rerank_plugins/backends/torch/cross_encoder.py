@@ -22,21 +22,19 @@ from rerank_plugins.backends.torch.batch import (
 from rerank_plugins.backends.torch.cpu_parallel import CPUThreadPool, create_thread_pool
 from rerank_plugins.backends.torch.loading import (
     PROBES,
+    current_dtype,
+    fall_back_to_bfloat16,
     first_position,
+    keep_head_in_float32,
     load_reranker,
     model_max_seq_length,
+    resolve_torch,
 )
 from rerank_plugins.backends.torch.packing import (
     PackedModel,
     can_pack,
     has_bert_layers,
     outputs_agree,
-)
-from rerank_plugins.backends.torch.precision import (
-    current_dtype,
-    fall_back_to_bfloat16,
-    keep_head_in_float32,
-    resolve_torch,
 )
 from rerank_plugins.backends.torch.tokenization import PairTokenizer, PairTokenizerMixin
 from rerank_plugins.config import ModelConfig

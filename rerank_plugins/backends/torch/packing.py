@@ -20,8 +20,7 @@ from rerank_plugins.backends.torch.attention import PACKED, Packing
 from rerank_plugins.backends.torch.batch import BatchBuilder, PackedBatch, compute_longest_first
 from rerank_plugins.backends.torch.cpu_parallel import CPUThreadPool, create_thread_pool
 from rerank_plugins.backends.torch.layers import BertLayers
-from rerank_plugins.backends.torch.loading import first_position
-from rerank_plugins.backends.torch.modular import ModularModel
+from rerank_plugins.backends.torch.loading import ModularModel, first_position
 from rerank_plugins.config import Optimize
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.types import FloatArray

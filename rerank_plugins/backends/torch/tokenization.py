@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rerank_plugins.backends.text import replace_surrogates
 from rerank_plugins.backends.tokenizer import truncating_tokenizer
 from rerank_plugins.engine.backend import Role, RoleText, TokenizedItem
 from rerank_plugins.errors import ModelLoadError
-from rerank_plugins.types import TextPair
+from rerank_plugins.types import TextPair, replace_surrogates
 
 _TEMPLATE_PROBES = (("what is rain", "water that falls"), ("a", "b c d e f"))
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins import Reranker
-from rerank_plugins.backends.remote.responses import excerpt, parse_retry_after, parse_scores
+from rerank_plugins.backends.remote.apis import excerpt, parse_retry_after, parse_scores
 from rerank_plugins.errors import (
     RemoteConnectionError,
     RemoteError,

@@ -96,7 +96,7 @@ class WrongItems(FakeCrossEncoder):
 )
 def test_invalid_prepared_items_fail_only_their_request(change: Any) -> None:
     check_only_bad_fails(
-        WrongItems(change), InferenceError, "each must become one of at least 1 token"
+        WrongItems(change), InferenceError, "must return one item of at least 1 token"
     )
 
 

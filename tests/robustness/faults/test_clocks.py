@@ -224,7 +224,7 @@ def test_a_conversion_that_seems_old_is_returned_but_not_stored(
 ) -> None:
     """A process whose clock is a year ahead removes old files in the middle of a write."""
     model_cache: Any = pytest.importorskip(
-        "rerank_plugins.backends.openvino.model_cache", exc_type=ImportError
+        "rerank_plugins.backends.openvino.conversion", exc_type=ImportError
     )
     save, now = model_cache.openvino.save_model, model_cache.time.time
 

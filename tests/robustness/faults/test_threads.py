@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank_plugins.backends.remote.background_loop import BackgroundLoop
+from rerank_plugins.backends.remote.cross_encoder import BackgroundLoop
 from rerank_plugins.engine import scheduler
 from rerank_plugins.engine.loading import UserBackend
 from rerank_plugins.engine.request import Request
@@ -54,7 +54,7 @@ def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch, started: int)
 
 
 def test_a_loop_whose_thread_has_ended_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank_plugins.backends.remote.background_loop._POLL_S", 0.05)
+    monkeypatch.setattr("rerank_plugins.backends.remote.cross_encoder._POLL_S", 0.05)
     loop = BackgroundLoop("the loop")
 
     async def work() -> None:
@@ -79,7 +79,7 @@ async def _cancelled(loop: Any) -> None:
 def test_closing_a_loop_is_bounded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("rerank_plugins.backends.remote.background_loop._CLOSE_S", 0.2)
+    monkeypatch.setattr("rerank_plugins.backends.remote.cross_encoder._CLOSE_S", 0.2)
     loop = BackgroundLoop("the loop")
 
     async def never() -> None:

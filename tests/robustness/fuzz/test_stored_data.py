@@ -164,7 +164,7 @@ def test_any_calibrator_is_refused_or_monotone(content: bytes) -> None:
 @pytest.fixture(scope="module")
 def model_cache() -> Any:
     """The module of converted models; it needs OpenVINO."""
-    return pytest.importorskip("rerank_plugins.backends.openvino.model_cache", exc_type=ImportError)
+    return pytest.importorskip("rerank_plugins.backends.openvino.conversion", exc_type=ImportError)
 
 
 @fuzz(few=4, many=100, number=st.integers(0, 2), data=st.data())
