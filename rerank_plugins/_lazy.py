@@ -14,16 +14,7 @@ from rerank_plugins.errors import MissingDependencyError
 def require(module: str, extra: str | None) -> ModuleType:
     """Import an optional dependency; the error names the extra that installs it.
 
-    Args:
-        module: Dotted name of the module, for example ``"langchain_core"``.
-        extra: The extra of this distribution that installs the module; None means no extra.
-
-    Returns:
-        The imported module.
-
-    Raises:
-        MissingDependencyError: If the import fails; the cause is chained, so that an installed
-            but broken package shows its own error.
+    Its cause is chained, so that an installed but broken package shows its own error.
     """
     try:
         return importlib.import_module(module)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rerank_plugins._lazy import require
 from rerank_plugins.errors import MissingDependencyError
@@ -59,50 +59,49 @@ class Trace(Protocol):
         error: BaseException | None = None,
     ) -> None:
         """Record a step that has ended, on the clock of :func:`time.perf_counter`."""
-        ...
 
-    def remote(self, api: str, documents: int) -> AbstractContextManager[RemoteCall]:
+    def remote(self, api_name: str, documents: int) -> AbstractContextManager[RemoteCall]:
         """Record a request to a server."""
-        ...
 
     def record_error(self, error: BaseException) -> None:
         """Record that scoring failed."""
-        ...
 
     def record_rankings(self, rankings: Sequence[Ranking]) -> None:
         """Record the rankings that the call returns."""
-        ...
 
 
-class Tracer(Protocol):
-    """Records calls."""
+class NoTracer:
+    """A tracer that records nothing; the tracer of a library is a subclass.
+
+    Attributes:
+        start_span: Starts a span of a name; None without a library.
+    """
+
+    start_span: Callable[[str], Any] | None = None
 
     def rank(
         self, requests: Sequence[ScoringRequest], config: RankingSettings, model: str
     ) -> AbstractContextManager[Trace | None]:
         """Record a call of a reranker; the trace is None if nothing is recorded."""
-        ...
+        span = None if self.start_span is None else self.start_span("rerank")
+        if span is None or not span.get_span_context().is_valid:  # there is no SDK
+            return nullcontext()
+        return self.record(span, requests, config, model)
 
-    def serve(
-        self, method: str, path: str, headers: Mapping[str, str]
-    ) -> AbstractContextManager[ServerCall]:
-        """Record a request to our server in the trace of its headers."""
-        ...
-
-
-class NoTracer:
-    """A tracer that records nothing."""
-
-    def rank(
-        self, requests: Sequence[ScoringRequest], config: RankingSettings, model: str
-    ) -> AbstractContextManager[None]:
-        """Do nothing."""
+    def record(
+        self,
+        span: Any,  # noqa: ANN401  (its library may be missing)
+        requests: Sequence[ScoringRequest],
+        config: RankingSettings,
+        model: str,
+    ) -> AbstractContextManager[Trace | None]:
+        """Record a call of a reranker in its span."""
         return nullcontext()
 
     def serve(
         self, method: str, path: str, headers: Mapping[str, str]
     ) -> AbstractContextManager[ServerCall]:
-        """Do nothing."""
+        """Record a request to our server in the trace of its headers."""
         return nullcontext(ServerCall())
 
 
@@ -113,10 +112,10 @@ current_trace: Callable[[], Trace | None] = _current.get
 
 
 @cache
-def get_tracer() -> Tracer:
+def get_tracer() -> NoTracer:
     """Return the tracer of this process: OpenTelemetry's, if it is installed."""
     try:
-        tracer: Tracer = require("rerank_plugins.tracing", "tracing").OpenTelemetryTracer()
+        tracer: NoTracer = require("rerank_plugins.tracing", "tracing").OpenTelemetryTracer()
     except MissingDependencyError:
         return NoTracer()
     return tracer

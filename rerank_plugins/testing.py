@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from rerank_plugins.engine.backend import (
     CrossEncoderBackend,
     RoleText,
     TokenizedItem,
+    unit_vectors,
 )
 from rerank_plugins.errors import EngineClosedError
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
@@ -141,15 +142,48 @@ def overlap(query: str, document: str) -> float:
     return 8.0 * len(shared) / max(len(words), 1) - 4.0 + len(document) * 1e-6
 
 
-class FakeCrossEncoder:
+class _FakeBackend:
+    """A backend that counts words as tokens and records its batches."""
+
+    is_padded = True
+
+    def __init__(self, max_length: int, batch_tokens: int) -> None:
+        self.identity = ModelIdentity("fake", None, "fake", "float32", max_length)
+        self.batch_tokens = batch_tokens
+        self.batches: list[list[Any]] = []
+        self.closed = False
+
+    def close(self) -> None:
+        """Record that the backend was closed."""
+        self.closed = True
+
+    def _max_tokens(self, max_length: int | None) -> int:
+        return min(max_length or self.identity.max_length, self.identity.max_length)
+
+    def _tokenized(
+        self, counts: Iterable[int], payloads: Iterable[Any], max_length: int | None
+    ) -> list[TokenizedItem]:
+        limit = self._max_tokens(max_length)
+        return [
+            TokenizedItem(min(count, limit), count > limit, payload)
+            for count, payload in zip(counts, payloads, strict=True)
+        ]
+
+    def _record(self, batch: Sequence[TokenizedItem]) -> list[Any]:
+        if self.closed:
+            message = "the fake was closed."
+            raise EngineClosedError(message)
+        self.batches.append([item.payload for item in batch])
+        return self.batches[-1]
+
+
+class FakeCrossEncoder(_FakeBackend):
     """A cross-encoder backend that scores by word overlap and records its batches.
 
     Attributes:
         batches: Pairs of every call of :meth:`run`, in order.
         closed: Whether :meth:`close` was called.
     """
-
-    is_padded = True
 
     def __init__(
         self,
@@ -160,28 +194,20 @@ class FakeCrossEncoder:
         batch_tokens: int = 1_024,
     ) -> None:
         """Score with a function of query and document; words count as tokens."""
-        self.identity = ModelIdentity("fake", None, "fake", "float32", max_length)
+        super().__init__(max_length, batch_tokens)
         self.scale = scale
-        self.batch_tokens = batch_tokens
-        self.batches: list[list[TextPair]] = []
-        self.closed = False
         self._score = score
 
     def prepare(
         self, items: Sequence[TextPair], max_length: int | None = None
     ) -> list[TokenizedItem]:
         """Count words; thread-safe."""
-        max_seq_length = min(max_length or self.identity.max_length, self.identity.max_length)
         counts = [len(query.split()) + len(document.split()) + 3 for query, document in items]
-        return [
-            TokenizedItem(min(count, max_seq_length), count > max_seq_length, item)
-            for count, item in zip(counts, items, strict=True)
-        ]
+        return self._tokenized(counts, items, max_length)
 
     def room(self, query: str, max_length: int | None = None) -> int:
         """Return the number of document words that fit together with a query, at least 1."""
-        max_seq_length = min(max_length or self.identity.max_length, self.identity.max_length)
-        return max(1, max_seq_length - len(query.split()) - 3)
+        return max(1, self._max_tokens(max_length) - len(query.split()) - 3)
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return the character span of each word, one array per text."""
@@ -190,19 +216,10 @@ class FakeCrossEncoder:
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; shape ``(len(batch),)``."""
-        if self.closed:
-            message = "the fake was closed."
-            raise EngineClosedError(message)
-        pairs = [item.payload for item in batch]
-        self.batches.append(pairs)
-        return np.array([self._score(*pair) for pair in pairs], dtype=np.float32)
-
-    def close(self) -> None:
-        """Record that the backend was closed."""
-        self.closed = True
+        return np.array([self._score(*pair) for pair in self._record(batch)], dtype=np.float32)
 
 
-class FakeBiEncoder:
+class FakeBiEncoder(_FakeBackend):
     """A bi-encoder backend whose vectors are hashed bags of words.
 
     Attributes:
@@ -210,43 +227,23 @@ class FakeBiEncoder:
         closed: Whether :meth:`close` was called.
     """
 
-    is_padded = True
-
     def __init__(self, dimension: int = 64, *, batch_tokens: int = 1_024) -> None:
         """Embed in ``dimension`` dimensions; words count as tokens."""
-        self.identity = ModelIdentity("fake", None, "fake", "float32", 512)
+        super().__init__(512, batch_tokens)
         self.dimension = dimension
-        self.batch_tokens = batch_tokens
-        self.batches: list[list[str]] = []
-        self.closed = False
 
     def prepare(
         self, items: Sequence[RoleText], max_length: int | None = None
     ) -> list[TokenizedItem]:
         """Prefix texts with their prompts and count words; thread-safe."""
         texts = [f"{item.prompt or ''}{item.text}" for item in items]
-        max_seq_length = max_length or self.identity.max_length
-        counts = [len(text.split()) + 2 for text in texts]
-        return [
-            TokenizedItem(min(count, max_seq_length), count > max_seq_length, text)
-            for count, text in zip(counts, texts, strict=True)
-        ]
+        return self._tokenized([len(text.split()) + 2 for text in texts], texts, max_length)
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Embed one batch; unit vectors of shape ``(len(batch), dimension)``."""
-        if self.closed:
-            message = "the fake was closed."
-            raise EngineClosedError(message)
-        texts = [item.payload for item in batch]
-        self.batches.append(texts)
         vectors = np.zeros((len(batch), self.dimension), dtype=np.float32)
-        for row, text in enumerate(texts):
+        for row, text in enumerate(self._record(batch)):
             vectors[row, 0] = 1e-3
             for word in text.lower().split():
                 vectors[row, zlib.crc32(word.encode("utf-8", "replace")) % self.dimension] += 1
-        unit: FloatArray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return unit
-
-    def close(self) -> None:
-        """Record that the backend was closed."""
-        self.closed = True
+        return unit_vectors(vectors)

@@ -10,14 +10,15 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from opentelemetry import trace as api
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from rerank_plugins import __version__
-from rerank_plugins._tracing import RemoteCall, ServerCall, Step, within
+from rerank_plugins._tracing import NoTracer, RemoteCall, ServerCall, Step, within
 
 if TYPE_CHECKING:
     from rerank_plugins.config import RankingSettings
@@ -86,12 +87,7 @@ def _inputs(request: ScoringRequest) -> Iterator[tuple[int, float]]:
 
 
 def _document_attributes(name: str, documents: Iterator[tuple[int, float]]) -> Attributes:
-    """Return the attributes of the first documents.
-
-    Args:
-        name: Prefix of the attributes.
-        documents: Index in the caller's input, which is the id, and score; NaN without one.
-    """
+    """Return the attributes of the first documents, given by their indices and scores or NaN."""
     attributes: Attributes = {}
     for position, (index, score) in zip(range(DOCUMENTS), documents, strict=False):
         attributes[f"{name}.{position}.document.id"] = str(index)
@@ -107,30 +103,17 @@ MAX_STEPS: Final = 200
 PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 
-class _StepRecord(NamedTuple):
-    step: Step
-    start: float
-    end: float
-    counts: Mapping[str, int | str]
-    error: BaseException | None
-
-
 class SpanTrace:
     """The span of a call; its steps become spans when the call ends, in the caller's thread."""
 
-    def __init__(self, tracer: api.Tracer, span: api.Span, offset: int) -> None:
-        """Create a trace without steps.
-
-        Args:
-            tracer: Tracer of the child spans.
-            span: Span of the call.
-            offset: Nanoseconds between the epoch and the zero of ``time.perf_counter``.
-        """
+    def __init__(self, tracer: api.Tracer, span: api.Span) -> None:
+        """Create the trace of a span that has just started; the tracer starts its children."""
         self._tracer = tracer
         self._span = span
-        self._offset = offset
+        # Nanoseconds between the epoch and the zero of time.perf_counter.
+        self._offset = time.time_ns() - time.perf_counter_ns()
         self._context = api.set_span_in_context(span)
-        self._steps: list[_StepRecord] = []
+        self._steps: list[tuple[Step, float, float, Attributes, BaseException | None]] = []
 
     def record_step(
         self,
@@ -141,19 +124,23 @@ class SpanTrace:
         error: BaseException | None = None,
     ) -> None:
         """Keep a step until the call ends."""
-        self._steps.append(_StepRecord(step, start, end, counts, error))
+        attributes: Attributes = {
+            KIND: "CHAIN",
+            **{PREFIX + name: value for name, value in counts.items()},
+        }
+        self._steps.append((step, start, end, attributes, error))
 
     @contextmanager
-    def remote(self, api: str, documents: int) -> Iterator[RemoteCall]:
+    def remote(self, api_name: str, documents: int) -> Iterator[RemoteCall]:
         """Record a request to a server, and its response."""
         call = RemoteCall()
         attributes: Attributes = {
             KIND: "CHAIN",
             "http.request.method": "POST",
-            f"{PREFIX}api": api,
+            f"{PREFIX}api": api_name,
             f"{PREFIX}documents": documents,
         }
-        span = self._start("rerank.remote", now(self._offset), attributes, remote=True)
+        span = self._start("rerank.remote", self._now(), attributes, api.SpanKind.CLIENT)
         try:
             with as_current(span):
                 PROPAGATOR.inject(call.headers)
@@ -163,7 +150,7 @@ class SpanTrace:
             raise
         finally:
             span.set_attributes(_response_attributes(call))
-            span.end(now(self._offset))
+            span.end(self._now())
 
     def record_error(self, error: BaseException) -> None:
         """Record the class of an error of the call."""
@@ -177,32 +164,29 @@ class SpanTrace:
     def close(self) -> None:
         """Record the steps and end the span."""
         steps = list(self._steps)
-        for record in steps[:MAX_STEPS]:
-            attributes: Attributes = {PREFIX + name: value for name, value in record.counts.items()}
-            attributes[KIND] = "CHAIN"
-            span = self._start(f"rerank.{record.step}", self._at(record.start), attributes)
-            if record.error is not None:
-                record_failure(span, record.error)
-            span.end(self._at(record.end))
+        for step, start, end, attributes, error in steps[:MAX_STEPS]:
+            span = self._start(f"rerank.{step}", self._at(start), attributes)
+            if error is not None:
+                record_failure(span, error)
+            span.end(self._at(end))
         if len(steps) > MAX_STEPS:
             self._span.set_attribute(f"{PREFIX}steps_left_out", len(steps) - MAX_STEPS)
-        self._span.end(now(self._offset))
+        self._span.end(self._now())
 
     def _start(
-        self, name: str, start: int, attributes: Attributes, *, remote: bool = False
+        self,
+        name: str,
+        start: int,
+        attributes: Attributes,
+        kind: api.SpanKind = api.SpanKind.INTERNAL,
     ) -> api.Span:
-        kind = api.SpanKind.CLIENT if remote else api.SpanKind.INTERNAL
-        return self._tracer.start_span(
-            name, context=self._context, kind=kind, attributes=attributes, start_time=start
-        )
+        return self._tracer.start_span(name, self._context, kind, attributes, start_time=start)
+
+    def _now(self) -> int:
+        return self._offset + time.perf_counter_ns()
 
     def _at(self, seconds: float) -> int:
         return self._offset + round(seconds * 1e9)
-
-
-def now(offset: int) -> int:
-    """Return the nanoseconds since the epoch, on the clock of a call."""
-    return offset + time.perf_counter_ns()
 
 
 @contextmanager
@@ -232,29 +216,26 @@ def _response_attributes(call: RemoteCall) -> Attributes:
     return attributes
 
 
-_SERVER_FAULT: Final = 500
-
-
-class OpenTelemetryTracer:
+class OpenTelemetryTracer(NoTracer):
     """Records calls through OpenTelemetry's API, with the SDK of the process."""
 
     def __init__(self) -> None:
         """Get a tracer of the API; the SDK may be set up later."""
         self._tracer = api.get_tracer("rerank_plugins", __version__)
+        self.start_span = self._tracer.start_span
 
     @contextmanager
-    def rank(
-        self, requests: Sequence[ScoringRequest], config: RankingSettings, model: str
-    ) -> Iterator[SpanTrace | None]:
-        """Record a call of a reranker; see :class:`~rerank_plugins._tracing.Tracer`."""
-        offset = time.time_ns() - time.perf_counter_ns()
-        span = self._tracer.start_span("rerank", start_time=now(offset))
-        if not span.get_span_context().is_valid:  # there is no SDK
-            yield None
-            return
+    def record(
+        self,
+        span: api.Span,
+        requests: Sequence[ScoringRequest],
+        config: RankingSettings,
+        model: str,
+    ) -> Iterator[SpanTrace]:
+        """Record a call of a reranker in its span."""
         if span.is_recording():
             span.set_attributes(call_attributes(requests, config, model))
-        trace = SpanTrace(self._tracer, span, offset)
+        trace = SpanTrace(self._tracer, span)
         try:
             with as_current(span), within(trace):
                 yield trace
@@ -286,6 +267,6 @@ class OpenTelemetryTracer:
         finally:
             if call.status:
                 span.set_attribute("http.response.status_code", call.status)
-            if call.status >= _SERVER_FAULT:
+            if call.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 span.set_status(api.StatusCode.ERROR)
             span.end()

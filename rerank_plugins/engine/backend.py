@@ -57,32 +57,22 @@ class Backend(Protocol[ItemT_contra]):
     @property
     def identity(self) -> ModelIdentity:
         """What results depend on, apart from the items."""
-        ...
 
     @property
     def batch_tokens(self) -> int:
         """Maximum number of tokens per call of :meth:`run`."""
-        ...
 
     @property
     def is_padded(self) -> bool:
         """Whether padding counts toward those tokens, because :meth:`run` computes it."""
-        ...
 
     def prepare(
         self, items: Sequence[ItemT_contra], max_length: int | None = None
     ) -> list[TokenizedItem]:
-        """Tokenize and truncate items; thread-safe.
+        """Tokenize and truncate items, and return one result per item in order; thread-safe.
 
-        Args:
-            items: Items to tokenize.
-            max_length: Maximum number of tokens per item; None, or more than the model's
-                maximum, is the model's maximum.
-
-        Returns:
-            One result per item, in order.
+        A ``max_length`` of None, or more than the model's maximum, is the model's maximum.
         """
-        ...
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Compute one batch; the first axis of the result is the batch, in order.
@@ -93,11 +83,9 @@ class Backend(Protocol[ItemT_contra]):
             BatchError: If the failed items are known; the engine then runs nothing again.
             InferenceError: If the model fails; any other exception is mapped to it.
         """
-        ...
 
     def close(self) -> None:
         """Release the model; idempotent."""
-        ...
 
 
 @runtime_checkable
@@ -107,7 +95,6 @@ class CrossEncoderBackend(Backend[TextPair], Protocol):
     @property
     def scale(self) -> ScoreScale:
         """Scale of the raw scores."""
-        ...
 
 
 @runtime_checkable
@@ -116,11 +103,9 @@ class SupportsTokenSpans(Protocol):
 
     def room(self, query: str, max_length: int | None = None) -> int:
         """Return how many tokens of a document fit together with a query, at least 1."""
-        ...
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return the characters ``[start, end)`` of each token; shape ``(tokens, 2)`` per text."""
-        ...
 
 
 @runtime_checkable
@@ -130,7 +115,6 @@ class SupportsPrompts(Protocol):
     @property
     def prompts(self) -> Mapping[Role, str]:
         """Prompts for queries and documents in the model's configuration."""
-        ...
 
 
 @runtime_checkable
@@ -140,15 +124,10 @@ class BiEncoderBackend(Backend[RoleText], Protocol):
     @property
     def dimension(self) -> int:
         """Length of an embedding."""
-        ...
 
 
 def validate_backend(model: object, protocol: type[Any]) -> None:
-    """Check that an object given as a model implements a protocol of this module.
-
-    Raises:
-        ConfigurationError: If it does not.
-    """
+    """Check that an object given as a model implements a protocol of this module."""
     if not isinstance(model, protocol):
         message = (
             f"model is {type(model).__name__}; give a name, a folder, or an object with the "

@@ -58,12 +58,8 @@ def serving_order(
 ) -> list[Request[Any]]:
     """Return the requests in the order in which they are served.
 
-    Within a priority level, requests with a deadline go first, the earliest deadline at the top.
-
-    Args:
-        requests: Requests in order of arrival.
-        budget: Token budget of a batch.
-        batch_number: Number of the batch to be planned.
+    Within a priority level, requests with a deadline go first, the earliest deadline at the top,
+    and the others keep their order.
     """
     ordered = sorted(
         requests, key=lambda request: (priority_level(request, budget), request.deadline)
@@ -85,15 +81,12 @@ def plan_batch(
     padding and the first request is served in one sweep from long to short. Requests of lower
     levels fill only a part of the batch, because a small batch is a fast one, and short
     requests should not wait for items of long ones. Requests with a deadline are left out,
-    because their items have an order.
+    because their items have an order. An item beyond the budget is a batch of its own.
 
     Args:
         requests: Requests with ready items, in serving order; the first has no deadline.
-        budget: Token budget of the batch; an item beyond it makes a batch of its own.
+        budget: Token budget of the batch.
         is_padded: Whether padding counts, because the backend computes it.
-
-    Returns:
-        At least one item.
     """
     width, index = requests[0].ready[-1]
     peers, others = _by_level(requests, budget)
@@ -113,16 +106,8 @@ def plan_deadline_batch(
     left, items of other requests fill the batch: first of those with a deadline, in their
     order too, then items of similar length. A request's first batch uses only a share of its
     time, but holds one item even if that is not predicted to fit, because the prediction may
-    be wrong; so does every batch while there is no prediction.
-
-    Args:
-        requests: Requests with ready items, in serving order; the first has a deadline.
-        time_budget: The time and the cost model.
-        budget: Token budget of the batch; an item beyond it makes a batch of its own.
-        is_padded: Whether padding counts, because the backend computes it.
-
-    Returns:
-        An empty list if no item of the first request fits any more.
+    be wrong; so does every batch while there is no prediction. The batch is empty if no item of
+    the first request fits any more. Arguments are those of :func:`plan_batch`.
     """
     leader = requests[0]
     tokens, first = leader.ready[-1]
@@ -174,11 +159,7 @@ def items_of_similar_length(
 ) -> tuple[list[BatchItem], int]:
     """Return the longest items of at most ``width`` tokens that fit into the room, and their cost.
 
-    Args:
-        requests: Requests with ready items.
-        width: Maximum tokens of an item.
-        room: Maximum cost of all items in tokens.
-        is_padded: Whether every item costs ``width`` tokens.
+    With padding, every item costs ``width`` tokens.
     """
     candidates: list[tuple[int, Request[Any], int]] = []
     pooled = 0
@@ -216,12 +197,7 @@ class TokenizeTask(NamedTuple):
 
 
 class DeadlineBudget(NamedTuple):
-    """The time left for requests with a deadline.
-
-    Attributes:
-        now: The current time, on the clock of the deadlines.
-        costs: Predicts how long a batch takes.
-    """
+    """The time left for requests with a deadline, by the current time and the cost of batches."""
 
     now: float
     costs: CostModel
@@ -250,12 +226,6 @@ def next_deadline_task(
 
     Only items that fit into the time are tokenized. All others are looked up in the cache,
     because cached results cost no time, wherever they are in the order.
-
-    Args:
-        requests: Requests with a deadline.
-        time_budget: The time and the cost model.
-        budget: Token budget of a batch.
-        max_items: Maximum number of items of a task.
     """
     ordered = sorted(requests, key=lambda request: request.deadline)
     for request in ordered:
@@ -291,9 +261,7 @@ _EVEN_TOKENS: Final = (200, 10_000)
 overhead equals the rest. The weight depends on tokens and not on seconds; otherwise a slow batch
 would count less than a fast one."""
 
-_MIN_DEVIATION: Final = 0.02
-_FIRST_DEVIATION: Final = 0.1
-_MAX_DEVIATION: Final = 0.5
+_MIN_DEVIATION, _FIRST_DEVIATION, _MAX_DEVIATION = 0.02, 0.1, 0.5
 _DEVIATION_RATE: Final = 0.1
 _MIN_S: Final = 1e-9
 
@@ -334,12 +302,7 @@ class CostModel:
         return max(0.0, available_s / self.per_token_s) if self.has_data else 0.0
 
     def learn(self, tokens: int, seconds: float) -> None:
-        """Learn from a batch.
-
-        Args:
-            tokens: Tokens of the batch, padding included where the backend computes it.
-            seconds: Measured time.
-        """
+        """Learn from a batch, whose tokens include padding where the backend computes it."""
         seconds = max(seconds, _MIN_S)
         if self.has_data:
             predicted = self.seconds(tokens)

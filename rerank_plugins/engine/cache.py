@@ -43,14 +43,17 @@ class CacheEntry:
 class MemoryCache:
     """Cached results of one engine in memory; thread-safe.
 
-    It is disabled until :meth:`grow` allows some memory.
+    It keeps nothing until :meth:`grow` allows some memory.
+
+    Attributes:
+        limits: Maximum bytes and maximum number of results; None means no maximum number.
+        size_bytes: Bytes in use, texts included.
     """
 
     def __init__(self) -> None:
-        """Create a disabled cache."""
-        self._max_bytes = 0
-        self._max_entries: int | None = 0
-        self._size_bytes = 0
+        """Create a cache without memory."""
+        self.limits: tuple[int, int | None] = 0, 0
+        self.size_bytes = 0
         self._entries: OrderedDict[CacheKey, CacheEntry] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -58,42 +61,18 @@ class MemoryCache:
         """Return the number of cached results."""
         return len(self._entries)
 
-    @property
-    def enabled(self) -> bool:
-        """Whether results are cached."""
-        return self._max_bytes > 0
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes in use, texts included."""
-        return self._size_bytes
-
-    @property
-    def limits(self) -> tuple[int, int | None]:
-        """Maximum bytes and maximum number of results; None means no maximum number."""
-        return self._max_bytes, self._max_entries
-
     def grow(self, max_bytes: int, max_entries: int | None = None) -> None:
-        """Raise the limits to at least these; they never shrink.
-
-        Args:
-            max_bytes: Bytes, texts included; 0 changes nothing.
-            max_entries: Number of results; None means as many as fit in the bytes.
-        """
-        if not max_bytes:
-            return
-        self._max_bytes = max(self._max_bytes, max_bytes)
-        if max_entries is None or self._max_entries is None:
-            self._max_entries = None
-        else:
-            self._max_entries = max(self._max_entries, max_entries)
+        """Raise the limits to at least these; they never shrink, and 0 bytes change nothing."""
+        if max_bytes:
+            size, entries = self.limits
+            if max_entries is not None:
+                max_entries = None if entries is None else max(entries, max_entries)
+            self.limits = max(size, max_bytes), max_entries
 
     def find(
         self, items: Sequence[tuple[Any, ...]], indices: Iterable[int], max_length: int | None
     ) -> dict[int, CacheEntry]:
         """Return the cached results among some items, by index."""
-        if not self.enabled:
-            return {}
         entries = {}
         with self._lock:
             for index in indices:
@@ -106,23 +85,22 @@ class MemoryCache:
 
     def add(self, results: Iterable[tuple[CacheKey, CacheEntry]]) -> None:
         """Cache results, and evict the least recently used ones beyond the limits."""
-        if not self.enabled:
-            return
+        max_bytes, max_entries = self.limits
         with self._lock:
             for key, entry in results:
                 if key not in self._entries:
-                    self._size_bytes += _size_bytes(key, entry)
+                    self.size_bytes += _size_bytes(key, entry)
                 self._entries[key] = entry
                 self._entries.move_to_end(key)
-            limit = len(self._entries) if self._max_entries is None else self._max_entries
-            while self._size_bytes > self._max_bytes or len(self._entries) > limit:
-                self._size_bytes -= _size_bytes(*self._entries.popitem(last=False))
+            limit = len(self._entries) if max_entries is None else max_entries
+            while self.size_bytes > max_bytes or len(self._entries) > limit:
+                self.size_bytes -= _size_bytes(*self._entries.popitem(last=False))
 
     def clear(self) -> None:
         """Remove all results."""
         with self._lock:
             self._entries.clear()
-            self._size_bytes = 0
+            self.size_bytes = 0
 
 
 def _size_bytes(key: CacheKey, entry: CacheEntry) -> int:

@@ -35,7 +35,6 @@ _log = logging.getLogger(__name__)
 _FORMAT: Final = 2
 """Part of every key. Raise it when keys, values or the truncation of texts change."""
 
-_EXTRA: Final = "cache"
 _SUBFOLDER: Final = "rerank-plugins-scores"
 
 _LOCK_TIMEOUT_S: Final = 0.25
@@ -71,17 +70,8 @@ class DiskCache:
     """
 
     def __init__(self, folder: Path, max_bytes: int, shape: tuple[int, ...]) -> None:
-        """Open the folder in the background.
-
-        Args:
-            folder: Folder of the cache; created if it is missing.
-            max_bytes: Size limit of the folder.
-            shape: Shape of one result; ``()`` for a score.
-
-        Raises:
-            MissingDependencyError: If diskcache is not installed.
-        """
-        require("diskcache", _EXTRA)
+        """Open the folder in the background; ``shape`` is that of one result, ``()`` for scores."""
+        require("diskcache", "cache")
         self.folder = folder
         self.max_bytes = max_bytes
         self.failures = 0
@@ -135,11 +125,7 @@ class DiskCache:
             done.wait(timeout_s)
 
     def close(self, *, wait: bool) -> None:
-        """Accept no more results, and write the pending ones; idempotent.
-
-        Args:
-            wait: Whether to wait for the writes, at most five seconds.
-        """
+        """Accept no more results, and write the pending ones; idempotent."""
         self._closed = True
         self._tasks.put(None)
         if wait:
@@ -176,9 +162,7 @@ class DiskCache:
     def _use(self, access: Callable[[Any], ResultT], *, tries: int = 1) -> ResultT | None:
         """Access the database; return None if it is unavailable or the access fails.
 
-        Args:
-            access: Function of the open database.
-            tries: How often to try while another process keeps the database locked.
+        While another process keeps the database locked, the access is tried again.
         """
         database = self._database
         if database is None or time.monotonic() < self._retry_at:
@@ -212,18 +196,12 @@ class DiskCache:
 
 
 def _open_database(folder: Path, max_bytes: int) -> Any:  # noqa: ANN401  (diskcache has no types)
-    """Create the database of a folder, or check the one that is there.
+    """Return the database of a folder, without an open connection; create it if it is missing.
 
-    It waits up to a minute while another process keeps the database locked.
-
-    Args:
-        folder: Folder of the cache; created for this user only if it is missing.
-        max_bytes: Size limit of the folder.
-
-    Returns:
-        A ``diskcache.Cache`` without an open connection.
+    It waits up to a minute while another process keeps the database locked. A new folder is
+    accessible to this user only.
     """
-    diskcache = require("diskcache", _EXTRA)
+    diskcache = require("diskcache", "cache")
     subfolder = folder / _SUBFOLDER
     for path in (folder, subfolder):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -247,7 +225,7 @@ def _open_database(folder: Path, max_bytes: int) -> Any:  # noqa: ANN401  (diskc
 def _is_locked(error: Exception) -> bool:
     """Return whether an access failed only because another process kept the lock."""
     locked = isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
-    return locked or isinstance(error, require("diskcache", _EXTRA).Timeout)
+    return locked or isinstance(error, require("diskcache", "cache").Timeout)
 
 
 @functools.cache
@@ -257,7 +235,7 @@ def _bytes_disk() -> type[Any]:
     diskcache's own serializers unpickle values, and read and delete files that the database
     names, so a database that was tampered with could run code.
     """
-    core = require("diskcache.core", _EXTRA)
+    core = require("diskcache.core", "cache")
 
     class BytesDisk(core.Disk):  # type: ignore[misc, name-defined]  # diskcache has no types
         def put(self, key: object) -> tuple[memoryview, bool]:
@@ -281,11 +259,7 @@ def _bytes_disk() -> type[Any]:
 
 
 def _require_bytes(value: object) -> bytes:
-    """Return a value that is bytes.
-
-    Raises:
-        OSError: If it is anything else; diskcache treats this error as a missing value.
-    """
+    """Return a value that is bytes; diskcache treats an OSError as a missing value."""
     if isinstance(value, bytes):
         return value
     message = f"the disk cache keeps bytes, not {type(value).__name__}."
@@ -318,10 +292,7 @@ class DiskKeys:
     def key(self, item: tuple[Any, ...], max_length: int | None) -> bytes:
         """Return the key of an item; 32 bytes.
 
-        Args:
-            item: A text pair, or a text with role and prompt.
-            max_length: Maximum number of tokens; None, or more than the model's maximum, is
-                the model's maximum.
+        A ``max_length`` of None, or more than the model's maximum, is the model's maximum.
         """
         key = self._model.copy()
         length = min(max_length or self._max_length, self._max_length)
@@ -337,13 +308,7 @@ def pack(key: bytes, entry: CacheEntry) -> bytes:
 
 
 def unpack(key: bytes, value: object, shape: tuple[int, ...]) -> CacheEntry | None:
-    """Deserialize a result; return None if the value is not one that was packed for this key.
-
-    Args:
-        key: Key of the value.
-        value: Value in the database.
-        shape: Shape of one result; ``()`` for a score.
-    """
+    """Deserialize a result; return None if the value is not one that was packed for this key."""
     size = _CHECKSUM_BYTES + _HEADER.size + 4 * int(np.prod(shape))
     if not isinstance(value, bytes) or len(value) != size:
         return None
@@ -385,11 +350,7 @@ class _ForkGuard:
 
     @contextmanager
     def access(self) -> Iterator[None]:
-        """Enter for one access, during which connections may be open.
-
-        Raises:
-            OSError: If this process was forked during an access of its parent.
-        """
+        """Enter for one access, during which connections may be open."""
         if self._unsafe:
             message = "this process was forked while its parent used the disk"
             raise OSError(message)

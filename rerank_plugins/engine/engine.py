@@ -35,9 +35,6 @@ from rerank_plugins.types import ModelIdentity, ScoreScale
 MAX_QUEUE_TOKENS: Final = 4_000_000
 """Default limit of an engine's queue: about 25,000 passages of 160 tokens."""
 
-_CHARACTERS_PER_TOKEN: Final = 4
-_SPECIAL_TOKENS: Final = 8
-
 ItemT = TypeVar("ItemT", bound=tuple[Any, ...])
 ResultT = TypeVar("ResultT")
 
@@ -75,17 +72,7 @@ class Engine(ClosableMixin, Generic[ItemT]):
     def __init__(
         self, provider: ModelProvider, *, max_queue_tokens: int = MAX_QUEUE_TOKENS
     ) -> None:
-        """Load the backend.
-
-        Args:
-            provider: Provider of the backend.
-            max_queue_tokens: Limit of the queue; see :attr:`max_queue_tokens`.
-
-        Raises:
-            ModelLoadError: If the backend cannot be loaded.
-            ConfigurationError: If ``workers`` or ``prepare_items`` of the backend is not a
-                count.
-        """
+        """Load the backend; its ``workers`` and ``prepare_items`` must be counts."""
         backend = provider.backend()
         dimension = getattr(backend, "dimension", None)
         self.scale: ScoreScale = getattr(backend, "scale", ScoreScale.UNDECLARED)
@@ -148,21 +135,12 @@ class Engine(ClosableMixin, Generic[ItemT]):
         timeout: float | None = None,
         deadline: float | None = None,
     ) -> RequestOutput:
-        """Compute items and return their results; see :meth:`submit`.
+        """Compute items and return their results; arguments and errors as for :meth:`submit`.
 
-        Args:
-            items: Items to compute.
-            max_length: Maximum number of tokens per item; None is the model's own.
-            priority: ``"interactive"``, or ``"bulk"`` for a lower priority.
-            wait: Whether to wait while the queue is full.
-            timeout: Seconds after which the request is cancelled; None waits without limit.
-            deadline: Time of the answer with the results so far; see :meth:`submit`.
+        The request is cancelled after ``timeout`` seconds; None waits without limit.
 
         Raises:
-            EngineOverloadedError: If the queue is full and ``wait`` is False.
-            EngineClosedError: If the engine was closed.
             InferenceError: If the backend fails.
-            InvalidInputError: If the deadline is NaN.
             TimeoutError: If the timeout expires.
         """
         request = self._enqueue(items, max_length, priority, wait=wait, deadline=deadline)
@@ -206,12 +184,12 @@ class Engine(ClosableMixin, Generic[ItemT]):
     @property
     def backend(self) -> Backend[ItemT]:
         """The backend, which is loaded again if it was unloaded."""
-        return self._provider.backend()
+        return self._provider.loaded_backend or self._provider.backend()
 
     @property
     def loaded(self) -> bool:
         """Whether the model is in memory now."""
-        return self._provider.loaded
+        return self._provider.loaded_backend is not None
 
     @property
     def idle_unload_s(self) -> float | None:
@@ -230,7 +208,7 @@ class Engine(ClosableMixin, Generic[ItemT]):
     @max_queue_tokens.setter
     def max_queue_tokens(self, tokens: int) -> None:
         self._check_process()
-        self._queue.max_tokens = tokens
+        self._queue.set_max_tokens(tokens)
 
     @property
     def closed(self) -> bool:
@@ -275,15 +253,14 @@ class Engine(ClosableMixin, Generic[ItemT]):
         self._check_process()
         limit = min(max_length or self._max_seq_length, self._max_seq_length)
         estimates = [_estimated_tokens(item, limit) for item in items]
-        request: Request[ItemT]
-        if deadline is None or deadline == math.inf:
-            request = Request(items, max_length, priority, estimates)
-        else:
-            request = DeadlineRequest(items, max_length, priority, estimates, deadline)
+        deadline = math.inf if deadline is None else deadline
+        kind = Request if deadline == math.inf else DeadlineRequest
+        request: Request[ItemT] = kind(items, max_length, priority, estimates, deadline)
         if not items:
             request.finish()
             return request
-        _fail_in_child(request.future, self._name)
+        _pending[request.future] = self._name
+        request.future.add_done_callback(lambda future: _pending.pop(future, None))
         self._queue.add(request, wait=wait)
         self._scheduler.start()
         return request
@@ -294,9 +271,6 @@ class Engine(ClosableMixin, Generic[ItemT]):
         """Wait for a future of a request, which ends at its deadline with the results so far.
 
         If the wait times out or is interrupted, the request is cancelled.
-
-        Raises:
-            TimeoutError: If the timeout comes before the deadline.
         """
         try:
             seconds = request.deadline - time.perf_counter()
@@ -340,32 +314,17 @@ class Engine(ClosableMixin, Generic[ItemT]):
 
 
 def _count_of(backend: Backend[Any], name: str, default: int) -> int:
-    """Return an optional attribute of a backend that is a count.
-
-    Raises:
-        ConfigurationError: If it is not an integer of at least 1.
-    """
+    """Return an optional attribute of a backend that must be a count."""
     return validate_count(name, getattr(backend, name, None), f"for {default}") or default
 
 
 def _estimated_tokens(item: tuple[Any, ...], limit: int) -> int:
-    """Estimate the tokens of an item by its characters, until it is tokenized."""
-    characters = sum(len(text) for text in item if text)
-    return min(limit, characters // _CHARACTERS_PER_TOKEN + _SPECIAL_TOKENS)
+    """Estimate the tokens of an item: one per four characters, and eight special tokens."""
+    return min(limit, sum(len(text) for text in item if text) // 4 + 8)
 
 
 _pending: WeakKeyDictionary[Future[Any], str] = WeakKeyDictionary()
-"""Futures that are not done, with the names of their engines."""
-
-
-def _fail_in_child(future: Future[Any], name: str) -> None:
-    """Make a future fail in every child that is forked before it is done."""
-    _pending[future] = name
-    future.add_done_callback(_remove_pending)
-
-
-def _remove_pending(future: Future[Any]) -> None:
-    _pending.pop(future, None)
+"""Futures that are not done, with the names of their engines; they fail in a forked child."""
 
 
 def _created_before_fork(name: str) -> EngineClosedError:

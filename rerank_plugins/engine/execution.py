@@ -31,12 +31,7 @@ from rerank_plugins.types import FloatArray
 
 @dataclass
 class BatchResult:
-    """Results and errors of a batch.
-
-    Attributes:
-        rows: The result of each item that was computed.
-        failed: The error of each request that failed.
-    """
+    """The result of each computed item of a batch, and the error of each failed request."""
 
     rows: list[tuple[BatchItem, NDArray[np.float32]]] = field(default_factory=list)
     failed: dict[Request[Any], RerankError] = field(default_factory=dict)
@@ -44,7 +39,7 @@ class BatchResult:
     def cache_entries(self) -> Iterator[tuple[CacheKey, CacheEntry]]:
         """Yield the results in the form of the cache."""
         for (request, index), row in self.rows:
-            item = request.tokenized(index)
+            item = request.tokenized[index]
             key = (request.items[index], request.max_length)
             yield key, CacheEntry(row.copy(), item.tokens, item.truncated)
 
@@ -54,9 +49,7 @@ def tokenize(
 ) -> list[TokenizedItem]:
     """Tokenize items of a request, and record that in its trace.
 
-    Raises:
-        InferenceError: If the backend does not return one item of at least one token per
-            input; its own exceptions are raised unchanged.
+    Exceptions of the backend are raised unchanged.
     """
     items = [request.items[index] for index in indices]
     start = time.perf_counter()
@@ -124,23 +117,16 @@ def record_batch(
     start: float,
     failed: Mapping[Request[Any], RerankError],
 ) -> None:
-    """Record a batch that has just ended in the traces of its requests.
-
-    Args:
-        batch: Items of the batch.
-        model: Name of the model.
-        start: Start of the batch on the clock of :func:`time.perf_counter`.
-        failed: The error of each request that failed.
-    """
+    """Record a batch that has just ended in the traces of its requests."""
     tokens_by_request: dict[Request[Any], list[int]] = {}
     for request, index in batch:
         if request.trace is not None:
-            tokens = request.tokenized(index).tokens
+            tokens = request.tokenized[index].tokens
             tokens_by_request.setdefault(request, []).append(tokens)
     if not tokens_by_request:
         return
     end = time.perf_counter()
-    batch_tokens = sum(request.tokenized(index).tokens for request, index in batch)
+    batch_tokens = sum(request.tokenized[index].tokens for request, index in batch)
     for request, item_tokens in tokens_by_request.items():
         assert request.trace is not None  # noqa: S101  (only traced requests are in the dictionary)
         counts: dict[str, int | str] = {
@@ -158,16 +144,12 @@ def _run(
 ) -> tuple[FloatArray, Mapping[int, RerankError]]:
     """Run a batch, map every exception, and check the shape of the results.
 
-    Returns:
-        The rows, and the errors of those that the backend reports as failed.
-
-    Raises:
-        RerankError: If the backend fails; its own exception is chained.
+    Return the rows, and the errors of those that the backend reports as failed.
     """
     model = backend.identity.model
     errors: Mapping[int, RerankError] = {}
     try:
-        values: Any = backend.run([request.tokenized(index) for request, index in batch])
+        values: Any = backend.run([request.tokenized[index] for request, index in batch])
     except BatchError as partial:
         values, errors = partial.rows, partial.errors
     except RerankError:
@@ -178,7 +160,15 @@ def _run(
     except Exception as error:
         message = f"the backend of {model!r} failed: {error}"
         raise InferenceError(message) from error
-    rows = _as_rows(values, model)
+    try:
+        rows = np.atleast_1d(np.asarray(values, dtype=np.float32))
+    except (TypeError, ValueError, OverflowError) as error:
+        message = (
+            f"the backend of {model!r} returned {type(values).__name__}, which cannot be "
+            f"converted to an array: {error}. It must return float32 of shape (items,) or "
+            "(items, dimension)."
+        )
+        raise InvalidScoresError(message) from error
     dimension = getattr(backend, "dimension", None)
     shape = (len(batch),) if dimension is None else (len(batch), dimension)
     if rows.shape != shape:
@@ -188,20 +178,3 @@ def _run(
         )
         raise InvalidScoresError(message)
     return rows, errors
-
-
-def _as_rows(values: Any, model: str) -> FloatArray:  # noqa: ANN401  (a backend may return anything)
-    """Return results as a float32 array of at least one dimension.
-
-    Raises:
-        InvalidScoresError: If they are not numbers.
-    """
-    try:
-        return np.atleast_1d(np.asarray(values, dtype=np.float32))
-    except (TypeError, ValueError, OverflowError) as error:
-        message = (
-            f"the backend of {model!r} returned {type(values).__name__}, which cannot be "
-            f"converted to an array: {error}. It must return float32 of shape (items,) or "
-            "(items, dimension)."
-        )
-        raise InvalidScoresError(message) from error

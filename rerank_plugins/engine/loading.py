@@ -21,24 +21,22 @@ Kind = Literal["cross-encoder", "bi-encoder"]
 
 
 class ModelProvider(Protocol):
-    """Provides an engine with its backend; thread-safe."""
+    """Provides an engine with its backend; thread-safe.
 
-    @property
-    def loaded(self) -> bool:
-        """Whether :meth:`unload` would release memory."""
-        ...
+    Attributes:
+        loaded_backend: The backend, if it is in memory and :meth:`unload` would release it.
+    """
+
+    loaded_backend: Backend[Any] | None
 
     def backend(self) -> Backend[Any]:
         """Return the backend, and load it if it is not loaded."""
-        ...
 
     def unload(self) -> None:
         """Release the backend's memory, if the backend can be loaded again."""
-        ...
 
     def close(self) -> None:
         """Release the backend."""
-        ...
 
 
 class LazyModel:
@@ -46,33 +44,24 @@ class LazyModel:
 
     def __init__(self, loader: Loader, config: ModelConfig) -> None:
         """Store the loader and the resolved configuration."""
+        self.loaded_backend: Backend[Any] | None = None
         self._loader = loader
         self._config = config
         self._lock = threading.Lock()
-        self._backend: Backend[Any] | None = None
-
-    @property
-    def loaded(self) -> bool:
-        """Whether the model is in memory."""
-        return self._backend is not None
 
     def backend(self) -> Backend[Any]:
-        """Return the backend; one thread loads it, the others wait.
-
-        Raises:
-            ModelLoadError: If it cannot be loaded; the next call tries again.
-        """
+        """Return the backend; one thread loads it, the others wait. Failures are tried again."""
         with self._lock:
-            if self._backend is None:
-                self._backend = self._loader.load(self._config)
-            return self._backend
+            if self.loaded_backend is None:
+                self.loaded_backend = self._loader.load(self._config)
+            return self.loaded_backend
 
     def unload(self) -> None:
         """Release the model's memory; the next :meth:`backend` loads it again."""
         with self._lock:
-            if self._backend is not None:
-                self._backend.close()
-                self._backend = None
+            backend, self.loaded_backend = self.loaded_backend, None
+            if backend is not None:
+                backend.close()
 
     close = unload
 
@@ -81,10 +70,11 @@ class UserBackend:
     """A backend object of the user, who keeps a reference to it.
 
     Attributes:
+        loaded_backend: None, because the backend could not be loaded again.
         on_collected: Called when the object is garbage-collected.
     """
 
-    loaded = False
+    loaded_backend: Backend[Any] | None = None
 
     def __init__(self, backend: Backend[Any]) -> None:
         """Create a provider with a weak reference to the backend."""
@@ -92,11 +82,7 @@ class UserBackend:
         self._reference = weakref.ref(backend, self._collected)
 
     def backend(self) -> Backend[Any]:
-        """Return the backend.
-
-        Raises:
-            EngineClosedError: If it was garbage-collected.
-        """
+        """Return the backend, unless it was garbage-collected."""
         backend = self._reference()
         if backend is None:
             message = (
@@ -109,10 +95,7 @@ class UserBackend:
         """Do nothing: the backend could not be loaded again."""
 
     def close(self) -> None:
-        """Close the backend, and ignore its garbage collection.
-
-        That may come at the end of the interpreter, when half of what would be called is gone.
-        """
+        """Close the backend, and ignore its garbage collection at the end of the interpreter."""
         self.on_collected = None
         backend = self._reference()
         if backend is not None:
@@ -131,11 +114,9 @@ class Loader(Protocol):
 
         Configurations that mean the same model on this machine become equal.
         """
-        ...
 
     def load(self, config: ModelConfig) -> Backend[Any]:
         """Load the model of a resolved configuration."""
-        ...
 
 
 _LOADERS: dict[Kind, Loader] = {}

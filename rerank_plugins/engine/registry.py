@@ -31,15 +31,6 @@ def get_engine(kind: Kind, model: Model) -> Engine[Any]:
 
     Threads that ask for the same model at once load it once. A failed load is tried again by
     the next call.
-
-    Args:
-        kind: ``"cross-encoder"`` or ``"bi-encoder"``.
-        model: A configuration or a backend object.
-
-    Raises:
-        ConfigurationError: If there is no backend of that name.
-        MissingDependencyError: If the backend's extra is not installed.
-        ModelLoadError: If the model cannot be loaded.
     """
     if isinstance(model, ModelConfig):
         return _registry.get(kind, model) or _registry.load(kind, model)
@@ -47,18 +38,12 @@ def get_engine(kind: Kind, model: Model) -> Engine[Any]:
 
 
 def find_engine(identity: ModelIdentity, protocol: type[Any]) -> Engine[Any] | None:
-    """Return an open engine of a model; None without one.
-
-    Args:
-        identity: Identity of the model, as in a ranking.
-        protocol: Protocol of its backend.
-    """
-    engines = [
-        engine
-        for engine in _registry.all_engines()
-        if engine.identity == identity and not engine.closed
-    ]
-    return next((engine for engine in engines if isinstance(engine.backend, protocol)), None)
+    """Return an open engine of a model whose backend implements a protocol; None without one."""
+    for engine in _registry.all_engines():
+        is_open = engine.identity == identity and not engine.closed
+        if is_open and isinstance(engine.backend, protocol):
+            return engine
+    return None
 
 
 def close_engines() -> None:
@@ -84,16 +69,7 @@ class EngineClient(ClosableMixin, Generic[ItemT]):
     ) -> None:
         """Validate the model, which is loaded when it is first needed.
 
-        Args:
-            kind: ``"cross-encoder"`` or ``"bi-encoder"``.
-            protocol: Protocol that a backend object must implement.
-            settings: The model (a name, a folder, a spec or a backend object), and where and how
-                it runs.
-            max_length: Maximum number of tokens per item; None is the model's own.
-            optimize: How torch compiles the model.
-
-        Raises:
-            ConfigurationError: If the model is none of these.
+        A backend object must implement the protocol.
         """
         model = settings.model
         spec = model if isinstance(model, ModelSpec) else None
@@ -117,12 +93,7 @@ class EngineClient(ClosableMixin, Generic[ItemT]):
 
     @property
     def engine(self) -> Engine[ItemT]:
-        """The engine, shared by all users of the model in this process; loads the model.
-
-        Raises:
-            ModelLoadError: If the model cannot be loaded.
-            ConfigurationError: If the engine cannot use the folder of the disk cache.
-        """
+        """The engine, shared by all users of the model in this process; loads the model."""
         engine = self._open_engine()
         if engine is None:
             engine = get_engine(self._kind, self._model)
@@ -193,12 +164,7 @@ _Key: TypeAlias = tuple[Kind, ModelConfig]
 
 
 class _Registry:
-    """Engines by configuration, and by backend object.
-
-    Attributes:
-        engines: Engines by resolved configuration; some may be closed.
-        user_engines: Engines of backend objects, which live as long as these.
-    """
+    """Engines by resolved configuration, of which some may be closed, and by backend object."""
 
     def __init__(self) -> None:
         self.engines: dict[_Key, Engine[Any]] = {}
@@ -208,7 +174,6 @@ class _Registry:
         self._load_locks: dict[_Key, threading.Lock] = {}
 
     def all_engines(self) -> list[Engine[Any]]:
-        """Return every engine."""
         return [*self.engines.values(), *self.user_engines.values()]
 
     def get(self, kind: Kind, config: ModelConfig) -> Engine[Any] | None:
@@ -237,7 +202,6 @@ class _Registry:
             return engine
 
     def wrap(self, backend: Backend[Any]) -> Engine[Any]:
-        """Return the engine of a backend object."""
         with self._lock:
             engine = self.user_engines.get(backend)
             if engine is None or engine.closed:

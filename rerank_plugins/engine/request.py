@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -54,16 +54,12 @@ class RequestOutput:
 
     def select(self, indices: Sequence[int]) -> RequestOutput:
         """Return the results of some items; counters and times stay those of the request."""
-        return RequestOutput(
-            self.values[indices],
-            self.tokens[indices],
-            self.truncated[indices],
-            self.done[indices],
-            self.batches,
-            self.queue_s,
-            self.compute_s,
-            self.cache_hits,
-            self.disk_hits,
+        return replace(
+            self,
+            values=self.values[indices],
+            tokens=self.tokens[indices],
+            truncated=self.truncated[indices],
+            done=self.done[indices],
         )
 
 
@@ -125,6 +121,7 @@ class Request(Generic[ItemT]):
     Attributes:
         future: The caller's result.
         admitted: Done when the request has room in the queue, or has ended.
+        tokenized: Tokenized items without results, by index.
         ready: ``(tokens, index)`` of tokenized items that wait for a batch, shortest first.
         deadline: Time of the answer on the clock of the queue; infinity without a deadline.
         served_tokens: Tokens computed so far, from which the priority level follows.
@@ -135,34 +132,30 @@ class Request(Generic[ItemT]):
         trace: The trace of the caller, in whose context the request is made.
     """
 
-    deadline = math.inf
-
     def __init__(
         self,
         items: Sequence[ItemT],
         max_length: int | None,
         priority: Priority,
         estimates: Sequence[int],
+        deadline: float = math.inf,
     ) -> None:
-        """Create a request of which nothing is tokenized.
+        """Create a request of which nothing is tokenized, with the estimated tokens of each item.
 
-        Args:
-            items: Items to compute.
-            max_length: Maximum number of tokens per item; None is the model's own.
-            priority: Priority of the request.
-            estimates: Estimated tokens of each item.
+        A ``max_length`` of None is the model's own maximum.
         """
         self.items = items
         self.max_length = max_length
         self.priority = priority
+        self.deadline = deadline
         self.future: Future[RequestOutput] = Future()
         self.admitted: Future[None] = Future()
         self.ready: list[tuple[int, int]] = []
         self.served_tokens = self.last_batch = self.batches = 0
         self.queued_tokens = sum(estimates)
         self.trace = current_trace()
+        self.tokenized: dict[int, TokenizedItem] = {}
         self._estimates, self._next = estimates, 0
-        self._tokenized: dict[int, TokenizedItem] = {}
         self._values: FloatArray | None = None
         self._tokens = np.zeros(len(items), dtype=np.int64)
         self._truncated = np.zeros(len(items), dtype=np.bool_)
@@ -218,20 +211,16 @@ class Request(Generic[ItemT]):
     def add_tokenized(self, indices: Sequence[int], items: Sequence[TokenizedItem]) -> None:
         """Make items ready for a batch, and replace their estimates by their true tokens."""
         for index, item in zip(indices, items, strict=True):
-            self._tokenized[index] = item
+            self.tokenized[index] = item
             self._tokens[index] = item.tokens
             self._truncated[index] = item.truncated
             self.queued_tokens += item.tokens - self._estimates[index]
             self.ready.append((item.tokens, index))
         self._sort_ready()
 
-    def tokenized(self, index: int) -> TokenizedItem:
-        """Return a tokenized item."""
-        return self._tokenized[index]
-
     def take(self, index: int) -> int:
         """Move an item from the ready list into a batch; return its tokens."""
-        tokens = self._tokenized[index].tokens
+        tokens = self.tokenized[index].tokens
         entry = (tokens, index)
         if self.ready[-1] == entry:  # as it nearly always is
             self.ready.pop()
@@ -247,7 +236,7 @@ class Request(Generic[ItemT]):
 
     def put_back(self, index: int) -> int:
         """Make an item of a batch that failed ready again; return its tokens."""
-        tokens = self._tokenized[index].tokens
+        tokens = self.tokenized[index].tokens
         self.ready.append((tokens, index))
         self._sort_ready()
         self._items_in_batches -= 1
@@ -256,7 +245,7 @@ class Request(Generic[ItemT]):
     def complete(self, index: int, row: NDArray[np.float32], seconds_per_token: float) -> int:
         """Store an item's result and its share of the batch's time; return its tokens."""
         self._store(index, row)
-        tokens = self._tokenized.pop(index).tokens
+        tokens = self.tokenized.pop(index).tokens
         self._items_in_batches -= 1
         self._compute_s += tokens * seconds_per_token
         self.served_tokens += tokens
@@ -324,27 +313,8 @@ class DeadlineRequest(Request[ItemT]):
         given_up: Whether no more of its items will be computed.
     """
 
-    def __init__(
-        self,
-        items: Sequence[ItemT],
-        max_length: int | None,
-        priority: Priority,
-        estimates: Sequence[int],
-        deadline: float,
-    ) -> None:
-        """Create a request of which nothing is tokenized.
-
-        Args:
-            items: Items to compute.
-            max_length: Maximum number of tokens per item; None is the model's own.
-            priority: Priority of the request.
-            estimates: Estimated tokens of each item.
-            deadline: Time of the answer, on the clock of the queue.
-        """
-        super().__init__(items, max_length, priority, estimates)
-        self.deadline = deadline
-        self.given_up = False
-        self._looked_up = 0
+    given_up = False
+    _looked_up = 0
 
     @property
     def has_lookups(self) -> bool:
@@ -357,12 +327,7 @@ class DeadlineRequest(Request[ItemT]):
         return self.given_up and not self._items_in_batches and not self.has_lookups
 
     def take_in_order(self, tokens: float, max_items: int) -> list[int]:
-        """Return the next items to tokenize: at least one, and more while they fit.
-
-        Args:
-            tokens: Tokens that fit, compared with the estimates.
-            max_items: Maximum number of items.
-        """
+        """Return the next items to tokenize: at least one, and more while they fit by estimate."""
         taken: list[int] = []
         while self.has_untokenized and len(taken) < max_items and (tokens > 0 or not taken):
             if not self._done[self._next]:

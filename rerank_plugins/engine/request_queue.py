@@ -51,6 +51,7 @@ class RequestQueue:
     Attributes:
         closed: Whether the queue refuses requests.
         generation: Number of the threads that may take work; threads of an older one stop.
+        max_tokens: Tokens from which on requests wait for admission.
     """
 
     def __init__(
@@ -62,19 +63,11 @@ class RequestQueue:
         is_padded: bool,
         prepare_items: int = PREPARE_ITEMS,
     ) -> None:
-        """Create an empty queue.
-
-        Args:
-            name: Name of the engine, for messages.
-            batch_tokens: Token budget of a batch.
-            max_tokens: Tokens from which on requests wait for admission.
-            is_padded: Whether padding counts toward the budget of a batch.
-            prepare_items: Maximum number of items of a request that are tokenized at once.
-        """
+        """Create an empty queue; padding counts toward the batch's tokens if ``is_padded``."""
         self.closed = False
         self.generation = 0
+        self.max_tokens = max_tokens
         self._name = name
-        self._max_tokens = max_tokens
         self._is_padded = is_padded
         self._waiting = WaitingRequests(batch_tokens, prepare_items)
         self._not_admitted: deque[Request[Any]] = deque()
@@ -82,25 +75,13 @@ class RequestQueue:
         # Reentrant, because a garbage collection under the lock may abandon the engine.
         self._condition = threading.Condition(threading.RLock())
 
-    @property
-    def max_tokens(self) -> int:
-        """Tokens from which on requests wait for admission."""
-        return self._max_tokens
-
-    @max_tokens.setter
-    def max_tokens(self, tokens: int) -> None:
+    def set_max_tokens(self, tokens: int) -> None:
+        """Set the limit, and admit the requests that fit now."""
         with self._change():
-            self._max_tokens = tokens
+            self.max_tokens = tokens
 
     def add(self, request: Request[Any], *, wait: bool) -> None:
-        """Add a request; it waits for admission while the queue is full.
-
-        Cancelling its future removes it.
-
-        Raises:
-            EngineOverloadedError: If the queue is full and ``wait`` is False.
-            EngineClosedError: If the queue is closed.
-        """
+        """Add a request, which waits for admission if it may; cancelling its future removes it."""
         with self._change():
             if self.closed:
                 message = f"{self._name} was closed. Ask for a new engine."
@@ -108,7 +89,7 @@ class RequestQueue:
             if not wait and (self._not_admitted or self._is_full()):
                 message = (
                     f"{self._name} has {self._waiting.tokens} tokens queued, and its limit is "
-                    f"{self._max_tokens}. Try again later, or let requests wait."
+                    f"{self.max_tokens}. Try again later, or let requests wait."
                 )
                 raise EngineOverloadedError(message)
             self._stats.requests += 1
@@ -132,11 +113,7 @@ class RequestQueue:
             request.fail(error)
 
     def clear(self, *, close: bool) -> list[Request[Any]]:
-        """Remove all requests and return them; the threads of this generation stop.
-
-        Args:
-            close: Whether to refuse requests from now on.
-        """
+        """Remove all requests and return them; the threads of this generation stop."""
         with self._change():
             removed = [*self._waiting.clear(), *self._not_admitted]
             self._not_admitted.clear()
@@ -147,11 +124,8 @@ class RequestQueue:
     def stats(self) -> EngineStats:
         """Return the counters so far; those of the cache are 0."""
         with self._condition:
-            return replace(
-                self._stats,
-                queued_tokens=self._waiting.tokens,
-                batch_tokens=self._waiting.budget,
-            )
+            waiting = self._waiting
+            return replace(self._stats, queued_tokens=waiting.tokens, batch_tokens=waiting.budget)
 
     def next_to_tokenize(self, generation: int) -> TokenizeTask | None:
         """Wait for items to tokenize; return None if the calling thread must stop."""
@@ -181,9 +155,7 @@ class RequestQueue:
     def next_batch(self, generation: int, idle_s: float | None) -> list[BatchItem] | None:
         """Wait for a batch; return None if the calling thread must stop.
 
-        Args:
-            generation: Generation of the calling thread.
-            idle_s: Return an empty batch after this many seconds without requests.
+        The batch is empty after ``idle_s`` seconds without requests.
         """
         with self._condition:
             while self._is_current(generation):
@@ -198,14 +170,8 @@ class RequestQueue:
         return None
 
     def complete(self, batch: Sequence[BatchItem], result: BatchResult, seconds: float) -> None:
-        """Store the results of a batch, and end the requests that it finishes or fails.
-
-        Args:
-            batch: Items of the batch.
-            result: Their results.
-            seconds: Time of the batch.
-        """
-        items = [request.tokenized(index) for request, index in batch]
+        """Store the results of a batch, and end the requests that it finishes or fails."""
+        items = [request.tokenized[index] for request, index in batch]
         lengths = [item.tokens for item in items]
         tokens, cost = sum(lengths), self._cost(lengths)
         seconds_per_token = seconds / tokens
@@ -234,14 +200,13 @@ class RequestQueue:
     def shrink(self, batch: Sequence[BatchItem]) -> bool:
         """Put back a batch that did not fit on the device, and halve the budget.
 
-        Returns:
-            False if the batch was a single item, which will never fit.
+        Return False if the batch was a single item, which will never fit.
         """
         with self._change():
             self._stats.out_of_memory += 1
             if len(batch) == 1:
                 return False
-            cost = self._cost([request.tokenized(index).tokens for request, index in batch])
+            cost = self._cost([request.tokenized[index].tokens for request, index in batch])
             # The budget may be lower already: another batch, planned before, did not fit.
             self._waiting.budget = min(self._waiting.budget, cost // 2)
             self._waiting.put_back(batch)
@@ -283,7 +248,7 @@ class RequestQueue:
         return True
 
     def _is_full(self) -> bool:
-        return len(self._waiting) > 0 and self._waiting.tokens >= self._max_tokens
+        return len(self._waiting) > 0 and self._waiting.tokens >= self.max_tokens
 
     def _is_current(self, generation: int) -> bool:
         return not self.closed and generation == self.generation
@@ -308,13 +273,7 @@ class WaitingRequests:
         prepare_items: int = PREPARE_ITEMS,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Create an empty collection.
-
-        Args:
-            budget: Token budget of a batch.
-            prepare_items: Maximum number of items of a request that are tokenized at once.
-            clock: Clock of the deadlines, in seconds.
-        """
+        """Create an empty collection; the clock is that of the deadlines."""
         self.budget = budget
         self.tokens = 0
         self.ready_tokens = 0
@@ -324,9 +283,7 @@ class WaitingRequests:
         self._requests: dict[Request[Any], None] = {}
         self._with_deadline: dict[DeadlineRequest[Any], None] = {}
         self._ready: dict[Request[Any], None] = {}
-        self._untokenized: list[deque[Request[Any]]] = [
-            deque() for _ in range(len(LEVEL_BATCHES) + 1)
-        ]
+        self._untokenized: list[deque[Request[Any]]] = [deque() for _ in (0, *LEVEL_BATCHES)]
         self._batches = 0
 
     def __len__(self) -> int:
@@ -390,10 +347,8 @@ class WaitingRequests:
                 requests.popleft()
             if not requests:
                 continue
-            enough = self.ready_tokens >= AHEAD_BATCHES * self.budget
-            if enough and level >= min(
-                priority_level(request, self.budget) for request in self._ready
-            ):
+            ready_levels = (priority_level(request, self.budget) for request in self._ready)
+            if self.ready_tokens >= AHEAD_BATCHES * self.budget and level >= min(ready_levels):
                 return None
             request = requests.popleft()
             indices = request.take_untokenized(self._prepare_items)
@@ -416,9 +371,8 @@ class WaitingRequests:
         self, request: Request[Any], indices: Sequence[int], items: Sequence[TokenizedItem]
     ) -> None:
         """Make items ready; nothing happens if the request has ended or was given up."""
-        if request not in self._requests:
-            return
-        if isinstance(request, DeadlineRequest) and request.given_up:
+        given_up = isinstance(request, DeadlineRequest) and request.given_up
+        if given_up or request not in self._requests:
             return
         self.tokens -= request.queued_tokens
         request.add_tokenized(indices, items)

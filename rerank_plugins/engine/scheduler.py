@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
+from rerank_plugins.engine.backend import Backend
 from rerank_plugins.engine.batch_planner import BatchItem
 from rerank_plugins.engine.execution import BatchResult, record_batch, run_batch, tokenize
 from rerank_plugins.engine.loading import ModelProvider
@@ -46,15 +47,7 @@ class Scheduler:
         name: str,
         workers: int,
     ) -> None:
-        """Create a scheduler without threads; :meth:`start` starts them.
-
-        Args:
-            queue: Queue of the requests.
-            provider: Provider of the backend.
-            cache: Cache of the results.
-            name: Name of the engine, for thread names and messages.
-            workers: Number of batches that may run at once.
-        """
+        """Create a scheduler without threads; at most ``workers`` batches will run at once."""
         self.idle_unload_s: float | None = None
         self.threads: tuple[threading.Thread, ...] = ()
         self._queue = queue
@@ -128,14 +121,15 @@ class Scheduler:
         if not indices:
             self._queue.expire(request)
             return True
-        cached = self._cache.find(request.items, indices, request.max_length)
-        if cached:
-            self._queue.add_cached(request, cached)
-            indices = [index for index in indices if index not in cached]
+        if self._cache.memory.limits[0] or self._cache.disk is not None:
+            cached = self._cache.find(request.items, indices, request.max_length)
+            if cached:
+                self._queue.add_cached(request, cached)
+                indices = [index for index in indices if index not in cached]
         if not indices or not must_tokenize:
             return True
         try:
-            items = tokenize(self._provider.backend(), request, indices)
+            items = tokenize(self._backend(), request, indices)
         except RerankError as error:
             self._queue.fail({request: error})
         except Exception as error:  # noqa: BLE001  (a backend may raise anything)
@@ -148,7 +142,7 @@ class Scheduler:
 
     def _run_next(self, generation: int, requests: list[Request[Any]]) -> bool:
         """Run the next batch; return False if the thread must stop."""
-        idle_s = self.idle_unload_s if self._provider.loaded else None
+        idle_s = None if self._provider.loaded_backend is None else self.idle_unload_s
         batch = self._queue.next_batch(generation, idle_s)
         if batch is None:
             return False
@@ -163,9 +157,11 @@ class Scheduler:
     def _run(self, batch: list[BatchItem]) -> None:
         start = time.perf_counter()
         try:
-            backend = self._provider.backend()
+            backend = self._backend()
             result = run_batch(backend, batch)
-            self._cache.add(result.cache_entries(), backend.identity)
+            cache, identity = self._cache, backend.identity
+            if cache.memory.limits[0] or cache.disk is not None or identity != cache.identity:
+                cache.add(result.cache_entries(), identity)
         except OutOfMemoryError as error:
             record_batch(
                 batch, self._cache.identity.model, start, {request: error for request, _ in batch}
@@ -177,6 +173,9 @@ class Scheduler:
             result = BatchResult(failed={request: error for request, _ in batch})
         record_batch(batch, self._cache.identity.model, start, result.failed)
         self._queue.complete(batch, result, time.perf_counter() - start)
+
+    def _backend(self) -> Backend[Any]:
+        return self._provider.loaded_backend or self._provider.backend()
 
     @contextmanager
     def _model_in_use(self) -> Iterator[None]:

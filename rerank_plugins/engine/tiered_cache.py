@@ -19,73 +19,62 @@ class TieredCache:
 
     Attributes:
         memory: The tier in memory.
+        disk: The tier on disk; None without a folder.
         identity: Identity of the model that computed last.
         disk_hits: Items that were found on the disk.
         misses: Items that were looked up and not found.
     """
 
     def __init__(self, identity: ModelIdentity, shape: tuple[int, ...]) -> None:
-        """Create a disabled cache.
-
-        Args:
-            identity: Identity of the model.
-            shape: Shape of one result; ``()`` for a score.
-        """
+        """Create a disabled cache of results of a shape, which is ``()`` for scores."""
         self.memory = MemoryCache()
+        self.disk: DiskCache | None = None
         self.disk_hits = 0
         self.misses = 0
         self.identity = identity
         self._shape = shape
         self._keys = DiskKeys(identity)
-        self._disk: DiskCache | None = None
         self._attach_lock = threading.Lock()
 
     @property
     def folder(self) -> Path | None:
         """Folder of the disk tier; None without one."""
-        return None if self._disk is None else self._disk.folder
+        return None if self.disk is None else self.disk.folder
 
     @property
     def disk_failures(self) -> int:
         """How often the folder could not be used."""
-        return 0 if self._disk is None else self._disk.failures
+        return 0 if self.disk is None else self.disk.failures
 
     def attach(self, folder: Path, max_bytes: int) -> None:
-        """Use a folder as the disk tier.
-
-        Args:
-            folder: Folder of the cache.
-            max_bytes: Size limit of the folder; the largest of this process applies.
+        """Use a folder as the disk tier; the largest size limit of this process applies.
 
         Raises:
             ConfigurationError: If the engine uses another folder, or if the model has neither
                 a fingerprint nor a revision.
-            MissingDependencyError: If diskcache is not installed.
         """
         with self._attach_lock:
-            if self._disk is None:
+            if self.disk is None:
                 self._validate_pinned(folder)
-                self._disk = DiskCache(folder, max_bytes, self._shape)
-            elif self._disk.folder != folder:
+                self.disk = DiskCache(folder, max_bytes, self._shape)
+            elif self.disk.folder != folder:
                 message = (
                     f"the cache folder is {str(folder)!r}, but the engine of "
                     f"{self.identity.model!r}, which the whole process shares, uses "
-                    f"{str(self._disk.folder)!r}. Give that folder, or none, or close the engine "
+                    f"{str(self.disk.folder)!r}. Give that folder, or none, or close the engine "
                     "first."
                 )
                 raise ConfigurationError(message)
-            self._disk.max_bytes = max(self._disk.max_bytes, max_bytes)
+            self.disk.max_bytes = max(self.disk.max_bytes, max_bytes)
 
     def find(
         self, items: Sequence[tuple[Any, ...]], indices: Sequence[int], max_length: int | None
     ) -> dict[int, CacheEntry]:
         """Return the cached results among some items, by index."""
-        if not self._enabled:
-            return {}
         entries = self.memory.find(items, indices, max_length)
-        if self._disk is not None and len(entries) < len(indices):
+        if self.disk is not None and len(entries) < len(indices):
             missing = [index for index in indices if index not in entries]
-            from_disk = self._disk.find(self._keys, items, missing, max_length)
+            from_disk = self.disk.find(self._keys, items, missing, max_length)
             self.memory.add(
                 ((items[index], max_length), replace(entry, from_disk=False))
                 for index, entry in from_disk.items()
@@ -96,36 +85,27 @@ class TieredCache:
         return entries
 
     def add(self, results: Iterable[tuple[CacheKey, CacheEntry]], identity: ModelIdentity) -> None:
-        """Cache results.
+        """Cache results of the model of an identity, and remove those of another identity.
 
-        Args:
-            results: Computed results.
-            identity: Identity of the model that computed them. A model that is loaded again
-                may have other weights; results of the previous ones are then removed.
+        A model that is loaded again may have other weights.
         """
         if identity != self.identity:
             self.memory.clear()
             self.identity, self._keys = identity, DiskKeys(identity)
-        if not self._enabled:
-            return
         results = list(results)
         self.memory.add(results)
-        if self._disk is not None:
-            self._disk.add(self._keys, results)
+        if self.disk is not None:
+            self.disk.add(self._keys, results)
 
     def flush(self) -> None:
         """Wait until all results added before are on the disk; see :meth:`DiskCache.flush`."""
-        if self._disk is not None:
-            self._disk.flush()
+        if self.disk is not None:
+            self.disk.flush()
 
     def close(self, *, wait: bool) -> None:
         """Write pending results and stop; see :meth:`DiskCache.close`."""
-        if self._disk is not None:
-            self._disk.close(wait=wait)
-
-    @property
-    def _enabled(self) -> bool:
-        return self.memory.enabled or self._disk is not None
+        if self.disk is not None:
+            self.disk.close(wait=wait)
 
     def _validate_pinned(self, folder: Path) -> None:
         if self.identity.fingerprint or self.identity.revision:

@@ -129,8 +129,7 @@ def _threads() -> set[threading.Thread]:
     ignored = _langchain_threads()
     for engine in filter(_is_shared, registry._registry.engines.values()):
         ignored |= set(engine._scheduler.threads)
-        source: Any = engine._provider
-        backend = source._backend
+        backend = engine._provider.loaded_backend
         for pool in (
             getattr(backend, "_thread_pool", None),
             getattr(getattr(backend, "_packed", None), "thread_pool", None),
