@@ -25,7 +25,8 @@ from rerank_plugins import Reranker
 from rerank_plugins.backends.devices import fast_bfloat16_on_cpu
 from rerank_plugins.backends.hub import cross_encoder_folder
 from rerank_plugins.config import MINI, FusionMethod
-from rerank_plugins.core.calibration import Method, sigmoid
+from rerank_plugins.core.calibration import Method
+from rerank_plugins.core.ranking import sigmoid
 from rerank_plugins.evaluation.calibration import (
     brier_score,
     cross_validated,

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from rerank_plugins._lazy import require
-from rerank_plugins.core.calibration import sigmoid
+from rerank_plugins.core.ranking import sigmoid
 from rerank_plugins.evaluation.calibration import brier_score, expected_calibration_error
 from rerank_plugins.evaluation.metrics import folds_of, per_query
 from training.dataset import KINDS, Dataset

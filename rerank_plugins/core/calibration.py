@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rerank_plugins._lazy import require
+from rerank_plugins.core.ranking import sigmoid
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.types import FloatArray, ModelIdentity
 
@@ -598,15 +599,3 @@ def _count(name: str, value: object) -> int:
 def _refuse(constant: str) -> float:
     message = f"{constant} is no number of JSON."
     raise ConfigurationError(message)
-
-
-def sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ``1 / (1 + exp(-value))`` of each value, without overflow.
-
-    >>> sigmoid(np.array([-1000.0, 0.0, 1000.0])).tolist()
-    [0.0, 0.5, 1.0]
-    """
-    # exp of a negative number only: the plain formula overflows below about -709.
-    small = np.exp(-np.abs(values))
-    positive: NDArray[np.float64] = np.where(values >= 0, 1.0, small) / (1.0 + small)
-    return positive

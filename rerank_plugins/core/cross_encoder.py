@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from rerank_plugins.config import MINI, ModelSettings, RerankerSettings, ScoringSettings
+from rerank_plugins.config import (
+    MINI,
+    ModelSettings,
+    RerankerSettings,
+    ScoringSettings,
+    Windows,
+)
 from rerank_plugins.core.ranking import validate_scores
 from rerank_plugins.core.steps import Step, Steps, arun, in_thread, run
 from rerank_plugins.core.windows import WindowSplitter, subsample
@@ -175,14 +181,13 @@ class PairBatch:
         """
         self._settings = settings
         query = prompts.get("query", "") + request.query
-        if splitter is None:
-            all_windows = [[Window(0, len(text))] for text in request.texts]
-        else:
+        all_windows = [[Window(0, len(text))] for text in request.texts]
+        self._windows, self._top_k = all_windows, 1
+        if splitter is not None:
             all_windows = splitter(query, request.texts)
-        windows = settings.windows
-        max_windows = None if windows is None else windows.max_windows
-        self._top_k = 1 if windows is None else windows.top_k
-        self._windows = [subsample(windows, max_windows) for windows in all_windows]
+            limits = settings.windows or Windows()
+            self._windows = [subsample(windows, limits.max_windows) for windows in all_windows]
+            self._top_k = limits.top_k
         self._subsampled = np.array(
             [
                 len(kept) < len(every)

@@ -16,7 +16,6 @@ from rerank_plugins.config import (
     validate_choice,
     validate_number,
 )
-from rerank_plugins.core.calibration import sigmoid
 from rerank_plugins.errors import ConfigurationError, InvalidInputError, InvalidScoresError
 from rerank_plugins.types import (
     NOT_SCORED,
@@ -64,6 +63,18 @@ def order(*scores: NDArray[Any]) -> NDArray[np.intp]:
     [1, 0, 2]
     """
     return np.lexsort([-keys for keys in reversed(scores)])
+
+
+def sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``1 / (1 + exp(-value))`` of each value, without overflow.
+
+    >>> sigmoid(np.array([-1000.0, 0.0, 1000.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    # exp of a negative number only: the plain formula overflows below about -709.
+    small = np.exp(-np.abs(values))
+    positive: NDArray[np.float64] = np.where(values >= 0, 1.0, small) / (1.0 + small)
+    return positive
 
 
 def activate(scores: FloatArray, activation: str, scale: ScoreScale) -> NDArray[np.float64]:
@@ -251,7 +262,7 @@ def build_ranking(
     last = result.stage.max(initial=NOT_SCORED)
     final = (result.stage == last) & (last != NOT_SCORED) & result.final
     raw = np.where(final, result.scores, np.float32(np.nan))
-    fusion = settings.fusion_settings
+    fusion = settings.fusion if isinstance(settings.fusion, Fusion) else None
     relevance = _relevance(request, result, raw, settings, fusion)
     keys = _sort_keys(request, result, final, relevance, fusion)
     positions = order(result.stage, keys)

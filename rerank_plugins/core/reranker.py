@@ -71,6 +71,7 @@ class Reranker(Settings, RerankerSettings, ClosableMixin):
         ranking = {name: getattr(self, name) for name in RankingSettings.model_fields}
         if isinstance(self.activation, str) and self.activation not in ("sigmoid", "none"):
             ranking["activation"] = Calibrator.load(self.activation)
+        ranking["fusion"] = self.fusion_settings or "none"
         self._ranking = RankingSettings.model_construct(**ranking)
         self._scorer = scorer_for(self)
         if isinstance(self.dedup, Dedup):

@@ -14,7 +14,7 @@ pytest.importorskip("pyarrow", reason="the extra batch is not installed")
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rerank_plugins import Reranker
+from rerank_plugins import RemoteSpec, Reranker
 from rerank_plugins.batch import BatchSettings, rerank_files
 from rerank_plugins.batch.files import OutputFolder, find_sources
 from rerank_plugins.batch.job import Unit, plan_units, run_in_process
@@ -180,3 +180,11 @@ def test_unreadable_input_and_invalid_settings_are_rejected(tmp_path: Path) -> N
 def test_settings_that_a_batch_does_not_support_are_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="a batch supports only"):
         BatchSettings(**settings)
+
+
+def test_stored_settings_contain_no_token(tmp_path: Path) -> None:
+    spec = RemoteSpec("http://localhost:1", api="rerank-plugins", token="not-for-files")  # noqa: S106
+    settings = BatchSettings(spec).model_dump()
+    OutputFolder(tmp_path).open(settings)
+    assert "not-for-files" not in (tmp_path / "settings.json").read_text("utf-8")
+    OutputFolder(tmp_path).open(settings)

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank_plugins.core.calibration import Calibrator, Method, sigmoid
+from rerank_plugins.core.calibration import Calibrator, Method
+from rerank_plugins.core.ranking import sigmoid
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.types import ModelIdentity
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank_plugins.core.calibration import sigmoid
+from rerank_plugins.core.ranking import sigmoid
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.calibration import (
     Bin,

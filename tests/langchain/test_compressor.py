@@ -216,7 +216,7 @@ def test_a_calibrator_file_is_read_once(
     labels[[15, 25]] = 1, 0
     Calibrator.fit(scores, labels, model=fake.identity).save(file)
     compressor = CrossEncoderCompressor(model=fake, activation=file)
-    base = RunnableLambda(lambda _: documents)
+    base: RunnableLambda[str, list[Document]] = RunnableLambda(lambda _: documents)
     retriever = RerankRetriever(base_retriever=base, model=fake, activation=file)
     file.unlink()
     expected = compressor.compress_documents(documents, QUERY)

@@ -156,7 +156,7 @@ def test_a_full_queue_is_answered_429(gated: tuple[Live, GatedCrossEncoder]) -> 
         rejected = httpx.post(url, json=BODY)
         assert rejected.status_code == 429
         assert rejected.json()["error_type"] == "Overloaded"
-        assert "its bound is 20" in message(rejected)
+        assert "its limit is 20" in message(rejected)
         assert 1 <= int(rejected.headers["retry-after"]) <= 60
         assert httpx.get(f"{running.url}/ready").status_code == 200
         model.gate.set()

@@ -12,10 +12,10 @@ from typing import Final
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rerank_plugins import Reranker
 from rerank_plugins.errors import ModelLoadError
-from rerank_plugins.types import FloatArray
 from tests.helpers.tiny_models import save_reranker
 from tests.robustness.faults.hub import COMMIT, MODEL, WEIGHTS, Hub
 
@@ -55,7 +55,7 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected_scores(saved_model: Path) -> FloatArray:
+def expected_scores(saved_model: Path) -> NDArray[np.float64]:
     with Reranker(saved_model, dtype="float32") as reranker:
         return reranker.score(PAIRS)
 
@@ -88,7 +88,7 @@ def start(hub: Hub, mode: str, home: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_an_interrupted_download_fails_and_the_next_is_complete(
-    hub: Hub, tmp_path: Path, expected_scores: FloatArray
+    hub: Hub, tmp_path: Path, expected_scores: NDArray[np.float64]
 ) -> None:
     process = start(hub, "cut", tmp_path)
     output, log = process.communicate(timeout=200)
@@ -105,7 +105,7 @@ def test_an_interrupted_download_fails_and_the_next_is_complete(
 
 @pytest.mark.slow
 def test_a_process_killed_during_a_download_leaves_no_partial_model(
-    hub: Hub, tmp_path: Path, expected_scores: FloatArray
+    hub: Hub, tmp_path: Path, expected_scores: NDArray[np.float64]
 ) -> None:
     killed = start(hub, "stalled", tmp_path)
     assert hub.half_sent.wait(100)
@@ -171,7 +171,7 @@ def test_a_damaged_model_in_the_hub_cache_is_refused(
 
 
 def test_a_complete_model_in_the_hub_cache_is_loaded(
-    saved_model: Path, tmp_path: Path, expected_scores: FloatArray
+    saved_model: Path, tmp_path: Path, expected_scores: NDArray[np.float64]
 ) -> None:
     save_in_hub_cache(saved_model, tmp_path)
     with Reranker(MODEL, cache_folder=tmp_path, local_files_only=True, dtype="float32") as model:
