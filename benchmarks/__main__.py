@@ -80,7 +80,7 @@ def run_quality(options: argparse.Namespace) -> int:
     }
     sample = {} if options.queries is None else {"queries": options.queries}
     for suite in options.suites:
-        close_engines()  # a suite must not find the scores that another one cached
+        close_engines()  # a suite must not reuse the scores that another suite cached
         if suite == "quality":
             _save(quality.measure_quality(options.data, options.work or WORK, **sample), options)
         else:
@@ -108,7 +108,7 @@ def run_load(options: argparse.Namespace) -> int:
 
 
 def run_robustness(options: argparse.Namespace) -> int:
-    """Measure what happens when something breaks; fails if a fuzz target does."""
+    """Measure the effects of faults and malformed inputs; fail if a fuzz target fails."""
     from benchmarks import golden, robustness, soak  # noqa: PLC0415  (imports torch)
 
     status = 0
@@ -174,12 +174,14 @@ def make_parser() -> argparse.ArgumentParser:
     speed.add_argument(
         "--cells", nargs="+", default=["main"], help="main, all, quick, or names as mini/nq/100"
     )
-    speed.add_argument("--systems", nargs="+", default=[], help="only these, as ours or flag")
+    speed.add_argument(
+        "--systems", nargs="+", default=[], help="only these systems, such as ours or flag"
+    )
     speed.add_argument("--environments", type=Path, help="folder of the peers' environments")
     speed.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
     speed.add_argument("--threads", type=int, help="threads of each system; 2 on a CPU, else all")
-    speed.add_argument("--minutes", type=float, default=25.0, help="no cell starts after these")
-    speed.add_argument("--slow", action="store_true", help="also bfloat16 by emulation")
+    speed.add_argument("--minutes", type=float, default=25.0, help="no cell starts after this time")
+    speed.add_argument("--slow", action="store_true", help="also time bfloat16 by emulation")
     speed.add_argument("--work", type=Path, help="folder that stores models and rankings")
 
     quality = add("quality", run_quality, QUALITY_SUITES, QUALITY_SUITES)
@@ -187,7 +189,9 @@ def make_parser() -> argparse.ArgumentParser:
     quality.add_argument("--work", type=Path, help="folder that stores pair scores and times")
 
     load = add("load", run_load, LOAD_SUITES, LOAD_SUITES[:6])
-    load.add_argument("--quick", action="store_true", help="small sizes; the figures mean little")
+    load.add_argument(
+        "--quick", action="store_true", help="small sizes that only show that everything runs"
+    )
 
     robustness = add("robustness", run_robustness, ROBUSTNESS_SUITES, ROBUSTNESS_SUITES)
     robustness.add_argument("--minutes", type=float, default=60.0, help="of fuzz and of soak")

@@ -104,7 +104,7 @@ class LangChainClient:
     """LangChain's document compressor."""
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401
-        """Create a compressor of its own."""
+        """Create a compressor."""
         self.adapter = CrossEncoderCompressor(top_n=None, device="cpu", **settings)
 
     def score(self, request: Request) -> Scores:
@@ -127,7 +127,7 @@ class LlamaIndexClient:
     """LlamaIndex's node postprocessor."""
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401
-        """Create a postprocessor of its own."""
+        """Create a postprocessor."""
         self.adapter = CrossEncoderPostprocessor(top_n=None, device="cpu", **settings)
 
     def score(self, request: Request) -> Scores:
@@ -161,12 +161,12 @@ class SentenceTransformersClient:
         return [float(score) for score in np.asarray(scores)]
 
     async def ascore(self, request: Request) -> Scores:
-        """Score through ``predict`` in a thread of the event loop's pool."""
+        """Score through ``predict`` in the thread pool of the event loop."""
         return await asyncio.to_thread(self.score, request)
 
 
 class Call(NamedTuple):
-    """A request of a client, from a thread of its own or from an event loop."""
+    """A request of a client, from its own thread or from an event loop."""
 
     client: Client
     request: Request
@@ -178,7 +178,7 @@ def run_calls(calls: Sequence[Call], *, loops: int = 1) -> list[Scores]:
 
     Args:
         calls: The calls; each threaded one gets a thread.
-        loops: How many event loops, each in a thread, share the others.
+        loops: Number of event loops, each in its own thread, that share the other calls.
 
     Raises:
         Exception: The error of the first call that failed.

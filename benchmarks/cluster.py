@@ -145,15 +145,15 @@ def _batch_rows(data: RetrievalSet, queries: int) -> list[dict[str, Any]]:
 
 
 def _largest_difference(output: Path, rows: list[dict[str, Any]]) -> float:
-    """Return the largest difference to the scores of the same lists ranked alone."""
+    """Return the largest difference to the scores of the same lists ranked without Ray."""
     from pyarrow import parquet  # noqa: PLC0415  (an extra)
 
     table = parquet.read_table(output / "ranked").to_pylist()
     reranker = Reranker()
     largest = 0.0
     for ranked in random.Random(_SEED).sample(table, min(CHECKED, len(table))):  # noqa: S311
-        alone = reranker.rank(ranked["query"], rows[ranked["row"]]["documents"])
-        scores = {document.index: document.raw_score for document in alone}
+        expected = reranker.rank(ranked["query"], rows[ranked["row"]]["documents"])
+        scores = {document.index: document.raw_score for document in expected}
         best = sorted(scores.values(), reverse=True)
         for position, document in enumerate(ranked["ranking"]):
             score = document["raw_score"]

@@ -51,12 +51,12 @@ class Row:
 
     Attributes:
         suite: The measurement; also the name of the file.
-        system: What was measured; empty for a property of the dataset.
+        system: The measured system; empty for a property of the dataset.
         dataset: The data or the load.
         metric: The metric, with its unit as a suffix.
         value: The figure.
         low: Lower bound of the 95% interval, if there is one.
-        high: Upper bound of it.
+        high: Upper bound of the interval.
         environment: Key of the environment in the same file.
     """
 
@@ -105,8 +105,8 @@ def save_results(rows: Iterable[Row], environment: dict[str, Any], folder: Path 
     """Store rows; stored rows of the same system on the same dataset are replaced.
 
     Args:
-        rows: Of one or more suites.
-        environment: Where they were measured; see :func:`describe_environment`.
+        rows: Rows of one or more suites.
+        environment: Where the rows were measured; see :func:`describe_environment`.
         folder: The folder of the results.
     """
     key = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:8]
@@ -229,8 +229,8 @@ def process_status(pid: int, name: str) -> int:
 def busy_share(seconds: float = 1.0) -> float | None:
     """Return the share of all cores that other processes use (Linux, else None).
 
-    OpenMP threads wait by spinning, so they lose several times what other processes take:
-    ratios measured on a busy machine are not those of a quiet one.
+    OpenMP threads wait by spinning, so they lose several times the time that other processes
+    use: ratios measured on a busy machine differ from those of an idle machine.
     """
     if not _STAT.is_file():
         return None

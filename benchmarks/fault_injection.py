@@ -1,7 +1,7 @@
 """Backends that fail at random, and clients that check every response.
 
-Which fault a call of the backend gets follows from the seed and the call's number; which request
-is in the batch is up to the threads.
+The fault of a call of the backend depends on the seed and the call's number only; the requests in
+its batch depend on the timing of the threads.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ RAISED: Final[Mapping[str, Callable[[str], BaseException]]] = {
     "no memory": MemoryError,
     "the thread dies": SystemExit,
 }
-"""What is raised instead of returning scores."""
+"""Errors that are raised instead of returned scores."""
 
 CHANGED: Final[Mapping[str, Callable[[FloatArray], Any]]] = {
     "a NaN": lambda scores: _with_value(scores, np.nan),
@@ -66,14 +66,14 @@ CHANGED: Final[Mapping[str, Callable[[FloatArray], Any]]] = {
     "no array": lambda _: "scores",
     "a slow batch": _slow,
 }
-"""What is done to the scores."""
+"""Changes to the scores."""
 
 PREPARED: Final = ("texts cannot be read", "an item is not prepared", "an empty item")
-"""What is done when texts are tokenized."""
+"""Faults of tokenization."""
 
 FAULTS: Final = (*RAISED, *CHANGED, *PREPARED)
 
-# The death of a thread ends every waiting request, so it is rare.
+# The end of a thread fails every waiting request, so it is rare.
 _WEIGHTS: Final = {fault: 0.1 if fault == "the thread dies" else 1.0 for fault in FAULTS}
 
 
@@ -81,7 +81,7 @@ class FaultyBackend:
     """A backend with injected faults.
 
     Attributes:
-        counts: How often each fault was injected.
+        counts: Number of injections of each fault.
         affected: Queries of the calls with a fault.
         rate: Share of calls with a fault; 0 injects none.
     """
@@ -135,7 +135,7 @@ class FaultyBackend:
         """Leave the wrapped backend open."""
 
     def _next(self, step: str, faults: Sequence[str], queries: Sequence[str]) -> str:
-        """Return the fault of this call of a step; usually none, an empty string."""
+        """Return the fault of this call of a step; an empty string is no fault."""
         faults = [fault for fault in faults if fault in self._faults]
         with self._lock:
             self._calls[step] += 1

@@ -1,4 +1,4 @@
-"""Golden scores of ``mini``, and how far every configuration is from them.
+"""Golden scores of ``mini``, and the distance of every configuration from them.
 
 sentence-transformers scores pairs of SQuAD, from the set that ships with the package, in float32;
 ``tests/data/golden.json`` holds these scores, with digests of the texts and of the weights.
@@ -36,7 +36,7 @@ COMMAND: Final = "python -m benchmarks robustness DATA --suites golden"
 _QUERIES: Final = 20
 _PASSAGES: Final = 10
 _SAME_ARTICLE: Final = 6
-"""Passages from the article of the relevant one, which are hard to tell from it."""
+"""Passages from the article of the relevant one, which are hard to distinguish from it."""
 
 Logits = NDArray[np.floating[Any]]
 Score = Callable[[Sequence[tuple[str, str]]], Logits]
@@ -137,7 +137,7 @@ def _digest(content: bytes) -> str:
 
 
 class Configuration(NamedTuple):
-    """One way to compute the scores.
+    """A configuration that computes the scores.
 
     Attributes:
         open_scorer: Returns a context manager of a function that scores pairs.

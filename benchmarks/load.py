@@ -224,13 +224,13 @@ def compare_with_serial(
     """Make mixed requests all at once and compare each score with its serial one.
 
     Queries, documents, their number and length, ``max_length`` and framework vary. The serial
-    score is that of the pair in a batch of its own, in float32.
+    score is that of the pair in a separate batch, in float32.
 
     Args:
-        requests: How many requests wait at the same time.
-        threads: How many of them come from a thread each; the others share the loops.
-        loops: How many event loops, each in a thread.
-        pool: How many distinct (query, document, max_length) are drawn from.
+        requests: Number of requests that wait at the same time.
+        threads: Number of requests with their own thread; the others share the loops.
+        loops: Number of event loops, each in its own thread.
+        pool: Number of distinct (query, document, max_length) to draw from.
         folder: The set.
     """
     rng = random.Random(4)  # noqa: S311
@@ -252,15 +252,15 @@ def compare_with_serial(
         query, length = rng.choice(list(drawable))
         documents = drawable[query, length]
         count = min(len(documents), rng.randint(1, _MAX_DOCUMENTS))
-        chosen = rng.sample(documents, count)
-        request = Request(query, tuple(chosen))
+        sample = rng.sample(documents, count)
+        request = Request(query, tuple(sample))
         calls.append(Call(rng.choice(clients[length]), request, number in threaded))
-        expected.append([serial[query, document, length] for document in chosen])
+        expected.append([serial[query, document, length] for document in sample])
     scores = run_calls(calls, loops=loops)
     differences = [
         abs(score - serial_score)
-        for got, wanted in zip(scores, expected, strict=True)
-        for score, serial_score in zip(got, wanted, strict=True)
+        for request_scores, serial_scores in zip(scores, expected, strict=True)
+        for score, serial_score in zip(request_scores, serial_scores, strict=True)
     ]
     return {
         "threads": sum(call.threaded for call in calls),
@@ -299,7 +299,7 @@ def measure_equality(
 
 
 def compare_adapters(count: int = 50) -> dict[str, float]:
-    """Measure the memory of one adapter and of many, all used, in a process of their own."""
+    """Measure the memory of one adapter and of many, all used, in a separate process."""
     with get_context("spawn").Pool(1) as pool:
         metrics: dict[str, float] = pool.apply(_adapter_memory, (count,))
     return metrics
@@ -309,7 +309,7 @@ def _adapter_memory(count: int) -> dict[str, float]:
     (request,) = make_requests(1, 10, "sentence")
     before = _resident_mib()
     kept: list[Client] = [LangChainClient()]
-    for _ in range(20):  # until the allocator has its pools
+    for _ in range(20):  # until the allocator has filled its pools
         kept[0].score(request)
     single = _resident_mib()
     for number in range(1, count):
@@ -317,7 +317,7 @@ def _adapter_memory(count: int) -> dict[str, float]:
         kept[-1].score(request)
     many = _resident_mib()
     return {
-        "models": sum(type(thing) is TorchCrossEncoder for thing in gc.get_objects()),
+        "models": sum(type(entry) is TorchCrossEncoder for entry in gc.get_objects()),
         "first_adapter_mib": single - before,
         "other_adapters_mib": many - single,
         "ratio": (many - before) / (single - before),
@@ -409,4 +409,4 @@ QUICK: Final[dict[str, dict[str, Any]]] = {
     "adapters": {"adapters": 5},
     "one-process": {"documents": 2, "requests": 15},
 }
-"""Small sizes, to see that everything runs; the figures mean little."""
+"""Small sizes, which only show that everything runs."""

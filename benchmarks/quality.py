@@ -47,7 +47,7 @@ class Trial:
         Args:
             data: The set.
             queries: Size of the sample; 0, or more than there are, takes all.
-            seed: Of the sample.
+            seed: Seed of the sample.
         """
         self.data = data
         self.query_ids = sample_queries(data, queries or len(data.qrels), seed)
@@ -132,7 +132,7 @@ def measure_quality(
     Args:
         sets: Folder of the sets.
         work: Folder that stores scores and times.
-        queries: Sample of each set; 0 takes all.
+        queries: Size of the sample of each set; 0 takes all.
         timed: Queries whose latency is measured.
     """
     rerankers = {model: Reranker(MINI, **settings).warm_up() for model, settings in MODELS.items()}

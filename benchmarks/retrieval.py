@@ -143,7 +143,7 @@ class Pool:
         ]
 
     def request(self, number: int, size: int) -> tuple[str, list[str]]:
-        """Return a query and ``size`` documents: its own, then those of the next queries."""
+        """Return a query and ``size`` documents, first of this query and then of the next ones."""
         number %= len(self.queries)
         lists = self.documents[number:] + self.documents[:number]
         return self.queries[number], [text for texts in lists for text in texts][:size]
@@ -155,7 +155,7 @@ class Pool:
 
         Args:
             rankings: Rankings, or orders of positions; None is the order of the first stage.
-            measure: Such as ``"nDCG@10"``.
+            measure: Name of the measure, such as ``"nDCG@10"``.
         """
         orders = (
             [list(range(len(documents))) for documents in self.document_ids]
@@ -207,8 +207,8 @@ class Candidates:
     """The scores of both stages for the candidates of each query, with the judgments.
 
     Attributes:
-        raw_scores: Of the cross-encoder, float32 of shape ``(queries, depth)``.
-        retrieval_scores: Of the bi-encoder, same shape.
+        raw_scores: Scores of the cross-encoder, float32 of shape ``(queries, depth)``.
+        retrieval_scores: Scores of the bi-encoder, same shape.
         grades: Judgments, same shape; 0 where a document was not judged.
         missed: Positive grades of passages that are not among the candidates, per query.
     """
@@ -245,8 +245,8 @@ class System:
     """A retrieval system: a first stage, with or without a cross-encoder.
 
     Attributes:
-        first_stage: What searches the corpus; ``"hybrid"`` fuses the ranks of the other two.
-        depth: How many passages it passes on, or returns.
+        first_stage: The retriever; ``"hybrid"`` fuses the ranks of the other two.
+        depth: Number of passages that the first stage returns.
         model: Name of the cross-encoder that reranks them, or None.
         fused: Whether the order is fused from both stages, with :data:`FUSION_WEIGHT`.
     """
@@ -282,7 +282,7 @@ class Corpus:
     """A corpus that every first stage can search."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        """Index it."""
+        """Index the texts."""
         self.texts = texts
         self._dense = DenseIndex(texts)
         self._sparse = SparseIndex(texts)
@@ -317,8 +317,8 @@ def rank_from_scores(
 
     Args:
         system: The system.
-        scores: Those of its first stage for all passages, shape ``(passages,)``.
-        raw: For each cross-encoder its scores, same shape; NaN where none was computed.
+        scores: Scores of its first stage for all passages, shape ``(passages,)``.
+        raw: Scores of each cross-encoder, same shape; NaN where none was computed.
     """
     best = np.argsort(-scores, kind="stable")[: system.depth]
     if system.model is not None:
@@ -337,10 +337,10 @@ def pair_scores(
     wanted: Sequence[NDArray[np.intp]],
     file: Path,
 ) -> NDArray[np.float32]:
-    """Score some texts for each query; what the file holds is not computed again.
+    """Score some texts for each query; scores in the file are not computed again.
 
     Args:
-        reranker: Scores them.
+        reranker: The cross-encoder.
         queries: The queries.
         texts: The corpus.
         wanted: Positions of the texts to score for each query.

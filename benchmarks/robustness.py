@@ -1,4 +1,4 @@
-"""Fault injection, fuzzing and a soak: what happens to requests when something breaks."""
+"""Fault injection into backends, and fuzzing."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def inject_faults(
     seed: int = 0,
     folder: Path = BUNDLED,
 ) -> dict[str, Any]:
-    """Load one engine after the other with requests while their backend fails at random.
+    """Send requests to several engines, one after the other, while their backend fails at random.
 
     An engine remembers the batch size that fits the memory, so each soon runs single pairs;
-    several engines see more kinds of batches. At the end, without faults, each must score every
-    pair right.
+    several engines run more kinds of batches. At the end, without faults, each engine must score
+    every pair correctly.
 
     Args:
         backend: The wrapped backend; it stays open.
@@ -69,7 +69,7 @@ def inject_faults(
         threads: Callers; every second one runs an event loop.
         rate: Share of the backend's calls that fail.
         tolerance: Largest accepted difference to the score of the pair alone.
-        seed: Of faults and requests.
+        seed: Seed of faults and requests.
         folder: The set of the texts.
 
     Returns:
@@ -133,11 +133,11 @@ def measure_faults(folder: Path = BUNDLED) -> Iterator[list[Row]]:
 
 
 def fuzz(minutes: float, tests: str = "tests/robustness/fuzz") -> tuple[list[Row], int]:
-    """Run the fuzz targets with random examples, each for the same share of the time.
+    """Run the fuzz targets with random examples, each for an equal share of the time.
 
     Args:
-        minutes: For all targets together, without the start of models and servers.
-        tests: The folder of the targets, one of its files, or one of them.
+        minutes: Time of all targets together, without the start of models and servers.
+        tests: The folder of the targets, one of its files, or a single target.
 
     Returns:
         The rows, and pytest's exit status; pytest prints the smallest failing example.

@@ -1,4 +1,4 @@
-"""Calibration, fusion and reduced precision: how scores change, and what that costs or gains."""
+"""Calibration, fusion and reduced precision: their effects on scores, quality and speed."""
 
 from __future__ import annotations
 
@@ -159,9 +159,9 @@ def speed_rows(
     """Time every ranker on the same queries, interleaved.
 
     Args:
-        rankers: Functions that rank documents for a query; the others are compared with the first.
+        rankers: Functions that rank documents for a query; the first is the baseline.
         pool: Queries with their candidates.
-        rounds: Timed queries, after one that is not.
+        rounds: Number of timed queries; one more query is a warm-up.
     """
     rows = []
     for count in COUNTS:

@@ -132,7 +132,7 @@ class Load(NamedTuple):
     Attributes:
         seconds: From the first request to the last response.
         latencies: Seconds of each request.
-        scores: Of each request, by document.
+        scores: Scores of each request, by document.
     """
 
     seconds: float
@@ -153,7 +153,7 @@ def request_bodies(folder: Path, count: int, documents: int, seed: int = 0) -> l
 
 
 async def send_requests(address: str, requests: Sequence[Body], clients: int) -> Load:
-    """Send requests over ``clients`` connections, each one request after the other."""
+    """Send requests over ``clients`` connections, one request at a time each."""
     remaining = iter(enumerate(requests))
     latencies = [0.0] * len(requests)
     scores: list[list[float]] = [[] for _ in requests]

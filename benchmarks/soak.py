@@ -189,8 +189,8 @@ def take_sample(pid: int, seconds: float) -> Sample:
 def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
     """Return the growth of memory, threads and files after the warm-up.
 
-    The slope is the Theil-Sen estimator with its 95% interval (Sen, 1968), which a single spike
-    does not move. Threads and files are the means of the first and the second half.
+    The slope is the Theil-Sen estimator with its 95% interval (Sen, 1968), which is
+    robust to single spikes. Threads and files are the means of the first and the second half.
     """
     end = samples[-1].seconds
     settled = [sample for sample in samples if sample.seconds >= WARM_UP * end]
@@ -234,8 +234,8 @@ class Soak:
             backend: The model in this process.
             server: The server, in its own process.
             expected: The requests with the score of each document.
-            malformed: Share of the requests that are malformed ones to the server.
-            seed: Of all random choices.
+            malformed: Share of requests that are malformed and go to the server.
+            seed: Seed of all random choices.
         """
         self.outcomes: Counter[str] = Counter(lost=0, wrong=0)
         self.clients: Counter[str] = Counter()
@@ -251,7 +251,7 @@ class Soak:
         """Keep the load up.
 
         Args:
-            seconds: For how long.
+            seconds: Duration.
             cores: Cores that both processes may keep busy on average.
             sample_s: Seconds between samples.
         """
@@ -371,10 +371,10 @@ def run_soak(
     """Run a soak, and return it with its backend.
 
     Args:
-        minutes: For how long.
+        minutes: Duration.
         cores: Cores that both processes may keep busy on average.
         rate: Share of failing batches here, and of malformed requests.
-        seed: Of all random choices.
+        seed: Seed of all random choices.
         requests: Distinct requests, a third of them over passages.
     """
     passages = requests // 3

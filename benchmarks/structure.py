@@ -1,7 +1,7 @@
 """Structure of the package in numbers, for the tree of any commit.
 
-``python -m benchmarks.structure [ROOT]`` needs nothing but the standard library, except that it
-runs a query with the package in ROOT. ROOT is the working directory by default.
+``python -m benchmarks.structure [ROOT]`` needs only the standard library, and for its query the
+dependencies of the package in ROOT. ROOT is the working directory by default.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 PACKAGE: Final = "rerank_plugins"
 
-# Runs in a process of its own, in ROOT. A move is a call that enters a file of the package from
+# Runs in its own process, in ROOT. A move is a call that enters a file of the package from
 # another file of the package, or from outside of it.
 QUERY: Final = """
 import inspect, json, sys, threading, time

@@ -1,6 +1,6 @@
 """Generated tables: ``python -m benchmarks tables`` renders the stored results.
 
-A table stands between markers, ``<!-- fusion -->`` and ``<!-- /fusion -->``, in
+A table is between markers, ``<!-- fusion -->`` and ``<!-- /fusion -->``, in
 ``benchmarks/results/README.md``, README.md or any page of ``docs``; moving the markers moves the
 table.
 """
@@ -63,9 +63,9 @@ class Column:
 
     Attributes:
         title: The heading.
-        template: Such as ``"{p50_ms:.0f} / {p95_ms:.0f}"``; without one of its metrics a cell is
-            empty.
-        dataset: For tables with one line per system: the dataset whose metrics it shows.
+        template: Text such as ``"{p50_ms:.0f} / {p95_ms:.0f}"``; a cell without one of its metrics
+            is empty.
+        dataset: Dataset whose metrics it shows, in tables with one line per system.
     """
 
     title: str
@@ -89,7 +89,7 @@ class Table:
         columns: Its columns, after those that name the line.
         names: Titles of the columns that name the line: dataset and system, or only the system,
             for one line per system with columns per dataset.
-        note: What the columns mean; the environment is added.
+        note: Meaning of the columns; the environment is added.
         lines: Returns whether a system on a dataset gets a line; by default all do.
         sort: Metric and dataset that order the lines, largest first.
         split_dataset: Whether the parts of the dataset's name are columns of their own.
@@ -144,7 +144,7 @@ class MetricsTable:
     Attributes:
         suite: The suite.
         formats: Format specification of metrics; others have three significant digits.
-        note: What the lines mean; the environment is added.
+        note: Meaning of the lines; the environment is added.
     """
 
     suite: str

@@ -41,7 +41,7 @@ WARM_UP: Final = 5
 LONG_SET: Final = "squad-dev"
 LONG_SEED: Final = 17
 SECTION: Final = (5, 10)
-"""Fewest and most paragraphs of a section."""
+"""Minimum and maximum number of paragraphs of a section."""
 
 TOP_WINDOWS: Final = (1, 2, 3)
 
@@ -134,7 +134,7 @@ def measure_cascade(sets: Path, *, queries: int = 40, fitted: int = 100) -> Iter
 
 
 class DeadlineSetting(NamedTuple):
-    """What is reranked under a deadline.
+    """Candidates and fusion that are timed under a deadline.
 
     A deadline can only raise the quality where the model is better than the first stage.
     """
@@ -152,7 +152,7 @@ DEADLINE_SETTINGS: Final = (
 
 
 class Timed(NamedTuple):
-    """What is kept of a ranking: whole ones would keep the garbage collector busy."""
+    """Figures of a ranking; whole rankings would keep the garbage collector busy."""
 
     best: list[int]
     scored: int
@@ -277,7 +277,7 @@ def long_document_rows(pool: Pool, kind: str, model: str = MINI) -> list[Row]:
         "documents": pool.corpus_size,
         "questions": len(pool.queries),
         "depth": len(pool.documents[0]),
-        "found": float(np.mean(has_relevant)),
+        "recall": float(np.mean(has_relevant)),
         "truncated": float(
             np.mean([ranked.stats.truncated / ranked.stats.documents for ranked in truncated])
         ),

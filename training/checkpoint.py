@@ -20,7 +20,7 @@ _MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 
 
 class TrainState:
-    """A model in training, with everything that a later run continues from.
+    """A model in training, with the state that a later run continues from.
 
     Attributes:
         model: The cross-encoder, with the weights of the last step.

@@ -164,8 +164,8 @@ class Miner:
                     held_out=held_out,
                 )
 
-    def _answers(self, questions: Sequence[Question], *, read: bool = True) -> list[int]:
-        reader = self._reader if read else None
+    def _answers(self, questions: Sequence[Question], *, use_reader: bool = True) -> list[int]:
+        reader = self._reader if use_reader else None
         windows, vectors = self._corpus.windows, self._windows.vectors
         return answer_windows(questions, windows, vectors, self._encoder, reader)
 
@@ -181,7 +181,7 @@ class Miner:
         if kind == "faq":
             windows = self._corpus.windows.texts
             shortest, longest = self._settings.mine.answer_words
-            for row, answer in enumerate(self._answers(questions, read=False)):
+            for row, answer in enumerate(self._answers(questions, use_reader=False)):
                 words = windows[answer].split()[: rng.integers(shortest, longest + 1)]
                 texts[row] += "\n" + " ".join(words)
         # Each question counts as a passage: several questions of a passage may be in a list.

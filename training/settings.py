@@ -149,7 +149,7 @@ class ExportSettings(_Table):
 
 
 class Settings(_Table):
-    """Everything that the result depends on, apart from the data and the code.
+    """Settings that the result depends on, apart from the data and the code.
 
     Attributes:
         seed: Seed of all random draws.

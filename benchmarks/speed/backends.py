@@ -30,7 +30,7 @@ from rerank_plugins.types import TextPair
 DECODER: Final = "random Qwen3"
 _TOKENIZER: Final = ROOT / "rerank_plugins" / "models" / "mini"
 
-# Runs in a fresh process; nothing heavy is imported before the clock starts.
+# Runs in a fresh process; only the standard library is imported before the clock starts.
 _COLD_START: Final = """
 import json, sys, time
 from pathlib import Path
@@ -110,7 +110,7 @@ def _start_cold(settings: dict[str, Any], documents: int, repeats: int) -> dict[
 def save_decoder(folder: Path, *, width: int, layers: int) -> Path:
     """Save a random language model with the prompt of Qwen3-Reranker as its chat template.
 
-    It has the tokenizer of the embedded model, so that texts have their usual lengths.
+    It has the tokenizer of the embedded model, so that texts have realistic token counts.
     """
     tokenizer = transformers.AutoTokenizer.from_pretrained(_TOKENIZER)
     prompt = QWEN3.with_instruction(None)

@@ -1,4 +1,4 @@
-"""Costs: adapters over the core, growth with the number of pairs, and a pair of each encoder."""
+"""Costs: overhead of the adapters, growth with the number of pairs, and pairs of both encoders."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MIB: Final = 2**20
 def _interleave(
     functions: dict[str, Callable[[], object]], number: int, seconds: dict[str, list[float]]
 ) -> None:
-    """Time functions, starting with another one in each round."""
+    """Time functions, starting with a different function in each round."""
     names = list(functions)
     first = number % len(names)
     for name in names[first:] + names[:first]:
@@ -124,7 +124,7 @@ def _embed_and_search(encoder: BiEncoder, query: str, texts: Sequence[str]) -> o
 def measure_growth(
     sets: Path, threads: int = 2, *, quick: bool = False, dtype: str = "float32"
 ) -> list[Row]:
-    """Measure cost and memory of more and more pairs, in a process of its own."""
+    """Measure cost and memory of increasing numbers of pairs, in a separate process."""
     pairs = [
         (request.query, text)
         for request in requests("nq", sets, max_texts=_QUICK_TEXTS if quick else None)
@@ -133,8 +133,8 @@ def measure_growth(
     sizes = QUICK_SIZES if quick else SIZES
     order = np.random.default_rng(0).permutation(len(pairs))[: max(sizes)].tolist()
     with get_context("spawn").Pool(1) as pool:
-        chosen = [pairs[position] for position in order]
-        growth: dict[str, Any] = pool.apply(growth_of, (chosen, sizes, threads, dtype))
+        sample = [pairs[position] for position in order]
+        growth: dict[str, Any] = pool.apply(growth_of, (sample, sizes, threads, dtype))
     rows = []
     for size, metrics in growth.pop("sizes").items():
         rows += make_rows("growth", "Reranker", f"{size:,} pairs", metrics)
@@ -147,7 +147,7 @@ def growth_of(
     threads: int = 2,
     dtype: Any = "float32",  # noqa: ANN401
 ) -> dict[str, Any]:
-    """Go up and down through the sizes, so that drift affects small and large ones.
+    """Time the sizes in ascending and descending order, so that drift affects all of them.
 
     Returns:
         Metrics by size, the exponents of time and of processor time over tokens, and the growth

@@ -39,13 +39,13 @@ def compare_scores(
         finite), ``equal`` within :data:`TOLERANCE`, and ``same_top``: the share of the
         reference's best ten among the system's best ten.
     """
-    logits, got = np.asarray(reference, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-    if logits.shape != got.shape or not np.isfinite(got).all():
+    logits, actual = (np.asarray(values, dtype=np.float64) for values in (reference, scores))
+    if logits.shape != actual.shape or not np.isfinite(actual).all():
         return {"largest_difference": None, "equal": False, "same_top": 0.0}
     expected = 1 / (1 + np.exp(-logits)) if scale == "probability" else logits
-    difference = np.abs(got - expected)
+    difference = np.abs(actual - expected)
     best, other = (
-        set(np.argsort(-values, kind="stable")[:_TOP].tolist()) for values in (expected, got)
+        set(np.argsort(-values, kind="stable")[:_TOP].tolist()) for values in (expected, actual)
     )
     return {
         "largest_difference": float(difference.max()),
@@ -67,7 +67,7 @@ class Timings:
     """The rounds of one system.
 
     Attributes:
-        seconds: Of each round.
+        seconds: Seconds of each round.
         comparisons: Its scores compared with the reference, with the check before the first round.
         computed_tokens: Tokens it computed in the check, padding included; None if unknown.
     """
@@ -122,7 +122,7 @@ def time_rounds(
     reference: str,
     seconds: float,
 ) -> list[Request]:
-    """Time the systems in rounds; each round has another request and starts with another system.
+    """Time the systems in rounds; each round has its own request and starts with another system.
 
     Returns:
         The request of each round.
@@ -156,8 +156,8 @@ def summarize(
     """Return the metrics of a system.
 
     Args:
-        timings: Those of the system.
-        baseline: Those of the system that it is compared with.
+        timings: Timings of the system.
+        baseline: Timings of the baseline.
         passages: Passages of a request.
         sample_tokens: Real tokens of the check, if it was as large as a round.
     """

@@ -1,4 +1,4 @@
-"""The timed models: the embedded one, and random ones of the usual sizes.
+"""The timed models: the embedded one, and random models of common sizes.
 
 Every system loads the same folder, in float32. Speed does not depend on the weights, so nothing is
 downloaded.

@@ -44,8 +44,8 @@ class SystemProcess:
 
         Args:
             python: The interpreter of the environment that has the system.
-            threads: How many threads, and cores, it may use.
-            log: Where its stderr goes.
+            threads: Number of threads, and cores, that it may use.
+            log: File of its stderr.
         """
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -32,11 +32,11 @@ class Cell(NamedTuple):
     """One measurement.
 
     Attributes:
-        shape: Of :data:`benchmarks.speed.models.SHAPES`.
-        texts: Of :data:`benchmarks.speed.texts.TEXT_SETS`.
+        shape: Name in :data:`benchmarks.speed.models.SHAPES`.
+        texts: Name in :data:`benchmarks.speed.texts.TEXT_SETS`.
         passages: Candidates of each query.
         all_systems: Whether all systems take part, or only sentence-transformers and this package.
-        seconds: How long the rounds take; at least two rounds.
+        seconds: Time limit of the rounds; at least two rounds run.
     """
 
     shape: str
@@ -73,7 +73,7 @@ QUICK: Final = (
     Cell("mini", "faq", 20, all_systems=False, seconds=10),
     Cell("minilm-l12", "nq", 5, all_systems=False, seconds=10),
 )
-"""Small cells, to see that everything runs; the figures mean little."""
+"""Small cells, which only show that everything runs."""
 
 CELL_SETS: Final = {"main": MAIN, "all": ALL, "quick": QUICK}
 
@@ -129,7 +129,7 @@ def measure_cell(
     """
     quick = cell in QUICK
     made = requests(cell.texts, sets, work, max_texts=QUICK_TEXTS if quick else None)
-    cut = [Request(request.query, request.texts[: cell.passages]) for request in made]
+    limited = [Request(request.query, request.texts[: cell.passages]) for request in made]
     model = model_folder(SHAPES[cell.shape], work / cell.shape)
     tokenizer = AutoTokenizer.from_pretrained(model)
     systems = [name for name in names if cell.all_systems or SYSTEMS[name].core]
@@ -140,7 +140,7 @@ def measure_cell(
             raise SystemFailedError(message)
     return measure(
         processes,
-        cut,
+        limited,
         cell=cell.name,
         count_tokens=lambda request: token_counts(tokenizer, request),
         drop=pool.drop,
@@ -172,7 +172,7 @@ def measure_speed(
         environments: Folder of the peers' environments.
         slow: Whether to time bfloat16 on a CPU that only emulates it.
         threads: Threads of each system; 2 on a CPU, else all.
-        minutes: No cell starts after these.
+        minutes: No cell starts after this time.
         work: Folder that stores models and rankings; temporary if None.
     """
     on_gpu = device.startswith("cuda")
@@ -188,7 +188,7 @@ def measure_speed(
         ) as pool:
             for cell in cells:
                 if monotonic() > end:
-                    sys.stderr.write(f"{cell.name}: not measured, the time is up\n")
+                    sys.stderr.write(f"{cell.name}: not measured, no time is left\n")
                     continue
                 seconds = min(cell.seconds, max(0.0, end - monotonic()))
                 rows = measure_cell(pool, cell, names, sets=sets, work=folder, seconds=seconds)
@@ -209,6 +209,6 @@ def _warn_if_busy(rows: Sequence[Row]) -> None:
     for row in rows:
         if row.metric == "busy_elsewhere" and row.value > QUIET:
             sys.stderr.write(
-                f"{row.dataset}: other processes use {row.value:.0%} of the cores; the ratios are "
-                "not those of a quiet machine\n"
+                f"{row.dataset}: other processes use {row.value:.0%} of the cores; the ratios "
+                "differ from those of an idle machine\n"
             )

@@ -38,7 +38,9 @@ class TextSet:
 TEXT_SETS: Final = {
     "nq": TextSet("search queries, Wikipedia passages", "nq-gold"),
     "faq": TextSet("questions on software, paraphrased", "stackfaq"),
-    "long": TextSet("questions, Wikipedia articles cut at about 512 tokens", "squad-dev", True),  # noqa: FBT003
+    "long": TextSet(
+        "questions, Wikipedia articles truncated at about 512 tokens", "squad-dev", joined=True
+    ),
 }
 
 
@@ -60,10 +62,11 @@ def requests(
         cache: Folder that stores the bi-encoder's rankings, or None.
         max_texts: Use only the first texts of the set, to be quick; None is all.
     """
-    chosen = TEXT_SETS[name]
-    data = read_beir(sets / chosen.folder)
+    text_set = TEXT_SETS[name]
+    data = read_beir(sets / text_set.folder)
     passages = data.passages[:max_texts]
-    texts = join_passages(passages) if chosen.joined else [passage.content for passage in passages]
+    joined = text_set.joined
+    texts = join_passages(passages) if joined else [passage.content for passage in passages]
     texts = list(dict.fromkeys(texts))  # every system must score every text
     rng = random.Random(SEED)  # noqa: S311  (no secret)
     queries = rng.sample(sorted(data.queries.values()), min(QUERIES, len(data.queries)))

@@ -1,7 +1,7 @@
-"""A system in a process of its own: ``python -m benchmarks.speed.worker``.
+"""A system in its own process: ``python -m benchmarks.speed.worker``.
 
-Reads requests from stdin and writes responses to stdout, one JSON object per line. Nothing but
-the standard library is imported before the system, because this also runs in environments
+Reads requests from stdin and writes responses to stdout, one JSON object per line. Only the
+standard library is imported before the system, because the worker also runs in environments
 without this package.
 
 ===========  ================================================  ===============================

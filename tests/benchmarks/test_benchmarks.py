@@ -56,7 +56,7 @@ COMMON: dict[str, Any] = {
 
 
 class InProcess:
-    """A system without a process of its own."""
+    """A system in this process."""
 
     def __init__(self, **settings: Any) -> None:
         self.worker = Worker()
@@ -77,7 +77,7 @@ def weather(tmp_path: Path) -> Path:
     passages = [
         {"_id": f"{word}{part}", "title": word, "text": f"{word} is {what}. " + "So it is. " * 30}
         for word in WORDS
-        for part, what in enumerate(("found here", "made of something"))
+        for part, what in enumerate(("seen here", "made of something"))
     ]
     queries = [{"_id": word, "text": f"What is {word} made of?"} for word in WORDS]
     for name, rows in {"corpus": passages, "queries": queries}.items():
@@ -244,8 +244,7 @@ def test_calibration_fusion_and_precision(weather: Path) -> None:
     assert errors["Platt"] < errors["sigmoid, not calibrated"]
     assert "isotonic" in errors
     fused = scores.fusion_rows(candidates, "weather")
-    alone = values_of(fused, "cross-encoder alone", "nDCG@10")
-    assert alone == [
+    assert values_of(fused, "cross-encoder alone", "nDCG@10") == [
         pytest.approx(pool.evaluate(reranker.rank_many(pool.requests), "nDCG@10").mean())
     ]
     fake, other = (Reranker(FakeCrossEncoder()) for _ in range(2))
