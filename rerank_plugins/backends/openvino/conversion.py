@@ -214,22 +214,13 @@ _GRAPH: Final = "model.xml"
 _WEIGHTS: Final = "model.bin"
 _DIGESTS: Final = "digests.json"
 
-_CODE: Final = ("export.py", "quantization.py")
-"""Modules of this package that determine what a converted model computes."""
-
 _STALE_S: Final = 86_400.0
 """Age of a temporary folder whose process must have been killed: writing never takes a day."""
 
 
 def cache_key(parts: Mapping[str, Any]) -> str:
-    """Return the key of a converted model.
-
-    Args:
-        parts: Everything the model depends on except the code of this package, which is added;
-            JSON values.
-    """
-    folder = Path(__file__).parent
-    code = [blake2b((folder / name).read_bytes()).hexdigest() for name in _CODE]
+    """Return the key of a model from everything it depends on; the code here is added."""
+    code = blake2b(Path(__file__).read_bytes()).hexdigest()
     text = json.dumps({**parts, "code": code}, sort_keys=True)
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
 
