@@ -71,8 +71,7 @@ class PairTemplate:
             message = f"the tokenizer of {model!r} does not join a query and a document."
             raise ModelLoadError(message)
         ids, types = _int32(encoding.ids), _int32(encoding.type_ids)
-        query = next(run for segment, run in runs if segment == 0)
-        document = next(run for segment, run in runs if segment == 1)
+        query, document = (run for segment, run in runs if segment is not None)
 
         def part(start: int, stop: int) -> TokenPair:
             return TokenPair(ids[start:stop], types[start:stop])
@@ -115,11 +114,7 @@ class PairTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, model: str) -> None:
-        """Use a private tokenizer (no truncation, no padding).
-
-        Args:
-            tokenizer: The Rust tokenizer; it is never changed.
-            model: Name of the model, for error messages.
+        """Use a private tokenizer (no truncation, no padding), which is never changed.
 
         Raises:
             ModelLoadError: If its pairs cannot be assembled from parts.
@@ -128,11 +123,7 @@ class PairTokenizer:
         self._template = PairTemplate.of(tokenizer, model)
 
     def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[TokenizedItem]:
-        """Tokenize, truncate to ``max_length`` tokens and assemble; thread-safe.
-
-        Returns:
-            Items whose payload is a :class:`TokenPair`.
-        """
+        """Tokenize, truncate and assemble; the payloads are :class:`TokenPair`; thread-safe."""
         query_ids = self._encode(list(dict.fromkeys(pair.query for pair in pairs)))
         document_ids = self._encode(list(dict.fromkeys(pair.document for pair in pairs)))
         return [
@@ -172,15 +163,12 @@ class SupportsPairs(Protocol):
 
     def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[TokenizedItem]:
         """Tokenize pairs and truncate them to ``max_length`` tokens."""
-        ...
 
     def room(self, query: str, max_length: int) -> int:
         """Return how many document tokens fit next to a query, at least 1."""
-        ...
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return the character span ``[start, end)`` of each token, ``(tokens, 2)`` per text."""
-        ...
 
 
 class PairTokenizerMixin:
@@ -213,12 +201,9 @@ class RoleTokenizer:
     def __init__(
         self, tokenizer: Tokenizer, prompts: Mapping[Role, str], max_seq_length: int
     ) -> None:
-        """Use a private tokenizer (no truncation, no padding).
+        """Use a private tokenizer (no truncation, no padding), which is never changed.
 
-        Args:
-            tokenizer: The Rust tokenizer; it is never changed.
-            prompts: The model's own prompt of each role.
-            max_seq_length: Maximum sequence length of the model.
+        ``prompts`` are the model's own, and ``max_seq_length`` is the maximum of the model.
         """
         self._prompts = prompts
         self._max_seq_length = max_seq_length
@@ -231,8 +216,7 @@ class RoleTokenizer:
     ) -> list[TokenizedItem]:
         """Prepend the prompts to the texts, tokenize and truncate; thread-safe.
 
-        Returns:
-            Items whose payload is a :class:`TokenPair` of token type 0.
+        The payloads are :class:`TokenPair` of token type 0.
         """
         texts = [
             (self._prompts[item.role] if item.prompt is None else replace_surrogates(item.prompt))
@@ -240,12 +224,12 @@ class RoleTokenizer:
             for item in items
         ]
         length = min(max_length or self._max_seq_length, self._max_seq_length)
-        prepared = []
-        for encoding in self._truncating(length).encode_batch_fast(texts):
-            ids = _int32(encoding.ids)
-            pair = TokenPair(ids, np.zeros_like(ids))
-            prepared.append(TokenizedItem(len(ids), bool(encoding.overflowing), pair))
-        return prepared
+        encodings = self._truncating(length).encode_batch_fast(texts)
+        ids = [_int32(encoding.ids) for encoding in encodings]
+        return [
+            TokenizedItem(len(row), bool(encoding.overflowing), TokenPair(row, np.zeros_like(row)))
+            for row, encoding in zip(ids, encodings, strict=True)
+        ]
 
 
 def token_spans(tokenizer: Tokenizer, texts: Sequence[str]) -> list[NDArray[np.int64]]:
