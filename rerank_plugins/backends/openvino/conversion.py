@@ -109,11 +109,7 @@ def convert(
 def validate_agreement(
     config: ModelConfig, results: NDArray[np.float32], expected: NDArray[np.float32]
 ) -> None:
-    """Compare OpenVINO's results for the probes with torch's.
-
-    Raises:
-        ModelLoadError: If they differ more than the data type explains.
-    """
+    """Refuse results for the probes that differ from torch's more than the data type explains."""
     difference = float(np.abs(results - expected).max())
     tolerance = _TOLERANCE[config.dtype] * (1 + float(np.abs(expected).max()))
     if not difference <= tolerance:  # also if the difference is NaN
@@ -210,11 +206,7 @@ class PooledEncoder(torch.nn.Module):
     float32_patterns: tuple[str, ...] = ()
 
     def __init__(self, model: SentenceTransformer, name: str) -> None:
-        """Wrap a bi-encoder.
-
-        Raises:
-            ModelLoadError: If it has modules other than the supported ones.
-        """
+        """Wrap a bi-encoder of supported modules."""
         super().__init__()
         modules: list[Any] = list(model)
         pooling = pooling_of(model)

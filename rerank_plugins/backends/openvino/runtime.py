@@ -31,12 +31,7 @@ _MAX_ROWS: Final = 4
 
 
 class RowGroup(NamedTuple):
-    """Rows that are computed together.
-
-    Attributes:
-        rows: Their positions in the batch.
-        width: Number of tokens to which each row is padded.
-    """
+    """Rows of a batch that are computed together, each padded to ``width`` tokens."""
 
     rows: list[int]
     width: int
@@ -113,11 +108,7 @@ class Runtime:
     def run(
         self, batch: Sequence[TokenizedItem], max_seq_length: int, build_inputs: InputBuilder
     ) -> FloatArray:
-        """Return the model's first output for a batch, in the order of the batch.
-
-        Raises:
-            OutOfMemoryError: If there is no memory left.
-        """
+        """Return the model's first output for a batch, in the order of the batch."""
         groups = group_rows([item.tokens for item in batch], max_seq_length, self.streams)
         inputs = [
             build_inputs([batch[row].payload for row in group.rows], group.width)
@@ -167,11 +158,7 @@ def _validate_precision(config: ModelConfig) -> None:
 
 
 def resolve_openvino(config: ModelConfig) -> ModelConfig:
-    """Choose device and data type, and replace the spec by the name of its model.
-
-    Raises:
-        ConfigurationError: If OpenVINO does not compute on the device or in the data type here.
-    """
+    """Choose device and data type, and replace the spec by the name of its model."""
     model = config.model if config.spec is None else str(config.spec)
     # "auto" means the same as for torch, which has no int8: that is used only if it is set.
     dtype: Dtype = "float32" if config.dtype == "int8" else config.dtype

@@ -142,11 +142,7 @@ class BatchBuilder(threading.local):
 def compute_longest_first(
     batch: Sequence[TokenizedItem], compute: Callable[[list[TokenizedItem]], torch.Tensor]
 ) -> FloatArray:
-    """Compute a batch sorted by length; return float32 results in the order of the batch.
-
-    Raises:
-        OutOfMemoryError: If the batch does not fit on the device.
-    """
+    """Compute a batch sorted by length; return float32 results in the order of the batch."""
     order = sorted(range(len(batch)), key=lambda row: -batch[row].tokens)
     with torch.inference_mode(), mapped_out_of_memory():
         rows = compute([batch[row] for row in order]).float().cpu().numpy()

@@ -60,11 +60,7 @@ class TorchCrossEncoder(PairTokenizerMixin):
     resolve = staticmethod(resolve_torch)
 
     def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration onto its device.
-
-        Raises:
-            ModelLoadError: If there is no such model, or it is not a reranker.
-        """
+        """Load the model of a resolved configuration onto its device."""
         self.device = torch.device(str(config.device))
         self.batch_tokens = cross_encoder_batch_tokens(self.device)
         self._config = config
@@ -195,11 +191,7 @@ class TorchCrossEncoder(PairTokenizerMixin):
 
 
 def validate_optimize(config: ModelConfig, model: Any) -> None:  # noqa: ANN401
-    """Check that a model of a resolved configuration can be optimized.
-
-    Raises:
-        ConfigurationError: If the architecture or the device is not supported.
-    """
+    """Check that a model of a resolved configuration can be optimized."""
     if config.optimize == "none":
         return
     if not (can_pack(model) and is_bert_like(model)):

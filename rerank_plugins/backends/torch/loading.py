@@ -49,14 +49,7 @@ _overflowed: Final[set[tuple[str, str | None]]] = set()
 
 
 class LoadedReranker(NamedTuple):
-    """The parts of a reranker.
-
-    Attributes:
-        model: The model on the CPU, in evaluation mode, in the configured data type.
-        tokenizer: The transformers tokenizer.
-        fingerprint: Digest of the files of both.
-        prompts: Prompts of the model's own configuration for queries and documents.
-    """
+    """A model on the CPU, its transformers tokenizer, the digest of both, and its own prompts."""
 
     model: Any
     tokenizer: Any
@@ -100,17 +93,9 @@ def load_weights(
     *,
     model_config: Any = None,  # noqa: ANN401  (a model's own class)
 ) -> Any:  # noqa: ANN401
-    """Load a transformers model on the CPU, in the configured data type.
+    """Load a transformers model on the CPU, in the configured data type; no weight may be missing.
 
-    Args:
-        cls: The model class, or an ``AutoModel`` class.
-        source: Folder or Hub name.
-        config: Resolved configuration of the model.
-        options: See :func:`~rerank_plugins.backends.hub.hub_options`.
-        model_config: The transformers configuration; None reads it from the files.
-
-    Raises:
-        ModelLoadError: If a weight is missing, because it would be random.
+    ``model_config`` is its transformers configuration; None reads that from the files.
     """
     model, report = cls.from_pretrained(
         source,
@@ -131,11 +116,7 @@ def load_weights(
 
 
 def validate_head(settings: Any, model: str) -> None:  # noqa: ANN401  (a model's own class)
-    """Check that a transformers configuration describes a reranker.
-
-    Raises:
-        ModelLoadError: If it describes another kind of model, which the message names.
-    """
+    """Check that a transformers configuration describes a reranker."""
     architectures = settings.architectures or []
     if not any(name.endswith("ForSequenceClassification") for name in architectures):
         kind = ", ".join(architectures) or f"a {settings.model_type} model without a head"
@@ -159,11 +140,7 @@ def _validate_labels(count: int, model: str, labels: str) -> None:
 
 
 def model_max_seq_length(model: Any, tokenizer: Any) -> int:  # noqa: ANN401  (one of many classes)
-    """Return the maximum sequence length of a model.
-
-    Raises:
-        ModelLoadError: If its files contain no valid length.
-    """
+    """Return the maximum sequence length of a model."""
     # The models of T5's family have no limit.
     positions = int(getattr(model.config, "max_position_embeddings", None) or 2**31)
     limits = (
@@ -238,16 +215,14 @@ class ModularHead(torch.nn.Sequential):
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return raw scores of shape ``(rows, labels)``."""
-        scores: torch.Tensor = super().forward({"sentence_embedding": vectors})["scores"]
-        return scores
+        features = {"sentence_embedding": vectors}
+        for module in self:
+            features = module(features)
+        return features["scores"]
 
 
 def load_modular(config: ModelConfig, source: str, options: dict[str, Any]) -> ModularModel:
-    """Load a modular reranker on the CPU.
-
-    Raises:
-        ModelLoadError: If its modules are not an encoder, a pooling and a head.
-    """
+    """Load a modular reranker on the CPU, if it is an encoder, a pooling and a head."""
     modules = load_modules(config, source, options, device="cpu")
     match list(modules):
         case [Transformer(), Pooling(), _, *_]:
@@ -263,11 +238,7 @@ def load_modular(config: ModelConfig, source: str, options: dict[str, Any]) -> M
 def load_modules(
     config: ModelConfig, source: str, options: dict[str, Any], *, device: str
 ) -> CrossEncoder:
-    """Load a reranker with sentence-transformers.
-
-    Raises:
-        ModelLoadError: If it has neither one label nor two.
-    """
+    """Load a reranker, which has one label or two, with sentence-transformers."""
     validate_modules(source, options)
     model: CrossEncoder = CrossEncoder(
         source,

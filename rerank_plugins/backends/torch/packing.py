@@ -122,11 +122,7 @@ class PackedModel:
 
 
 class PackedEncoder:
-    """A bi-encoder that computes vectors without padding; see :func:`can_pack_encoder`.
-
-    Attributes:
-        thread_pool: Threads that compute parts of a batch, on a CPU with several cores.
-    """
+    """A bi-encoder that computes vectors without padding; see :func:`can_pack_encoder`."""
 
     def __init__(
         self, model: SentenceTransformer, dtype: torch.dtype, *, max_seq_length: int, name: str
@@ -149,11 +145,7 @@ class PackedEncoder:
             self.thread_pool = create_thread_pool(self._base, name)
 
     def __call__(self, batch: Sequence[TokenizedItem]) -> FloatArray:
-        """Return vectors of shape ``(len(batch), width)``, float32, not normalized.
-
-        Raises:
-            OutOfMemoryError: If the batch does not fit on the device.
-        """
+        """Return vectors of shape ``(len(batch), width)``, float32, not normalized."""
         if self.thread_pool is None:
             return self._compute(batch)
         return self.thread_pool.run(self._compute, batch)

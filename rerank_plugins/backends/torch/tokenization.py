@@ -114,11 +114,7 @@ class PairTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, model: str) -> None:
-        """Use a private tokenizer (no truncation, no padding), which is never changed.
-
-        Raises:
-            ModelLoadError: If its pairs cannot be assembled from parts.
-        """
+        """Use a private tokenizer (no truncation, no padding), which is never changed."""
         self._tokenizer = tokenizer
         self._template = PairTemplate.of(tokenizer, model)
 
@@ -201,10 +197,7 @@ class RoleTokenizer:
     def __init__(
         self, tokenizer: Tokenizer, prompts: Mapping[Role, str], max_seq_length: int
     ) -> None:
-        """Use a private tokenizer (no truncation, no padding), which is never changed.
-
-        ``prompts`` are the model's own, and ``max_seq_length`` is the maximum of the model.
-        """
+        """Use a private tokenizer (no truncation, no padding), which is never changed."""
         self._prompts = prompts
         self._max_seq_length = max_seq_length
         self._truncating = lru_cache(maxsize=16)(
@@ -214,10 +207,7 @@ class RoleTokenizer:
     def prepare(
         self, items: Sequence[RoleText], max_length: int | None = None
     ) -> list[TokenizedItem]:
-        """Prepend the prompts to the texts, tokenize and truncate; thread-safe.
-
-        The payloads are :class:`TokenPair` of token type 0.
-        """
+        """Prepend prompts, tokenize and truncate; the token type is 0; thread-safe."""
         texts = [
             (self._prompts[item.role] if item.prompt is None else replace_surrogates(item.prompt))
             + replace_surrogates(item.text)
