@@ -132,7 +132,9 @@ def test_an_error_is_raised_after_all_parts_have_ended(
 def test_threads_end_with_the_pool() -> None:
     for close in (True, False):
         pool = CPUThreadPool(2, lambda _: None, small=True, name="'two'")
+        pool.run(numbers, prepared([10] * 2))
         threads = pool.threads
+        assert len(threads) == 2
         if close:
             pool.close()
         del pool
@@ -146,7 +148,7 @@ def test_the_number_of_threads_is_limited() -> None:
     counts = {}
     for cores in (2, 16, 20, 96):
         pool = CPUThreadPool(cores, lambda _: None, small=False, name="'many'")
-        counts[cores] = (len(pool.threads), pool.batch_tokens)
+        counts[cores] = (len(pool._executors), pool.batch_tokens)
         pool.close()
     assert counts == {2: (2, 2_048), 16: (16, 16_384), 20: (10, 10_240), 96: (16, 16_384)}
 

@@ -27,14 +27,7 @@ class OpenVINOBiEncoder(OpenVINOBackend):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration, and convert it if it is not cached.
-
-        Raises:
-            ModelLoadError: If there is no such model, it has unsupported modules, or OpenVINO's
-                vectors differ from torch's.
-            MissingDependencyError: If the data type is int8 and NNCF is not installed, or if the
-                embedded model's package is not installed.
-        """
+        """Load the model of a resolved configuration, and convert it if it is not cached."""
         reference = SentenceTransformerBiEncoder(config.replace(dtype="float32"))
         model = reference.model
         module = PooledEncoder(model, config.model)

@@ -36,8 +36,17 @@ from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import ModelLoadError
 from rerank_plugins.types import TextPair
 
+_log = logging.getLogger(__name__)
+
+_GRAPH: Final = "model.xml"
+_WEIGHTS: Final = "model.bin"
+_DIGESTS: Final = "digests.json"
+
 _MASK_BIAS: Final = -10_000.0
 """Added to the attention logits of padding, whose weight is then 0 in float32."""
+
+_TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 0.02, "float16": 0.02, "int8": 0.3}
+"""Largest difference from torch's float32 results, relative to the largest of them plus 1."""
 
 
 class Exportable(Protocol):
@@ -51,6 +60,65 @@ class Exportable(Protocol):
 
     inputs: int
     float32_patterns: tuple[str, ...]
+
+
+def convert(
+    config: ModelConfig,
+    module: Exportable,
+    calibration: Sequence[Sequence[NDArray[np.int64]]],
+    fingerprint: str,
+) -> openvino.Model:
+    """Return the OpenVINO model of a module, from the disk cache if it was converted before.
+
+    Without a fingerprint of its files, it is not cached. ``calibration`` contains the module's
+    inputs for each calibration text, for int8.
+    """
+
+    def build() -> openvino.Model:
+        start = perf_counter()
+        model = to_openvino(module)
+        if config.dtype == "int8":
+            model = quantize(model, calibration, module.float32_patterns)
+        seconds = perf_counter() - start
+        _log.info("%r was converted to %s in %.0f s.", config.model, config.dtype, seconds)
+        return model
+
+    if not fingerprint:
+        return build()
+    try:  # without a download folder, in Hugging Face's folder of assets
+        folder = cached_assets_path(
+            "rerank_plugins", "openvino", "models", assets_dir=config.cache_folder
+        )
+    except (OSError, ValueError) as error:  # a read-only disk, or a file in place of a folder
+        _log.warning("the converted model %r is not cached: %s", config.model, error)
+        return build()
+    parts: dict[str, Any] = {
+        "fingerprint": fingerprint,
+        "module": type(module).__name__,
+        "inputs": module.inputs,
+        "versions": {name: version(name) for name in ("openvino", "torch", "transformers")},
+    }
+    if config.dtype == "int8":
+        digest = blake2b()
+        for array in (array for inputs in calibration for array in inputs):
+            digest.update(repr(array.shape).encode() + array.tobytes())
+        parts |= {"nncf": version("nncf"), "texts": digest.hexdigest()}
+    return load_or_build(folder, cache_key(parts), build)
+
+
+def validate_agreement(
+    config: ModelConfig, results: NDArray[np.float32], expected: NDArray[np.float32]
+) -> None:
+    """Refuse results for the probes that differ from torch's more than the data type explains."""
+    difference = float(np.abs(results - expected).max())
+    tolerance = _TOLERANCE[config.dtype] * (1 + float(np.abs(expected).max()))
+    if not difference <= tolerance:  # also if the difference is NaN
+        message = (
+            f"OpenVINO's results for {config.model!r} in {config.dtype} differ from torch's by "
+            f"{difference:g}; at most {tolerance:g} is allowed. Use backend='torch' (for a "
+            "bi-encoder 'sentence-transformers'), or another dtype."
+        )
+        raise ModelLoadError(message)
 
 
 def to_openvino(module: Exportable) -> openvino.Model:
@@ -72,12 +140,7 @@ def to_openvino(module: Exportable) -> openvino.Model:
 
 
 def classifier_module(model: Any, *, typed: bool) -> Exportable:  # noqa: ANN401
-    """Return the module to export for a reranker.
-
-    Args:
-        model: A sequence classification model.
-        typed: Whether its tokenizer returns token types.
-    """
+    """Return the module to export for a reranker whose tokenizer returns token types or not."""
     if is_bert_like(model) and not isinstance(model, ModularModel):
         return ClsOnlyClassifier(model)
     return Classifier(model, typed=typed)
@@ -138,21 +201,12 @@ class Classifier(torch.nn.Module):
 
 
 class PooledEncoder(torch.nn.Module):
-    """A transformer with mean or CLS pooling; its vectors are not normalized.
-
-    Attributes:
-        inputs: See :class:`Exportable`.
-        float32_patterns: See :class:`Exportable`.
-    """
+    """A transformer with mean or CLS pooling; its vectors are not normalized."""
 
     float32_patterns: tuple[str, ...] = ()
 
     def __init__(self, model: SentenceTransformer, name: str) -> None:
-        """Wrap a bi-encoder.
-
-        Raises:
-            ModelLoadError: If it has modules other than the supported ones.
-        """
+        """Wrap a bi-encoder of supported modules."""
         super().__init__()
         modules: list[Any] = list(model)
         pooling = pooling_of(model)
@@ -167,8 +221,7 @@ class PooledEncoder(torch.nn.Module):
             raise ModelLoadError(message)
         self._mean = pooling == "mean"
         self._encoder = modules[0].auto_model
-        typed = "token_type_ids" in model.tokenizer.model_input_names
-        self.inputs = 3 if typed else 2
+        self.inputs = 3 if "token_type_ids" in model.tokenizer.model_input_names else 2
 
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None = None
@@ -208,40 +261,11 @@ def _layer_output(
     return output
 
 
-_log = logging.getLogger(__name__)
-
-_GRAPH: Final = "model.xml"
-_WEIGHTS: Final = "model.bin"
-_DIGESTS: Final = "digests.json"
-
-_CODE: Final = ("conversion.py",)
-"""Modules of this package that determine what a converted model computes."""
-
-_STALE_S: Final = 86_400.0
-"""Age of a temporary folder whose process must have been killed: writing never takes a day."""
-
-
 def cache_key(parts: Mapping[str, Any]) -> str:
-    """Return the key of a converted model.
-
-    Args:
-        parts: Everything the model depends on except the code of this package, which is added;
-            JSON values.
-    """
-    folder = Path(__file__).parent
-    code = [blake2b((folder / name).read_bytes()).hexdigest() for name in _CODE]
+    """Return the key of a model from everything it depends on; the code here is added."""
+    code = blake2b(Path(__file__).read_bytes()).hexdigest()
     text = json.dumps({**parts, "code": code}, sort_keys=True)
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
-
-
-def models_folder(cache_folder: str | Path | None) -> Path:
-    """Return the folder of converted models; it is created if it does not exist.
-
-    Args:
-        cache_folder: The user's download folder; None is Hugging Face's folder of assets
-            (``HF_ASSETS_CACHE``, by default ``~/.cache/huggingface/assets``).
-    """
-    return cached_assets_path("rerank_plugins", "openvino", "models", assets_dir=cache_folder)
 
 
 def load_or_build(folder: Path, key: str, build: Callable[[], openvino.Model]) -> openvino.Model:
@@ -249,11 +273,6 @@ def load_or_build(folder: Path, key: str, build: Callable[[], openvino.Model]) -
 
     A damaged model is rebuilt, and a model that cannot be written is still returned. Several
     processes may build the same model at once; one of the results is kept.
-
-    Args:
-        folder: See :func:`models_folder`.
-        key: See :func:`cache_key`.
-        build: Builds the model.
     """
     path = folder / key
     cached = _read(path)
@@ -304,10 +323,10 @@ def _write(path: Path, model: openvino.Model) -> None:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove temporary folders of processes that were killed while they wrote."""
+    """Remove temporary folders of processes that were killed: writing never takes a day."""
     for path in folder.glob(".*"):
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE_S:
+            if time.time() - path.stat().st_mtime > 24 * 3_600:
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -327,38 +346,22 @@ def _sync(file: Path) -> None:
         os.fsync(stream.fileno())
 
 
-SETTINGS: Final = {
-    "model_type": "transformer",
-    "preset": "mixed",
-    "fast_bias_correction": True,
-    "ranges": "minmax",
-}
-"""Weights are symmetric per channel, SmoothQuant has its default strength, and ranges cover every
-value seen: NNCF's default, the mean of the ranges of all texts, clips values that matter."""
-
-_DATASET: Final = Path(__file__).parents[2] / "data" / "squad-dev"
-_BUNDLED_PAIRS: Final = 64
-
-
 def quantize(
     model: openvino.Model, calibration: Sequence[Sequence[Any]], float32_patterns: Sequence[str]
 ) -> openvino.Model:
-    """Return the model in int8.
-
-    Args:
-        model: The float32 model; it is changed.
-        calibration: Model inputs of each calibration text.
-        float32_patterns: Patterns of operator names that stay float32.
-    """
+    """Return a float32 model, which is changed, in int8."""
+    # Weights are symmetric per channel, SmoothQuant has its default strength, and ranges cover
+    # every value seen: NNCF's default, the mean of the ranges of all texts, clips values that
+    # matter.
     nncf = import_without_telemetry("nncf")
     estimators = require("nncf.quantization.range_estimator", "openvino")
     with _quiet_nncf():
         quantized: openvino.Model = nncf.quantize(
             model,
             nncf.Dataset(calibration),
-            model_type=nncf.ModelType(SETTINGS["model_type"]),
-            preset=nncf.QuantizationPreset(SETTINGS["preset"]),
-            fast_bias_correction=SETTINGS["fast_bias_correction"],
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,
+            fast_bias_correction=True,
             subset_size=len(calibration),
             ignored_scope=nncf.IgnoredScope(patterns=list(float32_patterns), validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
@@ -384,11 +387,13 @@ def _bundled_pairs() -> Iterator[TextPair]:
     They alternate between unrelated pairs (a question and a distant paragraph) and related pairs
     (the first sentence of a paragraph and that paragraph).
     """
-    questions = _texts((_DATASET / "queries.jsonl").read_bytes())
-    paragraphs = _texts(gzip.decompress((_DATASET / "corpus.jsonl.gz").read_bytes()))
-    for number in range(_BUNDLED_PAIRS):
-        paragraph = paragraphs[number * len(paragraphs) // _BUNDLED_PAIRS]
-        question = questions[-1 - number * len(questions) // _BUNDLED_PAIRS]
+    folder = Path(__file__).parents[2] / "data" / "squad-dev"
+    questions = _texts((folder / "queries.jsonl").read_bytes())
+    paragraphs = _texts(gzip.decompress((folder / "corpus.jsonl.gz").read_bytes()))
+    pairs = 64
+    for number in range(pairs):
+        paragraph = paragraphs[number * len(paragraphs) // pairs]
+        question = questions[-1 - number * len(questions) // pairs]
         yield TextPair(paragraph.split(". ")[0] if number % 2 else question, paragraph)
 
 
@@ -409,74 +414,3 @@ def _quiet_nncf() -> Iterator[None]:
     finally:
         console.quiet = quiet
         logger.setLevel(level)
-
-
-_CONVERTERS: Final = ("openvino", "torch", "transformers")
-"""Packages whose versions determine the converted model."""
-
-_TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 0.02, "float16": 0.02, "int8": 0.3}
-"""Largest difference from torch's float32 results, relative to the largest of them plus 1."""
-
-
-def convert(
-    config: ModelConfig,
-    module: Exportable,
-    calibration: Sequence[Sequence[NDArray[np.int64]]],
-    fingerprint: str,
-) -> openvino.Model:
-    """Return the OpenVINO model of a module, from the disk cache if it was converted before.
-
-    Args:
-        config: Resolved configuration; its data type and its cache folder are used.
-        module: The module to convert.
-        calibration: Module inputs of each calibration text, for int8.
-        fingerprint: Digest of the model's files; without one, the model is not cached.
-    """
-
-    def build() -> openvino.Model:
-        start = perf_counter()
-        model = to_openvino(module)
-        if config.dtype == "int8":
-            model = quantize(model, calibration, module.float32_patterns)
-        seconds = perf_counter() - start
-        _log.info("%r was converted to %s in %.0f s.", config.model, config.dtype, seconds)
-        return model
-
-    if not fingerprint:
-        return build()
-    try:
-        folder = models_folder(config.cache_folder)
-    except (OSError, ValueError) as error:  # a read-only disk, or a file in place of a folder
-        _log.warning("the converted model %r is not cached: %s", config.model, error)
-        return build()
-    parts: dict[str, Any] = {
-        "fingerprint": fingerprint,
-        "module": type(module).__name__,
-        "inputs": module.inputs,
-        "versions": {name: version(name) for name in _CONVERTERS},
-    }
-    if config.dtype == "int8":
-        digest = blake2b()
-        for array in (array for inputs in calibration for array in inputs):
-            digest.update(repr(array.shape).encode() + array.tobytes())
-        parts["nncf"] = {**SETTINGS, "version": version("nncf"), "texts": digest.hexdigest()}
-    return load_or_build(folder, cache_key(parts), build)
-
-
-def validate_agreement(
-    config: ModelConfig, results: NDArray[np.float32], expected: NDArray[np.float32]
-) -> None:
-    """Compare OpenVINO's results for the probes with torch's.
-
-    Raises:
-        ModelLoadError: If they differ more than the data type explains.
-    """
-    difference = float(np.abs(results - expected).max())
-    tolerance = _TOLERANCE[config.dtype] * (1 + float(np.abs(expected).max()))
-    if not difference <= tolerance:  # also if the difference is NaN
-        message = (
-            f"OpenVINO's results for {config.model!r} in {config.dtype} differ from torch's by "
-            f"{difference:g}; at most {tolerance:g} is allowed. Use backend='torch' (for a "
-            "bi-encoder 'sentence-transformers'), or another dtype."
-        )
-        raise ModelLoadError(message)

@@ -37,13 +37,7 @@ class OpenVINOCrossEncoder(PairTokenizerMixin, OpenVINOBackend):
     scale = ScoreScale.LOGIT
 
     def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration, and convert it if it is not cached.
-
-        Raises:
-            ModelLoadError: If there is no such model, it is not a reranker, or OpenVINO's scores
-                differ from torch's.
-            MissingDependencyError: If the data type is int8 and NNCF is not installed.
-        """
+        """Load the model of a resolved configuration, and convert it if it is not cached."""
         loaded = load_reranker(config.replace(dtype="float32"))
         tokenizer, network = loaded.tokenizer, loaded.model
         typed = "token_type_ids" in tokenizer.model_input_names

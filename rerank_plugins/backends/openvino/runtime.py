@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
@@ -18,54 +18,38 @@ from rerank_plugins.backends.hub import quiet_loading
 from rerank_plugins.backends.openvino.conversion import Exportable, convert
 from rerank_plugins.backends.torch.loading import is_small
 from rerank_plugins.backends.torch.tokenization import TokenPair
-from rerank_plugins.config import ModelConfig
+from rerank_plugins.config import Dtype, ModelConfig
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError, EngineClosedError, OutOfMemoryError
 from rerank_plugins.types import FloatArray, ModelIdentity
 
-_WIDTH_STEP: Final = 16
+_CAPABILITIES: Final = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", "int8": "INT8"}
+_MAX_STREAMS: Final = 8
 
 _MAX_ROWS: Final = 4
 """Larger groups are no faster, and leave streams idle at the end of a batch."""
 
 
 class RowGroup(NamedTuple):
-    """Rows that are computed together.
-
-    Attributes:
-        rows: Their positions in the batch.
-        width: Number of tokens to which each row is padded.
-    """
+    """Rows of a batch that are computed together, each padded to ``width`` tokens."""
 
     rows: list[int]
     width: int
 
 
 def group_rows(lengths: Sequence[int], max_seq_length: int, streams: int) -> list[RowGroup]:
-    """Divide a batch into groups of rows of nearly equal length, the most expensive first.
-
-    Args:
-        lengths: Number of tokens of each row.
-        max_seq_length: Maximum sequence length of the model.
-        streams: Number of groups that are computed at once.
-    """
+    """Divide a batch into groups of 4, 2 or 1 rows of similar length, the most expensive first."""
     max_rows = max(1, min(_MAX_ROWS, len(lengths) // streams))
+    widths = [min(-(-length // 16) * 16, max_seq_length) for length in lengths]
     longest_first = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     groups = []
-    for width, rows in groupby(
-        longest_first,
-        lambda row: min(-(-lengths[row] // _WIDTH_STEP) * _WIDTH_STEP, max_seq_length),
-    ):
-        groups += [RowGroup(part, width) for part in _split(list(rows), max_rows)]
+    for width, run in groupby(longest_first, widths.__getitem__):
+        rows = list(run)
+        while rows:
+            size = 1 << (min(len(rows), max_rows).bit_length() - 1)
+            groups.append(RowGroup(rows[:size], width))
+            rows = rows[size:]
     return sorted(groups, key=lambda group: -len(group.rows) * group.width)
-
-
-def _split(rows: list[int], max_rows: int) -> Iterator[list[int]]:
-    """Yield parts of 4, 2 or 1 rows."""
-    while rows:
-        size = 1 << (min(len(rows), max_rows).bit_length() - 1)
-        yield rows[:size]
-        rows = rows[size:]
 
 
 class InputBuilder(NamedTuple):
@@ -93,16 +77,6 @@ class InputBuilder(NamedTuple):
         return [ids, mask, types][: self.inputs]
 
 
-_CAPABILITIES: Final = {
-    "float32": "FP32",
-    "bfloat16": "BF16",
-    "float16": "FP16",
-    "int8": "INT8",
-}
-_PRECISION_HINTS: Final = {"bfloat16": "bf16", "float16": "f16"}
-_MAX_STREAMS: Final = 8
-
-
 class Runtime:
     """A model compiled for this CPU, which computes several groups of rows at once.
 
@@ -114,6 +88,7 @@ class Runtime:
     def __init__(self, model: openvino.Model, dtype: str) -> None:
         """Compile a model, with as many threads as torch would use."""
         threads = torch.get_num_threads()
+        precision = {"bfloat16": "bf16", "float16": "f16"}.get(dtype, "f32")
         self.streams = min(threads, _MAX_STREAMS)
         self._lock = threading.Lock()
         compiled = openvino.Core().compile_model(
@@ -122,7 +97,7 @@ class Runtime:
             {
                 "NUM_STREAMS": self.streams,
                 "INFERENCE_NUM_THREADS": threads,
-                "INFERENCE_PRECISION_HINT": _PRECISION_HINTS.get(dtype, "f32"),
+                "INFERENCE_PRECISION_HINT": precision,
                 # Pinned threads of two models, or of two processes, would share a core.
                 "ENABLE_CPU_PINNING": False,
             },
@@ -133,16 +108,7 @@ class Runtime:
     def run(
         self, batch: Sequence[TokenizedItem], max_seq_length: int, build_inputs: InputBuilder
     ) -> FloatArray:
-        """Return the model's first output for a batch, in the order of the batch.
-
-        Args:
-            batch: Items whose payload is a ``TokenPair``.
-            max_seq_length: Maximum sequence length of the model.
-            build_inputs: Builds the inputs of each group.
-
-        Raises:
-            OutOfMemoryError: If there is no memory left.
-        """
+        """Return the model's first output for a batch, in the order of the batch."""
         groups = group_rows([item.tokens for item in batch], max_seq_length, self.streams)
         inputs = [
             build_inputs([batch[row].payload for row in group.rows], group.width)
@@ -173,23 +139,8 @@ def _store_output(request: InferRequest, destination: tuple[list[Any], int]) -> 
     outputs[number] = np.array(request.get_output_tensor(0).data, dtype=np.float32)
 
 
-def batch_tokens(network: torch.nn.Module, streams: int) -> int:
-    """Return the tokens per batch that keep all streams busy.
-
-    Args:
-        network: The torch model.
-        streams: Number of groups computed at once.
-    """
-    return streams * (4_096 if is_small(network) else 1_024)
-
-
-def validate_precision(config: ModelConfig) -> None:
-    """Check that this CPU computes in the data type of a resolved configuration.
-
-    Raises:
-        ConfigurationError: If the device is not the CPU, or if OpenVINO would silently compute in
-            another precision.
-    """
+def _validate_precision(config: ModelConfig) -> None:
+    """Check that OpenVINO would not silently compute in another precision on this CPU."""
     if config.device != "cpu":
         message = (
             f"device is {config.device!r}, and backend 'openvino' computes only on 'cpu'. Set "
@@ -207,23 +158,16 @@ def validate_precision(config: ModelConfig) -> None:
 
 
 def resolve_openvino(config: ModelConfig) -> ModelConfig:
-    """Choose device and data type, and replace the spec by the name of its model.
-
-    Raises:
-        ConfigurationError: If OpenVINO does not compute on the device or in the data type here.
-    """
+    """Choose device and data type, and replace the spec by the name of its model."""
     model = config.model if config.spec is None else str(config.spec)
     # "auto" means the same as for torch, which has no int8: that is used only if it is set.
+    dtype: Dtype = "float32" if config.dtype == "int8" else config.dtype
     resolved = resolve_local(
-        config.replace(
-            model=model,
-            device=config.device or "cpu",
-            dtype="float32" if config.dtype == "int8" else config.dtype,
-        )
+        config.replace(model=model, device=config.device or "cpu", dtype=dtype)
     )
     if config.dtype == "int8":
         resolved = resolved.replace(dtype="int8")
-    validate_precision(resolved)
+    _validate_precision(resolved)
     return resolved
 
 
@@ -256,19 +200,12 @@ class OpenVINOBackend:
         calibration: Sequence[TokenizedItem],
         fingerprint: str,
     ) -> None:
-        """Convert and compile a module.
-
-        Args:
-            config: Resolved configuration of the model.
-            module: The module to convert.
-            network: The torch model that the module wraps.
-            calibration: The calibration texts, for int8.
-            fingerprint: Digest of the model's files.
-        """
+        """Convert and compile a module, which wraps the torch model ``network``."""
         inputs = [self._build_inputs([item.payload], item.tokens) for item in calibration]
         with quiet_loading(config.model):
             self._runtime = Runtime(convert(config, module, inputs, fingerprint), config.dtype)
-        self.batch_tokens = batch_tokens(network, self._runtime.streams)
+        tokens_per_stream = 4_096 if is_small(network) else 1_024
+        self.batch_tokens = self._runtime.streams * tokens_per_stream
 
     def _outputs(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         if self._runtime is None:

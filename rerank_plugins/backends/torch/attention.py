@@ -61,13 +61,7 @@ class Packing:
 
     @classmethod
     def of(cls, lengths: list[int], bounds: torch.Tensor, *, flash: bool = False) -> Packing:
-        """Describe sequences of these lengths, the longest first.
-
-        Args:
-            lengths: Number of tokens of each sequence.
-            bounds: See the attribute; on the device.
-            flash: See the attribute.
-        """
+        """Describe sequences of these lengths, the longest first."""
         groups: Groups = []
         start = 0
         for length, run in groupby(lengths):
@@ -94,15 +88,7 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend within each sequence; the signature is that of transformers' attention interface.
 
-    Args:
-        module: The calling layer.
-        query: Shape ``(1, heads, tokens, width)``; ``key`` and ``value`` likewise.
-        key: See ``query``.
-        value: See ``query``.
-        attention_mask: None; packed tokens need no mask.
-        packing: Boundaries of the sequences.
-        scaling: Factor of the dot products; None is one over the square root of the width.
-        sliding_window: Number of tokens attended to on each side, plus one; None is all.
+    Inputs have the shape ``(1, heads, tokens, width)``.
 
     Returns:
         The context, of shape ``(1, tokens, heads, width)``, and None for the weights.
@@ -123,17 +109,12 @@ def attend(
     sliding_window: int | None = None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attend within each sequence.
+    """Attend within each sequence; inputs have the shape ``(tokens, heads, width)``.
 
-    Args:
-        query: Shape ``(tokens, heads, width)``; with flash attention also
-            ``(sequences, heads, width)``, for the first token of each sequence only.
-        key: Shape ``(tokens, heads, width)``; ``value`` likewise.
-        value: See ``key``.
-        packing: Boundaries of the sequences.
-        scaling: See :func:`packed_attention`.
-        sliding_window: See :func:`packed_attention`.
-        out: Tensor that the result may be written to; None allocates one.
+    With flash attention, ``query`` may also have the shape ``(sequences, heads, width)``, for the
+    first token of each sequence only. ``scaling`` is by default one over the square root of the
+    width. ``sliding_window`` is the number of tokens attended to on each side, plus one. The result
+    may be written to ``out``.
 
     Returns:
         The context, with the shape of ``query``.
@@ -174,13 +155,7 @@ def attend_without_max_subtraction(
 ) -> Groups:
     """Attend with softmax without max-subtraction, in the groups in which this is fastest.
 
-    Args:
-        query: Shape ``(tokens, heads, width)``.
-        key: The same shape.
-        value: The same shape.
-        groups: All groups of sequences.
-        scaling: Factor of the dot products.
-        out: Tensor that results are written to, with the shape of ``query``.
+    Inputs and ``out``, to which results are written, have the shape ``(tokens, heads, width)``.
 
     Returns:
         The groups that are still to be computed: all groups on another device, in another data
@@ -233,22 +208,14 @@ def _attend_flash(
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  (torch >= 2.10, CUDA)
 
-    longest = packing.longest
-    cls_only = len(query) != len(key)
-    query_bounds = packing.bounds
-    if cls_only:
-        query_bounds = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
-    side = -1 if sliding_window is None or cls_only else sliding_window - 1
+    bounds = (packing.bounds, packing.bounds)
+    longest = (packing.longest, packing.longest)
+    side = -1 if sliding_window is None else sliding_window - 1
+    if len(query) != len(key):  # only the first token of each sequence
+        starts = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
+        bounds, longest, side = (starts, packing.bounds), (1, packing.longest), -1
     context = varlen_attn(
-        query,
-        key,
-        value,
-        query_bounds,
-        packing.bounds,
-        1 if cls_only else longest,
-        longest,
-        scale=scaling,
-        window_size=(side, side),
+        query, key, value, *bounds, *longest, scale=scaling, window_size=(side, side)
     )
     return cast("torch.Tensor", context)
 

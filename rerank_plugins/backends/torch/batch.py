@@ -66,7 +66,7 @@ class BatchBuilder(threading.local):
         first_position: int = 0,
         cuda_graphs: bool = False,
     ) -> None:
-        """Prepare for a model.
+        """Prepare for a model on a device.
 
         Args:
             device: Device of the model.
@@ -88,12 +88,7 @@ class BatchBuilder(threading.local):
     def round_up(
         self, batch: Sequence[TokenizedItem], max_seq_length: int
     ) -> Sequence[TokenizedItem]:
-        """Return a batch with, if necessary, a sequence of padding that rounds its tokens up.
-
-        Args:
-            batch: The items.
-            max_seq_length: Maximum length of a sequence.
-        """
+        """Return a batch with, if necessary, a sequence of padding that rounds its tokens up."""
         missing = -sum(item.tokens for item in batch) % self._step
         if not 0 < missing <= max_seq_length:
             return batch
@@ -147,18 +142,7 @@ class BatchBuilder(threading.local):
 def compute_longest_first(
     batch: Sequence[TokenizedItem], compute: Callable[[list[TokenizedItem]], torch.Tensor]
 ) -> FloatArray:
-    """Compute a batch sorted by length, and return the results in the order of the batch.
-
-    Args:
-        batch: The items.
-        compute: Returns a row of results for each item of a sorted batch.
-
-    Returns:
-        The rows, float32.
-
-    Raises:
-        OutOfMemoryError: If the batch does not fit on the device.
-    """
+    """Compute a batch sorted by length; return float32 results in the order of the batch."""
     order = sorted(range(len(batch)), key=lambda row: -batch[row].tokens)
     with torch.inference_mode(), mapped_out_of_memory():
         rows = compute([batch[row] for row in order]).float().cpu().numpy()

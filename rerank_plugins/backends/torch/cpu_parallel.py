@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import threading
-import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
-from functools import partial
-from heapq import heapify, heapreplace
+from concurrent.futures import ThreadPoolExecutor, wait
+from heapq import heapreplace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -27,17 +24,9 @@ from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.types import FloatArray
 
 Compute: TypeAlias = Callable[[Sequence[TokenizedItem]], FloatArray]
-_TaskQueue: TypeAlias = "SimpleQueue[Callable[[], None] | None]"
 
 _MAX_THREADS: Final = 16
 """More threads would wait for Python's lock, which each needs to start an operator."""
-
-_SMALL_MODEL_TOKENS: Final = 2_048
-_LARGE_MODEL_TOKENS: Final = 1_024
-"""Tokens per thread and batch."""
-
-_JOIN_S: Final = 5.0
-"""Timeout for joining a thread, which is idle by then."""
 
 _MAX_IMBALANCE: Final = 1.15
 """Largest ratio of the longest part to the mean part for which parallel parts are faster."""
@@ -46,16 +35,16 @@ _MAX_IMBALANCE: Final = 1.15
 class CPUThreadPool:
     """Threads that compute parts of a batch; they end when the pool is closed or collected.
 
+    Each thread has its own queue, so that it keeps its buffers and its number of cores.
+
     Attributes:
         batch_tokens: Tokens per batch that keep all threads busy.
-        threads: The threads.
-        close: Ends the threads; also called at the exit of the interpreter.
     """
 
     def __init__(
         self, cores: int, limit_threads: Callable[[int], None], *, small: bool, name: str
     ) -> None:
-        """Start the threads.
+        """Prepare one thread per core, or per group of cores if there are many.
 
         Args:
             cores: Number of cores to use.
@@ -67,17 +56,15 @@ class CPUThreadPool:
         self._cores = cores
         self._limit_threads = limit_threads
         count = cores // -(-cores // _MAX_THREADS)
-        self.batch_tokens = count * (_SMALL_MODEL_TOKENS if small else _LARGE_MODEL_TOKENS)
-        self._queues: list[_TaskQueue] = [SimpleQueue() for _ in range(count)]
-        self.threads = tuple(
-            threading.Thread(
-                target=_work, args=(queue,), name=f"cpu-{number} of {name}", daemon=True
-            )
-            for number, queue in enumerate(self._queues)
-        )
-        for thread in self.threads:
-            thread.start()
-        self.close = weakref.finalize(self, _end, self._queues, self.threads)
+        self.batch_tokens = count * (2_048 if small else 1_024)
+        self._executors = [
+            ThreadPoolExecutor(1, f"cpu-{number} of {name}") for number in range(count)
+        ]
+
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """The threads that have started."""
+        return [thread for executor in self._executors for thread in executor._threads]  # noqa: SLF001
 
     def run(self, compute: Compute, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Return the results of a batch, computed in parts if these can be of similar size.
@@ -90,13 +77,15 @@ class CPUThreadPool:
         parts = self._partition([item.tokens for item in batch])
         if len(parts) == 1:
             return compute(batch)
-        limit_threads = partial(self._limit_threads, self._cores // len(parts))
-        futures: list[Future[FloatArray]] = []
-        for queue, rows in zip(self._queues, parts, strict=False):
-            future: Future[FloatArray] = Future()
-            items = [batch[row] for row in rows]
-            queue.put(partial(_fulfill, future, compute, items, limit_threads))
-            futures.append(future)
+
+        def compute_part(rows: list[int]) -> FloatArray:
+            self._limit_threads(self._cores // len(parts))
+            return compute([batch[row] for row in rows])
+
+        futures = [
+            executor.submit(compute_part, rows)
+            for executor, rows in zip(self._executors, parts, strict=False)
+        ]
         wait(futures)  # even if one failed: no part may run after this method has returned
         results = [future.result() for future in futures]
         ordered: FloatArray = np.empty((len(batch), *results[0].shape[1:]), dtype=np.float32)
@@ -104,9 +93,14 @@ class CPUThreadPool:
             ordered[rows] = result
         return ordered
 
+    def close(self) -> None:
+        """End the threads."""
+        for executor in self._executors:
+            executor.shutdown()
+
     def _partition(self, lengths: list[int]) -> list[list[int]]:
         """Partition positions across all threads, or across fewer if parts would be uneven."""
-        count = len(self._queues)
+        count = len(self._executors)
         while count > 1:
             parts, longest = partition_longest_first(lengths, count)
             if longest * count <= _MAX_IMBALANCE * sum(lengths):
@@ -116,11 +110,7 @@ class CPUThreadPool:
 
 
 def create_thread_pool(model: torch.nn.Module, name: str) -> CPUThreadPool | None:
-    """Return a thread pool for a model on the CPU, or None if it would not help.
-
-    Args:
-        model: The model.
-        name: Name of the model.
+    """Return a thread pool for a model on the CPU.
 
     Returns:
         None if torch uses a single core, or if its threads cannot be limited per thread.
@@ -137,9 +127,8 @@ def thread_limiter() -> Callable[[int], None] | None:
     MKL and OpenMP have such a number per thread. ``torch.set_num_threads`` would set MKL's for the
     whole process, and torch builds without MKL do not have these functions.
     """
-    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
-        torch_cpu = ctypes.CDLL(str(library))
+        torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         set_mkl, set_openmp = torch_cpu.MKL_Set_Num_Threads_Local, torch_cpu.omp_set_num_threads
     except (OSError, AttributeError):
         return None
@@ -155,53 +144,13 @@ def thread_limiter() -> Callable[[int], None] | None:
 def partition_longest_first(lengths: list[int], count: int) -> tuple[list[list[int]], int]:
     """Partition positions by the LPT rule: the longest first, each to the least loaded part.
 
-    Args:
-        lengths: Length at each position.
-        count: Number of parts.
-
     Returns:
         The positions of each part, and the total length of the longest part.
     """
     parts: list[list[int]] = [[] for _ in range(count)]
-    loads = [(0, number) for number in range(count)]
-    heapify(loads)
+    loads = [(0, number) for number in range(count)]  # a heap
     for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
         load, number = loads[0]
         parts[number].append(position)
         heapreplace(loads, (load + lengths[position], number))
     return parts, max(load for load, _ in loads)
-
-
-def _work(queue: _TaskQueue) -> None:
-    """Run tasks until None arrives; an idle thread keeps no reference to its last task."""
-    while (task := queue.get()) is not None:
-        task()
-        del task
-
-
-def _fulfill(
-    future: Future[FloatArray],
-    compute: Compute,
-    items: list[TokenizedItem],
-    limit_threads: Callable[[], None],
-) -> None:
-    try:
-        limit_threads()
-        result = compute(items)
-    except BaseException as error:  # noqa: BLE001  (raised in the thread that waits)
-        future.set_exception(error)
-    else:
-        future.set_result(result)
-
-
-def _end(queues: list[_TaskQueue], threads: tuple[threading.Thread, ...]) -> None:
-    """End the threads and join them.
-
-    A thread that still frees its buffers while the interpreter exits would be stopped inside of
-    torch's code, which aborts the process.
-    """
-    for queue in queues:
-        queue.put(None)
-    for thread in threads:
-        if thread is not threading.current_thread():  # the garbage collector runs in any thread
-            thread.join(_JOIN_S)

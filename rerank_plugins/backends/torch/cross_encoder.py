@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ import torch
 from rerank_plugins.backends.tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.batch import (
     BatchBuilder,
-    PackedBatch,
     compute_longest_first,
     cross_encoder_batch_tokens,
 )
@@ -33,7 +31,7 @@ from rerank_plugins.backends.torch.loading import (
 from rerank_plugins.backends.torch.packing import (
     PackedModel,
     can_pack,
-    has_bert_layers,
+    is_bert_like,
     outputs_agree,
 )
 from rerank_plugins.backends.torch.tokenization import PairTokenizer, PairTokenizerMixin
@@ -41,6 +39,12 @@ from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.errors import ConfigurationError, EngineClosedError
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale
+
+_GRAPH_THREAD: Final = ThreadPoolExecutor(1, "cuda-graphs")
+"""The only thread of this process that runs compiled CUDA graphs. torch keeps their state per
+thread and counts their steps per process, so two threads would overwrite each other's outputs. This
+thread launches kernels, and the calling threads wait for the results, so several devices compute at
+the same time."""
 
 
 class TorchCrossEncoder(PairTokenizerMixin):
@@ -56,11 +60,7 @@ class TorchCrossEncoder(PairTokenizerMixin):
     resolve = staticmethod(resolve_torch)
 
     def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration onto its device.
-
-        Raises:
-            ModelLoadError: If there is no such model, or it is not a reranker.
-        """
+        """Load the model of a resolved configuration onto its device."""
         self.device = torch.device(str(config.device))
         self.batch_tokens = cross_encoder_batch_tokens(self.device)
         self._config = config
@@ -156,9 +156,9 @@ class TorchCrossEncoder(PairTokenizerMixin):
         return self._thread_pool.run(self._compute, batch)
 
     def _compute(self, batch: Sequence[TokenizedItem]) -> FloatArray:
-        rounded = batch
-        if self._packed is not None:
-            rounded = self._batches.round_up(batch, self.identity.max_length)
+        if self._packed is None:
+            return compute_longest_first(batch, self._logits)
+        rounded = self._batches.round_up(batch, self._max_seq_length)
         return compute_longest_first(rounded, self._logits)[: len(batch)]
 
     def _logits(self, batch: Sequence[TokenizedItem]) -> torch.Tensor:
@@ -166,7 +166,8 @@ class TorchCrossEncoder(PairTokenizerMixin):
             inputs = self._batches.pad([item.payload for item in batch])
             logits = self._model(**inputs).logits
         elif self._config.optimize == "reduce-overhead":
-            logits = run_on_graph_thread(self._packed, self._batches.pack(batch))
+            compute = torch.inference_mode()(self._packed)
+            logits = _GRAPH_THREAD.submit(compute, self._batches.pack(batch)).result()
         else:
             logits = self._packed(self._batches.pack(batch))
         # Two labels are (not relevant, relevant), a single label is relevant.
@@ -190,18 +191,10 @@ class TorchCrossEncoder(PairTokenizerMixin):
 
 
 def validate_optimize(config: ModelConfig, model: Any) -> None:  # noqa: ANN401
-    """Check that a model can be optimized as configured.
-
-    Args:
-        config: Resolved configuration of the model.
-        model: One of many model classes.
-
-    Raises:
-        ConfigurationError: If the architecture or the device is not supported.
-    """
+    """Check that a model of a resolved configuration can be optimized."""
     if config.optimize == "none":
         return
-    if not has_bert_layers(model):
+    if not (can_pack(model) and is_bert_like(model)):
         message = (
             f"optimize is {config.optimize!r}, and {config.model!r} is a "
             f"{model.config.model_type} model; only BERT, RoBERTa and ELECTRA models can be "
@@ -216,29 +209,3 @@ def validate_optimize(config: ModelConfig, model: Any) -> None:  # noqa: ANN401
             "or device to a CUDA device."
         )
         raise ConfigurationError(message)
-
-
-def run_on_graph_thread(
-    compute: Callable[[PackedBatch], torch.Tensor], batch: PackedBatch
-) -> torch.Tensor:
-    """Compute a batch on the only thread of this process that runs compiled CUDA graphs.
-
-    torch keeps their state per thread and counts their steps per process, so two threads would
-    overwrite each other's outputs. This thread launches kernels, and the calling threads wait for
-    the results, so several devices compute at the same time.
-
-    Args:
-        compute: Computes a batch; its result must not be an output of a graph.
-        batch: The batch.
-    """
-
-    def compute_without_gradients() -> torch.Tensor:
-        with torch.inference_mode():
-            return compute(batch)
-
-    return _graph_thread().submit(compute_without_gradients).result()
-
-
-@cache
-def _graph_thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "cuda-graphs")

@@ -27,14 +27,14 @@ class BertLayers:
         optimize: Optimize = "none",
         all_tokens: bool = False,
     ) -> None:
-        """Use the weights of an encoder of the families of BERT, RoBERTa and ELECTRA.
+        """Use the weights of a transformers encoder.
 
         Args:
-            encoder: The transformers encoder.
+            encoder: Encoder of the families of BERT, RoBERTa and ELECTRA.
             optimize: Whether and how to compile the part of a layer after attention. The number of
                 tokens is dynamic, so the layers are compiled once. With ``"reduce-overhead"``, all
                 calls must come from one thread.
-            all_tokens: Whether the last layer computes all tokens, or only the first token of each
+            all_tokens: Whether the last layer computes all tokens, or only the first of each
                 sequence.
         """
         attention = encoder.layer[0].attention.self
@@ -43,28 +43,24 @@ class BertLayers:
         self._input_bias = layers[0].attention_output.bias
         self._heads = (attention.num_attention_heads, attention.attention_head_size)
         self._scaling = float(attention.scaling)
+        self._all_tokens = all_tokens
+        self._buffers = Buffers()
         activation = encoder.layer[0].intermediate.intermediate_act_fn
         is_gelu = encoder.config.hidden_act == "gelu"
         self._activation: Activation = torch.ops.aten.gelu_ if is_gelu else activation  # in place
         self._compiled = None
-        self._cuda_graphs = optimize == "reduce-overhead"
         if optimize != "none":
-            mode = "reduce-overhead" if self._cuda_graphs else "default"
+            mode = "default" if optimize == "compile" else optimize
             self._compiled = torch.compile(partial(finish_layer, activation), mode=mode)
+        self._cuda_graphs = optimize == "reduce-overhead"
         if self._cuda_graphs:
             # CUDA graphs copy their inputs, except those whose address is static.
             for weights in chain.from_iterable(chain.from_iterable(self._layers)):
                 if isinstance(weights, torch.Tensor):
                     torch._dynamo.mark_static_address(weights)  # noqa: SLF001
-        self._buffers = Buffers()
-        self._all_tokens = all_tokens
 
     def __call__(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Compute the output of the last layer.
-
-        Args:
-            hidden: The embedded tokens, shape ``(tokens, width)``.
-            packing: Boundaries of the sequences.
+        """Compute the output of the last layer for embedded tokens of shape ``(tokens, width)``.
 
         Returns:
             The output for the first token of each sequence, of shape ``(sequences, width)``, or
@@ -146,11 +142,7 @@ class Linear(NamedTuple):
         return query, key, value
 
     def compensate(self, shift: torch.Tensor) -> Linear:
-        """Return a layer with the same outputs for inputs to which a shift was added.
-
-        Args:
-            shift: The vector added to each input row, shape ``(inputs,)``.
-        """
+        """Return a layer with the same outputs if a shift is added to each row of its input."""
         bias = torch.addmv(self.bias.float(), self.weight.t().float(), shift.float(), alpha=-1)
         return Linear(self.weight, bias.to(self.bias.dtype))
 
@@ -177,11 +169,8 @@ class Layer(NamedTuple):
 
     Attributes:
         qkv: Query, key and value projections, concatenated: shape ``(width, 3 * width)``.
-        attention_output: Projection after the attention.
         up: First projection of the feed-forward network.
         down: Second projection of the feed-forward network.
-        attention_norm: Norm after the attention.
-        output_norm: Norm after the feed-forward network.
     """
 
     qkv: Linear
@@ -235,13 +224,9 @@ def fold_biases(layers: list[Layer]) -> list[Layer]:
 def finish_layer(
     activation: Activation, layer: Layer, hidden: torch.Tensor, context: torch.Tensor
 ) -> torch.Tensor:
-    """Return the output of a layer after its attention; a pure function, to be compiled.
+    """Return the output of a layer with folded biases; a pure function, to be compiled.
 
-    Args:
-        activation: Activation of the feed-forward network.
-        layer: The layer, with folded biases.
-        hidden: Its input, shape ``(tokens, width)``.
-        context: The output of its attention, the same shape.
+    ``hidden`` is its input, and ``context`` the output of its attention: ``(tokens, width)`` both.
     """
     attended = torch.addmm(hidden, context, layer.attention_output.weight)
     attended = layer_norm(attended, layer.attention_norm.weight.shape, *layer.attention_norm)
@@ -258,12 +243,7 @@ def _add_and_normalize(
 
 
 def attend_cls_only(
-    qkv: Linear,
-    hidden: torch.Tensor,
-    packing: Packing,
-    *,
-    heads: tuple[int, int],
-    scaling: float,
+    qkv: Linear, hidden: torch.Tensor, packing: Packing, *, heads: tuple[int, int], scaling: float
 ) -> torch.Tensor:
     """Attend from the first token of each sequence, without keys and values of all tokens.
 
@@ -271,13 +251,6 @@ def attend_cls_only(
     width of the states than all states to keys and values. The bias of the keys adds the same to
     all logits of a query, which softmax ignores. Attention weights add up to one, so the bias of
     the values is added once.
-
-    Args:
-        qkv: Projections to query, key and value.
-        hidden: The states of all tokens, shape ``(tokens, width)``.
-        packing: Boundaries of the sequences.
-        heads: Number and width of the heads.
-        scaling: Factor of the dot products.
 
     Returns:
         The context, of shape ``(sequences, width of all heads)``.

@@ -1,9 +1,8 @@
-"""Loading of encoder rerankers, and checks that a model is a reranker."""
+"""Loading of encoder rerankers, checks that a model is a reranker, and its data type."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
@@ -36,187 +35,21 @@ from rerank_plugins.types import TextPair
 
 _log = logging.getLogger(__name__)
 
-_overflowed: Final[set[tuple[str, str | None]]] = set()
-"""Model and revision of the models that overflowed in float16."""
-
-
-def resolve_torch(config: ModelConfig) -> ModelConfig:
-    """Choose device and data type; see :func:`~rerank_plugins.backends.devices.resolve_local`.
-
-    ``"auto"`` is kept where it means float16, because the model may fall back to bfloat16. With an
-    explicit ``"float16"`` there is no fallback, so such a configuration never shares its model
-    with ``"auto"``.
-    """
-    resolved = resolve_local(config)
-    may_fall_back = config.dtype == "auto" and resolved.dtype == "float16"
-    return resolved.replace(dtype="auto") if may_fall_back else resolved
-
-
-def current_dtype(config: ModelConfig) -> Dtype:
-    """Return the data type in which the model of a resolved configuration is computed now."""
-    if config.dtype != "auto":
-        return config.dtype
-    return "bfloat16" if (config.model, config.revision) in _overflowed else "float16"
-
-
-def fall_back_to_bfloat16(config: ModelConfig) -> None:
-    """Compute a model in bfloat16 from now on, in all replicas and after it is loaded again."""
-    key = (config.model, config.revision)
-    if key not in _overflowed:
-        _overflowed.add(key)
-        _log.warning(
-            "%r overflows in float16: it is computed in bfloat16 from now on. Set dtype to choose "
-            "a data type yourself.",
-            config.model,
-        )
-
-
-def keep_head_in_float32(model: Any) -> None:  # noqa: ANN401  (one of many model classes)
-    """Compute the head in float32: in half precision, close scores would become equal."""
-
-    def widen(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return tuple(tensor.float() for tensor in inputs)
-
-    for name, module in model.named_children():
-        if name != model.base_model_prefix:
-            module.float().register_forward_pre_hook(widen)
-
-
-_MODULES_BEFORE_HEAD: Final = 2
-"""The encoder and the pooling."""
-
-
-class ModularModel(torch.nn.Module):
-    """A modular reranker with the interface of a transformers model.
-
-    Attributes:
-        encoder: The transformers encoder without a head.
-        head: The modules from a pooled vector to scores.
-    """
-
-    base_model_prefix = "encoder"
-
-    def __init__(self, modules: CrossEncoder) -> None:
-        """Use the modules of a loaded model.
-
-        Args:
-            modules: A Transformer, a Pooling, and the modules of the head.
-        """
-        super().__init__()
-        self.encoder: Any = modules[0].auto_model
-        self.head = ModularHead(list(modules)[_MODULES_BEFORE_HEAD:])
-        # In a tuple, so that it is not a submodule whose data type is changed: it has no weights.
-        self._pooling = (modules[1],)
-
-    @property
-    def config(self) -> Any:  # noqa: ANN401  (one of many configuration classes)
-        """The configuration of the encoder."""
-        return self.encoder.config
-
-    @property
-    def uses_cls_pooling(self) -> bool:
-        """Whether the pooled vector is the state of the first token."""
-        return bool(self._pooling[0].pooling_mode == "cls")
-
-    def set_attn_implementation(self, name: str) -> None:
-        """Set the attention implementation of the encoder."""
-        self.encoder.set_attn_implementation(name)
-
-    def forward(self, attention_mask: torch.Tensor, **inputs: torch.Tensor) -> SimpleNamespace:
-        """Score a padded batch; the result has ``logits`` of shape ``(rows, labels)``."""
-        states = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
-        pooled = self._pooling[0]({"token_embeddings": states, "attention_mask": attention_mask})
-        return SimpleNamespace(logits=self.head(pooled["sentence_embedding"]))
-
-
-class ModularHead(torch.nn.Module):
-    """The modules from a pooled vector to scores."""
-
-    def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
-        """Use modules in their order."""
-        super().__init__()
-        self.modules_in_order = torch.nn.ModuleList(modules)
-
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return raw scores of shape ``(rows, labels)``."""
-        features = {"sentence_embedding": vectors}
-        for module in self.modules_in_order:
-            features = module(features)
-        return features["scores"]
-
-
-def load_modular(config: ModelConfig, source: str, options: dict[str, Any]) -> ModularModel:
-    """Load a modular reranker on the CPU.
-
-    Args:
-        config: Resolved configuration of the model.
-        source: Folder or Hub name.
-        options: See :func:`~rerank_plugins.backends.hub.hub_options`.
-
-    Raises:
-        ModelLoadError: If its modules are not an encoder, a pooling and a head.
-    """
-    modules = load_modules(config, source, options, device="cpu")
-    if len(modules) <= _MODULES_BEFORE_HEAD or not (
-        isinstance(modules[0], Transformer) and isinstance(modules[1], Pooling)
-    ):
-        names = ", ".join(type(module).__name__ for module in modules)
-        message = (
-            f"{config.model!r} consists of {names}; the torch backend supports a Transformer, a "
-            'Pooling and a head. Use backend="sbert".'
-        )
-        raise ModelLoadError(message)
-    return ModularModel(modules)
-
-
-def load_modules(
-    config: ModelConfig, source: str, options: dict[str, Any], *, device: str
-) -> CrossEncoder:
-    """Load a reranker with sentence-transformers.
-
-    Raises:
-        ModelLoadError: If it has neither one label nor two.
-    """
-    validate_modules(source, options)
-    model: CrossEncoder = CrossEncoder(
-        source,
-        device=device,
-        cache_folder=options["cache_dir"],
-        model_kwargs={"dtype": getattr(torch, config.dtype), "use_safetensors": True},
-        **{name: value for name, value in options.items() if name != "cache_dir"},
-    )
-    if model.num_labels not in (1, 2):
-        message = (
-            f"{config.model!r} has {model.num_labels} labels: it is a classifier. A reranker has "
-            "one label, or two labels of which the second is 'relevant'."
-        )
-        raise ModelLoadError(message)
-    model.eval()
-    return model
-
-
 PROBES: Final = tuple(
     TextPair(query, document)
     for query, document in (("", ""), ("a", "b c"), ("who", "he " * 90), ("what is it " * 9, "x"))
 )
 """Edge-case pairs on which two implementations of a model are compared when it is loaded."""
 
-_HEAD: Final = "ForSequenceClassification"
-_LABELS: Final = (1, 2)
-_UNLIMITED: Final = 2**31
 _SMALL: Final = 25_000_000
 """Number of weights up to which a core computes thousands of tokens in well under a second."""
 
+_overflowed: Final[set[tuple[str, str | None]]] = set()
+"""Model and revision of the models that overflowed in float16."""
+
 
 class LoadedReranker(NamedTuple):
-    """The parts of a reranker.
-
-    Attributes:
-        model: The model on the CPU, in evaluation mode, in the configured data type.
-        tokenizer: The transformers tokenizer.
-        fingerprint: Digest of the files of both.
-        prompts: Prompts of the model's own configuration for queries and documents.
-    """
+    """A model on the CPU, its transformers tokenizer, the digest of both, and its own prompts."""
 
     model: Any
     tokenizer: Any
@@ -260,17 +93,9 @@ def load_weights(
     *,
     model_config: Any = None,  # noqa: ANN401  (a model's own class)
 ) -> Any:  # noqa: ANN401
-    """Load a transformers model on the CPU, in the configured data type.
+    """Load a transformers model on the CPU, in the configured data type; no weight may be missing.
 
-    Args:
-        cls: The model class, or an ``AutoModel`` class.
-        source: Folder or Hub name.
-        config: Resolved configuration of the model.
-        options: See :func:`~rerank_plugins.backends.hub.hub_options`.
-        model_config: The transformers configuration; None reads it from the files.
-
-    Raises:
-        ModelLoadError: If a weight is missing, because it would be random.
+    ``model_config`` is its transformers configuration; None reads that from the files.
     """
     model, report = cls.from_pretrained(
         source,
@@ -291,40 +116,33 @@ def load_weights(
 
 
 def validate_head(settings: Any, model: str) -> None:  # noqa: ANN401  (a model's own class)
-    """Check that a transformers configuration describes a reranker.
-
-    Args:
-        settings: The transformers configuration.
-        model: Name of the model.
-
-    Raises:
-        ModelLoadError: If it describes another kind of model, which the message names.
-    """
+    """Check that a transformers configuration describes a reranker."""
     architectures = settings.architectures or []
-    if not any(name.endswith(_HEAD) for name in architectures):
+    if not any(name.endswith("ForSequenceClassification") for name in architectures):
         kind = ", ".join(architectures) or f"a {settings.model_type} model without a head"
         message = (
-            f"{model!r} is {kind}, not a reranker: this backend needs a *{_HEAD} model with "
-            "one or two labels. (Use BiEncoder for a bi-encoder.)"
+            f"{model!r} is {kind}, not a reranker: this backend needs a "
+            "*ForSequenceClassification model with one or two labels. (Use BiEncoder for a "
+            "bi-encoder.)"
         )
         raise ModelLoadError(message)
-    if settings.num_labels not in _LABELS:
-        names = ", ".join(settings.id2label.values())
+    labels = f"{settings.num_labels} labels ({', '.join(settings.id2label.values())})"
+    _validate_labels(settings.num_labels, model, labels)
+
+
+def _validate_labels(count: int, model: str, labels: str) -> None:
+    if count not in (1, 2):
         message = (
-            f"{model!r} has {settings.num_labels} labels ({names}): it is a classifier. A reranker "
-            "has one label, or two labels of which the second is 'relevant'."
+            f"{model!r} has {labels}: it is a classifier. A reranker has one label, or two labels "
+            "of which the second is 'relevant'."
         )
         raise ModelLoadError(message)
 
 
 def model_max_seq_length(model: Any, tokenizer: Any) -> int:  # noqa: ANN401  (one of many classes)
-    """Return the maximum sequence length of a model.
-
-    Raises:
-        ModelLoadError: If its files contain no valid length.
-    """
+    """Return the maximum sequence length of a model."""
     # The models of T5's family have no limit.
-    positions = int(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED)
+    positions = int(getattr(model.config, "max_position_embeddings", None) or 2**31)
     limits = (
         ("max_position_embeddings", positions - first_position(model)),
         ("model_max_length", tokenizer.model_max_length),
@@ -351,3 +169,126 @@ def is_small(model: torch.nn.Module) -> bool:
     tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
     weights = sum(weight.numel() for weight in model.parameters())
     return weights - sum(table.weight.numel() for table in tables) <= _SMALL
+
+
+class ModularModel(torch.nn.Module):
+    """A modular reranker with the interface of a transformers model.
+
+    Attributes:
+        encoder: The transformers encoder without a head.
+        head: The modules from a pooled vector to scores.
+    """
+
+    base_model_prefix = "encoder"
+
+    def __init__(self, modules: CrossEncoder) -> None:
+        """Use a Transformer, a Pooling, and the modules of the head."""
+        super().__init__()
+        self.encoder: Any = modules[0].auto_model
+        self.head = ModularHead(*list(modules)[2:])
+        # In a tuple, so that it is not a submodule whose data type is changed: it has no weights.
+        self._pooling = (modules[1],)
+
+    @property
+    def config(self) -> Any:  # noqa: ANN401  (one of many configuration classes)
+        """The configuration of the encoder."""
+        return self.encoder.config
+
+    @property
+    def uses_cls_pooling(self) -> bool:
+        """Whether the pooled vector is the state of the first token."""
+        return bool(self._pooling[0].pooling_mode == "cls")
+
+    def set_attn_implementation(self, name: str) -> None:
+        """Set the attention implementation of the encoder."""
+        self.encoder.set_attn_implementation(name)
+
+    def forward(self, attention_mask: torch.Tensor, **inputs: torch.Tensor) -> SimpleNamespace:
+        """Score a padded batch; the result has ``logits`` of shape ``(rows, labels)``."""
+        states = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
+        pooled = self._pooling[0]({"token_embeddings": states, "attention_mask": attention_mask})
+        return SimpleNamespace(logits=self.head(pooled["sentence_embedding"]))
+
+
+class ModularHead(torch.nn.Sequential):
+    """The modules from a pooled vector to scores."""
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return raw scores of shape ``(rows, labels)``."""
+        features = {"sentence_embedding": vectors}
+        for module in self:
+            features = module(features)
+        return features["scores"]
+
+
+def load_modular(config: ModelConfig, source: str, options: dict[str, Any]) -> ModularModel:
+    """Load a modular reranker on the CPU, if it is an encoder, a pooling and a head."""
+    modules = load_modules(config, source, options, device="cpu")
+    match list(modules):
+        case [Transformer(), Pooling(), _, *_]:
+            return ModularModel(modules)
+    names = ", ".join(type(module).__name__ for module in modules)
+    message = (
+        f"{config.model!r} consists of {names}; the torch backend supports a Transformer, a "
+        'Pooling and a head. Use backend="sbert".'
+    )
+    raise ModelLoadError(message)
+
+
+def load_modules(
+    config: ModelConfig, source: str, options: dict[str, Any], *, device: str
+) -> CrossEncoder:
+    """Load a reranker, which has one label or two, with sentence-transformers."""
+    validate_modules(source, options)
+    model: CrossEncoder = CrossEncoder(
+        source,
+        device=device,
+        cache_folder=options["cache_dir"],
+        model_kwargs={"dtype": getattr(torch, config.dtype), "use_safetensors": True},
+        **{name: value for name, value in options.items() if name != "cache_dir"},
+    )
+    _validate_labels(model.num_labels, config.model, f"{model.num_labels} labels")
+    model.eval()
+    return model
+
+
+def resolve_torch(config: ModelConfig) -> ModelConfig:
+    """Choose device and data type; see :func:`~rerank_plugins.backends.devices.resolve_local`.
+
+    ``"auto"`` is kept where it means float16, because the model may fall back to bfloat16. With an
+    explicit ``"float16"`` there is no fallback, so such a configuration never shares its model
+    with ``"auto"``.
+    """
+    resolved = resolve_local(config)
+    may_fall_back = config.dtype == "auto" and resolved.dtype == "float16"
+    return resolved.replace(dtype="auto") if may_fall_back else resolved
+
+
+def current_dtype(config: ModelConfig) -> Dtype:
+    """Return the data type in which the model of a resolved configuration is computed now."""
+    if config.dtype != "auto":
+        return config.dtype
+    return "bfloat16" if (config.model, config.revision) in _overflowed else "float16"
+
+
+def fall_back_to_bfloat16(config: ModelConfig) -> None:
+    """Compute a model in bfloat16 from now on, in all replicas and after it is loaded again."""
+    key = (config.model, config.revision)
+    if key not in _overflowed:
+        _overflowed.add(key)
+        _log.warning(
+            "%r overflows in float16: it is computed in bfloat16 from now on. Set dtype to choose "
+            "a data type yourself.",
+            config.model,
+        )
+
+
+def keep_head_in_float32(model: Any) -> None:  # noqa: ANN401  (one of many model classes)
+    """Compute the head in float32: in half precision, close scores would become equal."""
+
+    def widen(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return tuple(tensor.float() for tensor in inputs)
+
+    for name, module in model.named_children():
+        if name != model.base_model_prefix:
+            module.float().register_forward_pre_hook(widen)

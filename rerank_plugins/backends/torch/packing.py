@@ -28,8 +28,6 @@ from rerank_plugins.types import FloatArray
 _log = logging.getLogger(__name__)
 
 _BERT_LIKE: Final = ("bert", "roberta", "xlm-roberta", "electra")
-_MODERNBERT: Final = "modernbert"
-_POOLINGS: Final = ("mean", "cls")
 
 
 def can_pack(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
@@ -40,7 +38,7 @@ def can_pack(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
     config = model.config
     if isinstance(model, ModularModel) and not model.uses_cls_pooling:
         return False
-    if config.model_type == _MODERNBERT:
+    if config.model_type == "modernbert":
         return isinstance(model, ModularModel) or bool(config.classifier_pooling == "cls")
     return is_bert_like(model)
 
@@ -58,40 +56,29 @@ def is_bert_like(model: Any) -> bool:  # noqa: ANN401  (one of many model classe
     return config.model_type in _BERT_LIKE and absolute and not config.is_decoder
 
 
-def has_bert_layers(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
-    """Return whether a reranker can be packed and is computed by :class:`BertLayers`."""
-    return can_pack(model) and model.config.model_type in _BERT_LIKE
-
-
 def pooling_of(model: SentenceTransformer) -> str | None:
-    """Return the pooling mode of a bi-encoder.
+    """Return the pooling of a bi-encoder: ``"mean"`` or ``"cls"``, prompts included.
 
-    Returns:
-        ``"mean"`` or ``"cls"``, prompts included; None if the bi-encoder consists of anything else
-        than a Transformer, such a Pooling and, optionally, Normalize.
+    None if it consists of anything else than a Transformer, such a Pooling and, optionally,
+    Normalize.
     """
     modules: list[Any] = list(model)
     kinds = [type(module) for module in modules]
     if kinds not in ([Transformer, Pooling], [Transformer, Pooling, Normalize]):
         return None
     mode = modules[1].pooling_mode
-    return mode if mode in _POOLINGS and modules[1].include_prompt else None
+    return mode if mode in ("mean", "cls") and modules[1].include_prompt else None
 
 
 class PackedModel:
     """A reranker that computes packed batches; see :func:`can_pack`."""
 
     def __init__(self, model: Any, optimize: Optimize = "none") -> None:  # noqa: ANN401
-        """Use the weights of a model; a ModernBERT can then no longer compute padded batches.
-
-        Args:
-            model: A sequence classification model of a supported architecture.
-            optimize: See :class:`BertLayers`; it has no effect on a ModernBERT.
-        """
+        """Use the weights of a model; a ModernBERT can then no longer compute padded batches."""
         self._model = model
         self._base = getattr(model, model.base_model_prefix)
         self._layers = None
-        if model.config.model_type == _MODERNBERT:
+        if model.config.model_type == "modernbert":
             model.set_attn_implementation(PACKED)
         else:
             self._layers = BertLayers(self._base.encoder, optimize=optimize)
@@ -127,33 +114,20 @@ class PackedModel:
         for layer in layers:
             rotation = rotary[layer.attention_type]
             hidden = layer(hidden, position_embeddings=rotation, packing=packing)
-        rotation = rotary[last.attention_type]
-        context, _ = last.attn(
-            last.attn_norm(hidden), position_embeddings=rotation, packing=packing
-        )
+        normed, rotation = last.attn_norm(hidden), rotary[last.attention_type]
+        context, _ = last.attn(normed, position_embeddings=rotation, packing=packing)
         first = (hidden + context)[0, packing.starts]
         states: torch.Tensor = base.final_norm(first + last.mlp(last.mlp_norm(first)))
         return states
 
 
 class PackedEncoder:
-    """A bi-encoder that computes vectors without padding; see :func:`can_pack_encoder`.
-
-    Attributes:
-        thread_pool: Threads that compute parts of a batch, on a CPU with several cores.
-    """
+    """A bi-encoder that computes vectors without padding; see :func:`can_pack_encoder`."""
 
     def __init__(
         self, model: SentenceTransformer, dtype: torch.dtype, *, max_seq_length: int, name: str
     ) -> None:
-        """Use the weights of a model.
-
-        Args:
-            model: The bi-encoder, on its device.
-            dtype: Data type of its arithmetic.
-            max_seq_length: Maximum sequence length of the model.
-            name: Name of the model, for thread names.
-        """
+        """Use the weights of a model on its device."""
         transformer: Any = model[0]
         self._base = transformer.auto_model
         self._max_seq_length = max_seq_length
@@ -166,20 +140,12 @@ class PackedEncoder:
         )
         self._mean = pooling_of(model) == "mean"
         self._layers = BertLayers(self._base.encoder, all_tokens=self._mean)
-        on_cpu = model.device.type == "cpu"
-        self.thread_pool: CPUThreadPool | None = (
-            create_thread_pool(self._base, name) if on_cpu else None
-        )
+        self.thread_pool: CPUThreadPool | None = None
+        if model.device.type == "cpu":
+            self.thread_pool = create_thread_pool(self._base, name)
 
     def __call__(self, batch: Sequence[TokenizedItem]) -> FloatArray:
-        """Return vectors of shape ``(len(batch), width)``, float32, not normalized.
-
-        Args:
-            batch: Items whose payload is a ``TokenPair``.
-
-        Raises:
-            OutOfMemoryError: If the batch does not fit on the device.
-        """
+        """Return vectors of shape ``(len(batch), width)``, float32, not normalized."""
         if self.thread_pool is None:
             return self._compute(batch)
         return self.thread_pool.run(self._compute, batch)
@@ -202,11 +168,7 @@ class PackedEncoder:
 def outputs_agree(packed: FloatArray, padded: FloatArray, name: str, dtype: str) -> bool:
     """Return whether a packed model computes what the padded one does; log a warning if not.
 
-    Args:
-        packed: Results of the packed model for the probes, from one run or stacked from several.
-        padded: Results of the padded model.
-        name: Name of the model.
-        dtype: Data type of the arithmetic.
+    ``packed`` are its results for the probes, from one run or stacked from several.
     """
     difference = float(np.abs(packed - padded).max())
     tolerance = 1e-4 if dtype == "float32" else 0.02 * (1 + float(np.abs(padded).max()))

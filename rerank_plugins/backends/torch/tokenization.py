@@ -71,8 +71,7 @@ class PairTemplate:
             message = f"the tokenizer of {model!r} does not join a query and a document."
             raise ModelLoadError(message)
         ids, types = _int32(encoding.ids), _int32(encoding.type_ids)
-        query = next(run for segment, run in runs if segment == 0)
-        document = next(run for segment, run in runs if segment == 1)
+        query, document = (run for segment, run in runs if segment is not None)
 
         def part(start: int, stop: int) -> TokenPair:
             return TokenPair(ids[start:stop], types[start:stop])
@@ -115,24 +114,12 @@ class PairTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, model: str) -> None:
-        """Use a private tokenizer (no truncation, no padding).
-
-        Args:
-            tokenizer: The Rust tokenizer; it is never changed.
-            model: Name of the model, for error messages.
-
-        Raises:
-            ModelLoadError: If its pairs cannot be assembled from parts.
-        """
+        """Use a private tokenizer (no truncation, no padding), which is never changed."""
         self._tokenizer = tokenizer
         self._template = PairTemplate.of(tokenizer, model)
 
     def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[TokenizedItem]:
-        """Tokenize, truncate to ``max_length`` tokens and assemble; thread-safe.
-
-        Returns:
-            Items whose payload is a :class:`TokenPair`.
-        """
+        """Tokenize, truncate and assemble; the payloads are :class:`TokenPair`; thread-safe."""
         query_ids = self._encode(list(dict.fromkeys(pair.query for pair in pairs)))
         document_ids = self._encode(list(dict.fromkeys(pair.document for pair in pairs)))
         return [
@@ -172,15 +159,12 @@ class SupportsPairs(Protocol):
 
     def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[TokenizedItem]:
         """Tokenize pairs and truncate them to ``max_length`` tokens."""
-        ...
 
     def room(self, query: str, max_length: int) -> int:
         """Return how many document tokens fit next to a query, at least 1."""
-        ...
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return the character span ``[start, end)`` of each token, ``(tokens, 2)`` per text."""
-        ...
 
 
 class PairTokenizerMixin:
@@ -213,13 +197,7 @@ class RoleTokenizer:
     def __init__(
         self, tokenizer: Tokenizer, prompts: Mapping[Role, str], max_seq_length: int
     ) -> None:
-        """Use a private tokenizer (no truncation, no padding).
-
-        Args:
-            tokenizer: The Rust tokenizer; it is never changed.
-            prompts: The model's own prompt of each role.
-            max_seq_length: Maximum sequence length of the model.
-        """
+        """Use a private tokenizer (no truncation, no padding), which is never changed."""
         self._prompts = prompts
         self._max_seq_length = max_seq_length
         self._truncating = lru_cache(maxsize=16)(
@@ -229,23 +207,19 @@ class RoleTokenizer:
     def prepare(
         self, items: Sequence[RoleText], max_length: int | None = None
     ) -> list[TokenizedItem]:
-        """Prepend the prompts to the texts, tokenize and truncate; thread-safe.
-
-        Returns:
-            Items whose payload is a :class:`TokenPair` of token type 0.
-        """
+        """Prepend prompts, tokenize and truncate; the token type is 0; thread-safe."""
         texts = [
             (self._prompts[item.role] if item.prompt is None else replace_surrogates(item.prompt))
             + replace_surrogates(item.text)
             for item in items
         ]
         length = min(max_length or self._max_seq_length, self._max_seq_length)
-        prepared = []
-        for encoding in self._truncating(length).encode_batch_fast(texts):
-            ids = _int32(encoding.ids)
-            pair = TokenPair(ids, np.zeros_like(ids))
-            prepared.append(TokenizedItem(len(ids), bool(encoding.overflowing), pair))
-        return prepared
+        encodings = self._truncating(length).encode_batch_fast(texts)
+        ids = [_int32(encoding.ids) for encoding in encodings]
+        return [
+            TokenizedItem(len(row), bool(encoding.overflowing), TokenPair(row, np.zeros_like(row)))
+            for row, encoding in zip(ids, encodings, strict=True)
+        ]
 
 
 def token_spans(tokenizer: Tokenizer, texts: Sequence[str]) -> list[NDArray[np.int64]]:
