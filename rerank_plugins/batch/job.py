@@ -11,13 +11,12 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import groupby, pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from rerank_plugins import Ranking, Reranker
 from rerank_plugins._lazy import require
@@ -34,7 +33,7 @@ from rerank_plugins.batch.files import (
     parse_row,
     read_rows,
 )
-from rerank_plugins.config import RerankerSettings, Settings, validate_count
+from rerank_plugins.config import RerankerSettings, Settings
 from rerank_plugins.errors import (
     ConfigurationError,
     InferenceError,
@@ -60,14 +59,14 @@ class BatchSettings(Settings, RerankerSettings):
     Fusion, deduplication, a deadline and ``on_error="passthrough"`` are not supported.
     """
 
-    max_documents: Annotated[int, BeforeValidator(partial(validate_count, "max_documents"))] = (
-        Field(
-            default=2_000,
-            description=(
-                "Maximum number of documents per unit of work. A row with more is split; its parts "
-                "are ranked separately and then merged."
-            ),
-        )
+    max_documents: int = Field(
+        default=2_000,
+        ge=1,
+        strict=True,
+        description=(
+            "Maximum number of documents per unit of work. A row with more is split; its parts "
+            "are ranked separately and then merged."
+        ),
     )
 
     def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's signature)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from rerank_plugins._lazy import require
 from rerank_plugins.batch.files import DEAD, RANKED
 from rerank_plugins.batch.job import BatchSettings, rerank_files
 from rerank_plugins.cli.options import (
+    option,
     out,
     print_message,
     progress,
@@ -18,13 +19,14 @@ from rerank_plugins.cli.options import (
     reranker_settings,
 )
 
-_UNSUPPORTED: Final = (
-    *("fusion", "fusion_weight", "dedup_threshold", "dedup_model"),
-    *("deadline_ms", "on_error"),
+
+@reranker_options(
+    option("max_documents", "Model input", BatchSettings),
+    exclude=(
+        *("fusion", "fusion_weight", "dedup_threshold", "dedup_model"),
+        *("deadline_ms", "on_error"),
+    ),
 )
-
-
-@reranker_options(exclude=_UNSUPPORTED)
 def batch(
     source: Annotated[
         Path,
@@ -36,10 +38,6 @@ def batch(
         Path, typer.Argument(metavar="OUT", help="Folder for the results, to resume from.")
     ],
     *,
-    max_documents: Annotated[
-        int,
-        typer.Option(help="Maximum number of documents per unit of work; longer lists are split."),
-    ] = BatchSettings.model_fields["max_documents"].default,
     actors: Annotated[
         int,
         typer.Option(min=0, help="Number of Ray actors, each with a model; 0 does not use Ray."),
@@ -56,7 +54,7 @@ def batch(
 ) -> None:
     """Rank the candidates of many queries; an interrupted run resumes where it stopped."""
     require("pyarrow", "batch")
-    settings = {**reranker_settings(options), "max_documents": max_documents}
+    settings = reranker_settings(options)
     with progress() as bars:
         bar = bars.add_task("Ranking documents", total=None)
 

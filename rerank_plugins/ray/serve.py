@@ -5,7 +5,7 @@
 ``args``.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Serve reads the annotation of `build_app` as a class.
 
 import asyncio
 import logging
@@ -26,9 +26,6 @@ from rerank_plugins.ray.settings import RayServeSettings
 from rerank_plugins.serving.errors import APIError, error_response
 from rerank_plugins.serving.logging import RequestRecord, get_record, start_record
 from rerank_plugins.serving.middleware import BodyLimits
-
-# No `from __future__ import annotations`: Serve reads the annotation of `build_app` as a class.
-
 
 logger: Final = logging.getLogger(__name__)
 

@@ -96,13 +96,10 @@ class _EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = {kind: engine.stats() for kind, engine in self._get_engines().items()}
-        for field, help_text in ENGINE_COUNTERS.items():
-            counter = CounterMetricFamily(engine_metric_name(field), help_text, labels=("kind",))
-            for kind, engine_stats in stats.items():
-                counter.add_metric((kind,), getattr(engine_stats, field))
-            yield counter
-        for field, help_text in ENGINE_GAUGES.items():
-            gauge = GaugeMetricFamily(engine_metric_name(field), help_text, labels=("kind",))
-            for kind, engine_stats in stats.items():
-                gauge.add_metric((kind,), getattr(engine_stats, field))
-            yield gauge
+        families = ((CounterMetricFamily, ENGINE_COUNTERS), (GaugeMetricFamily, ENGINE_GAUGES))
+        for family, fields in families:
+            for field, help_text in fields.items():
+                metric = family(engine_metric_name(field), help_text, labels=("kind",))
+                for kind, engine_stats in stats.items():
+                    metric.add_metric((kind,), getattr(engine_stats, field))
+                yield metric

@@ -41,12 +41,8 @@ def _validate_input(value: Any) -> list[str]:  # noqa: ANN401  (any JSON)
     return validate_texts(value)
 
 
-_INPUT_SCHEMA: Final = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}, "minItems": 1},
-    ]
-}
+_STRING: Final = {"type": "string"}
+_INPUT_SCHEMA: Final = {"anyOf": [_STRING, {"type": "array", "items": _STRING, "minItems": 1}]}
 
 
 class EmbeddingRequest(RequestBody):

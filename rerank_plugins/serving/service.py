@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from fastapi import Request
 
@@ -19,11 +19,7 @@ from rerank_plugins.serving.errors import APIError
 from rerank_plugins.serving.logging import RequestRecord, get_record
 from rerank_plugins.serving.settings import ServerSettings
 
-_MAX_RETRY_AFTER_S: Final = 60
 _MIN_DEADLINE_MS: Final = 1  # of a reranker
-
-_CROSS_ENCODER_SETTINGS: Final = frozenset(("model", "backend", "revision"))
-"""Settings of a model that apply to the cross-encoder only."""
 
 
 class Models:
@@ -48,7 +44,7 @@ class Models:
         self.bulk = self.reranker.replace(priority="bulk")
         self.encoder: BiEncoder | None = None
         if settings.embedding_model is not None:
-            names = ModelSettings.model_fields.keys() - _CROSS_ENCODER_SETTINGS
+            names = ModelSettings.model_fields.keys() - {"model", "backend", "revision"}
             shared = {name: options[name] for name in names}
             self.encoder = BiEncoder(settings.embedding_model, **shared)
         self.loaded = False
@@ -73,11 +69,7 @@ class Models:
                 model.warm_up().engine.max_queue_tokens = self._max_queue_tokens
 
     def require_loaded(self) -> None:
-        """Raise an error unless the models are loaded.
-
-        Raises:
-            APIError: If the models are loading, or loading failed.
-        """
+        """Raise an APIError if the models are loading, or loading failed."""
         if self.error is not None:
             raise APIError(503, f"the model could not be loaded: {self.error}")
         if not self.loaded:
@@ -99,21 +91,7 @@ class Models:
             stats = engine.stats()
             if stats.tokens:
                 waits.append(stats.queued_tokens * stats.compute_s / stats.tokens)
-        return min(math.ceil(max(waits)), _MAX_RETRY_AFTER_S)
-
-    async def embed(self, texts: list[str], role: Role) -> RequestOutput:
-        """Return the embeddings of texts, and how many tokens were computed.
-
-        Raises:
-            APIError: If there is no bi-encoder.
-            EngineOverloadedError: If the queue is full.
-            InferenceError: If the model fails.
-        """
-        if self.encoder is None:
-            raise APIError(404, "this server has no embedding model; start it with one.")
-        items = [RoleText(text, role, None) for text in texts]
-        engine = self.encoder.engine
-        return await engine.acompute(items, max_length=self.encoder.max_length, wait=False)
+        return min(math.ceil(max(waits)), 60)
 
 
 async def rank(
@@ -130,13 +108,10 @@ async def rank(
     Args:
         request: The HTTP request; its record receives the counts.
         query: The query.
-        documents: The documents.
+        documents: The documents; those that were not scored before the deadline are ranked last.
         top_n: Maximum number of documents to return; None returns all.
         deadline_ms: Milliseconds from the arrival of the request; None uses the server's default.
         priority: Priority in the queue.
-
-    Returns:
-        The ranking; documents that were not scored before the deadline are at its end.
 
     Raises:
         APIError: If the models are not loaded, the request is too large, or the deadline passed
@@ -162,19 +137,19 @@ async def rank(
 
 
 async def embed(
-    request: Request,
-    texts: list[str],
-    role: Literal["query", "document"],
-    *,
-    deadline_ms: float | None,
+    request: Request, texts: list[str], role: Role, *, deadline_ms: float | None
 ) -> RequestOutput:
     """Embed the texts of a request; see :func:`rank`."""
-    models: Models = request.app.state.models
+    encoder: BiEncoder | None = request.app.state.models.encoder
     record = _accept(request, "", texts)
     record.pairs = len(texts)
+    if encoder is None:
+        raise APIError(404, "this server has no embedding model; start it with one.")
+    items = [RoleText(text, role, None) for text in texts]
+    computing = encoder.engine.acompute(items, max_length=encoder.max_length, wait=False)
     remaining_s = None if deadline_ms is None else max(deadline_ms / 1000 - record.seconds, 0.0)
     try:
-        output = await asyncio.wait_for(models.embed(texts, role), remaining_s)
+        output = await asyncio.wait_for(computing, remaining_s)
     except asyncio.TimeoutError as error:  # not the builtin before Python 3.11
         raise _deadline_passed(deadline_ms) from error
     record.tokens = int(output.tokens.sum())
@@ -192,12 +167,7 @@ def _accept(request: Request, query: str, texts: Sequence[str]) -> RequestRecord
 
 
 def validate_size(settings: ServerSettings, query: str, texts: Sequence[str]) -> None:
-    """Compare a request with the limits of the server.
-
-    Raises:
-        InvalidInputError: If it has too many texts.
-        APIError: If it has too many characters.
-    """
+    """Raise an error if a request has too many texts or characters."""
     if len(texts) > settings.max_documents:
         message = (
             f"the request has {len(texts)} texts; this server takes up to "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_serializer
+from pydantic import Field, field_serializer
 
 from rerank_plugins.config import (
     MINI,
@@ -16,7 +16,6 @@ from rerank_plugins.config import (
     RerankerSettings,
     Settings,
     WhenFull,
-    validate_count,
 )
 from rerank_plugins.engine.engine import MAX_QUEUE_TOKENS
 from rerank_plugins.errors import ConfigurationError
@@ -25,11 +24,7 @@ TOKEN_VARIABLE: Final = "RERANK_PLUGINS_TOKEN"  # noqa: S105  (the variable's na
 """Environment variable of the bearer token."""
 
 
-def _validate_limit(value: Any, info: ValidationInfo) -> int | None:  # noqa: ANN401
-    return validate_count(str(info.field_name), value)
-
-
-Limit = Annotated[int, BeforeValidator(_validate_limit)]
+Limit = Annotated[int, Field(ge=1, strict=True)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 
 
