@@ -88,8 +88,7 @@ class RayServeSettings(ServerSettings):
     @classmethod
     def _validate_name(cls, value: object, info: ValidationInfo) -> object:
         """Replicas load their models by name."""
-        disabled = value is None and info.field_name == "embedding_model"
-        if disabled or isinstance(value, str):
+        if isinstance(value, str) or (value is None and info.field_name == "embedding_model"):
             return value
         message = (
             f"{info.field_name} is {value!r}; on Ray it must be a name, or a folder that all "
