@@ -58,11 +58,7 @@ class BadRowError(Exception):
 
 
 def find_sources(path: Path) -> list[tuple[str, Path]]:
-    """Return the name and the path of each input file, sorted by name.
-
-    Raises:
-        InvalidInputError: If ``path`` is not an input file and contains none.
-    """
+    """Return the name and the path of each input file, sorted by name."""
     folder = path if path.is_dir() else None
     sources = [
         (file.relative_to(folder or path.parent).as_posix(), file)
@@ -80,11 +76,7 @@ def find_sources(path: Path) -> list[tuple[str, Path]]:
 
 
 def iterate_rows(path: Path, first: int = 0, offset: int = 0) -> Iterator[Row]:
-    """Yield the rows of a file, starting at a row with its number and the offset of its bytes.
-
-    Raises:
-        InvalidInputError: If the file cannot be read.
-    """
+    """Yield the rows of a file, starting at a row with its number and the offset of its bytes."""
     try:
         if path.suffix.lower() == ".parquet":
             yield from _iterate_parquet(path, first)
@@ -192,11 +184,7 @@ class OutputFolder:
         self.results, self.parts = ResultFiles(path), ResultFiles(path / "parts")
 
     def open(self, settings: Mapping[str, object]) -> None:
-        """Create the folder, or check that its results have the same settings.
-
-        Raises:
-            ConfigurationError: If the settings differ.
-        """
+        """Create the folder, or check that its results have the same settings."""
         self.results.create()
         self.parts.create()
         file = self.path / "settings.json"

@@ -204,15 +204,7 @@ def run_in_process(
 
 
 def plan_units(sources: Iterable[tuple[str, Path]], max_documents: int) -> Iterator[Unit]:
-    """Yield the units of all files in order; the same input results in the same units.
-
-    Args:
-        sources: Names and paths of the files.
-        max_documents: Maximum number of documents per unit; a longer row becomes several.
-
-    Raises:
-        InvalidInputError: If a file cannot be read.
-    """
+    """Yield the units of all files in order; the same input results in the same units."""
     for source, path in sources:
         group: list[Row] = []
         documents = 0
@@ -232,12 +224,7 @@ def plan_units(sources: Iterable[tuple[str, Path]], max_documents: int) -> Itera
 
 
 def rank_unit(unit: Unit, reranker: Reranker, folder: OutputFolder) -> None:
-    """Rank the rows of a unit and write the results.
-
-    Raises:
-        InvalidInputError: If the input has changed since it was divided into units.
-        RerankError: If the model fails on all input.
-    """
+    """Rank the rows of a unit and write the results."""
     rows = list(islice(iterate_rows(Path(unit.path), unit.first, unit.offset), unit.rows))
     if len(rows) != unit.rows:
         message = f"{unit.path} has fewer rows than at the start; run the batch again."
@@ -353,11 +340,7 @@ def _dead_letter(unit: Unit, row: Row, reason: str) -> Record:
 def _summarize(
     units: list[Unit], resumed: int, folder: OutputFolder, seconds: float
 ) -> BatchSummary:
-    """Count the rows in the output files.
-
-    Raises:
-        InferenceError: If the numbers of input and output rows differ.
-    """
+    """Count the rows in the output files."""
     rows_by_key = {unit.merged_key: unit.rows for unit in units}
     counts = [folder.results.count(key) for key in rows_by_key]
     ranked, dead = sum(count for count, _ in counts), sum(count for _, count in counts)

@@ -152,13 +152,7 @@ class TwoStageSearch:
         self._index = encoder.encode_document(self._texts)
 
     def ask(self, name: str, question: str, relevant: int) -> QuestionResult:
-        """Search and rerank, and measure the time of both.
-
-        Args:
-            name: Id of the question.
-            question: Its text.
-            relevant: Position of the relevant passage.
-        """
+        """Search and rerank, and measure the time of both."""
         start = perf_counter()
         cosines = self._index @ self._encoder.encode_query(question)
         best = np.argsort(-cosines, kind="stable")[: self._depth].tolist()

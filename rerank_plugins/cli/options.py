@@ -84,11 +84,8 @@ def option(
 ) -> inspect.Parameter:
     """Return the option that sets a field, as a parameter of a command.
 
-    Args:
-        name: Name of the option, and of the field unless it is one of a value group.
-        panel: Heading of the option in ``--help``.
-        settings: The model that declares the field.
-        **changes: ``type``, ``default`` and ``help``, if they are not those of the field.
+    It has the type, default and help text of the field, except for ``changes``. ``panel`` is its
+    heading in ``--help``.
     """
     declared_by, field = _FIELDS.get(name, (settings, name))
     info = declared_by.model_fields[field]
@@ -191,12 +188,7 @@ OPTIONS: Final[Mapping[str, inspect.Parameter]] = {
 def reranker_options(
     *others: inspect.Parameter, exclude: Iterable[str] = ()
 ) -> Callable[[Command], Command]:
-    """Add :data:`OPTIONS` to a command, which receives them as ``**options``.
-
-    Args:
-        *others: More options; one of the same name replaces that of :data:`OPTIONS`.
-        exclude: Names of options to leave out.
-    """
+    """Add :data:`OPTIONS` and others to a command, which receives them as ``**options``."""
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
@@ -214,9 +206,6 @@ def reranker_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of :class:`~rerank_plugins.Reranker` for values of options.
 
     The options of windows and fusion are validated even if they are not used.
-
-    Raises:
-        ConfigurationError: If an option of a value group is out of range.
     """
     settings = {"long_documents": "truncate", "fusion": "none", "dedup_threshold": None, **options}
     windows, fusion = _pop_group(settings, Windows), _pop_group(settings, Fusion)

@@ -115,11 +115,7 @@ class RerankReplica:
         return await self._app_version.handle(request)
 
     async def check_health(self) -> None:
-        """Score a pair, so that Serve replaces a replica whose engine hangs or is broken.
-
-        Raises:
-            InferenceError: If scoring fails, or times out while the engine computes nothing.
-        """
+        """Score a pair, so that Serve replaces a replica whose engine hangs or is broken."""
         models = self._app_version.models
         engine = models.reranker.engine
         self._metrics.report(models.engines())

@@ -148,11 +148,7 @@ class RequestBody(BaseModel):
 
 
 def validate_text(value: Any, *, location: str = "") -> str:  # noqa: ANN401  (any JSON)
-    """Return the value if it is a string.
-
-    Raises:
-        ValueError: If it has another type; the message starts with ``location``.
-    """
+    """Return the value if it is a string."""
     if not isinstance(value, str):
         message = f"{location}must be a string, not {type(value).__name__}"
         raise ValueError(message)  # noqa: TRY004  (pydantic expects ValueError)
@@ -160,11 +156,7 @@ def validate_text(value: Any, *, location: str = "") -> str:  # noqa: ANN401  (a
 
 
 def validate_texts(value: Any) -> list[str]:  # noqa: ANN401  (any JSON)
-    """Return the value if it is a list of strings.
-
-    Raises:
-        ValueError: If it has another type; the message contains the invalid position.
-    """
+    """Return the value if it is a list of strings; an error contains the invalid position."""
     if not isinstance(value, list):
         message = f"must be a list of strings, not {type(value).__name__}"
         raise ValueError(message)  # noqa: TRY004

@@ -103,20 +103,10 @@ async def rank(
     deadline_ms: float | None = None,
     priority: Priority = "interactive",
 ) -> Ranking:
-    """Rank the documents of a request.
+    """Rank the documents of a request and count them in its record.
 
-    Args:
-        request: The HTTP request; its record receives the counts.
-        query: The query.
-        documents: The documents; those that were not scored before the deadline are ranked last.
-        top_n: Maximum number of documents to return; None returns all.
-        deadline_ms: Milliseconds from the arrival of the request; None uses the server's default.
-        priority: Priority in the queue.
-
-    Raises:
-        APIError: If the models are not loaded, the request is too large, or the deadline passed
-            before a document was scored.
-        RerankError: As in :meth:`Reranker.rank`.
+    The deadline is in milliseconds from the arrival of the request; None uses the server's
+    default. If it passes, documents without a score are last; without any score, it is an error.
     """
     models: Models = request.app.state.models
     settings: ServerSettings = request.app.state.settings

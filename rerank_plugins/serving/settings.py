@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import Field, field_serializer
+from pydantic import BeforeValidator, Field, ValidationInfo, field_serializer
 
 from rerank_plugins.config import (
     MINI,
@@ -16,6 +16,7 @@ from rerank_plugins.config import (
     RerankerSettings,
     Settings,
     WhenFull,
+    validate_count,
 )
 from rerank_plugins.engine.engine import MAX_QUEUE_TOKENS
 from rerank_plugins.errors import ConfigurationError
@@ -24,7 +25,11 @@ TOKEN_VARIABLE: Final = "RERANK_PLUGINS_TOKEN"  # noqa: S105  (the variable's na
 """Environment variable of the bearer token."""
 
 
-Limit = Annotated[int, Field(ge=1, strict=True)]
+def _validate_limit(value: Any, info: ValidationInfo) -> int | None:  # noqa: ANN401
+    return validate_count(str(info.field_name), value)
+
+
+Limit = Annotated[int, BeforeValidator(_validate_limit)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 
 
@@ -72,12 +77,7 @@ class ServerSettings(Settings, RerankerSettings):
 
 
 def validate_token(token: str | None) -> str | None:
-    """Return the bearer token if an HTTP header can carry it.
-
-    Raises:
-        ConfigurationError: If it is empty or contains anything but visible ASCII characters. The
-            message does not show the token.
-    """
+    """Return the bearer token if an HTTP header can carry it; an error does not show the token."""
     if token is None or (token and all("!" <= character <= "~" for character in token)):
         return token
     message = (
