@@ -175,7 +175,12 @@ def rerank_files(
     folder = OutputFolder(Path(output))
     units = list(plan_units(find_sources(Path(source)), settings.max_documents))
     folder.open(settings.model_dump())
-    pending = [unit for unit in units if not _is_done(unit, folder)]
+    pending = [
+        unit
+        for unit in units
+        if not folder.results.exist(unit.merged_key)
+        and not (unit.part is not None and folder.parts.exist(unit.key))
+    ]
     total = sum(unit.documents for unit in units)
     done = total - sum(unit.documents for unit in pending)
     report = progress or (lambda done, total: None)
@@ -279,15 +284,10 @@ def _unit_of_rows(source: str, path: Path, rows: list[Row], documents: int) -> U
 def _split_row(source: str, path: Path, row: Row, count: int, max_documents: int) -> Iterator[Unit]:
     """Yield units for parts of a row, of similar size so that none is a small remainder."""
     parts = -(-count // max_documents)
-    edges = [count * number // parts for number in range(parts + 1)]
-    for first, last in pairwise(edges):
-        unit = _unit_of_rows(source, path, [row], last - first)
-        yield replace(unit, key=f"{unit.key}-{first:09d}", part=(first, last))
-
-
-def _is_done(unit: Unit, folder: OutputFolder) -> bool:
-    merged = folder.results.exist(unit.merged_key)
-    return merged or (unit.part is not None and folder.parts.exist(unit.key))
+    whole = _unit_of_rows(source, path, [row], count)
+    for first, last in pairwise(count * number // parts for number in range(parts + 1)):
+        key = f"{whole.key}-{first:09d}"
+        yield replace(whole, key=key, documents=last - first, part=(first, last))
 
 
 def _rank_rows(

@@ -79,7 +79,6 @@ def batch(
         f"{summary.rows:,} rows, {summary.documents:,} documents: {summary.ranked:,} ranked in "
         f"{output / RANKED}, {summary.dead:,} not ranked. {summary.resumed:,} of "
         f"{summary.units:,} units were done before. Took {summary.seconds:.1f} seconds.",
-        highlight=False,
         soft_wrap=True,
     )
     if summary.dead and not allow_bad_rows:

@@ -63,9 +63,7 @@ def demo(
     data = read_beir(DATA)
     settings: dict[str, Any] = {"model": model, "max_length": max_length}
     passages = data.passages
-    err.print(
-        f"Indexing {len(passages):,} passages, then asking {questions} questions.", highlight=False
-    )
+    err.print(f"Indexing {len(passages):,} passages, then asking {questions} questions.")
     search = TwoStageSearch(passages, BiEncoder(encoder), Reranker(**settings).warm_up(), depth)
     results = _ask(search, data, questions, time_limit)
     show_examples(results, passages)
@@ -75,15 +73,13 @@ def demo(
         out.print(
             f"Only {len(results)} of {questions} questions were asked in {time_limit:.0f} "
             "seconds; --time-limit 0 asks all.",
-            highlight=False,
         )
     if MINI in (model, encoder):
         out.print(
             "The embedded reranker was trained on SQuAD questions about other articles; expect "
             "smaller gains on other kinds of text.",
-            highlight=False,
         )
-    out.print(f"Took {perf_counter() - start:.0f} seconds.", highlight=False)
+    out.print(f"Took {perf_counter() - start:.0f} seconds.")
 
 
 class Hit(NamedTuple):
@@ -272,7 +268,6 @@ def show_measurements(
         f"Two stages compared with the bi-encoder alone: {', '.join(verdicts)}.\n"
         f"The relevant passage is among the {depth} candidates for {retrieved} of {len(results)} "
         "questions; the cross-encoder cannot rank a passage that the bi-encoder did not find.",
-        highlight=False,
     )
 
 
@@ -291,7 +286,6 @@ def _compare_frameworks(
     out.print(
         "LangChain's compressor and LlamaIndex's postprocessor returned the same order and scores "
         f"for these {len(examples)} questions, {len(examples[0].before)} passages each.\n",
-        highlight=False,
     )
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import typer
@@ -22,13 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rerank_plugins.config import Cache, Dedup, Fusion, RerankerSettings, ValueGroup, Windows
 from rerank_plugins.errors import ConfigurationError
 
-out: Final = Console()
-err: Final = Console(stderr=True)
+out: Final = Console(highlight=False)
+err: Final = Console(stderr=True, highlight=False)
 
 
 def print_message(message: str) -> None:
     """Print a warning or an error of the command to standard error, on one line."""
-    err.print(f"rerank-plugins: {message}", markup=False, highlight=False, soft_wrap=True)
+    err.print(f"rerank-plugins: {message}", markup=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:
@@ -40,17 +39,11 @@ def printable(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-@contextmanager
-def progress() -> Iterator[Progress]:
-    """Show progress bars while the block runs, if standard error is a terminal."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        yield bars
+def progress() -> Progress:
+    """Return progress bars, which are shown only if standard error is a terminal."""
+    description = TextColumn("{task.description}")
+    columns = (description, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
 
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -108,14 +101,7 @@ def _help_text(description: str) -> str:
     >>> _help_text('Folder of models; None is the default one. "mini" needs no folder.')
     'Folder of models. mini needs no folder.'
     """
-    clauses = re.split(r"(?<=[.;]) ", description.replace('"', ""))
-    text = ""
-    for clause in clauses:
-        if clause.startswith("None "):
-            text = f"{text.rstrip(' .;')}. "
-        else:
-            text += f"{clause} "
-    return text.strip()
+    return re.sub(r"[.;] None [^.;]*[.;]", ".", description.replace('"', ""))
 
 
 _PANELS: Final = {

@@ -123,14 +123,13 @@ def print_document(
             "truncated": document.truncated,
             "window": ranking_metadata(ranking, document, item.text).get(WINDOW),
         }
-        out.out(json.dumps(fields), highlight=False)
+        out.out(json.dumps(fields))
         return
     name = f"{printable(item.name)}: " if item.name else ""
     number = "   -  " if score is None else f"{score:.4f}"
     out.print(
         f"{rank:>3}  {number}  {name}{printable(item.text)}",
         markup=False,
-        highlight=False,
         # A file or a pipe gets the whole text, a terminal gets one line.
         soft_wrap=not out.is_terminal,
         no_wrap=True,
