@@ -62,7 +62,7 @@ def batch(
             bars.update(bar, completed=done, total=total)
 
         if actors:
-            from rerank_plugins.ray.data import rerank_dataset  # noqa: PLC0415  (extra ray)
+            from rerank_plugins.ray import rerank_dataset  # noqa: PLC0415  (extra ray)
 
             summary = rerank_dataset(
                 source,

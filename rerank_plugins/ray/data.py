@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.exceptions import RayError
 
 from rerank_plugins._lazy import require
 from rerank_plugins.batch.files import OutputFolder, write_atomically
@@ -29,14 +32,6 @@ from rerank_plugins.batch.job import (
     rerank_files,
 )
 from rerank_plugins.errors import ConfigurationError, InferenceError, RerankError
-
-try:
-    import ray
-    from ray.data import ActorPoolStrategy, DataContext, Dataset
-    from ray.exceptions import RayError
-except ImportError:
-    require("ray.data", "ray")  # raises an error that names the extra
-    raise
 
 
 def rerank_dataset(

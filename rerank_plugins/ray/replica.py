@@ -136,8 +136,8 @@ class RerankReplica:
         await old.idle.wait()
         # The current application may use the same engines again.
         used = {id(engine) for engine in self._app_version.models.engines().values()}
-        for model in (old.models.reranker, old.models.encoder):
-            if model is not None and id(model.engine) not in used:
+        for model in old.models.all.values():
+            if id(model.engine) not in used:
                 await asyncio.to_thread(model.close)
 
     @property

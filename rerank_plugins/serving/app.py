@@ -12,7 +12,7 @@ from typing import Any, Final
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 from starlette.middleware import Middleware
 
 from rerank_plugins import __version__
@@ -92,13 +92,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 operations: Final = APIRouter(tags=["operations"])
 
 
-class Status(BaseModel):
-    """State of the server."""
-
-    status: str
-
-
-@operations.get("/health", response_model=Status)
+@operations.get("/health", response_model=dict[str, str])
 async def health() -> JsonResponse:
     """Return 200 while the process is alive."""
     return JsonResponse({"status": "alive"})
@@ -106,7 +100,7 @@ async def health() -> JsonResponse:
 
 @operations.get(
     "/ready",
-    response_model=Status,
+    response_model=dict[str, str],
     responses={503: {"description": "The models are not loaded."}},
 )
 async def ready(request: Request) -> JsonResponse:

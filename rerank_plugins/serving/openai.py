@@ -71,20 +71,13 @@ class Embedding(BaseModel):
     embedding: list[float] | str
 
 
-class Usage(BaseModel):
-    """Tokens of the texts."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
 class EmbeddingResponse(BaseModel):
     """Unit vectors in the order of the texts."""
 
     object: Literal["list"] = "list"
     data: list[Embedding]
     model: str
-    usage: Usage
+    usage: dict[str, int]
 
 
 @router.post(OPENAI_PATH, response_model=EmbeddingResponse, responses=ERROR_RESPONSES)

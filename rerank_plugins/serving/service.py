@@ -29,6 +29,7 @@ class Models:
         reranker: Reranker for interactive requests.
         bulk: Reranker with the same model at a lower priority.
         encoder: Bi-encoder, or None.
+        all: The cross-encoder and the bi-encoder by kind.
         loaded: Whether all models are in memory.
         error: Why loading failed, or None.
     """
@@ -43,10 +44,11 @@ class Models:
         self.reranker = Reranker(**options, when_full=settings.when_full)
         self.bulk = self.reranker.replace(priority="bulk")
         self.encoder: BiEncoder | None = None
+        self.all: dict[str, Reranker | BiEncoder] = {"cross-encoder": self.reranker}
         if settings.embedding_model is not None:
             names = ModelSettings.model_fields.keys() - {"model", "backend", "revision"}
             shared = {name: options[name] for name in names}
-            self.encoder = BiEncoder(settings.embedding_model, **shared)
+            self.encoder = self.all["bi-encoder"] = BiEncoder(settings.embedding_model, **shared)
         self.loaded = False
         self.error: RerankError | None = None
         self._max_queue_tokens = settings.max_queue_tokens
@@ -64,9 +66,8 @@ class Models:
             self.loaded = True
 
     def _load(self) -> None:
-        for model in (self.reranker, self.encoder):
-            if model is not None:
-                model.warm_up().engine.max_queue_tokens = self._max_queue_tokens
+        for model in self.all.values():
+            model.warm_up().engine.max_queue_tokens = self._max_queue_tokens
 
     def require_loaded(self) -> None:
         """Raise an APIError if the models are loading, or loading failed."""
@@ -77,21 +78,17 @@ class Models:
 
     def engines(self) -> dict[str, Engine[Any]]:
         """Return the engines by kind; none before the models are loaded."""
-        if not self.loaded:
-            return {}
-        engines: dict[str, Engine[Any]] = {"cross-encoder": self.reranker.engine}
-        if self.encoder is not None:
-            engines["bi-encoder"] = self.encoder.engine
-        return engines
+        return {kind: model.engine for kind, model in self.all.items()} if self.loaded else {}
 
     def estimated_wait_s(self) -> int:
         """Return the time to process the longest queue at the average speed, 1 to 60 seconds."""
-        waits = [1.0]
-        for engine in self.engines().values():
-            stats = engine.stats()
-            if stats.tokens:
-                waits.append(stats.queued_tokens * stats.compute_s / stats.tokens)
-        return min(math.ceil(max(waits)), 60)
+        all_stats = [engine.stats() for engine in self.engines().values()]
+        waits = [
+            stats.queued_tokens * stats.compute_s / stats.tokens
+            for stats in all_stats
+            if stats.tokens
+        ]
+        return min(math.ceil(max([1.0, *waits])), 60)
 
 
 async def rank(
