@@ -47,8 +47,7 @@ def batch(
         float, typer.Option(min=0, help="GPUs per Ray actor; may be a fraction.")
     ] = 0.0,
     allow_bad_rows: Annotated[
-        bool,
-        typer.Option("--allow-bad-rows", help="Exit with 0 even if rows could not be ranked."),
+        bool, typer.Option("--allow-bad-rows", help="Exit with 0 even if rows could not be ranked.")
     ] = False,
     **options: Any,  # noqa: ANN401  (values of the options of the reranker)
 ) -> None:

@@ -34,11 +34,7 @@ REQUIRED: Final = {
 }
 """Modules that the demo imports, and the extras that install them."""
 
-MEASURES: Final = {
-    "nDCG@10": "nDCG@10",
-    "MRR@10": "RR@10",
-    "relevant passage first": "Success@1",
-}
+MEASURES: Final = {"nDCG@10": "nDCG@10", "MRR@10": "RR@10", "relevant passage first": "Success@1"}
 
 
 def demo(
@@ -72,12 +68,12 @@ def demo(
     if len(results) < questions:
         out.print(
             f"Only {len(results)} of {questions} questions were asked in {time_limit:.0f} "
-            "seconds; --time-limit 0 asks all.",
+            "seconds; --time-limit 0 asks all."
         )
     if MINI in (model, encoder):
         out.print(
             "The embedded reranker was trained on SQuAD questions about other articles; expect "
-            "smaller gains on other kinds of text.",
+            "smaller gains on other kinds of text."
         )
     out.print(f"Took {perf_counter() - start:.0f} seconds.")
 
@@ -267,7 +263,7 @@ def show_measurements(
     out.print(
         f"Two stages compared with the bi-encoder alone: {', '.join(verdicts)}.\n"
         f"The relevant passage is among the {depth} candidates for {retrieved} of {len(results)} "
-        "questions; the cross-encoder cannot rank a passage that the bi-encoder did not find.",
+        "questions; the cross-encoder cannot rank a passage that the bi-encoder did not find."
     )
 
 
@@ -285,7 +281,7 @@ def _compare_frameworks(
         check_agreement(result.question, rankings)
     out.print(
         "LangChain's compressor and LlamaIndex's postprocessor returned the same order and scores "
-        f"for these {len(examples)} questions, {len(examples[0].before)} passages each.\n",
+        f"for these {len(examples)} questions, {len(examples[0].before)} passages each.\n"
     )
 
 

@@ -38,8 +38,7 @@ def evaluate(
     encoder: Encoder = MINI,
     split: Split = "test",
     folder: Annotated[
-        Path | None,
-        typer.Option(help="Folder for intermediate results, to resume from."),
+        Path | None, typer.Option(help="Folder for intermediate results, to resume from.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

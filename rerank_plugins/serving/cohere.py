@@ -168,10 +168,7 @@ def _document_text(document: str | dict[str, str], fields: list[str] | None, pos
 
 
 def _response(
-    request: Request,
-    ranking: Ranking,
-    version: str,
-    documents: list[str | dict[str, str]] | None,
+    request: Request, ranking: Ranking, version: str, documents: list[str | dict[str, str]] | None
 ) -> JsonResponse:
     """Return the scored documents of a ranking, with their content if it was requested."""
     results: list[dict[str, Any]] = [

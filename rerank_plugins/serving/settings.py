@@ -47,8 +47,7 @@ class ServerSettings(Settings, RerankerSettings):
     when_full: ClassVar[WhenFull] = "raise"  # type: ignore[misc]
 
     embedding_model: Any = Field(
-        default=MINI,
-        description="Bi-encoder of /v1/embeddings; None disables the endpoint.",
+        default=MINI, description="Bi-encoder of /v1/embeddings; None disables the endpoint."
     )
     max_documents: Limit = Field(
         default=1_000, description="Maximum documents, or texts to embed, per request."
