@@ -107,29 +107,17 @@ class BatchSummary:
 
 @dataclass(frozen=True)
 class Unit:
-    """Some rows of a file, or some documents of one row.
+    """Some rows of a file, or some documents of one row."""
 
-    Attributes:
-        key: Names the unit and its content; used as the name of its files.
-        source: Name of the input file.
-        path: Path of the input file.
-        first: Number of its first row.
-        offset: Position of the first byte of that row.
-        rows: Number of rows.
-        documents: Number of documents to score.
-        part: First and last (exclusive) document of a unit that is a part of a row; else None.
-        merged_key: Key of the row whose parts are merged; else the same as ``key``.
-    """
-
-    key: str
-    source: str
+    key: str  # of its content; the name of its files
+    source: str  # name of the input file
     path: str
-    first: int
-    offset: int
+    first: int  # number of the first row
+    offset: int  # of the first byte of that row
     rows: int
     documents: int
-    part: tuple[int, int] | None
-    merged_key: str
+    part: tuple[int, int] | None  # first and last (exclusive) document of a part of a row
+    merged_key: str  # of the row whose parts are merged; else the same as key
 
 
 Runner = Callable[[list[Unit], BatchSettings, OutputFolder], Iterable[int]]

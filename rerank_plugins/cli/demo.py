@@ -87,23 +87,13 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True)
 class QuestionResult:
-    """Rankings of one question by both stages.
-
-    Attributes:
-        id: Id of the question.
-        question: Its text.
-        relevant: Position of the passage that the question was written for.
-        before: The candidates in the order of the bi-encoder, with cosines.
-        after: The candidates in the order of the cross-encoder, with relevance scores.
-        search_seconds: Seconds to embed the question and to search the index.
-        rerank_seconds: Seconds to rerank the candidates.
-    """
+    """Rankings of one question by both stages, and the seconds that they took."""
 
     id: str
     question: str
-    relevant: int
-    before: Sequence[Hit]
-    after: Sequence[Hit]
+    relevant: int  # position of the passage that the question was written for
+    before: Sequence[Hit]  # of the bi-encoder, with cosines
+    after: Sequence[Hit]  # of the cross-encoder, with relevance scores
     search_seconds: float
     rerank_seconds: float
 
