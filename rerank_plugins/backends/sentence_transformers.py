@@ -8,11 +8,10 @@ document.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rerank_plugins.backends.decoder.prompts import PromptTokenizer, chat_template
 from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
@@ -30,24 +29,18 @@ from rerank_plugins.backends.model_files import (
     validate_source,
 )
 from rerank_plugins.backends.tokenizer import private_tokenizer
+from rerank_plugins.backends.torch.batch import cross_encoder_batch_tokens
 from rerank_plugins.backends.torch.loading import load_modules
-from rerank_plugins.backends.torch.tokenization import PairTokenizer
+from rerank_plugins.backends.torch.tokenization import PairTokenizer, PairTokenizerMixin
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Role, TokenizedItem
 from rerank_plugins.errors import EngineClosedError, ModelLoadError
-from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
+from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale
 
-_BATCH_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
 _UNLIMITED: Final = 2**31
 
 
-class _PairTokenizer(Protocol):
-    def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[TokenizedItem]: ...
-    def room(self, query: str, max_length: int) -> int: ...
-    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]: ...
-
-
-class SentenceTransformerCrossEncoder:
+class SentenceTransformerCrossEncoder(PairTokenizerMixin):
     """Any CrossEncoder of sentence-transformers with one score or two labels.
 
     Attributes:
@@ -82,17 +75,17 @@ class SentenceTransformerCrossEncoder:
             ("max_seq_length", model.max_seq_length or _UNLIMITED),
             ("model_max_length", tokenizer.model_max_length),
         )
-        max_seq_length = smallest_max_seq_length(limits, config.model)
+        self._max_seq_length = smallest_max_seq_length(limits, config.model)
         self.identity = ModelIdentity(
             config.model,
             config.revision,
             config.backend,
             config.dtype,
-            max_seq_length,
+            self._max_seq_length,
             fingerprint(source, config.revision, config.cache_folder),
         )
         self.device = torch.device(str(config.device))
-        self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cpu"])
+        self.batch_tokens = cross_encoder_batch_tokens(self.device)
         self._modality = "message" if "message" in first.modality_config else "text"
         self._has_types = (
             self._modality == "text" and "token_type_ids" in tokenizer.model_input_names
@@ -100,29 +93,14 @@ class SentenceTransformerCrossEncoder:
         self._pads_left = first.transformer_task in ("text-generation", "any-to-any")
         self._pad_id = int(tokenizer.pad_token_id or 0)
         rust = private_tokenizer(tokenizer, config.model)
-        self._tokenizer: _PairTokenizer
         if self._modality == "message":
             chat = (first.processing_kwargs or {}).get("chat_template") or {}
             template = chat_template(tokenizer, rust, config.model, instruction, chat)
-            self._tokenizer = PromptTokenizer(template, rust, config.model)
+            self._pairs = PromptTokenizer(template, rust, config.model)
             self.prompts = {}
         else:
-            self._tokenizer = PairTokenizer(rust, config.model)
+            self._pairs = PairTokenizer(rust, config.model)
         self._model: Any = model
-
-    def prepare(
-        self, items: Sequence[TextPair], max_length: int | None = None
-    ) -> list[TokenizedItem]:
-        """Tokenize and truncate text pairs; thread-safe."""
-        return self._tokenizer.prepare(items, self._length(max_length))
-
-    def room(self, query: str, max_length: int | None = None) -> int:
-        """Return the number of document tokens that fit together with a query, at least 1."""
-        return self._tokenizer.room(query, self._length(max_length))
-
-    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return the character span ``[start, end)`` of each token, one array per text."""
-        return self._tokenizer.spans(texts)
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
@@ -139,9 +117,6 @@ class SentenceTransformerCrossEncoder:
         self._model = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    def _length(self, max_length: int | None) -> int:
-        return min(max_length or self.identity.max_length, self.identity.max_length)
 
     def _features(self, batch: Sequence[TokenizedItem]) -> dict[str, Any]:
         """Return the padded input of the first module."""
