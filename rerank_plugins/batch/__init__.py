@@ -11,10 +11,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchSettings", "BatchSummary", "rerank_files"]
 
-_HOMES = {
-    "BatchSettings": "rerank_plugins.batch.job",
-    "BatchSummary": "rerank_plugins.batch.job",
-    "rerank_files": "rerank_plugins.batch.job",
-}
+_HOMES = dict.fromkeys(__all__, "rerank_plugins.batch.job")
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES, needs=("pyarrow", "batch"))

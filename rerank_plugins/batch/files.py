@@ -10,10 +10,8 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from rerank_plugins._lazy import require
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
@@ -26,24 +24,13 @@ TEXTS: Final = ("text", "content")
 
 RANKED: Final = "ranked"
 DEAD: Final = "dead"
-PARTS: Final = "parts"
-
-_SETTINGS: Final = "settings.json"
-_SUMMARY: Final = "summary.json"
-_PARQUET_BATCH: Final = 256
-"""Number of rows to decode at a time."""
 
 Record = dict[str, Any]
+T = TypeVar("T")
 
 
 class Row(NamedTuple):
-    """A row with its position.
-
-    Attributes:
-        number: Its position in the file, from 0; empty lines do not count.
-        offset: The position of its first byte; 0 in Parquet.
-        value: Its content.
-    """
+    """The content of a row, its number from 0 without empty lines, and its first byte in JSONL."""
 
     number: int
     offset: int
@@ -58,14 +45,7 @@ class UnreadableLine(NamedTuple):
 
 
 class ParsedRow(NamedTuple):
-    """A row that can be ranked.
-
-    Attributes:
-        query: The query.
-        texts: Texts of the documents, in the order of the input.
-        ids: Their ids as strings; None for a document without id.
-        fields: All other fields of the row.
-    """
+    """A row that can be ranked: its query, the texts and ids of its documents, other fields."""
 
     query: str
     texts: list[str]
@@ -78,21 +58,14 @@ class BadRowError(Exception):
 
 
 def find_sources(path: Path) -> list[tuple[str, Path]]:
-    """Return the name and the path of each input file, sorted by name.
-
-    Raises:
-        InvalidInputError: If ``path`` is not an input file and contains none.
-    """
-    if path.is_dir():
-        files = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in SUFFIXES and file.is_file() and file.name[0] not in "._"
-        )
-        sources = [(file.relative_to(path).as_posix(), file) for file in files]
-    else:
-        is_source = path.suffix.lower() in SUFFIXES and path.is_file()
-        sources = [(path.name, path)] if is_source else []
+    """Return the name and the path of each input file, sorted by name."""
+    folder = path if path.is_dir() else None
+    sources = [
+        (file.relative_to(folder or path.parent).as_posix(), file)
+        for file in (sorted(folder.rglob("*")) if folder else [path])
+        if file.suffix.lower() in SUFFIXES and file.is_file()
+        if file == path or file.name[0] not in "._"
+    ]
     if not sources:
         message = (
             f"{path} is not a file, and not a folder with files, named *{', *'.join(SUFFIXES)}. "
@@ -102,22 +75,8 @@ def find_sources(path: Path) -> list[tuple[str, Path]]:
     return sources
 
 
-def read_rows(path: Path, first: int, offset: int, count: int) -> list[Row]:
-    """Return ``count`` rows of a file; see :func:`iterate_rows`."""
-    return list(islice(iterate_rows(path, first, offset), count))
-
-
 def iterate_rows(path: Path, first: int = 0, offset: int = 0) -> Iterator[Row]:
-    """Yield the rows of a file, starting at a row.
-
-    Args:
-        path: The file.
-        first: Number of the first row.
-        offset: Position of its first byte, in JSONL.
-
-    Raises:
-        InvalidInputError: If the file cannot be read.
-    """
+    """Yield the rows of a file, starting at a row with its number and the offset of its bytes."""
     try:
         if path.suffix.lower() == ".parquet":
             yield from _iterate_parquet(path, first)
@@ -146,19 +105,11 @@ def parse_row(row: object) -> ParsedRow:
         message = f"the row is {type(row).__name__}, not an object with {QUERY} and {DOCUMENTS}"
         raise BadRowError(message)
     query = _validate_text(row.get(QUERY), QUERY)
-    if not query.strip():
-        message = f"{QUERY} is empty"
-        raise BadRowError(message)
-    documents = row.get(DOCUMENTS)
-    if documents is None:
-        message = f"{DOCUMENTS} is missing"
-        raise BadRowError(message)
-    if not isinstance(documents, list):
-        message = f"{DOCUMENTS} is {type(documents).__name__}, not a list"
-        raise BadRowError(message)
-    if not documents:
-        message = f"{DOCUMENTS} is empty"
-        raise BadRowError(message)
+    documents = _validate_type(row.get(DOCUMENTS), list, DOCUMENTS)
+    for name, content in ((QUERY, query.strip()), (DOCUMENTS, documents)):
+        if not content:
+            message = f"{name} is empty"
+            raise BadRowError(message)
     parsed = [
         _parse_document(document, f"{DOCUMENTS}[{position}]")
         for position, document in enumerate(documents)
@@ -167,12 +118,17 @@ def parse_row(row: object) -> ParsedRow:
     return ParsedRow(query, [text for text, _ in parsed], [name for _, name in parsed], fields)
 
 
-@dataclass(frozen=True)
 class ResultFiles:
     """Two folders with one file of ranked rows and one of dead letters per key."""
 
-    ranked: Path
-    dead: Path
+    def __init__(self, path: Path) -> None:
+        """Set the path of the folder that contains both; :meth:`create` creates them."""
+        self._ranked, self._dead = path / RANKED, path / DEAD
+
+    def create(self) -> None:
+        """Create the folders."""
+        for folder in (self._ranked, self._dead):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def exist(self, key: str) -> bool:
         """Return whether the results of a key are complete."""
@@ -207,43 +163,31 @@ class ResultFiles:
     def remove_except(self, keys: Iterable[str]) -> None:
         """Remove the results of all other keys, which belong to a former input."""
         kept = set(keys)
-        for folder in (self.ranked, self.dead):
+        for folder in (self._ranked, self._dead):
             for file in folder.iterdir():
                 if file.stem not in kept:
                     file.unlink()
 
     def _ranked_file(self, key: str) -> Path:
-        return self.ranked / f"{key}.parquet"
+        return self._ranked / f"{key}.parquet"
 
     def _dead_file(self, key: str) -> Path:
-        return self.dead / f"{key}.jsonl"
+        return self._dead / f"{key}.jsonl"
 
 
 class OutputFolder:
-    """The output folder of a batch.
-
-    Attributes:
-        path: Its path.
-        results: The ranked rows and dead letters.
-        parts: Those of parts of long rows, until they are merged.
-    """
+    """The output folder of a batch: results, and those of parts of rows until they are merged."""
 
     def __init__(self, path: Path) -> None:
         """Set the path; :meth:`open` creates the folder."""
         self.path = path
-        self.results = ResultFiles(path / RANKED, path / DEAD)
-        self.parts = ResultFiles(path / PARTS / RANKED, path / PARTS / DEAD)
+        self.results, self.parts = ResultFiles(path), ResultFiles(path / "parts")
 
     def open(self, settings: Mapping[str, object]) -> None:
-        """Create the folder, or check that its results have the same settings.
-
-        Raises:
-            ConfigurationError: If the settings differ.
-        """
-        for results in (self.results, self.parts):
-            results.ranked.mkdir(parents=True, exist_ok=True)
-            results.dead.mkdir(parents=True, exist_ok=True)
-        file = self.path / _SETTINGS
+        """Create the folder, or check that its results have the same settings."""
+        self.results.create()
+        self.parts.create()
+        file = self.path / "settings.json"
         text = json.dumps(settings, indent=1, default=str)
         if not file.exists():
             _write_text(file, text)
@@ -259,16 +203,11 @@ class OutputFolder:
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write the summary of a run."""
-        _write_text(self.path / _SUMMARY, json.dumps(summary, indent=1) + "\n")
+        _write_text(self.path / "summary.json", json.dumps(summary, indent=1) + "\n")
 
 
 def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that it is complete or absent, even after a crash of the machine.
-
-    Args:
-        target: The file.
-        write: Writes the content to the path that it is called with.
-    """
+    """Write a file by ``write(path)``; it is complete or absent, even after a crash."""
     temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         write(temporary)
@@ -286,25 +225,12 @@ def _write_text(target: Path, text: str) -> None:
 def _ranked_schema() -> Any:  # noqa: ANN401  (pyarrow has no types)
     """Return the schema of ranked rows: one query per row, its documents best first."""
     arrow: Any = require("pyarrow", "batch")
-    document = arrow.struct(
-        [
-            ("index", arrow.int64()),
-            ("id", arrow.string()),
-            ("relevance_score", arrow.float64()),
-            ("raw_score", arrow.float64()),
-            ("truncated", arrow.bool_()),
-            ("text", arrow.string()),
-        ]
-    )
-    return arrow.schema(
-        [
-            ("source", arrow.string()),
-            ("row", arrow.int64()),
-            ("query", arrow.string()),
-            ("ranking", arrow.list_(document)),
-            ("fields", arrow.string()),
-        ]
-    )
+    string, integer, number = arrow.string(), arrow.int64(), arrow.float64()
+    scores = {"relevance_score": number, "raw_score": number, "truncated": arrow.bool_()}
+    document = {"index": integer, "id": string, **scores, "text": string}
+    ranking = arrow.list_(arrow.struct(document))
+    columns = {"source": string, "row": integer, "query": string, "ranking": ranking}
+    return arrow.schema({**columns, "fields": string})
 
 
 def _iterate_jsonl(path: Path, number: int, offset: int) -> Iterator[Row]:
@@ -335,7 +261,7 @@ def _iterate_parquet(path: Path, first: int) -> Iterator[Row]:
             if number + rows <= first:
                 number += rows
                 continue
-            for batch in file.iter_batches(batch_size=_PARQUET_BATCH, row_groups=[group]):
+            for batch in file.iter_batches(batch_size=256, row_groups=[group]):
                 for value in batch.to_pylist():
                     if number >= first:
                         yield Row(number, 0, value)
@@ -353,16 +279,20 @@ def _parse_document(value: object, location: str) -> tuple[str, str | None]:
     return text, _validate_text(str(value["id"]), f"{location}.id")
 
 
+def _validate_type(value: object, kind: type[T], location: str) -> T:
+    if isinstance(value, kind):
+        return value
+    expected = "a string" if kind is str else "a list"
+    reason = "missing" if value is None else f"{type(value).__name__}, not {expected}"
+    message = f"{location} is {reason}"
+    raise BadRowError(message)
+
+
 def _validate_text(value: object, location: str) -> str:
-    if value is None:
-        message = f"{location} is missing"
-        raise BadRowError(message)
-    if not isinstance(value, str):
-        message = f"{location} is {type(value).__name__}, not a string"
-        raise BadRowError(message)
+    text = _validate_type(value, str, location)
     try:
-        value.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError as error:
         message = f"{location} contains a lone surrogate, which Parquet cannot store"
         raise BadRowError(message) from error
-    return value
+    return text

@@ -10,14 +10,13 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import groupby, pairwise
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from rerank_plugins import Ranking, Reranker
 from rerank_plugins._lazy import require
@@ -32,9 +31,8 @@ from rerank_plugins.batch.files import (
     find_sources,
     iterate_rows,
     parse_row,
-    read_rows,
 )
-from rerank_plugins.config import RerankerSettings, Settings, validate_count
+from rerank_plugins.config import RerankerSettings, Settings
 from rerank_plugins.errors import (
     ConfigurationError,
     InferenceError,
@@ -49,7 +47,6 @@ MAX_ROWS: Final = 1_000
 UNSUPPORTED: Final = ("fusion", "dedup", "deadline_ms", "on_error")
 """Settings of a reranker that a batch does not support."""
 
-_NOT_IN_FILE_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _ROW_ERRORS: Final = (InvalidInputError, InvalidScoresError, OutOfMemoryError)
 """Errors that a single row can cause. Any other error ends the run, which can be resumed."""
 
@@ -60,14 +57,14 @@ class BatchSettings(Settings, RerankerSettings):
     Fusion, deduplication, a deadline and ``on_error="passthrough"`` are not supported.
     """
 
-    max_documents: Annotated[int, BeforeValidator(partial(validate_count, "max_documents"))] = (
-        Field(
-            default=2_000,
-            description=(
-                "Maximum number of documents per unit of work. A row with more is split; its parts "
-                "are ranked separately and then merged."
-            ),
-        )
+    max_documents: int = Field(
+        default=2_000,
+        ge=1,
+        strict=True,
+        description=(
+            "Maximum number of documents per unit of work. A row with more is split; its parts "
+            "are ranked separately and then merged."
+        ),
     )
 
     def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's signature)
@@ -110,30 +107,17 @@ class BatchSummary:
 
 @dataclass(frozen=True)
 class Unit:
-    """Some rows of a file, or some documents of one row.
+    """Some rows of a file, or some documents of one row."""
 
-    Attributes:
-        key: Names the unit and its content; used as the name of its files.
-        source: Name of the input file.
-        path: Path of the input file.
-        first: Number of its first row.
-        offset: Position of the first byte of that row.
-        rows: Number of rows.
-        documents: Number of documents to score.
-        part: First and last (exclusive) document, if the unit is a part of a row, to be merged
-            with the other parts; else None.
-        merged_key: Key of the row that the unit is a part of; else the same as ``key``.
-    """
-
-    key: str
-    source: str
+    key: str  # of its content; the name of its files
+    source: str  # name of the input file
     path: str
-    first: int
-    offset: int
+    first: int  # number of the first row
+    offset: int  # of the first byte of that row
     rows: int
     documents: int
-    part: tuple[int, int] | None
-    merged_key: str
+    part: tuple[int, int] | None  # first and last (exclusive) document of a part of a row
+    merged_key: str  # of the row whose parts are merged; else the same as key
 
 
 Runner = Callable[[list[Unit], BatchSettings, OutputFolder], Iterable[int]]
@@ -179,7 +163,12 @@ def rerank_files(
     folder = OutputFolder(Path(output))
     units = list(plan_units(find_sources(Path(source)), settings.max_documents))
     folder.open(settings.model_dump())
-    pending = [unit for unit in units if not _is_done(unit, folder)]
+    pending = [
+        unit
+        for unit in units
+        if not folder.results.exist(unit.merged_key)
+        and not (unit.part is not None and folder.parts.exist(unit.key))
+    ]
     total = sum(unit.documents for unit in units)
     done = total - sum(unit.documents for unit in pending)
     report = progress or (lambda done, total: None)
@@ -208,15 +197,7 @@ def run_in_process(
 
 
 def plan_units(sources: Iterable[tuple[str, Path]], max_documents: int) -> Iterator[Unit]:
-    """Yield the units of all files in order; the same input results in the same units.
-
-    Args:
-        sources: Names and paths of the files.
-        max_documents: Maximum number of documents per unit; a longer row becomes several.
-
-    Raises:
-        InvalidInputError: If a file cannot be read.
-    """
+    """Yield the units of all files in order; the same input results in the same units."""
     for source, path in sources:
         group: list[Row] = []
         documents = 0
@@ -236,13 +217,8 @@ def plan_units(sources: Iterable[tuple[str, Path]], max_documents: int) -> Itera
 
 
 def rank_unit(unit: Unit, reranker: Reranker, folder: OutputFolder) -> None:
-    """Rank the rows of a unit and write the results.
-
-    Raises:
-        InvalidInputError: If the input has changed since it was divided into units.
-        RerankError: If the model fails on all input.
-    """
-    rows = read_rows(Path(unit.path), unit.first, unit.offset, unit.rows)
+    """Rank the rows of a unit and write the results."""
+    rows = list(islice(iterate_rows(Path(unit.path), unit.first, unit.offset), unit.rows))
     if len(rows) != unit.rows:
         message = f"{unit.path} has fewer rows than at the start; run the batch again."
         raise InvalidInputError(message)
@@ -250,11 +226,12 @@ def rank_unit(unit: Unit, reranker: Reranker, folder: OutputFolder) -> None:
     dead: list[Record] = []
     for row in rows:
         try:
-            parsed.append((row, _parse_part(row, unit)))
+            parsed.append((row, parse_row(row.value)))
         except BadRowError as error:  # noqa: PERF203  (each bad row has its own reason)
             dead.append(_dead_letter(unit, row, str(error)))
     ranked: list[Record] = []
-    rankings = _rank_rows(reranker, [content for _, content in parsed])
+    part = slice(*unit.part) if unit.part else slice(None)
+    rankings = _rank_rows(reranker, [(row.query, row.texts[part]) for _, row in parsed])
     for (row, content), ranking in zip(parsed, rankings, strict=True):
         if isinstance(ranking, Ranking):
             ranked.append(_ranked_record(unit, row, content, ranking))
@@ -270,12 +247,9 @@ def merge_parts(parts: Sequence[Unit], folder: OutputFolder, top_n: int | None) 
     Each part has its best ``top_n``, which include the best of the row. If a part could not be
     ranked, the row is a dead letter.
     """
-    ranked: list[Record] = []
-    dead: list[Record] = []
-    for part in parts:
-        ranked_rows, dead_letters = folder.parts.read(part.key)
-        ranked += ranked_rows
-        dead += dead_letters
+    stored = [folder.parts.read(part.key) for part in parts]
+    ranked = [record for records, _ in stored for record in records]
+    dead = [letter for _, letters in stored for letter in letters]
     if dead:
         folder.results.write(parts[0].merged_key, [], dead[:1])
         return
@@ -286,66 +260,36 @@ def merge_parts(parts: Sequence[Unit], folder: OutputFolder, top_n: int | None) 
 
 
 def _unit_of_rows(source: str, path: Path, rows: list[Row], documents: int) -> Unit:
-    key = _key_of(source, rows)
+    digest = hashlib.blake2b(source.encode("utf-8", "surrogateescape"), digest_size=12)
+    for row in rows:
+        digest.update(repr((row.number, row.value)).encode("utf-8", "surrogatepass"))
     number, offset, _ = rows[0]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", source)[-60:]
+    key = f"{name}-{number:09d}-{digest.hexdigest()}"
     return Unit(key, source, str(path), number, offset, len(rows), documents, None, key)
 
 
 def _split_row(source: str, path: Path, row: Row, count: int, max_documents: int) -> Iterator[Unit]:
     """Yield units for parts of a row, of similar size so that none is a small remainder."""
-    merged_key = _key_of(source, [row])
     parts = -(-count // max_documents)
-    edges = [count * number // parts for number in range(parts + 1)]
-    for first, last in pairwise(edges):
-        yield Unit(
-            f"{merged_key}-{first:09d}",
-            source,
-            str(path),
-            row.number,
-            row.offset,
-            1,
-            last - first,
-            (first, last),
-            merged_key,
-        )
+    whole = _unit_of_rows(source, path, [row], count)
+    for first, last in pairwise(count * number // parts for number in range(parts + 1)):
+        key = f"{whole.key}-{first:09d}"
+        yield replace(whole, key=key, documents=last - first, part=(first, last))
 
 
-def _key_of(source: str, rows: list[Row]) -> str:
-    digest = hashlib.blake2b(source.encode("utf-8", "surrogateescape"), digest_size=12)
-    for row in rows:
-        digest.update(repr((row.number, row.value)).encode("utf-8", "surrogatepass"))
-    name = _NOT_IN_FILE_NAMES.sub("_", source)[-60:]
-    return f"{name}-{rows[0].number:09d}-{digest.hexdigest()}"
-
-
-def _is_done(unit: Unit, folder: OutputFolder) -> bool:
-    merged = folder.results.exist(unit.merged_key)
-    return merged or (unit.part is not None and folder.parts.exist(unit.key))
-
-
-def _parse_part(row: Row, unit: Unit) -> ParsedRow:
-    """Return the content of a row, limited to the documents of the unit.
-
-    Raises:
-        BadRowError: If the row cannot be ranked.
-    """
-    content = parse_row(row.value)
-    if unit.part is None:
-        return content
-    first, last = unit.part
-    return content._replace(texts=content.texts[first:last], ids=content.ids[first:last])
-
-
-def _rank_rows(reranker: Reranker, rows: list[ParsedRow]) -> list[Ranking | Exception]:
+def _rank_rows(
+    reranker: Reranker, requests: list[tuple[str, list[str]]]
+) -> list[Ranking | Exception]:
     """Rank rows together; if that fails, each on its own to isolate the failing ones."""
     try:
-        return list(reranker.rank_many([(row.query, row.texts) for row in rows]))
+        return list(reranker.rank_many(requests))
     except _ROW_ERRORS:
         pass
     rankings: list[Ranking | Exception] = []
-    for row in rows:
+    for query, texts in requests:
         try:
-            rankings.append(reranker.rank(row.query, row.texts))
+            rankings.append(reranker.rank(query, texts))
         except _ROW_ERRORS as error:  # noqa: PERF203  (isolates the failing rows)
             rankings.append(error)
     return rankings
@@ -359,7 +303,7 @@ def _ranked_record(unit: Unit, row: Row, content: ParsedRow, ranking: Ranking) -
     documents = [
         {
             "index": document.index + first,
-            "id": content.ids[document.index],
+            "id": content.ids[document.index + first],
             "relevance_score": document.relevance_score,
             "raw_score": document.raw_score,
             "truncated": document.truncated,
@@ -384,11 +328,7 @@ def _dead_letter(unit: Unit, row: Row, reason: str) -> Record:
 def _summarize(
     units: list[Unit], resumed: int, folder: OutputFolder, seconds: float
 ) -> BatchSummary:
-    """Count the rows in the output files.
-
-    Raises:
-        InferenceError: If the numbers of input and output rows differ.
-    """
+    """Count the rows in the output files."""
     rows_by_key = {unit.merged_key: unit.rows for unit in units}
     counts = [folder.results.count(key) for key in rows_by_key]
     ranked, dead = sum(count for count, _ in counts), sum(count for _, count in counts)

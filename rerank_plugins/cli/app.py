@@ -41,7 +41,7 @@ for command in (demo, evaluate, plan, rerank, serve, batch):
 
 def _show_version(requested: bool) -> None:  # noqa: FBT001  (a callback of typer)
     if requested:
-        out.print(__version__, highlight=False)
+        out.print(__version__)
         raise typer.Exit
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from rerank_plugins._lazy import require
 from rerank_plugins.batch.files import DEAD, RANKED
 from rerank_plugins.batch.job import BatchSettings, rerank_files
 from rerank_plugins.cli.options import (
+    option,
     out,
     print_message,
     progress,
@@ -18,13 +19,14 @@ from rerank_plugins.cli.options import (
     reranker_settings,
 )
 
-_UNSUPPORTED: Final = (
-    *("fusion", "fusion_weight", "dedup_threshold", "dedup_model"),
-    *("deadline_ms", "on_error"),
+
+@reranker_options(
+    option("max_documents", "Model input", BatchSettings),
+    exclude=(
+        *("fusion", "fusion_weight", "dedup_threshold", "dedup_model"),
+        *("deadline_ms", "on_error"),
+    ),
 )
-
-
-@reranker_options(exclude=_UNSUPPORTED)
 def batch(
     source: Annotated[
         Path,
@@ -36,10 +38,6 @@ def batch(
         Path, typer.Argument(metavar="OUT", help="Folder for the results, to resume from.")
     ],
     *,
-    max_documents: Annotated[
-        int,
-        typer.Option(help="Maximum number of documents per unit of work; longer lists are split."),
-    ] = BatchSettings.model_fields["max_documents"].default,
     actors: Annotated[
         int,
         typer.Option(min=0, help="Number of Ray actors, each with a model; 0 does not use Ray."),
@@ -49,14 +47,13 @@ def batch(
         float, typer.Option(min=0, help="GPUs per Ray actor; may be a fraction.")
     ] = 0.0,
     allow_bad_rows: Annotated[
-        bool,
-        typer.Option("--allow-bad-rows", help="Exit with 0 even if rows could not be ranked."),
+        bool, typer.Option("--allow-bad-rows", help="Exit with 0 even if rows could not be ranked.")
     ] = False,
     **options: Any,  # noqa: ANN401  (values of the options of the reranker)
 ) -> None:
     """Rank the candidates of many queries; an interrupted run resumes where it stopped."""
     require("pyarrow", "batch")
-    settings = {**reranker_settings(options), "max_documents": max_documents}
+    settings = reranker_settings(options)
     with progress() as bars:
         bar = bars.add_task("Ranking documents", total=None)
 
@@ -64,7 +61,7 @@ def batch(
             bars.update(bar, completed=done, total=total)
 
         if actors:
-            from rerank_plugins.ray.data import rerank_dataset  # noqa: PLC0415  (extra ray)
+            from rerank_plugins.ray import rerank_dataset  # noqa: PLC0415  (extra ray)
 
             summary = rerank_dataset(
                 source,
@@ -81,7 +78,6 @@ def batch(
         f"{summary.rows:,} rows, {summary.documents:,} documents: {summary.ranked:,} ranked in "
         f"{output / RANKED}, {summary.dead:,} not ranked. {summary.resumed:,} of "
         f"{summary.units:,} units were done before. Took {summary.seconds:.1f} seconds.",
-        highlight=False,
         soft_wrap=True,
     )
     if summary.dead and not allow_bad_rows:

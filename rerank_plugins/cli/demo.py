@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from textwrap import shorten
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import numpy as np
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from rerank_plugins import BiEncoder, Reranker
 from rerank_plugins._lazy import require
@@ -25,7 +25,6 @@ from rerank_plugins.config import MINI
 from rerank_plugins.errors import RerankError
 from rerank_plugins.evaluation.datasets import Passage, RetrievalSet, read_beir
 from rerank_plugins.evaluation.metrics import paired_bootstrap, per_query
-from rerank_plugins.types import FloatArray
 
 DATA: Final = Path(__file__).parents[1] / "data" / "squad-dev"
 REQUIRED: Final = {
@@ -35,19 +34,7 @@ REQUIRED: Final = {
 }
 """Modules that the demo imports, and the extras that install them."""
 
-MEASURES: Final = {
-    "nDCG@10": "nDCG@10",
-    "MRR@10": "RR@10",
-    "relevant passage first": "Success@1",
-}
-SHOWN: Final = 3
-"""Number of passages to show before and after reranking."""
-
-_SEED: Final = 7
-_CHUNK: Final = 256
-"""Number of passages to encode between two updates of the progress bar."""
-
-_TOLERANCE: Final = 1e-6
+MEASURES: Final = {"nDCG@10": "nDCG@10", "MRR@10": "RR@10", "relevant passage first": "Success@1"}
 
 
 def demo(
@@ -71,26 +58,24 @@ def demo(
     start = perf_counter()
     data = read_beir(DATA)
     settings: dict[str, Any] = {"model": model, "max_length": max_length}
-    search = TwoStageSearch(
-        data.passages, BiEncoder(encoder), Reranker(**settings).warm_up(), depth
-    )
+    passages = data.passages
+    err.print(f"Indexing {len(passages):,} passages, then asking {questions} questions.")
+    search = TwoStageSearch(passages, BiEncoder(encoder), Reranker(**settings).warm_up(), depth)
     results = _ask(search, data, questions, time_limit)
-    show_examples(results, data.passages)
-    _compare_frameworks(results, data.passages, settings)
-    show_measurements(results, data.passages, depth)
+    show_examples(results, passages)
+    _compare_frameworks(results, passages, settings)
+    show_measurements(results, passages, depth)
     if len(results) < questions:
         out.print(
             f"Only {len(results)} of {questions} questions were asked in {time_limit:.0f} "
-            "seconds; --time-limit 0 asks all.",
-            highlight=False,
+            "seconds; --time-limit 0 asks all."
         )
     if MINI in (model, encoder):
         out.print(
             "The embedded reranker was trained on SQuAD questions about other articles; expect "
-            "smaller gains on other kinds of text.",
-            highlight=False,
+            "smaller gains on other kinds of text."
         )
-    out.print(f"Took {perf_counter() - start:.0f} seconds.", highlight=False)
+    out.print(f"Took {perf_counter() - start:.0f} seconds.")
 
 
 class Hit(NamedTuple):
@@ -102,23 +87,13 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True)
 class QuestionResult:
-    """Rankings of one question by both stages.
-
-    Attributes:
-        id: Id of the question.
-        question: Its text.
-        relevant: Position of the passage that the question was written for.
-        before: The candidates in the order of the bi-encoder, with cosines.
-        after: The candidates in the order of the cross-encoder, with relevance scores.
-        search_seconds: Seconds to embed the question and to search the index.
-        rerank_seconds: Seconds to rerank the candidates.
-    """
+    """Rankings of one question by both stages, and the seconds that they took."""
 
     id: str
     question: str
-    relevant: int
-    before: tuple[Hit, ...]
-    after: tuple[Hit, ...]
+    relevant: int  # position of the passage that the question was written for
+    before: Sequence[Hit]  # of the bi-encoder, with cosines
+    after: Sequence[Hit]  # of the cross-encoder, with relevance scores
     search_seconds: float
     rerank_seconds: float
 
@@ -141,8 +116,8 @@ class QuestionResult:
         return "raised" if after < before else "lowered"
 
     def _rank(self, hits: Sequence[Hit]) -> int | None:
-        positions = [hit.position for hit in hits]
-        return positions.index(self.relevant) + 1 if self.relevant in positions else None
+        ranks = (rank for rank, hit in enumerate(hits, 1) if hit.position == self.relevant)
+        return next(ranks, None)
 
 
 class TwoStageSearch:
@@ -151,44 +126,27 @@ class TwoStageSearch:
     def __init__(
         self, passages: Sequence[Passage], encoder: BiEncoder, reranker: Reranker, depth: int
     ) -> None:
-        """Set the passages, the models and the number of passages to rerank."""
+        """Encode the passages, of which the ``depth`` best are reranked for each question."""
         self._texts = [passage.content for passage in passages]
         self._encoder = encoder
         self._reranker = reranker
-        self._depth = min(depth, len(passages))
-        self._index: FloatArray = np.zeros((0, 0), dtype=np.float32)
-
-    def build(self, advance: Callable[[int], None]) -> None:
-        """Encode all passages; call ``advance`` with the number of passages of each step."""
-        parts = []
-        for start in range(0, len(self._texts), _CHUNK):
-            texts = self._texts[start : start + _CHUNK]
-            parts.append(self._encoder.encode_document(texts, show_progress=False))
-            advance(len(texts))
-        self._index = np.concatenate(parts)
+        self._depth = depth
+        self._index = encoder.encode_document(self._texts)
 
     def ask(self, name: str, question: str, relevant: int) -> QuestionResult:
-        """Search and rerank, and measure the time of both.
-
-        Args:
-            name: Id of the question.
-            question: Its text.
-            relevant: Position of the relevant passage.
-        """
+        """Search and rerank, and measure the time of both."""
         start = perf_counter()
-        cosines = (self._encoder.encode_query([question]) @ self._index.T)[0]
-        best = np.argsort(-cosines, kind="stable")[: self._depth]
+        cosines = self._index @ self._encoder.encode_query(question)
+        best = np.argsort(-cosines, kind="stable")[: self._depth].tolist()
         searched = perf_counter()
         ranking = self._reranker.rank(question, [self._texts[position] for position in best])
         reranked = perf_counter()
         return QuestionResult(
-            id=name,
-            question=question,
-            relevant=relevant,
-            before=tuple(Hit(int(position), float(cosines[position])) for position in best),
-            after=tuple(
-                Hit(int(best[document.index]), document.relevance_score) for document in ranking
-            ),
+            name,
+            question,
+            relevant,
+            before=[Hit(position, float(cosines[position])) for position in best],
+            after=[Hit(best[document.index], document.relevance_score) for document in ranking],
             search_seconds=searched - start,
             rerank_seconds=reranked - searched,
         )
@@ -197,36 +155,23 @@ class TwoStageSearch:
 def _ask(
     search: TwoStageSearch, data: RetrievalSet, questions: int, time_limit: float
 ) -> list[QuestionResult]:
-    """Build the index, then ask random questions until all are asked or the time is over."""
+    """Ask random questions until all are asked or the time is over."""
     positions = {passage.id: position for position, passage in enumerate(data.passages)}
-    names = random.Random(_SEED).sample(list(data.queries), questions)  # noqa: S311  (no secret)
+    names = random.Random(7).sample(list(data.queries), questions)  # noqa: S311  (no secret)
     results: list[QuestionResult] = []
-    err.print(
-        f"Indexing {len(data.passages):,} passages, then asking {questions} questions.",
-        highlight=False,
-    )
+    start = perf_counter()
     with progress() as bars:
-        indexing = bars.add_task("Indexing passages", total=len(data.passages))
-        search.build(lambda passages: bars.advance(indexing, passages))
-        asking = bars.add_task("Asking questions", total=questions)
-        start = perf_counter()
-        for name in names:
+        for name in bars.track(names, description="Asking questions"):
             relevant = positions[next(iter(data.qrels[name]))]
             results.append(search.ask(name, data.queries[name], relevant))
-            bars.advance(asking)
             if 0 < time_limit < perf_counter() - start:
                 break
     return results
 
 
 def choose_examples(results: Sequence[QuestionResult]) -> list[QuestionResult]:
-    """Return the first result whose relevant passage was raised, lowered and kept.
-
-    An effect that did not occur is left out.
-    """
-    first: dict[str, QuestionResult] = {}
-    for result in results:
-        first.setdefault(result.effect, result)
+    """Return the first result whose relevant passage was raised, lowered and kept, if any."""
+    first = {result.effect: result for result in reversed(results)}
     return [first[effect] for effect in ("raised", "lowered", "kept") if effect in first]
 
 
@@ -234,27 +179,31 @@ def show_examples(results: Sequence[QuestionResult], passages: Sequence[Passage]
     """Show the top passages before and after reranking, for one question of each effect."""
     effects = [result.effect for result in results]
     for result in choose_examples(results):
+        ranks = [
+            "not found" if rank is None else f"rank {rank}"
+            for rank in (result.rank_before, result.rank_after)
+        ]
         table = Table(
+            "",
+            *(Column(name, justify="right", no_wrap=True) for name in ("rank", "was", "score")),
+            "passage",
             title=escape(printable(result.question)),
             title_justify="left",
             caption=f"The reranker {result.effect} the relevant passage (marked *), as for "
-            f"{effects.count(result.effect)} of {len(results)} questions: "
-            f"{_rank_text(result.rank_before)} -> {_rank_text(result.rank_after)}.",
+            f"{effects.count(result.effect)} of {len(results)} questions: {' -> '.join(ranks)}.",
             caption_justify="left",
         )
-        for name in ("", "rank", "was", "score"):
-            table.add_column(name, justify="right" if name else "left", no_wrap=True)
-        table.add_column("passage")
-        ranks_before = {hit.position: rank for rank, hit in enumerate(result.before, start=1)}
+        ranks_before = {hit.position: str(rank) for rank, hit in enumerate(result.before, start=1)}
         for stage, hits in (("before", result.before), ("after", result.after)):
-            for rank, hit in enumerate(hits[:SHOWN], start=1):
-                mark = "* " if hit.position == result.relevant else ""
+            for rank, hit in enumerate(hits[:3], start=1):
+                passage = passages[hit.position]
+                line = printable(f"{passage.title}: {passage.text}")
                 table.add_row(
                     stage,
-                    f"{mark}{rank}",
-                    str(ranks_before[hit.position]) if stage == "after" else "",
+                    f"{'* ' if hit.position == result.relevant else ''}{rank}",
+                    ranks_before[hit.position] if stage == "after" else "",
                     f"{hit.score:.3f}",
-                    _passage_line(passages[hit.position]),
+                    escape(shorten(line, width=100, placeholder=" ...")),
                 )
             table.add_section()
         out.print(table)
@@ -266,18 +215,20 @@ def show_measurements(
 ) -> None:
     """Show the quality and the latency of the bi-encoder alone and of both stages."""
     qrels = {result.id: {passages[result.relevant].id: 1} for result in results}
-
-    def measure(rankings: Mapping[str, Sequence[Hit]]) -> Mapping[str, Any]:
-        names = {
-            query: [passages[hit.position].id for hit in hits] for query, hits in rankings.items()
-        }
-        return per_query(qrels, names, list(MEASURES.values()))
-
-    before = measure({result.id: result.before for result in results})
-    after = measure({result.id: result.after for result in results})
-    table = Table(title=f"{len(results)} questions, {len(passages):,} passages, depth {depth}")
-    for name in ("", "bi-encoder", "two stages", "change", "95% interval"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    before, after = (
+        per_query(
+            qrels,
+            {result.id: [passages[hit.position].id for hit in hits(result)] for result in results},
+            list(MEASURES.values()),
+        )
+        for hits in (attrgetter("before"), attrgetter("after"))
+    )
+    names = ("bi-encoder", "two stages", "change", "95% interval")
+    table = Table(
+        "",
+        *(Column(name, justify="right", no_wrap=True) for name in names),
+        title=f"{len(results)} questions, {len(passages):,} passages, depth {depth}",
+    )
     verdicts = []
     for name, key in MEASURES.items():
         change = paired_bootstrap(before[key], after[key])
@@ -302,8 +253,7 @@ def show_measurements(
     out.print(
         f"Two stages compared with the bi-encoder alone: {', '.join(verdicts)}.\n"
         f"The relevant passage is among the {depth} candidates for {retrieved} of {len(results)} "
-        "questions; the cross-encoder cannot rank a passage that the bi-encoder did not find.",
-        highlight=False,
+        "questions; the cross-encoder cannot rank a passage that the bi-encoder did not find."
     )
 
 
@@ -321,8 +271,7 @@ def _compare_frameworks(
         check_agreement(result.question, rankings)
     out.print(
         "LangChain's compressor and LlamaIndex's postprocessor returned the same order and scores "
-        f"for these {len(examples)} questions, {len(examples[0].before)} passages each.\n",
-        highlight=False,
+        f"for these {len(examples)} questions, {len(examples[0].before)} passages each.\n"
     )
 
 
@@ -367,34 +316,15 @@ def rerank_by_llama_index(
 
 
 def check_agreement(question: str, rankings: Mapping[str, Sequence[Hit]]) -> None:
-    """Compare rankings of the same candidates by order and score.
-
-    Args:
-        question: The question, for the error message.
-        rankings: The rankings by the name of what made them.
-
-    Raises:
-        RerankError: If two rankings differ.
-    """
+    """Raise a RerankError if rankings of the same candidates differ in order or score."""
     for (first, first_hits), (second, second_hits) in pairwise(rankings.items()):
-        same = len(first_hits) == len(second_hits) and all(
-            left.position == right.position
-            and math.isclose(left.score, right.score, abs_tol=_TOLERANCE)
-            for left, right in zip(first_hits, second_hits, strict=True)
-        )
-        if not same:
+        first_array, second_array = np.array(first_hits), np.array(second_hits)
+        if first_array.shape != second_array.shape or not np.allclose(
+            first_array, second_array, rtol=0, atol=1e-6
+        ):
             message = (
                 f"{first} and {second} rank differently for {question!r}: "
                 f"{list(first_hits[:5])} and {list(second_hits[:5])} ... This is a bug; please "
                 "report it."
             )
             raise RerankError(message)
-
-
-def _rank_text(rank: int | None) -> str:
-    return "not found" if rank is None else f"rank {rank}"
-
-
-def _passage_line(passage: Passage) -> str:
-    line = printable(f"{passage.title}: {passage.text}")
-    return escape(shorten(line, width=100, placeholder=" ..."))

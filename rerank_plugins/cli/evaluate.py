@@ -38,8 +38,7 @@ def evaluate(
     encoder: Encoder = MINI,
     split: Split = "test",
     folder: Annotated[
-        Path | None,
-        typer.Option(help="Folder for intermediate results, to resume from."),
+        Path | None, typer.Option(help="Folder for intermediate results, to resume from.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -57,7 +56,7 @@ def evaluate(
         folder=folder,
     )
     if as_json:
-        out.out(json.dumps(result.to_dict()), highlight=False)
+        out.out(json.dumps(result.to_dict()))
     else:
         out.print(result)
 
@@ -105,14 +104,14 @@ def plan(
     if plot is not None:
         result.plot(plot)
     if as_json:
-        out.out(json.dumps(result.to_dict()), highlight=False)
+        out.out(json.dumps(result.to_dict()))
         return
     out.print(result)
     for name, code in (("LangChain", result.langchain), ("LlamaIndex", result.llama_index)):
-        out.print(f"\n# {name}", highlight=False, style="bold")
-        out.out(code, highlight=False)
+        out.print(f"\n# {name}", style="bold")
+        out.out(code)
     if plot is not None:
-        err.print(f"The plot is in {plot}.", highlight=False, markup=False)
+        err.print(f"The plot is in {plot}.", markup=False)
 
 
 def _require_extra() -> None:

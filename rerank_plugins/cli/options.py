@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import typer
 from pydantic import BaseModel
@@ -22,13 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rerank_plugins.config import Cache, Dedup, Fusion, RerankerSettings, ValueGroup, Windows
 from rerank_plugins.errors import ConfigurationError
 
-out: Final = Console()
-err: Final = Console(stderr=True)
+out: Final = Console(highlight=False)
+err: Final = Console(stderr=True, highlight=False)
 
 
 def print_message(message: str) -> None:
     """Print a warning or an error of the command to standard error, on one line."""
-    err.print(f"rerank-plugins: {message}", markup=False, highlight=False, soft_wrap=True)
+    err.print(f"rerank-plugins: {message}", markup=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:
@@ -40,57 +39,59 @@ def printable(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-@contextmanager
-def progress() -> Iterator[Progress]:
-    """Show progress bars while the block runs, if standard error is a terminal."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        yield bars
+def progress() -> Progress:
+    """Return progress bars, which are shown only if standard error is a terminal."""
+    description = TextColumn("{task.description}")
+    columns = (description, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
 
 
 Command = TypeVar("Command", bound=Callable[..., None])
 Group = TypeVar("Group", bound=ValueGroup)
 
+_GROUPS: Final[Mapping[type[ValueGroup], Mapping[str, str]]] = {
+    Windows: {"window_overlap": "overlap", "max_windows": "max_windows", "window_top_k": "top_k"},
+    Cache: {
+        "cache_mb": "memory_mb",
+        "cache_entries": "max_entries",
+        "cache_dir": "folder",
+        "cache_dir_mb": "folder_mb",
+    },
+    Fusion: {"fusion_weight": "weight"},
+    Dedup: {"dedup_threshold": "threshold", "dedup_model": "model"},
+}
+"""Options that set the fields of value groups, with the names of these fields."""
 
-class Option(NamedTuple):
-    """An option of the command line."""
-
-    type: Any
-    default: Any
-    help: str
-    panel: str
+_FIELDS: Final[Mapping[str, tuple[type[BaseModel], str]]] = {
+    "query_prompt": (RerankerSettings, "prompts"),
+    "document_prompt": (RerankerSettings, "prompts"),
+    **{name: (group, fields[name]) for group, fields in _GROUPS.items() for name in fields},
+}
 
 
 def option(
-    field: str,
+    name: str,
     panel: str,
-    *,
     settings: type[BaseModel] = RerankerSettings,
-    type: Any = None,  # noqa: ANN401  (any type that typer supports)
-    help: str = "",
-    **default: Any,  # noqa: ANN401
-) -> Option:
-    """Return the option that sets a field.
+    **changes: Any,  # noqa: ANN401
+) -> inspect.Parameter:
+    """Return the option that sets a field, as a parameter of a command.
 
-    Args:
-        field: Name of the field.
-        panel: Heading of the option in ``--help``.
-        settings: The model that declares the field.
-        type: Type on the command line, if it is not the type of the field.
-        help: Help text, if it is not the description of the field.
-        **default: ``default``, if it is not the default of the field.
+    It has the type, default and help text of the field, except for ``changes``. ``panel`` is its
+    heading in ``--help``.
     """
-    info = settings.model_fields[field]
-    return Option(
-        type or info.annotation,
-        default.get("default", info.default),
-        help or _help_text(info.description or ""),
-        panel,
+    declared_by, field = _FIELDS.get(name, (settings, name))
+    info = declared_by.model_fields[field]
+    information = typer.Option(
+        f"--{name.replace('_', '-')}",  # an explicit flag has no --no- form
+        help=changes.get("help") or _help_text(info.description or ""),
+        rich_help_panel=panel,
+    )
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=changes.get("default", info.default),
+        annotation=Annotated[changes.get("type", info.annotation), information],
     )
 
 
@@ -100,199 +101,122 @@ def _help_text(description: str) -> str:
     >>> _help_text('Folder of models; None is the default one. "mini" needs no folder.')
     'Folder of models. mini needs no folder.'
     """
-    clauses = re.split(r"(?<=[.;]) ", description.replace('"', ""))
-    text = ""
-    for clause in clauses:
-        if clause.startswith("None "):
-            text = f"{text.rstrip(' .;')}. "
-        else:
-            text += f"{clause} "
-    return text.strip()
+    return re.sub(r"[.;] None [^.;]*[.;]", ".", description.replace('"', ""))
 
 
-_MODEL: Final = "Model"
-_CACHE: Final = "Cache"
-_INPUT: Final = "Model input"
-_RANKING: Final = "Ranking"
-
-OPTIONS: Final[Mapping[str, Option]] = {
-    "model": option(
-        "model", _MODEL, type=str, help="mini (embedded, English), a Hub name or a folder."
+_PANELS: Final = {
+    "Model": (
+        *("model", "backend", "device", "dtype", "optimize", "revision", "cache_folder"),
+        *("local_files_only", "trust_remote_code", "idle_unload_s"),
     ),
-    "backend": option("backend", _MODEL),
-    "device": option(
-        "device",
-        _MODEL,
-        type=str | None,
-        help="Torch device such as cpu or cuda:0, or several, separated by commas; "
+    "Cache": tuple(_GROUPS[Cache]),
+    "Model input": (
+        *("max_length", "long_documents", *_GROUPS[Windows], "query_prompt", "document_prompt"),
+    ),
+    "Ranking": (
+        *("top_n", "score_threshold", "activation", "fusion", *_GROUPS[Fusion]),
+        *(*_GROUPS[Dedup], "deadline_ms", "on_error"),
+    ),
+}
+_CHANGES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "model": {"type": str, "help": "mini (embedded, English), a Hub name or a folder."},
+    "device": {
+        "type": str | None,
+        "help": "Torch device such as cpu or cuda:0, or several, separated by commas; "
         "chosen automatically by default.",
-    ),
-    "dtype": option("dtype", _MODEL),
-    "optimize": option("optimize", _MODEL),
-    "revision": option("revision", _MODEL),
-    "cache_folder": option("cache_folder", _MODEL, type=str | None),
-    "local_files_only": option("local_files_only", _MODEL),
-    "trust_remote_code": option("trust_remote_code", _MODEL),
-    "idle_unload_s": option("idle_unload_s", _MODEL),
-    "cache_mb": option("memory_mb", _CACHE, settings=Cache),
-    "cache_entries": option("max_entries", _CACHE, settings=Cache),
-    "cache_dir": option("folder", _CACHE, settings=Cache, type=str | None),
-    "cache_dir_mb": option("folder_mb", _CACHE, settings=Cache),
-    "max_length": option("max_length", _INPUT),
-    "long_documents": option(
-        "long_documents",
-        _INPUT,
-        type=Literal["truncate", "windows"],
-        help="truncate scores the beginning of a document that is too long; windows scores all "
-        "of it.",
-    ),
-    "window_overlap": option("overlap", _INPUT, settings=Windows),
-    "max_windows": option("max_windows", _INPUT, settings=Windows),
-    "window_top_k": option(
-        "top_k",
-        _INPUT,
-        settings=Windows,
-        help="Number of highest-scoring windows to average into the document score.",
-    ),
-    "query_prompt": option(
-        "prompts",
-        _INPUT,
-        type=str | None,
-        help="Text before the query; the model's own prompt by default.",
-    ),
-    "document_prompt": option(
-        "prompts",
-        _INPUT,
-        type=str | None,
-        help="Text before each document; the model's own prompt by default.",
-    ),
-    "top_n": option("top_n", _RANKING),
-    "score_threshold": option("score_threshold", _RANKING),
-    "activation": option(
-        "activation",
-        _RANKING,
-        type=str,
-        help="sigmoid for scores from 0 to 1, none for raw scores, or the JSON file of a "
+    },
+    "cache_folder": {"type": str | None},
+    "cache_dir": {"type": str | None},
+    "long_documents": {
+        "type": Literal["truncate", "windows"],
+        "help": "truncate scores the beginning of a document that is too long; windows scores "
+        "all of it.",
+    },
+    "window_top_k": {
+        "help": "Number of highest-scoring windows to average into the document score."
+    },
+    "query_prompt": {
+        "type": str | None,
+        "help": "Text before the query; the model's own prompt by default.",
+    },
+    "document_prompt": {
+        "type": str | None,
+        "help": "Text before each document; the model's own prompt by default.",
+    },
+    "activation": {
+        "type": str,
+        "help": "sigmoid for scores from 0 to 1, none for raw scores, or the JSON file of a "
         "calibrator for probabilities.",
-    ),
-    "fusion": option(
-        "fusion",
-        _RANKING,
-        type=Literal["none", "rrf", "weighted"],
-        help="rrf or weighted combines model and retrieval scores; without retrieval scores, "
+    },
+    "fusion": {
+        "type": Literal["none", "rrf", "weighted"],
+        "help": "rrf or weighted combines model and retrieval scores; without retrieval scores, "
         "the input order is used.",
-    ),
-    "fusion_weight": option("weight", _RANKING, settings=Fusion),
-    "dedup_threshold": option(
-        "threshold",
-        _RANKING,
-        settings=Dedup,
-        type=float | None,
-        default=None,
-        help="Leave out documents whose cosine similarity to a better one is at least this value.",
-    ),
-    "dedup_model": option(
-        "model",
-        _RANKING,
-        settings=Dedup,
-        type=str,
-        help="Embedding model used to detect near-duplicates.",
-    ),
-    "deadline_ms": option("deadline_ms", _RANKING),
-    "on_error": option("on_error", _RANKING),
+    },
+    "dedup_threshold": {
+        "type": float | None,
+        "default": None,
+        "help": "Leave out documents whose cosine similarity to a better one is at least this "
+        "value.",
+    },
+    "dedup_model": {"type": str, "help": "Embedding model used to detect near-duplicates."},
+}
+"""What an option has other than its field has: a simpler type, or a help text without Python."""
+
+OPTIONS: Final[Mapping[str, inspect.Parameter]] = {
+    name: option(name, panel, **_CHANGES.get(name, {}))
+    for panel, names in _PANELS.items()
+    for name in names
 }
 """Options by their parameter names; the option of ``top_n`` is ``--top-n``."""
 
 
-def reranker_options(*, exclude: Iterable[str] = ()) -> Callable[[Command], Command]:
-    """Add :data:`OPTIONS` to a command, which receives them as ``**options``.
-
-    A command may declare an option of the same name itself, to change its type or help text.
-
-    Args:
-        exclude: Names of options to leave out.
-    """
+def reranker_options(
+    *others: inspect.Parameter, exclude: Iterable[str] = ()
+) -> Callable[[Command], Command]:
+    """Add :data:`OPTIONS` and others to a command, which receives them as ``**options``."""
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
         *declared, _ = signature.parameters.values()  # the last one is **options
-        names = [name for name in OPTIONS if name not in {*exclude, *signature.parameters}]
-        added = [_parameter(name, OPTIONS[name]) for name in names]
-        new = signature.replace(parameters=[*declared, *added])
+        added = {**OPTIONS, **{parameter.name: parameter for parameter in others}}
+        parameters = [added[name] for name in added if name not in exclude]
+        new = signature.replace(parameters=[*declared, *parameters])
         command.__signature__ = new  # type: ignore[attr-defined]  # typer reads it
         return command
 
     return decorate
 
 
-def _parameter(name: str, declared: Option) -> inspect.Parameter:
-    flag = f"--{name.replace('_', '-')}"  # an explicit flag has no --no- form
-    information = typer.Option(flag, help=declared.help, rich_help_panel=declared.panel)
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=declared.default,
-        annotation=Annotated[declared.type, information],
-    )
-
-
 def reranker_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of :class:`~rerank_plugins.Reranker` for values of options.
 
     The options of windows and fusion are validated even if they are not used.
-
-    Raises:
-        ConfigurationError: If an option of a value group is out of range.
     """
-    settings = dict(options)
-    long_documents = settings.get("long_documents", "truncate")
-    windows = _pop_group(
-        settings, Windows, overlap="window_overlap", max_windows="max_windows", top_k="window_top_k"
-    )
-    if long_documents == "windows" and windows != Windows():
-        long_documents = windows
-    fusion = settings.get("fusion", "none")
-    weighted = _pop_group(settings, Fusion, weight="fusion_weight")
-    if fusion != "none" and weighted != Fusion():
-        fusion = weighted.replace(method=fusion)
-    cache = _pop_group(
-        settings,
-        Cache,
-        memory_mb="cache_mb",
-        max_entries="cache_entries",
-        folder="cache_dir",
-        folder_mb="cache_dir_mb",
-    )
-    dedup = None
-    if settings.get("dedup_threshold") is not None:
-        dedup = _pop_group(settings, Dedup, threshold="dedup_threshold", model="dedup_model")
+    settings = {"long_documents": "truncate", "fusion": "none", "dedup_threshold": None, **options}
+    windows, fusion = _pop_group(settings, Windows), _pop_group(settings, Fusion)
+    if settings["long_documents"] == "windows" and windows != Windows():
+        settings["long_documents"] = windows
+    if settings["fusion"] != "none" and fusion != Fusion():
+        settings["fusion"] = fusion.replace(method=settings["fusion"])
+    cache = _pop_group(settings, Cache)
+    settings["cache"] = cache if cache.memory_mb or cache.folder else None
+    settings["dedup"] = None
+    if settings["dedup_threshold"] is not None:
+        settings["dedup"] = _pop_group(settings, Dedup)
     prompts = {role: settings.pop(f"{role}_prompt", None) for role in ("query", "document")}
-    return {
-        **{name: value for name, value in settings.items() if not name.startswith("dedup_")},
-        "long_documents": long_documents,
-        "fusion": fusion,
-        "cache": cache if cache.memory_mb or cache.folder else None,
-        "dedup": dedup,
-        "prompts": {role: text for role, text in prompts.items() if text is not None} or None,
-    }
+    settings["prompts"] = {role: text for role, text in prompts.items() if text is not None} or None
+    return {name: settings[name] for name in settings if name not in _GROUPS[Dedup]}
 
 
-def _pop_group(settings: dict[str, Any], kind: type[Group], **names: str) -> Group:
-    """Remove the options of a value group and return the group.
-
-    Args:
-        settings: Values of options.
-        kind: The class of the group.
-        **names: Fields of the group and the names of their options.
-
-    Raises:
-        ConfigurationError: If a value is out of range; the message names the option.
-    """
-    values = {field: settings.pop(name) for field, name in names.items() if name in settings}
+def _pop_group(settings: dict[str, Any], kind: type[Group]) -> Group:
+    """Remove the options of a value group and return the group; an error names the option."""
+    names = _GROUPS[kind]
+    values = {field: settings.pop(name) for name, field in names.items() if name in settings}
     try:
         return kind(**values)
     except ConfigurationError as error:
         message = str(error)
-        for field, name in names.items():
+        for name, field in names.items():
             message = re.sub(rf"\b{field} is\b", f"{name} is", message)
         raise ConfigurationError(message) from error

@@ -31,11 +31,9 @@ STDIN: Final = "-"
 TEXT_FIELDS: Final = ("text", "content")
 TEXT_FILES: Final = (".txt", ".md", ".rst")
 
+
 # A single ranking needs no cache in memory, and its model is unloaded at the end.
-_UNUSED: Final = ("idle_unload_s", "cache_mb", "cache_entries")
-
-
-@reranker_options(exclude=_UNUSED)
+@reranker_options(exclude=("idle_unload_s", "cache_mb", "cache_entries"))
 def rerank(
     source: Annotated[
         str,
@@ -93,18 +91,13 @@ class Item(NamedTuple):
 def read_items(source: str, *, jsonl: bool) -> list[Item]:
     """Read the documents of a file, of standard input or of a folder.
 
-    Args:
-        source: A file, a folder or ``"-"``.
-        jsonl: Whether the input is JSONL; a file named ``*.jsonl`` always is.
-
-    Raises:
-        InvalidInputError: If the input cannot be read or has another format.
+    The input is JSONL if ``jsonl`` is true or the file is named ``*.jsonl``.
     """
     path = Path(source)
-    if source != STDIN and path.is_dir():
-        return _read_folder(path)
     if source == STDIN:
         text = _decode(sys.stdin.buffer.read(), "standard input")
+    elif path.is_dir():
+        return _read_folder(path)
     else:
         text = _read_file(path)
     # Not splitlines(), which also splits at U+2028 and other characters within a line.
@@ -130,14 +123,13 @@ def print_document(
             "truncated": document.truncated,
             "window": ranking_metadata(ranking, document, item.text).get(WINDOW),
         }
-        out.out(json.dumps(fields), highlight=False)
+        out.out(json.dumps(fields))
         return
     name = f"{printable(item.name)}: " if item.name else ""
     number = "   -  " if score is None else f"{score:.4f}"
     out.print(
         f"{rank:>3}  {number}  {name}{printable(item.text)}",
         markup=False,
-        highlight=False,
         # A file or a pipe gets the whole text, a terminal gets one line.
         soft_wrap=not out.is_terminal,
         no_wrap=True,
@@ -148,13 +140,7 @@ def print_document(
 def ranking_warnings(
     ranking: Ranking, deadline_ms: float | None, *, windows: bool
 ) -> Iterator[str]:
-    """Yield one sentence for each limitation of a ranking.
-
-    Args:
-        ranking: The ranking.
-        deadline_ms: The deadline that it had.
-        windows: Whether long documents were scored in windows.
-    """
+    """Yield one sentence for each limitation of a ranking."""
     stats = ranking.stats
     if not stats.documents:
         yield "the input has no documents."
@@ -187,11 +173,8 @@ def _read_folder(folder: Path) -> list[Item]:
             "files, a file, or - for standard input."
         )
         raise InvalidInputError(message)
-    items = []
-    for file in files:
-        text, name = _read_file(file), str(file.relative_to(folder))
-        items.append(Item(text, {"path": name, "text": text}, name))
-    return items
+    texts = {str(file.relative_to(folder)): _read_file(file) for file in files}
+    return [Item(text, {"path": name, "text": text}, name) for name, text in texts.items()]
 
 
 def _read_file(file: Path) -> str:

@@ -8,16 +8,22 @@ from typing import Annotated, Any, Literal
 import typer
 
 from rerank_plugins._lazy import require
-from rerank_plugins.cli.options import reranker_options, reranker_settings
+from rerank_plugins.cli.options import option, reranker_options, reranker_settings
 from rerank_plugins.config import MINI
-from rerank_plugins.engine.engine import MAX_QUEUE_TOKENS
+from rerank_plugins.serving.settings import ServerSettings
 
-LogLevel = Literal["debug", "info", "warning", "error"]
-
-_LIMITS = "Limits"
+_LIMITS = ("max_documents", "max_characters", "max_body_bytes", "max_queue_tokens")
 
 
-@reranker_options(exclude=("top_n", "on_error"))  # a request has its own
+@reranker_options(
+    *(option(name, "Limits", ServerSettings) for name in _LIMITS),
+    option(
+        "deadline_ms",
+        "Ranking",
+        help="Deadline in milliseconds for requests without the header X-Deadline-Ms.",
+    ),
+    exclude=("top_n", "on_error"),  # a request has its own
+)
 def serve(
     *,
     embedding_model: Annotated[
@@ -40,43 +46,15 @@ def serve(
     drain: Annotated[
         float, typer.Option(help="Seconds to finish running requests after SIGTERM.")
     ] = 30.0,
-    log_level: Annotated[LogLevel, typer.Option(help="Lowest level to log.")] = "info",
-    deadline_ms: Annotated[
-        float | None,
-        typer.Option(
-            help="Deadline in milliseconds for requests without the header X-Deadline-Ms.",
-            rich_help_panel="Ranking",
-        ),
-    ] = None,
-    max_documents: Annotated[
-        int,
-        typer.Option(help="Maximum number of documents per request.", rich_help_panel=_LIMITS),
-    ] = 1_000,
-    max_characters: Annotated[
-        int,
-        typer.Option(help="Maximum number of characters per request.", rich_help_panel=_LIMITS),
-    ] = 2_000_000,
-    max_body_bytes: Annotated[
-        int,
-        typer.Option(help="Maximum size of a request body in bytes.", rich_help_panel=_LIMITS),
-    ] = 8 * 2**20,
-    max_queue_tokens: Annotated[
-        int,
-        typer.Option(
-            help="Maximum number of waiting tokens; further requests get status 429.",
-            rich_help_panel=_LIMITS,
-        ),
-    ] = MAX_QUEUE_TOKENS,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="Lowest level to log.")
+    ] = "info",
     max_connections: Annotated[
-        int,
-        typer.Option(min=1, help="Maximum number of open connections.", rich_help_panel=_LIMITS),
+        int, typer.Option(min=1, help="Maximum number of open connections.")
     ] = 1_000,
     body_timeout: Annotated[
         float,
-        typer.Option(
-            help="Seconds for the headers of a request to arrive, and then for its body.",
-            rich_help_panel=_LIMITS,
-        ),
+        typer.Option(help="Seconds for the headers of a request to arrive, and then for its body."),
     ] = 10.0,
     **options: Any,  # noqa: ANN401  (values of the options of the reranker)
 ) -> None:
@@ -88,12 +66,8 @@ def serve(
     from rerank_plugins import serving  # noqa: PLC0415  (needs the extra)
 
     settings = serving.ServerSettings(
-        **reranker_settings({**options, "deadline_ms": deadline_ms}),
+        **reranker_settings(options),
         embedding_model=None if embedding_model == "none" else embedding_model,
-        max_documents=max_documents,
-        max_characters=max_characters,
-        max_body_bytes=max_body_bytes,
-        max_queue_tokens=max_queue_tokens,
         body_timeout_s=body_timeout,
     )
     serving.serve(

@@ -13,9 +13,12 @@ import hashlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.exceptions import RayError
 
 from rerank_plugins._lazy import require
 from rerank_plugins.batch.files import OutputFolder, write_atomically
@@ -30,24 +33,11 @@ from rerank_plugins.batch.job import (
 )
 from rerank_plugins.errors import ConfigurationError, InferenceError, RerankError
 
-try:
-    import ray
-    from ray.data import ActorPoolStrategy, DataContext, Dataset
-    from ray.exceptions import RayError
-except ImportError:
-    require("ray.data", "ray")  # raises an error that names the extra
-    raise
-
-_INPUT_FOLDER: Final = "input"
-"""Subfolder of the output for the rows of a dataset."""
-
 
 def rerank_dataset(
     source: Dataset | str | Path,
     output: str | Path,
     *,
-    model: str = "mini",
-    top_n: int | None = None,
     actors: int | tuple[int, int] = 1,
     num_cpus: float = 1.0,
     num_gpus: float = 0.0,
@@ -66,13 +56,11 @@ def rerank_dataset(
         source: Dataset with columns ``query`` and ``documents``, or a Parquet or JSONL file or
             folder that all nodes see at the same path.
         output: Folder that all nodes see at the same path.
-        model: Cross-encoder.
-        top_n: Maximum number of documents per query; None keeps all.
         actors: Number of actors, or the minimum and the maximum.
         num_cpus: CPU cores per actor, and its number of torch threads.
         num_gpus: GPUs per actor; a fraction shares a GPU.
         progress: Called after each unit.
-        **settings: Other fields of :class:`~rerank_plugins.batch.BatchSettings`.
+        **settings: Fields of :class:`~rerank_plugins.batch.BatchSettings`.
 
     Returns:
         The counts of rows: total, ranked, dead.
@@ -82,19 +70,31 @@ def rerank_dataset(
         InvalidInputError: If the input cannot be read.
         RerankError: If the model cannot be loaded, or fails on every row.
     """
-    batch_settings = BatchSettings(model=model, top_n=top_n, **settings)
+    batch_settings = BatchSettings(**settings)
     pool = _actor_pool(actors)
     if not ray.is_initialized():
         ray.init()
 
     def run(units: list[Unit], settings: BatchSettings, folder: OutputFolder) -> Iterator[int]:
-        resources: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus}
-        return _run_units(units, (settings, folder.path), pool, resources)
+        if not units:
+            return
+        blocks = [{"unit": unit} for unit in units]
+        dataset = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
+            UnitWorker,
+            batch_size=1,
+            compute=pool,
+            fn_constructor_args=(settings, folder.path),
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+        )
+        try:
+            for row in dataset.iter_rows():
+                yield int(row["documents"])
+        except RayError as error:
+            raise _package_error(error) from error
 
-    if isinstance(source, Dataset):
-        files = _write_rows(source, Path(output) / _INPUT_FOLDER)
-    else:
-        files = Path(source)
+    folder = Path(output) / "input"
+    files = _write_rows(source, folder) if isinstance(source, Dataset) else Path(source)
     # Absolute paths, because actors have another working directory.
     return rerank_files(
         files.absolute(), Path(output).absolute(), batch_settings, run=run, progress=progress
@@ -122,30 +122,6 @@ def _actor_pool(actors: int | tuple[int, int]) -> ActorPoolStrategy:
         message = f"actors is {actors!r}; it must be at least 1, or (minimum, maximum)."
         raise ConfigurationError(message)
     return ActorPoolStrategy(min_size=minimum, max_size=maximum)
-
-
-def _run_units(
-    units: list[Unit],
-    worker_args: tuple[BatchSettings, Path],
-    pool: ActorPoolStrategy,
-    resources: dict[str, Any],
-) -> Iterator[int]:
-    """Rank units on a pool of actors; yield the number of documents of each."""
-    if not units:
-        return
-    items = [{"unit": unit} for unit in units]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        UnitWorker,
-        batch_size=1,
-        compute=pool,
-        fn_constructor_args=worker_args,
-        **resources,
-    )
-    try:
-        for row in dataset.iter_rows():
-            yield int(row["documents"])
-    except RayError as error:
-        raise _package_error(error) from error
 
 
 def _package_error(error: RayError) -> RerankError:

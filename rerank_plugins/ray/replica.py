@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fastapi import FastAPI
 from ray.util.metrics import Counter, Gauge
@@ -22,8 +21,7 @@ from rerank_plugins.serving.settings import TOKEN_VARIABLE, ServerSettings
 Headers = list[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True)
-class HttpRequest:
+class HttpRequest(NamedTuple):
     """A complete HTTP request."""
 
     method: str
@@ -33,19 +31,18 @@ class HttpRequest:
     body: bytes
 
 
-@dataclass
-class HttpResponse:
-    """A complete HTTP response; ``status`` is 0 before it starts."""
+class HttpResponse(NamedTuple):
+    """A complete HTTP response."""
 
-    status: int = 0
-    headers: Headers = field(default_factory=list)
-    body: bytes = b""
+    status: int
+    headers: Headers
+    body: bytes
 
 
 async def call_app(app: ASGIApp, request: HttpRequest) -> HttpResponse:
     """Return the response of an application; cancellation cancels its work."""
-    response = HttpResponse()
     unread = [request.body]
+    sent: list[Message] = []
 
     async def receive() -> Message:
         if unread:
@@ -54,28 +51,21 @@ async def call_app(app: ASGIApp, request: HttpRequest) -> HttpResponse:
         return await asyncio.Future[Message]()
 
     async def send(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            response.status, response.headers = message["status"], list(message.get("headers", ()))
-        else:
-            response.body += message.get("body", b"")
+        sent.append(message)
 
     scope: Scope = {
         "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
         "method": request.method,
         "scheme": "http",
         "path": request.path,
-        "raw_path": request.path.encode(),
-        "root_path": "",
         "query_string": request.query,
         "headers": request.headers,
-        "client": None,
-        "server": None,
-        "state": {},
     }
     await app(scope, receive, send)
-    return response
+    start, *parts = sent
+    body = b"".join(part.get("body", b"") for part in parts)
+    return HttpResponse(start["status"], list(start["headers"]), body)
 
 
 _PROBE_TIMEOUT_S: Final = 5.0
@@ -85,15 +75,7 @@ class RerankReplica:
     """Handles requests; ready when its models are loaded."""
 
     def __init__(self, settings: dict[str, Any], *, require_token: bool = False) -> None:
-        """Store the settings; Serve then calls :meth:`reconfigure`, which loads the models.
-
-        Args:
-            settings: Fields of :class:`ServerSettings`.
-            require_token: Whether to fail without a bearer token in the environment.
-
-        Raises:
-            ConfigurationError: If a token is required and missing.
-        """
+        """Store the settings; Serve then calls :meth:`reconfigure`, which loads the models."""
         if require_token and not os.environ.get(TOKEN_VARIABLE):
             message = (
                 f"require_token is set, but {TOKEN_VARIABLE} is not in the environment of this "
@@ -112,13 +94,6 @@ class RerankReplica:
 
         Requests in flight finish on their application. A model that is no longer used is
         released after the last of them. After an error the current application stays in use.
-
-        Args:
-            user_config: Fields of :class:`ServerSettings` that override those of the constructor.
-
-        Raises:
-            ConfigurationError: If a setting is invalid.
-            ModelLoadError: If a model cannot be loaded.
         """
         try:
             settings = ServerSettings(**{**self._settings, **user_config})
@@ -140,11 +115,7 @@ class RerankReplica:
         return await self._app_version.handle(request)
 
     async def check_health(self) -> None:
-        """Score a pair, so that Serve replaces a replica whose engine hangs or is broken.
-
-        Raises:
-            InferenceError: If scoring fails, or times out while the engine computes nothing.
-        """
+        """Score a pair, so that Serve replaces a replica whose engine hangs or is broken."""
         models = self._app_version.models
         engine = models.reranker.engine
         self._metrics.report(models.engines())
@@ -157,9 +128,7 @@ class RerankReplica:
         except (asyncio.TimeoutError, EngineOverloadedError) as error:
             # An engine that computes batches is healthy, however long its queue is.
             if engine.stats().batches == batches_before:
-                message = (
-                    "the engine has queued work and computed nothing since the last health check."
-                )
+                message = "the engine has queued work but computed nothing since the last check."
                 raise InferenceError(message) from error
 
     async def _retire(self, old: _AppVersion) -> None:
@@ -167,8 +136,8 @@ class RerankReplica:
         await old.idle.wait()
         # The current application may use the same engines again.
         used = {id(engine) for engine in self._app_version.models.engines().values()}
-        for model in (old.models.reranker, old.models.encoder):
-            if model is not None and id(model.engine) not in used:
+        for model in old.models.all.values():
+            if id(model.engine) not in used:
                 await asyncio.to_thread(model.close)
 
     @property
@@ -210,13 +179,13 @@ class EngineMetrics:
         """Register the metrics; works only inside a replica."""
         from ray.serve import metrics  # noqa: PLC0415  (only inside a replica)
 
-        self._counters: dict[str, Counter] = {
-            field: metrics.Counter(engine_metric_name(field), help_text, tag_keys=("kind",))
-            for field, help_text in ENGINE_COUNTERS.items()
-        }
-        self._gauges: dict[str, Gauge] = {
-            field: metrics.Gauge(engine_metric_name(field), help_text, tag_keys=("kind",))
-            for field, help_text in ENGINE_GAUGES.items()
+        self._metrics: dict[str, Counter | Gauge] = {
+            field: metric(engine_metric_name(field), help_text, tag_keys=("kind",))
+            for metric, fields in (
+                (metrics.Counter, ENGINE_COUNTERS),
+                (metrics.Gauge, ENGINE_GAUGES),
+            )
+            for field, help_text in fields.items()
         }
         self._reported: dict[tuple[int, str], float] = {}
 
@@ -224,11 +193,11 @@ class EngineMetrics:
         """Report the current statistics of engines."""
         for kind, engine in engines.items():
             stats = engine.stats()
-            for name, counter in self._counters.items():
+            for name, metric in self._metrics.items():
                 key, value = (id(engine), name), float(getattr(stats, name))
                 increase = value - self._reported.get(key, 0.0)
-                if increase > 0:  # Serve rejects an increase of 0
-                    counter.inc(increase, tags={"kind": kind})
+                if isinstance(metric, Gauge):
+                    metric.set(value, tags={"kind": kind})
+                elif increase > 0:  # Serve rejects an increase of 0
+                    metric.inc(increase, tags={"kind": kind})
                 self._reported[key] = value
-            for name, gauge in self._gauges.items():
-                gauge.set(float(getattr(stats, name)), tags={"kind": kind})

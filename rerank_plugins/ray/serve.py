@@ -5,7 +5,7 @@
 ``args``.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Serve reads the annotation of `build_app` as a class.
 
 import asyncio
 import logging
@@ -27,16 +27,10 @@ from rerank_plugins.serving.errors import APIError, error_response
 from rerank_plugins.serving.logging import RequestRecord, get_record, start_record
 from rerank_plugins.serving.middleware import BodyLimits
 
-# No `from __future__ import annotations`: Serve reads the annotation of `build_app` as a class.
-
-
 logger: Final = logging.getLogger(__name__)
 
 REPLICA_DEPLOYMENT: Final = "Reranker"
-"""Name of the deployment of the scoring replicas."""
-
 INGRESS_DEPLOYMENT: Final = "Ingress"
-"""Name of the deployment that receives requests."""
 
 SendToReplica = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
@@ -46,7 +40,6 @@ _LOST_REPLICA_ERRORS: Final = (
     ray_errors.NodeDiedError,
     ray_errors.ObjectLostError,  # the node died before the response was read
 )
-_FIRST_DELAY_S: Final = 0.05
 _DEADLINE_HEADER: Final = b"x-deadline-ms"
 _ID_HEADER: Final = b"x-request-id"
 _RETRY_AFTER: Final = {"Retry-After": "1"}
@@ -101,17 +94,16 @@ class Ingress:
 
 def build_ingress_app(send_to_replica: SendToReplica, args: RayServeSettings) -> ASGIApp:
     """Return the ASGI application of the ingress, with the body limits of the server."""
-    forwarder = Forwarder(send_to_replica, retries=args.retries, timeout_s=args.request_timeout_s)
-    limited = BodyLimits(forwarder, args)
+    limited = BodyLimits(Forwarder(send_to_replica, args), args)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
+        if scope["type"] == "http":
             start_record(scope)
             await limited(scope, receive, send)
-            return
-        for event in ("startup", "shutdown"):
-            await receive()
-            await send({"type": f"lifespan.{event}.complete"})
+        elif scope["type"] == "lifespan":
+            for event in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{event}.complete"})
 
     return app
 
@@ -122,22 +114,14 @@ class Forwarder:
     It runs behind :class:`BodyLimits`, which reads the body.
     """
 
-    def __init__(self, send_to_replica: SendToReplica, *, retries: int, timeout_s: float) -> None:
-        """Create the application.
-
-        Args:
-            send_to_replica: Sends a request to any replica.
-            retries: Maximum retries per request.
-            timeout_s: Timeout of a request, including all retries.
-        """
+    def __init__(self, send_to_replica: SendToReplica, args: RayServeSettings) -> None:
+        """Set how requests are sent, and the maximum of retries and seconds per request."""
         self._send_to_replica = send_to_replica
-        self._retries = retries
-        self._timeout_s = timeout_s
+        self._retries = args.retries
+        self._timeout_s = args.request_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response of a replica, or an error in the shape of the API."""
-        if scope["type"] != "http":
-            return
         body = (await receive()).get("body", b"")
         attempts = self._send_with_retries(scope, body, get_record(scope))
         try:
@@ -179,7 +163,7 @@ class Forwarder:
                 fields = {"request_id": record.request_id, "attempt": attempt + 1}
                 logger.warning("a replica was lost", extra={"fields": fields})
             # Exponential backoff with full jitter, until the router has removed the replica.
-            delay_s = random.uniform(0, _FIRST_DELAY_S * 2**attempt)  # noqa: S311
+            delay_s = random.uniform(0, 0.05 * 2**attempt)  # noqa: S311
             await asyncio.sleep(delay_s)
         message = f"{self._retries + 1} replicas died while they processed this request."
         raise APIError(503, message, _RETRY_AFTER)

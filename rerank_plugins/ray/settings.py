@@ -46,13 +46,10 @@ class RayServeSettings(ServerSettings):
         default=1.0, ge=0, description="CPU cores per replica, and its number of torch threads."
     )
     num_gpus: float = Field(
-        default=0.0,
-        ge=0,
-        description="GPUs per replica; a fraction shares a GPU between replicas.",
+        default=0.0, ge=0, description="GPUs per replica; a fraction shares a GPU between replicas."
     )
     ingress_replicas: Limit = Field(
-        default=2,
-        description="Number of processes that receive requests and retry failed ones.",
+        default=2, description="Number of processes that receive requests and retry failed ones."
     )
     retries: int = Field(default=3, ge=0, le=20, description="Maximum retries per request.")
     request_timeout_s: Seconds = Field(
@@ -88,8 +85,7 @@ class RayServeSettings(ServerSettings):
     @classmethod
     def _validate_name(cls, value: object, info: ValidationInfo) -> object:
         """Replicas load their models by name."""
-        disabled = value is None and info.field_name == "embedding_model"
-        if disabled or isinstance(value, str):
+        if isinstance(value, str) or (value is None and info.field_name == "embedding_model"):
             return value
         message = (
             f"{info.field_name} is {value!r}; on Ray it must be a name, or a folder that all "

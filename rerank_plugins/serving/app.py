@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +12,7 @@ from typing import Any, Final
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 from starlette.middleware import Middleware
 
 from rerank_plugins import __version__
@@ -23,47 +22,6 @@ from rerank_plugins.serving.metrics import Metrics
 from rerank_plugins.serving.middleware import AccessLog, BearerAuth, BodyLimits
 from rerank_plugins.serving.service import Models
 from rerank_plugins.serving.settings import TOKEN_VARIABLE, ServerSettings, validate_token
-
-_STYLE: Final = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:auto}pre{white-space:pre-wrap}"
-)
-
-docs_router: Final = APIRouter(include_in_schema=False)
-
-
-@docs_router.get("/docs")
-async def docs(request: Request) -> HTMLResponse:
-    """Return the documentation."""
-    return HTMLResponse(render_page(request.app.openapi()))
-
-
-def render_page(schema: dict[str, Any]) -> str:
-    """Return the operations of an OpenAPI 3.1 schema, with their parameters, as HTML."""
-    title = escape(f"{schema['info']['title']} {schema['info']['version']}")
-    parts = [
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>",
-        f"<style>{_STYLE}</style>",
-        f"<h1>{title}</h1><p>{escape(schema['info']['description'])}</p>",
-        "<p>Machine-readable: <a href='openapi.json'>openapi.json</a></p>",
-    ]
-    for path, operations in schema["paths"].items():
-        for method, operation in operations.items():
-            parts += [
-                f"<h2><code>{escape(f'{method.upper()} {path}')}</code></h2>",
-                f"<p>{escape(operation.get('description', ''))}</p>",
-                *(f"<pre>{escape(text)}</pre>" for text in _parameters(schema, operation)),
-            ]
-    return "".join(parts)
-
-
-def _parameters(schema: dict[str, Any], operation: dict[str, Any]) -> list[str]:
-    """Return the JSON schemas of the headers and of the body of an operation."""
-    schemas = list(operation.get("parameters", ()))
-    if "requestBody" in operation:
-        reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-        schemas.append(schema["components"]["schemas"][reference.rpartition("/")[2]])
-    return [json.dumps(parameters, indent=2) for parameters in schemas]
-
 
 _DESCRIPTION: Final = (
     "Reranking with the APIs of Cohere and text-embeddings-inference, embeddings with the API of "
@@ -115,7 +73,7 @@ def create_app(settings: ServerSettings | None = None, *, token: str | None = No
     )
     app.state.settings, app.state.models, app.state.metrics = settings, models, metrics
     add_error_handlers(app)
-    for router in (cohere.router, tei.router, openai.router, health_router, docs_router):
+    for router in (cohere.router, tei.router, openai.router, operations):
         app.include_router(router)
     return app
 
@@ -131,24 +89,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await loading
 
 
-health_router: Final = APIRouter(tags=["operations"])
+operations: Final = APIRouter(tags=["operations"])
 
 
-class Status(BaseModel):
-    """State of the server."""
-
-    status: str
-
-
-@health_router.get("/health", response_model=Status)
+@operations.get("/health", response_model=dict[str, str])
 async def health() -> JsonResponse:
     """Return 200 while the process is alive."""
     return JsonResponse({"status": "alive"})
 
 
-@health_router.get(
+@operations.get(
     "/ready",
-    response_model=Status,
+    response_model=dict[str, str],
     responses={503: {"description": "The models are not loaded."}},
 )
 async def ready(request: Request) -> JsonResponse:
@@ -157,10 +109,27 @@ async def ready(request: Request) -> JsonResponse:
     return JsonResponse({"status": "ready"})
 
 
-@health_router.get(
+@operations.get(
     "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
 )
 def metrics(request: Request) -> Response:
     """Return the metrics in the Prometheus text format."""
     content = generate_latest(request.app.state.metrics.registry)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
+
+
+@operations.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> HTMLResponse:
+    """Return a list of the operations that loads nothing remote, unlike the page of FastAPI."""
+    schema = request.app.openapi()
+    title = escape(f"{schema['info']['title']} {schema['info']['version']}")
+    lines = [
+        escape(f"{method.upper()} {path}: {operation['description']}")
+        for path, operations in schema["paths"].items()
+        for method, operation in operations.items()
+    ]
+    return HTMLResponse(
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>"
+        f"<h1>{title}</h1><p>{escape(_DESCRIPTION)}</p><p>{'<br>'.join(lines)}</p>"
+        "<p>All parameters: <a href='openapi.json'>openapi.json</a></p>"
+    )

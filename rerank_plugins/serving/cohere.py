@@ -40,32 +40,31 @@ def _validate_documents(value: Any) -> list[str | dict[str, str]]:  # noqa: ANN4
     return value
 
 
-_DOCUMENT_SCHEMA: Final = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "object", "additionalProperties": {"type": "string"}},
-    ]
-}
+_STRING: Final = {"type": "string"}
+_DOCUMENT: Final = {"anyOf": [_STRING, {"type": "object", "additionalProperties": _STRING}]}
 Documents = Annotated[
     list[str | dict[str, str]],
     PlainValidator(_validate_documents),
-    WithJsonSchema({"type": "array", "items": _DOCUMENT_SCHEMA}),
-]
-ModelName = Annotated[
-    Text | None, Field(description="Ignored: the server has one reranking model.")
-]
-TopN = Annotated[
-    int | None, Field(ge=1, description="Number of documents to return; all by default.")
+    WithJsonSchema({"type": "array", "items": _DOCUMENT}),
 ]
 
 
-class RerankV2(RequestBody):
-    """A request to ``/v2/rerank``."""
+class _Rerank(RequestBody):
+    """Fields of a request to both versions."""
 
     query: Text
+    model: Annotated[
+        Text | None, Field(description="Ignored: the server has one reranking model.")
+    ] = None
+    top_n: Annotated[
+        int | None, Field(ge=1, description="Number of documents to return; all by default.")
+    ] = None
+
+
+class RerankV2(_Rerank):
+    """A request to ``/v2/rerank``."""
+
     documents: Texts
-    model: ModelName = None
-    top_n: TopN = None
     max_tokens_per_doc: Annotated[
         int | None, Field(ge=1, description="Must be at least the maximum length of the server.")
     ] = None
@@ -74,13 +73,10 @@ class RerankV2(RequestBody):
     ] = None
 
 
-class RerankV1(RequestBody):
+class RerankV1(_Rerank):
     """A request to ``/v1/rerank``."""
 
-    query: Text
     documents: Documents
-    model: ModelName = None
-    top_n: TopN = None
     rank_fields: Annotated[
         Texts | None, Field(description="Fields of the objects to score, in order; default: text.")
     ] = None
@@ -172,21 +168,18 @@ def _document_text(document: str | dict[str, str], fields: list[str] | None, pos
 
 
 def _response(
-    request: Request,
-    ranking: Ranking,
-    version: str,
-    documents: list[str | dict[str, str]] | None,
+    request: Request, ranking: Ranking, version: str, documents: list[str | dict[str, str]] | None
 ) -> JsonResponse:
     """Return the scored documents of a ranking, with their content if it was requested."""
-    results: list[dict[str, Any]] = []
-    for ranked in ranking:
-        if not ranked.scored:
-            break
-        result: dict[str, Any] = {"index": ranked.index, "relevance_score": ranked.relevance_score}
-        if documents is not None:
-            document = documents[ranked.index]
+    results: list[dict[str, Any]] = [
+        {"index": document.index, "relevance_score": document.relevance_score}
+        for document in ranking
+        if document.scored
+    ]
+    if documents is not None:
+        for result in results:
+            document = documents[result["index"]]
             result["document"] = {"text": document} if isinstance(document, str) else document
-        results.append(result)
     meta = {"api_version": {"version": version}, "tokens": {"input_tokens": ranking.stats.tokens}}
     content = {"id": get_record(request.scope).request_id, "results": results, "meta": meta}
     return JsonResponse(content, headers={STATUS_HEADER: ranking.status})

@@ -147,32 +147,22 @@ class RequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def validate_text(value: Any) -> str:  # noqa: ANN401  (any JSON)
-    """Return the value if it is a string.
-
-    Raises:
-        ValueError: If it has another type.
-    """
+def validate_text(value: Any, *, location: str = "") -> str:  # noqa: ANN401  (any JSON)
+    """Return the value if it is a string."""
     if not isinstance(value, str):
-        message = f"must be a string, not {type(value).__name__}"
+        message = f"{location}must be a string, not {type(value).__name__}"
         raise ValueError(message)  # noqa: TRY004  (pydantic expects ValueError)
     return value
 
 
 def validate_texts(value: Any) -> list[str]:  # noqa: ANN401  (any JSON)
-    """Return the value if it is a list of strings.
-
-    Raises:
-        ValueError: If it has another type; the message contains the invalid position.
-    """
+    """Return the value if it is a list of strings; an error contains the invalid position."""
     if not isinstance(value, list):
         message = f"must be a list of strings, not {type(value).__name__}"
         raise ValueError(message)  # noqa: TRY004
-    for position, text in enumerate(value):
-        if not isinstance(text, str):
-            message = f"element {position} must be a string, not {type(text).__name__}"
-            raise ValueError(message)  # noqa: TRY004
-    return value
+    return [
+        validate_text(text, location=f"element {position} ") for position, text in enumerate(value)
+    ]
 
 
 Text = Annotated[str, PlainValidator(validate_text), WithJsonSchema({"type": "string"})]

@@ -21,24 +21,13 @@ _VALID_ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 
 @dataclass
 class RequestRecord:
-    """Counts and times of one request.
-
-    Attributes:
-        request_id: ``X-Request-ID`` of the request if it is valid, otherwise a generated one.
-        started: Arrival, on the clock of :func:`time.perf_counter`.
-        status: HTTP status of the response; 0 until it starts.
-        documents: Documents, or texts to embed, in the request.
-        pairs: Pairs or texts computed for the request.
-        tokens: Tokens computed.
-        queue_s: Seconds from the submission to the first batch.
-        compute_s: Seconds in the model.
-    """
+    """Counts and times of one request."""
 
     request_id: str
     started: float = field(default_factory=perf_counter)
-    status: int = 0
-    documents: int = 0
-    pairs: int = 0
+    status: int = 0  # until the response starts
+    documents: int = 0  # or texts to embed
+    pairs: int = 0  # or texts; computed, as are the tokens
     tokens: int = 0
     queue_s: float = 0.0
     compute_s: float = 0.0

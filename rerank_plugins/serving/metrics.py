@@ -42,19 +42,10 @@ _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """Metrics of one application.
-
-    Attributes:
-        registry: Registry of ``/metrics``.
-        in_flight: Number of requests that have no complete response yet.
-    """
+    """Metrics of one application; each scrape calls ``get_engines``."""
 
     def __init__(self, get_engines: GetEngines) -> None:
-        """Register the metrics.
-
-        Args:
-            get_engines: Returns the loaded engines by kind; called at each scrape.
-        """
+        """Register the metrics."""
         self.registry = CollectorRegistry()
         self.in_flight = Gauge(
             "rerank_requests_in_flight", "Requests in flight.", registry=self.registry
@@ -96,13 +87,10 @@ class _EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = {kind: engine.stats() for kind, engine in self._get_engines().items()}
-        for field, help_text in ENGINE_COUNTERS.items():
-            counter = CounterMetricFamily(engine_metric_name(field), help_text, labels=("kind",))
-            for kind, engine_stats in stats.items():
-                counter.add_metric((kind,), getattr(engine_stats, field))
-            yield counter
-        for field, help_text in ENGINE_GAUGES.items():
-            gauge = GaugeMetricFamily(engine_metric_name(field), help_text, labels=("kind",))
-            for kind, engine_stats in stats.items():
-                gauge.add_metric((kind,), getattr(engine_stats, field))
-            yield gauge
+        families = ((CounterMetricFamily, ENGINE_COUNTERS), (GaugeMetricFamily, ENGINE_GAUGES))
+        for family, fields in families:
+            for field, help_text in fields.items():
+                metric = family(engine_metric_name(field), help_text, labels=("kind",))
+                for kind, engine_stats in stats.items():
+                    metric.add_metric((kind,), getattr(engine_stats, field))
+                yield metric

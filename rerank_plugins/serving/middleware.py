@@ -29,18 +29,13 @@ _CLIENT_CLOSED_REQUEST: Final = 499
 
 _CLOSE: Final = {"Connection": "close"}
 _PROBE_PATHS: Final = frozenset(("/health", "/ready", "/metrics"))
-_LOGGED_PATHS: Final = _PROBE_PATHS | {
-    "/v1/rerank",
-    "/v2/rerank",
-    TEI_PATH,
-    OPENAI_PATH,
-    "/docs",
-    "/openapi.json",
-}
+_DOCS_PATHS: Final = frozenset(("/docs", "/openapi.json"))
+_API_PATHS: Final = frozenset(("/v1/rerank", "/v2/rerank", TEI_PATH, OPENAI_PATH))
+_LOGGED_PATHS: Final = _PROBE_PATHS | _DOCS_PATHS | _API_PATHS
 """Paths in logs, metrics and traces; any other path is text of the caller."""
 
 _LOGGED_METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-_PUBLIC_PATHS: Final = frozenset(("/health", "/ready", "/docs", "/openapi.json"))
+_PUBLIC_PATHS: Final = _DOCS_PATHS | {"/health", "/ready"}
 """Paths without authentication: probes send no token, and the documentation is not secret."""
 
 
@@ -58,6 +53,8 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         record = start_record(scope)
+        method = scope["method"] if scope["method"] in _LOGGED_METHODS else "other"
+        path = scope["path"] if scope["path"] in _LOGGED_PATHS else "other"
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -68,7 +65,18 @@ class AccessLog:
 
         with self._metrics.in_flight.track_inprogress():
             try:
-                await self._trace(scope, record, receive, send_with_id)
+                if path in _PROBE_PATHS:  # not traced
+                    await self._app(scope, receive, send_with_id)
+                else:
+                    headers = {
+                        name.decode("latin-1"): value.decode("latin-1")
+                        for name, value in scope["headers"]
+                    }
+                    with get_tracer().serve(method, path, headers) as call:
+                        try:
+                            await self._app(scope, receive, send_with_id)
+                        finally:
+                            call.status = record.status
             except Exception as error:  # noqa: BLE001  (every request gets a response)
                 fields = {"request_id": record.request_id, "fault": describe_fault(error)}
                 logger.error("unexpected fault", extra={"fields": fields})  # noqa: TRY400
@@ -78,27 +86,9 @@ class AccessLog:
                     )
                     await response(scope, receive, send_with_id)
             finally:
-                self._log(scope, record)
+                self._log(method, path, record)
 
-    async def _trace(
-        self, scope: Scope, record: RequestRecord, receive: Receive, send: Send
-    ) -> None:
-        """Process a request in the trace of its headers; probes are not traced."""
-        method, path = _logged_names(scope)
-        if path in _PROBE_PATHS:
-            await self._app(scope, receive, send)
-            return
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
-        with get_tracer().serve(method, path, headers) as call:
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                call.status = record.status
-
-    def _log(self, scope: Scope, record: RequestRecord) -> None:
-        method, path = _logged_names(scope)
+    def _log(self, method: str, path: str, record: RequestRecord) -> None:
         record.status = record.status or _CLIENT_CLOSED_REQUEST
         self._metrics.count(path, record)
         fields = {
@@ -115,12 +105,6 @@ class AccessLog:
         }
         level = logging.DEBUG if path in _PROBE_PATHS else logging.INFO
         logger.log(level, "request", extra={"fields": fields})
-
-
-def _logged_names(scope: Scope) -> tuple[str, str]:
-    """Return the method and path of a request, or ``other`` where they are the caller's text."""
-    method = scope["method"] if scope["method"] in _LOGGED_METHODS else "other"
-    return method, scope["path"] if scope["path"] in _LOGGED_PATHS else "other"
 
 
 class BearerAuth:

@@ -41,12 +41,8 @@ def _validate_input(value: Any) -> list[str]:  # noqa: ANN401  (any JSON)
     return validate_texts(value)
 
 
-_INPUT_SCHEMA: Final = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}, "minItems": 1},
-    ]
-}
+_STRING: Final = {"type": "string"}
+_INPUT_SCHEMA: Final = {"anyOf": [_STRING, {"type": "array", "items": _STRING, "minItems": 1}]}
 
 
 class EmbeddingRequest(RequestBody):
@@ -75,20 +71,13 @@ class Embedding(BaseModel):
     embedding: list[float] | str
 
 
-class Usage(BaseModel):
-    """Tokens of the texts."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
 class EmbeddingResponse(BaseModel):
     """Unit vectors in the order of the texts."""
 
     object: Literal["list"] = "list"
     data: list[Embedding]
     model: str
-    usage: Usage
+    usage: dict[str, int]
 
 
 @router.post(OPENAI_PATH, response_model=EmbeddingResponse, responses=ERROR_RESPONSES)

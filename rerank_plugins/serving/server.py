@@ -57,11 +57,7 @@ def serve(
 def server_config(
     app: FastAPI, host: str, port: int, *, max_connections: int = 1_000, drain_s: float = 30.0
 ) -> uvicorn.Config:
-    """Return the configuration of uvicorn; see :func:`serve`.
-
-    Raises:
-        ConfigurationError: If ``drain_s`` is out of range.
-    """
+    """Return the configuration of uvicorn; see :func:`serve`."""
     if not 0 < drain_s < math.inf:
         message = f"drain_s is {drain_s!r}; it must be a finite number of seconds above 0."
         raise ConfigurationError(message)
@@ -135,11 +131,7 @@ class TimeoutProtocol(H11Protocol):
         self._timer = self.loop.call_later(self.timeout_s, self._check_progress, unread_bytes)
 
     def _check_progress(self, unread_before: float) -> None:
-        """Close the connection if it made no progress.
-
-        Args:
-            unread_before: Bytes of responses that were unread at the previous check.
-        """
+        """Close the connection if as much of its responses is unread as at the last check."""
         unread = self.transport.get_write_buffer_size()
         in_progress = self.cycle is not None and not self.cycle.response_complete
         if in_progress and not self.flow.write_paused:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from fastapi import Request
 
@@ -19,11 +19,7 @@ from rerank_plugins.serving.errors import APIError
 from rerank_plugins.serving.logging import RequestRecord, get_record
 from rerank_plugins.serving.settings import ServerSettings
 
-_MAX_RETRY_AFTER_S: Final = 60
 _MIN_DEADLINE_MS: Final = 1  # of a reranker
-
-_CROSS_ENCODER_SETTINGS: Final = frozenset(("model", "backend", "revision"))
-"""Settings of a model that apply to the cross-encoder only."""
 
 
 class Models:
@@ -33,6 +29,7 @@ class Models:
         reranker: Reranker for interactive requests.
         bulk: Reranker with the same model at a lower priority.
         encoder: Bi-encoder, or None.
+        all: The cross-encoder and the bi-encoder by kind.
         loaded: Whether all models are in memory.
         error: Why loading failed, or None.
     """
@@ -47,10 +44,11 @@ class Models:
         self.reranker = Reranker(**options, when_full=settings.when_full)
         self.bulk = self.reranker.replace(priority="bulk")
         self.encoder: BiEncoder | None = None
+        self.all: dict[str, Reranker | BiEncoder] = {"cross-encoder": self.reranker}
         if settings.embedding_model is not None:
-            names = ModelSettings.model_fields.keys() - _CROSS_ENCODER_SETTINGS
+            names = ModelSettings.model_fields.keys() - {"model", "backend", "revision"}
             shared = {name: options[name] for name in names}
-            self.encoder = BiEncoder(settings.embedding_model, **shared)
+            self.encoder = self.all["bi-encoder"] = BiEncoder(settings.embedding_model, **shared)
         self.loaded = False
         self.error: RerankError | None = None
         self._max_queue_tokens = settings.max_queue_tokens
@@ -68,16 +66,11 @@ class Models:
             self.loaded = True
 
     def _load(self) -> None:
-        for model in (self.reranker, self.encoder):
-            if model is not None:
-                model.warm_up().engine.max_queue_tokens = self._max_queue_tokens
+        for model in self.all.values():
+            model.warm_up().engine.max_queue_tokens = self._max_queue_tokens
 
     def require_loaded(self) -> None:
-        """Raise an error unless the models are loaded.
-
-        Raises:
-            APIError: If the models are loading, or loading failed.
-        """
+        """Raise an APIError if the models are loading, or loading failed."""
         if self.error is not None:
             raise APIError(503, f"the model could not be loaded: {self.error}")
         if not self.loaded:
@@ -85,35 +78,17 @@ class Models:
 
     def engines(self) -> dict[str, Engine[Any]]:
         """Return the engines by kind; none before the models are loaded."""
-        if not self.loaded:
-            return {}
-        engines: dict[str, Engine[Any]] = {"cross-encoder": self.reranker.engine}
-        if self.encoder is not None:
-            engines["bi-encoder"] = self.encoder.engine
-        return engines
+        return {kind: model.engine for kind, model in self.all.items()} if self.loaded else {}
 
     def estimated_wait_s(self) -> int:
         """Return the time to process the longest queue at the average speed, 1 to 60 seconds."""
-        waits = [1.0]
-        for engine in self.engines().values():
-            stats = engine.stats()
-            if stats.tokens:
-                waits.append(stats.queued_tokens * stats.compute_s / stats.tokens)
-        return min(math.ceil(max(waits)), _MAX_RETRY_AFTER_S)
-
-    async def embed(self, texts: list[str], role: Role) -> RequestOutput:
-        """Return the embeddings of texts, and how many tokens were computed.
-
-        Raises:
-            APIError: If there is no bi-encoder.
-            EngineOverloadedError: If the queue is full.
-            InferenceError: If the model fails.
-        """
-        if self.encoder is None:
-            raise APIError(404, "this server has no embedding model; start it with one.")
-        items = [RoleText(text, role, None) for text in texts]
-        engine = self.encoder.engine
-        return await engine.acompute(items, max_length=self.encoder.max_length, wait=False)
+        all_stats = [engine.stats() for engine in self.engines().values()]
+        waits = [
+            stats.queued_tokens * stats.compute_s / stats.tokens
+            for stats in all_stats
+            if stats.tokens
+        ]
+        return min(math.ceil(max([1.0, *waits])), 60)
 
 
 async def rank(
@@ -125,23 +100,10 @@ async def rank(
     deadline_ms: float | None = None,
     priority: Priority = "interactive",
 ) -> Ranking:
-    """Rank the documents of a request.
+    """Rank the documents of a request and count them in its record.
 
-    Args:
-        request: The HTTP request; its record receives the counts.
-        query: The query.
-        documents: The documents.
-        top_n: Maximum number of documents to return; None returns all.
-        deadline_ms: Milliseconds from the arrival of the request; None uses the server's default.
-        priority: Priority in the queue.
-
-    Returns:
-        The ranking; documents that were not scored before the deadline are at its end.
-
-    Raises:
-        APIError: If the models are not loaded, the request is too large, or the deadline passed
-            before a document was scored.
-        RerankError: As in :meth:`Reranker.rank`.
+    The deadline is in milliseconds from the arrival of the request; None uses the server's
+    default. If it passes, documents without a score are last; without any score, it is an error.
     """
     models: Models = request.app.state.models
     settings: ServerSettings = request.app.state.settings
@@ -162,19 +124,19 @@ async def rank(
 
 
 async def embed(
-    request: Request,
-    texts: list[str],
-    role: Literal["query", "document"],
-    *,
-    deadline_ms: float | None,
+    request: Request, texts: list[str], role: Role, *, deadline_ms: float | None
 ) -> RequestOutput:
     """Embed the texts of a request; see :func:`rank`."""
-    models: Models = request.app.state.models
+    encoder: BiEncoder | None = request.app.state.models.encoder
     record = _accept(request, "", texts)
     record.pairs = len(texts)
+    if encoder is None:
+        raise APIError(404, "this server has no embedding model; start it with one.")
+    items = [RoleText(text, role, None) for text in texts]
+    computing = encoder.engine.acompute(items, max_length=encoder.max_length, wait=False)
     remaining_s = None if deadline_ms is None else max(deadline_ms / 1000 - record.seconds, 0.0)
     try:
-        output = await asyncio.wait_for(models.embed(texts, role), remaining_s)
+        output = await asyncio.wait_for(computing, remaining_s)
     except asyncio.TimeoutError as error:  # not the builtin before Python 3.11
         raise _deadline_passed(deadline_ms) from error
     record.tokens = int(output.tokens.sum())
@@ -192,12 +154,7 @@ def _accept(request: Request, query: str, texts: Sequence[str]) -> RequestRecord
 
 
 def validate_size(settings: ServerSettings, query: str, texts: Sequence[str]) -> None:
-    """Compare a request with the limits of the server.
-
-    Raises:
-        InvalidInputError: If it has too many texts.
-        APIError: If it has too many characters.
-    """
+    """Raise an error if a request has too many texts or characters."""
     if len(texts) > settings.max_documents:
         message = (
             f"the request has {len(texts)} texts; this server takes up to "

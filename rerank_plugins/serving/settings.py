@@ -47,8 +47,7 @@ class ServerSettings(Settings, RerankerSettings):
     when_full: ClassVar[WhenFull] = "raise"  # type: ignore[misc]
 
     embedding_model: Any = Field(
-        default=MINI,
-        description="Bi-encoder of /v1/embeddings; None disables the endpoint.",
+        default=MINI, description="Bi-encoder of /v1/embeddings; None disables the endpoint."
     )
     max_documents: Limit = Field(
         default=1_000, description="Maximum documents, or texts to embed, per request."
@@ -77,12 +76,7 @@ class ServerSettings(Settings, RerankerSettings):
 
 
 def validate_token(token: str | None) -> str | None:
-    """Return the bearer token if an HTTP header can carry it.
-
-    Raises:
-        ConfigurationError: If it is empty or contains anything but visible ASCII characters. The
-            message does not show the token.
-    """
+    """Return the bearer token if an HTTP header can carry it; an error does not show the token."""
     if token is None or (token and all("!" <= character <= "~" for character in token)):
         return token
     message = (

@@ -5,7 +5,7 @@ Reference: https://huggingface.github.io/text-embeddings-inference/
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
@@ -70,13 +70,15 @@ async def rerank(body: TeiRerank, request: Request, deadline_ms: DeadlineMs = No
             "false. Shorten the texts, or omit truncate."
         )
         raise InvalidInputError(message)
-    ranks: list[dict[str, Any]] = []
-    for document in ranking:
-        if not document.scored:
-            break
-        score = document.raw_score if body.raw_scores else document.relevance_score
-        text = {"text": document.text} if body.return_text else {}
-        ranks.append({"index": document.index, "score": score, **text})
+    ranks = [
+        {
+            "index": document.index,
+            "score": document.raw_score if body.raw_scores else document.relevance_score,
+            **({"text": document.text} if body.return_text else {}),
+        }
+        for document in ranking
+        if document.scored
+    ]
     headers = {
         STATUS_HEADER: ranking.status,
         "x-compute-tokens": str(stats.tokens),
