@@ -28,9 +28,6 @@ MIN_QUESTIONS: Final = 20
 """With fewer questions, bootstrap intervals are too narrow."""
 
 RESAMPLES: Final = 1_000
-_FOLDS: Final = 5
-_POWER: Final = (1.96 + 0.84) ** 2
-"""For a test at the 5% level with a power of 80%."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +61,7 @@ def cheapest_good(
 ) -> NDArray[np.intp]:
     """Return the cheapest allowed option that reaches a share of the best allowed one's quality.
 
-    Args:
-        means: Quality of each option, shape ``(..., options)``.
-        cost: Seconds of each option; the first of equal ones is chosen.
-        allowed: Whether each option may be chosen; at least one may.
-        quality: Share of the best quality, above 0 and up to 1.
+    The means have shape ``(..., options)``. The first of equally cheap options is chosen.
 
     >>> means = np.array([0.7, 0.795, 0.8])
     >>> int(cheapest_good(means, np.array([1.0, 2, 9]), np.full(3, True), 0.99))
@@ -95,19 +88,22 @@ def decide(
 
     Args:
         values: Quality, one row per option and one column per question; row 0 is the
-            bi-encoder alone.
+            bi-encoder alone. Without ``labeled`` it is agreement with a model.
         cost: Typical seconds of each option.
         slow: Seconds that must not exceed the budget, such as the 95th percentile.
         budget: The budget in seconds.
         quality: Share of the best quality within the budget that is good enough.
-        labeled: Whether ``values`` come from labels; else they are agreement with a model.
+        labeled: Whether ``values`` come from labels.
         seed: Seed of folds and resampling.
     """
     fits = slow <= budget
     if not fits[1:].any():
         return Decision(0, "no time to rerank", None, 1.0)
     best = int(cheapest_good(values.mean(axis=1), cost, fits, quality))
-    weights = _weights(values.shape[1], seed)
+    count = values.shape[1]
+    # The share of each question in each bootstrap resample, one row per resample.
+    resamples = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    weights = resamples / count
     choices = cheapest_good(weights @ values.T, cost, fits, quality)
 
     def share(option: int) -> float:
@@ -116,7 +112,6 @@ def decide(
     if not labeled:
         return Decision(best, "agreement only", None, share(best))
     gain, gains = _gain(values, cost, fits, quality, seed)
-    count = values.shape[1]
     if count >= MIN_QUESTIONS:
         if gain.high < 0:
             return Decision(0, "reranking hurts", gain, float((weights @ gains < 0).mean()))
@@ -148,30 +143,20 @@ def _gain(
     reranking = fits.copy()
     reranking[0] = False
     count = values.shape[1]
-    if count < 2:  # noqa: PLR2004
-        chosen = int(cheapest_good(values.mean(axis=1), cost, reranking, quality))
-        held_out = values[chosen]
-    else:
-        parts = min(_FOLDS, count)
-        fold = folds_of(count, parts, seed)
-        held_out = np.zeros(count)
-        for part in range(parts):
-            means = values[:, fold != part].mean(axis=1)
-            chosen = int(cheapest_good(means, cost, reranking, quality))
-            held_out[fold == part] = values[chosen, fold == part]
+    # A single question is its own training fold.
+    fold = folds_of(count, min(5, count), seed) if count > 1 else np.zeros(1)
+    held_out = np.zeros(count)
+    for part in np.unique(fold):
+        train = fold != part if count > 1 else fold == part
+        chosen = int(cheapest_good(values[:, train].mean(axis=1), cost, reranking, quality))
+        held_out[fold == part] = values[chosen, fold == part]
     return paired_bootstrap(values[0], held_out, seed), held_out - values[0]
-
-
-def _weights(count: int, seed: int) -> Floats:
-    """Return the share of each question in each bootstrap resample, one row per resample."""
-    rng = np.random.default_rng(seed)
-    weights: Floats = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
-    return weights
 
 
 def _needed(gains: Floats, count: int) -> int | None:
     mean = float(gains.mean())
     if count < 2 or mean == 0:  # noqa: PLR2004
         return None
-    needed = math.ceil(_POWER * float(gains.var(ddof=1)) / mean**2)
+    power = (1.96 + 0.84) ** 2  # for a test at the 5% level with a power of 80%
+    needed = math.ceil(power * float(gains.var(ddof=1)) / mean**2)
     return max(needed, MIN_QUESTIONS) if needed > count or count < MIN_QUESTIONS else None

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations, product
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -29,7 +30,6 @@ from rerank_plugins.evaluation.decision import (
     frontier,
 )
 from rerank_plugins.evaluation.evaluator import environment, write_text
-from rerank_plugins.evaluation.metrics import Difference
 from rerank_plugins.evaluation.sweeper import (
     MEASURED_DEPTH,
     Cell,
@@ -137,7 +137,7 @@ class Plan:
         measure = "agreement with " + self.reference if self.reference else self.measure
         median, p95 = best.latency_ms
         recommendation = (
-            f"Use {best.label}: {measure} {_interval(best.interval(self.measure))}, "
+            f"Use {best.label}: {measure} {best.interval(self.measure):.3f}, "
             f"{median:,.0f} ms (95% of questions under {p95:,.0f} ms; budget "
             f"{self.budget_ms:,.0f} ms)."
         )
@@ -216,7 +216,7 @@ class Plan:
     def __str__(self) -> str:
         """Return the summary and the most relevant options."""
         rows = [
-            f"  {_interval(cell.interval(self.measure))}  {cell.latency_ms[0]:>7,.0f} ms  "
+            f"  {cell.interval(self.measure):.3f}  {cell.latency_ms[0]:>7,.0f} ms  "
             f"{cell.label}" + ("  <- recommended" if cell is self.recommended else "")
             for cell in self.highlights
         ]
@@ -291,8 +291,13 @@ def plan(
     budget_s = budget_ms / 1_000
     count = _choose_depths(contenders, pool, budget_s, time_limit_s / 2)
     rows = np.random.default_rng(seed).permutation(len(pool.questions))[:count].tolist()
-    trials = [*_trials(pool, contenders, rows, _BEYOND_BUDGET * budget_s, show=show)]
-    reference = None if data.qrels else max(contenders, key=_typical)
+    trials = [
+        trial._replace(
+            rankings={query: ids[:MEASURED_DEPTH] for query, ids in trial.rankings.items()}
+        )
+        for trial in _trials(pool, contenders, rows, _BEYOND_BUDGET * budget_s, show=show)
+    ]
+    reference = None if data.qrels else max(contenders, key=_Contender.typical)
     cells = measure_cells(
         pool,
         trials,
@@ -342,16 +347,11 @@ class _Contender:
     pilot: dict[int, float]
     depth: int = 0
 
-    def typical(self, depth: int) -> float:
+    def typical(self, depth: int = _MIN_DEPTH) -> float:
         """Return the approximate seconds of a request, linear in the depth."""
         small, large = min(self.pilot), max(self.pilot)
         slope = max(0.0, (self.pilot[large] - self.pilot[small]) / max(1, large - small))
         return self.pilot[small] + slope * (depth - small)
-
-
-def _typical(contender: _Contender) -> float:
-    """Return the approximate seconds of a request at a common depth."""
-    return contender.typical(_MIN_DEPTH)
 
 
 def _sample(data: RetrievalSet, size: int, seed: int) -> RetrievalSet:
@@ -441,39 +441,18 @@ def _trials(
     for (row,) in chunks(rows, 1, "Scoring", show=show):
         for contender in contenders:
             contender.scores.score(row, range(contender.depth))
-    yield _shortened(bi_encoder_trial(pool, rows))
+    yield bi_encoder_trial(pool, rows)
     for contender in contenders:
         for depth in _depths(contender.depth):
-            trial = setup_trial(
-                pool,
-                contender.setup,
-                contender.scores.values,
-                depth,
-                rows=rows,
-                reranker=contender.reranker,
-            )
-            yield _shortened(trial)
-    for cheap, expensive in _model_pairs(contenders):
-        for depth in _depths(cheap.depth):
-            for keep in KEEPS:
-                if keep < depth and cheap.typical(depth) + expensive.typical(keep) <= limit_s:
-                    yield _shortened(_cascade(pool, cheap, expensive, depth, keep=keep, rows=rows))
-
-
-def _shortened(trial: Trial) -> Trial:
-    rankings = {query: ids[:MEASURED_DEPTH] for query, ids in trial.rankings.items()}
-    return replace(trial, rankings=rankings)
-
-
-def _model_pairs(contenders: Sequence[_Contender]) -> Iterator[tuple[_Contender, _Contender]]:
-    """Yield the fastest setups of each two models, the faster one first."""
+            step = RerankStep(contender.setup, depth)
+            yield setup_trial(pool, step, contender.scores.values, rows, contender.reranker)
     fastest: dict[str, _Contender] = {}
-    for contender in sorted(contenders, key=_typical):
+    for contender in sorted(contenders, key=_Contender.typical):
         fastest.setdefault(contender.setup.name, contender)
-    ordered = list(fastest.values())
-    for number, cheap in enumerate(ordered):
-        for expensive in ordered[number + 1 :]:
-            yield cheap, expensive
+    for cheap, expensive in combinations(fastest.values(), 2):
+        for depth, keep in product(_depths(cheap.depth), KEEPS):
+            if keep < depth and cheap.typical(depth) + expensive.typical(keep) <= limit_s:
+                yield _cascade(pool, cheap, expensive, depth, keep=keep, rows=rows)
 
 
 def _cascade(
@@ -512,7 +491,3 @@ def _silver_labels(
         }
         for row in rows
     }
-
-
-def _interval(value: Difference) -> str:
-    return f"{value.mean:.3f} ({value.low:.3f} to {value.high:.3f})"
