@@ -372,7 +372,13 @@ def fit_early_exit_margin(
         message = f"stage is {stage}; it must be before the last one, {len(cascade.stages) - 1}."
         raise ConfigurationError(message)
     fold = folds_of(len(queries), folds, seed)
-    _validate_documents(queries)
+    for number, query in enumerate(queries):
+        if len(query.documents) != len(query.grades) or not query.documents:
+            message = (
+                f"query {number} has {len(query.documents)} documents and {len(query.grades)} "
+                "grades; give one grade per document, and at least one document."
+            )
+            raise InvalidInputError(message)
     full_cascade = _with_margin(cascade, stage, None)
     last = replace(full_cascade.stages[stage], keep=None)
     short_cascade = Cascade([*full_cascade.stages[:stage], last])
@@ -441,13 +447,3 @@ def _measured(
     }
     rankings = {str(number): list(map(str, order)) for number, order in enumerate(orders)}
     return per_query(qrels, rankings, [measure])[measure]
-
-
-def _validate_documents(queries: Sequence[LabeledQuery]) -> None:
-    for number, query in enumerate(queries):
-        if len(query.documents) != len(query.grades) or not query.documents:
-            message = (
-                f"query {number} has {len(query.documents)} documents and {len(query.grades)} "
-                "grades; give one grade per document, and at least one document."
-            )
-            raise InvalidInputError(message)
