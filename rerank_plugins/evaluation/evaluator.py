@@ -111,10 +111,7 @@ class Evaluation(Comparable):
         Raises:
             KeyError: If there is no system of that name.
         """
-        for system in self.systems:
-            if system.name == name:
-                return system
-        raise KeyError(name)
+        return {system.name: system for system in self.systems}[name]
 
     def _measured(self) -> Iterator[tuple[str, Mapping[str, Sequence[float]]]]:
         return ((system.name, system.values) for system in self.systems)
@@ -130,7 +127,7 @@ class Evaluation(Comparable):
 
     def save(self, path: str | Path) -> None:
         """Write the evaluation as JSON; an existing file is replaced atomically."""
-        write_text(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
+        write_bytes(Path(path), f"{json.dumps(self.to_dict(), indent=1)}\n".encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
@@ -190,9 +187,7 @@ class PeakMemory:
             for device in range(self._cuda.device_count()):
                 self._cuda.reset_peak_memory_stats(device)
         try:
-            Path("/proc/self/clear_refs").write_text(
-                "5", encoding="ascii"
-            )  # man proc_pid_clear_refs
+            Path("/proc/self/clear_refs").write_bytes(b"5")  # see man proc_pid_clear_refs
             self._can_reset = True
         except OSError:
             self._can_reset = False
@@ -312,11 +307,7 @@ def environment() -> dict[str, Any]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: readers see the old content or the new content.
-
-    Raises:
-        InvalidInputError: If the file cannot be written.
-    """
+    """Write a file atomically: readers see the old content or the new content."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -330,28 +321,17 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise InvalidInputError(message) from error
 
 
-def write_text(path: Path, content: str) -> None:
-    """Write a text file atomically; see :func:`write_bytes`."""
-    write_bytes(path, content.encode("utf-8"))
-
-
 def _run(
-    system: System,
-    data: RetrievalSet,
-    candidates: Mapping[str, Hits],
-    title: str,
-    *,
-    show: bool,
+    system: System, data: RetrievalSet, candidates: Mapping[str, Hits], title: str, *, show: bool
 ) -> tuple[dict[str, Hits], list[float], PeakMemory]:
     """Run a system on all questions; return its results, the seconds of each and the memory."""
     answers: dict[str, Hits] = {}
     seconds: list[float] = []
     memory = PeakMemory()
-    no_hits = Hits([])
     queries = list(data.queries)
-    system.answer(queries[0], candidates.get(queries[0], no_hits))
+    system.answer(queries[0], candidates.get(queries[0], Hits([])))  # loads the model
     for (query,) in chunks(queries, 1, title, show=show):
         start = perf_counter()
-        answers[query] = system.answer(query, candidates.get(query, no_hits))
+        answers[query] = system.answer(query, candidates.get(query, Hits([])))
         seconds.append(perf_counter() - start)
     return answers, seconds, memory

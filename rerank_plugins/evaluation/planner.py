@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations, product
 from pathlib import Path
 from time import perf_counter
@@ -29,7 +29,7 @@ from rerank_plugins.evaluation.decision import (
     decide,
     frontier,
 )
-from rerank_plugins.evaluation.evaluator import environment, write_text
+from rerank_plugins.evaluation.evaluator import environment, write_bytes
 from rerank_plugins.evaluation.sweeper import (
     MEASURED_DEPTH,
     Cell,
@@ -52,17 +52,12 @@ KEEPS: Final = (5, 10, 20)
 """Numbers of candidates that the first model of a cascade keeps."""
 
 _PILOT_DEPTHS: Final = (4, 20)
-_PILOT_ROUNDS: Final = 3
 _MIN_DEPTH: Final = 10
-_TIMED_QUESTIONS: Final = 20
 _SILVER_DEPTH: Final = 10
 """Number of documents with a silver label per question."""
 
 _BEYOND_BUDGET: Final = 1.5
 """Depths are measured up to this multiple of the budget, to show what more time brings."""
-
-_TOO_SLOW: Final = 2.0
-"""A setup is skipped if another one of its model is faster by this factor."""
 
 
 @dataclass(frozen=True)
@@ -137,36 +132,26 @@ class Plan:
         measure = "agreement with " + self.reference if self.reference else self.measure
         median, p95 = best.latency_ms
         recommendation = (
-            f"Use {best.label}: {measure} {best.interval(self.measure):.3f}, "
-            f"{median:,.0f} ms (95% of questions under {p95:,.0f} ms; budget "
-            f"{self.budget_ms:,.0f} ms)."
+            f"Use {best.label}: {measure} {best.interval(self.measure):.3f}, {median:,.0f} ms "
+            f"(95% of questions under {p95:,.0f} ms; budget {self.budget_ms:,.0f} ms)."
         )
         sentences = [recommendation]
         if p95 > self.budget_ms:
             sentences.append("Even the bi-encoder alone exceeds the budget on this machine.")
         sentences.append(self._reason())
+        share = f"in {decision.share:.0%} of bootstrap resamples of the questions."
         if decision.verdict == "reranking hurts":
-            sentences.append(
-                f"Reranking is worse in {decision.share:.0%} of bootstrap resamples of the "
-                "questions."
-            )
+            sentences.append(f"Reranking is worse {share}")
         elif decision.verdict != "no time to rerank":
-            sentences.append(
-                f"The same option is chosen in {decision.share:.0%} of bootstrap resamples of "
-                "the questions."
-            )
+            sentences.append(f"The same option is chosen {share}")
         return " ".join(sentences)
 
     def _reason(self) -> str:
         gain, needed = self.decision.gain, self.decision.questions_needed
-        change = (
-            f"{gain.mean:+.3f} (95% interval {gain.low:+.3f} to {gain.high:+.3f})" if gain else ""
-        )
-        advice = (
-            f"about {needed:,} labeled questions would show a difference of this size"
-            if needed
-            else "label more questions"
-        )
+        change = f"{gain:+.3f}".replace("(", "(95% interval ") if gain else ""
+        advice = "label more questions"
+        if needed:
+            advice = f"about {needed:,} labeled questions would show a difference of this size"
         return {
             "reranking helps": f"Reranking helps on your data: {change} over the bi-encoder alone.",
             "reranking hurts": f"Reranking hurts on your data: {change} over the bi-encoder "
@@ -201,7 +186,7 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
-        write_text(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
+        write_bytes(Path(path), f"{json.dumps(self.to_dict(), indent=1)}\n".encode())
 
     def plot(self, path: str | Path) -> Path:
         """Draw quality against latency; the file extension selects the format.
@@ -302,7 +287,7 @@ def plan(
         pool,
         trials,
         [measure],
-        rows[:_TIMED_QUESTIONS],
+        rows[:20],
         qrels=None if reference is None else _silver_labels(pool, reference, rows),
         limit_s=time_limit_s / 2,
     )
@@ -331,21 +316,15 @@ def plan(
 
 @dataclass
 class _Contender:
-    """A loaded setup with its scores and its approximate latency.
-
-    Attributes:
-        setup: The setup.
-        reranker: Its reranker.
-        scores: Its raw scores of the candidates.
-        pilot: Median seconds of a request at each of two depths.
-        depth: Number of candidates to score per question.
-    """
+    """A loaded setup with its scores and its approximate latency."""
 
     setup: Setup
     reranker: Reranker
     scores: PairScores
-    pilot: dict[int, float]
+    pilot: dict[int, float] = field(default_factory=dict)
+    """Median seconds of a request at each of two depths."""
     depth: int = 0
+    """Number of candidates to score per question."""
 
     def typical(self, depth: int = _MIN_DEPTH) -> float:
         """Return the approximate seconds of a request, linear in the depth."""
@@ -362,11 +341,7 @@ def _sample(data: RetrievalSet, size: int, seed: int) -> RetrievalSet:
 
 
 def _load(pool: CandidatePool, setups: Sequence[Setup]) -> tuple[list[_Contender], dict[str, str]]:
-    """Load the setups and time a few requests of each.
-
-    Returns:
-        The usable setups, and the reason for each skipped one.
-    """
+    """Load the setups and time a few requests of each; return the reason for each skipped one."""
     contenders: list[_Contender] = []
     skipped: dict[str, str] = {}
     for setup in setups:
@@ -376,24 +351,20 @@ def _load(pool: CandidatePool, setups: Sequence[Setup]) -> tuple[list[_Contender
         except RerankError as error:
             skipped[str(setup)] = str(error)
             continue
-        scores = PairScores(pool, setup.scoring.reranker())
-        contenders.append(_Contender(setup, reranker, scores, {}))
+        contenders.append(_Contender(setup, reranker, PairScores(pool, setup.scoring.reranker())))
     for depth in sorted({min(depth, pool.depth) for depth in _PILOT_DEPTHS}):
         # Interleaved, so that noise affects all setups equally.
         rounds = [
-            [
-                pool.timed(number % len(pool.questions), contender.reranker, depth)
-                for contender in contenders
-            ]
-            for number in range(_PILOT_ROUNDS)
+            [pool.timed(row % len(pool.questions), item.reranker, depth) for item in contenders]
+            for row in range(3)
         ]
-        for contender, seconds in zip(contenders, zip(*rounds, strict=True), strict=True):
-            contender.pilot[depth] = float(np.median(seconds))
+        for contender, median in zip(contenders, np.median(rounds, axis=0).tolist(), strict=True):
+            contender.pilot[depth] = median
     for contender in list(contenders):
         rivals = [rival for rival in contenders if rival.setup.name == contender.setup.name]
         fastest = min(rivals, key=lambda rival: rival.typical(_PILOT_DEPTHS[-1]))
         ratio = contender.typical(_PILOT_DEPTHS[-1]) / fastest.typical(_PILOT_DEPTHS[-1])
-        if ratio > _TOO_SLOW:
+        if ratio > 2:  # noqa: PLR2004
             contenders.remove(contender)
             skipped[str(contender.setup)] = f"{ratio:.1f} times slower than {fastest.setup}"
     return contenders, skipped
@@ -404,8 +375,7 @@ def _choose_depths(
 ) -> int:
     """Set the depth of each setup by the budget and the time limit.
 
-    Returns:
-        The number of questions that can be scored at these depths.
+    Returns the number of questions that can be scored at these depths.
     """
     count = len(pool.questions)
 
@@ -452,19 +422,16 @@ def _trials(
     for cheap, expensive in combinations(fastest.values(), 2):
         for depth, keep in product(_depths(cheap.depth), KEEPS):
             if keep < depth and cheap.typical(depth) + expensive.typical(keep) <= limit_s:
-                yield _cascade(pool, cheap, expensive, depth, keep=keep, rows=rows)
+                yield _cascade(pool, ((cheap, depth), (expensive, keep)), rows)
 
 
 def _cascade(
     pool: CandidatePool,
-    cheap: _Contender,
-    expensive: _Contender,
-    depth: int,
-    *,
-    keep: int,
+    steps: tuple[tuple[_Contender, int], tuple[_Contender, int]],
     rows: Sequence[int],
 ) -> Trial:
-    """Return a fast model over ``depth`` candidates, then a slower one over the best ``keep``."""
+    """Return a fast model over many candidates, then a slower one over the best of them."""
+    (cheap, depth), (expensive, keep) = steps
     rankings = {}
     for row in rows:
         order = by_score(cheap.scores.values[row], depth)
@@ -480,14 +447,9 @@ def _silver_labels(
     pool: CandidatePool, reference: _Contender, rows: Sequence[int]
 ) -> dict[str, dict[str, int]]:
     """Return the top ten of a model as judgments, graded 10 to 1."""
-    return {
-        pool.questions[row]: {
-            name: _SILVER_DEPTH - rank
-            for rank, name in enumerate(
-                pool.ids(row, by_score(reference.scores.values[row], reference.depth))[
-                    :_SILVER_DEPTH
-                ]
-            )
-        }
-        for row in rows
-    }
+    labels = {}
+    for row in rows:
+        order = by_score(reference.scores.values[row], reference.depth)
+        best = enumerate(pool.ids(row, order[:_SILVER_DEPTH]))
+        labels[pool.questions[row]] = {name: _SILVER_DEPTH - rank for rank, name in best}
+    return labels

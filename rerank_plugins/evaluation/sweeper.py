@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from rerank_plugins._lazy import require
 from rerank_plugins._progress import chunks
@@ -23,7 +24,7 @@ from rerank_plugins.engine.backend import CrossEncoderBackend
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 from rerank_plugins.evaluation.candidates import CandidatePool, PairScores, by_score, digest
 from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set
-from rerank_plugins.evaluation.evaluator import MEASURES, environment, write_text
+from rerank_plugins.evaluation.evaluator import MEASURES, environment, write_bytes
 from rerank_plugins.evaluation.metrics import Comparable, Difference, bootstrapped_mean, per_query
 from rerank_plugins.types import FloatArray
 
@@ -247,19 +248,13 @@ class Cell:
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON."""
         median, p95 = self.latency_ms
+        plain = TypeAdapter(Any).dump_python
         return {
             "label": self.label,
             "depth": self.depth,
             "steps": [
-                {
-                    "model": step.setup.name,
-                    "options": {
-                        name: value.model_dump() if isinstance(value, ValueGroup) else value
-                        for name, value in step.setup.options.items()
-                    },
-                    "depth": step.depth,
-                }
-                for step in self.steps
+                {"model": setup.name, "options": plain(setup.options, mode="json"), "depth": depth}
+                for setup, depth in self.steps
             ],
             "values": self.values,
             "means": {name: float(np.mean(row)) for name, row in self.values.items()},
@@ -470,7 +465,8 @@ def _setup_cells(
             trial = setup_trial(pool, step, scores.values, rows, reranker)
             (cell,) = measure_cells(pool, [trial], measures, timed)
             if file is not None:
-                write_text(file, json.dumps({"values": cell.values, "seconds": cell.seconds}))
+                stored = {"values": cell.values, "seconds": cell.seconds}
+                write_bytes(file, json.dumps(stored).encode())
         yield cell
 
 
