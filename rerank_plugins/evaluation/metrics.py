@@ -220,28 +220,13 @@ class Comparison:
 
 
 class Comparable:
-    """Base class of results with one value per question for each system.
-
-    Attributes:
-        measures: Names of the measures.
-    """
+    """Base class of results with one value per question for each system."""
 
     measures: tuple[str, ...]
 
     def _measured(self) -> Iterable[tuple[str, Mapping[str, Sequence[float]]]]:
         """Return each system's name and its values by measure."""
         raise NotImplementedError
-
-    def values_of(self, measure: str) -> dict[str, Scores]:
-        """Return one value per question for each system, by its name.
-
-        Raises:
-            ConfigurationError: If ``measure`` was not measured.
-        """
-        if measure not in self.measures:
-            message = f"measure is {measure!r}; the results have {', '.join(self.measures)}."
-            raise ConfigurationError(message)
-        return {name: np.array(values[measure]) for name, values in self._measured()}
 
     def compare(self, measure: str = "nDCG@10", *, alpha: float = 0.05) -> Comparison:
         """Compare the systems; see :func:`~rerank_plugins.evaluation.compare`."""
@@ -275,8 +260,12 @@ def compare(
     if not 0 < alpha < 1:
         message = f"alpha is {alpha!r}; it must be above 0 and below 1."
         raise ConfigurationError(message)
-    by_name = results if isinstance(results, Mapping) else results.values_of(measure)
-    values = {name: np.asarray(row, dtype=np.float64) for name, row in by_name.items()}
+    if isinstance(results, Comparable):
+        if measure not in results.measures:
+            message = f"measure is {measure!r}; the results have {', '.join(results.measures)}."
+            raise ConfigurationError(message)
+        results = {name: row[measure] for name, row in results._measured()}  # noqa: SLF001
+    values = {name: np.asarray(row, dtype=np.float64) for name, row in results.items()}
     sizes = {len(row) for row in values.values()}
     if len(sizes) != 1 or sizes == {0}:
         message = f"the systems have {sorted(sizes)} values; give each one value per question."

@@ -42,19 +42,9 @@ class System:
 
 
 def as_system(system: Any, data: RetrievalSet, depth: int) -> System:  # noqa: ANN401
-    """Wrap anything that can be evaluated.
+    """Wrap anything that :func:`~rerank_plugins.evaluation.evaluate` takes.
 
-    Args:
-        system: A bi-encoder, reranker, cascade or scorer of this package; a retriever or
-            compressor of LangChain; a retriever or postprocessor of LlamaIndex; a function
-            ``query -> documents, nodes, ids or texts`` or ``(query, texts) -> one score per
-            text``; or a mapping from question id to ranked ids.
-        data: The set.
-        depth: Maximum number of passages that a retriever returns.
-
-    Raises:
-        ConfigurationError: If ``system`` is none of these.
-        InvalidInputError: If a mapping has no answer to a question.
+    A retriever returns at most ``depth`` passages.
     """
     if isinstance(system, BiEncoder):
         return _dense(system, data, depth)

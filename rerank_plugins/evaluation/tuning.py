@@ -26,8 +26,6 @@ from rerank_plugins.evaluation.metrics import (
 )
 from rerank_plugins.types import ModelIdentity, ScoringResult
 
-Probabilities = NDArray[np.float64]
-
 
 class Bin(NamedTuple):
     """Pairs of similar probability: mean prediction, share of relevant pairs, number of pairs."""
@@ -51,7 +49,7 @@ class HeldOut(NamedTuple):
         recall: Share of all relevant pairs that are at or above the threshold.
     """
 
-    probabilities: Probabilities
+    probabilities: Scores
     calibration_error: float
     brier: float
     precision: float | None
@@ -161,9 +159,7 @@ def cross_validated(
     )
 
 
-def _checked(
-    probabilities: ArrayLike, labels: ArrayLike
-) -> tuple[Probabilities, NDArray[np.bool_]]:
+def _checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Scores, NDArray[np.bool_]]:
     probs = np.asarray(probabilities, dtype=np.float64)
     _, relevant = labeled_pairs(probs, labels)
     if ((probs < 0) | (probs > 1)).any():
