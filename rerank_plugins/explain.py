@@ -143,20 +143,18 @@ def _highlights(
         )
         raise ConfigurationError(message)
     pairs: list[TextPair] = []
-    first_pairs: list[int] = []
-    sentences_of: list[list[tuple[int, int]]] = []
+    parts: list[tuple[int, list[Window]]] = []
     for document in ranking[:count]:
         start, end = context.scored_part(document) if document.scored else (0, 0)
         text = document.text[start:end]
         spans = sentences(text)
-        first_pairs.append(len(pairs))
-        if len(spans) > 1:
+        if len(spans) < 2:  # noqa: PLR2004
+            spans = []
+        parts.append((len(pairs), [Window(first + start, last + start) for first, last in spans]))
+        if spans:
             # The part itself comes first: a document's score may be the mean of several windows.
-            texts = [text, *(text[: span.start] + text[span.end :] for span in spans)]
+            texts = [text, *(text[:first] + text[last:] for first, last in spans)]
             pairs += [TextPair(context.query, context.prompt + text) for text in texts]
-            sentences_of.append([(span.start + start, span.end + start) for span in spans])
-        else:
-            sentences_of.append([])
     values = context.engine.compute(pairs, max_length=context.settings.max_length).values
     scores = validate_scores(values, len(pairs)).tolist() if pairs else []
     return [
@@ -164,7 +162,7 @@ def _highlights(
             Highlight(start, end, scores[first] - scores[first + number])
             for number, (start, end) in enumerate(spans, start=1)
         )
-        for first, spans in zip(first_pairs, sentences_of, strict=True)
+        for first, spans in parts
     ]
 
 

@@ -46,8 +46,6 @@ DEPTHS: Final = (10, 20, 50, 100, 200, 1000)
 MEASURED_DEPTH: Final = 100
 """Number of results that measures see, even where fewer are reranked."""
 
-_MIN_TIMED: Final = 3
-
 
 @dataclass(frozen=True, init=False)
 class Setup:
@@ -357,9 +355,9 @@ def sweep(
     folder = None if folder is None else Path(folder).expanduser()
     encoder = encoder if isinstance(encoder, BiEncoder) else BiEncoder(encoder)
     pool = CandidatePool(data, encoder, max(*depths, MEASURED_DEPTH), folder)
-    questions = len(pool.questions)
-    timed = np.random.default_rng(0).permutation(questions)[:timed_questions].tolist()
-    cells = [measure_cells(pool, [bi_encoder_trial(pool, range(questions))], measures, timed)[0]]
+    rows = range(len(pool.questions))
+    timed = np.random.default_rng(0).permutation(len(rows))[:timed_questions].tolist()
+    cells = measure_cells(pool, [bi_encoder_trial(pool, rows)], measures, timed)
     for setup in setups:
         cells += _setup_cells(pool, setup, depths, measures, timed, folder=folder, show=show)
     return Sweep(
@@ -410,20 +408,14 @@ def measure_cells(
     Timing ends after ``limit_s`` seconds, once three rows are done. Judgments of None are those
     of the set.
     """
-
-    def seconds_of(row: int) -> list[float]:
-        """Time the requests of a question, with the candidates that each trial reranks."""
-        return [
-            pool.timed(row, reranker, steps[0].depth if steps else 1)
-            for steps, _, reranker in trials
-        ]
-
-    seconds_of(timed[0])  # loads the models
+    requests = [(trial.reranker, trial.steps[0].depth if trial.steps else 1) for trial in trials]
+    for request in requests:
+        pool.timed(timed[0], *request)  # loads the models
     rounds: list[list[float]] = []
     start = perf_counter()
     for row in timed:
-        rounds.append(seconds_of(row))
-        if len(rounds) >= _MIN_TIMED and perf_counter() - start > limit_s:
+        rounds.append([pool.timed(row, *request) for request in requests])
+        if len(rounds) > 2 and perf_counter() - start > limit_s:  # noqa: PLR2004
             break
     judged = pool.data.qrels if qrels is None else qrels
     cells = []

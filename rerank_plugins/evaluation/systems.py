@@ -161,14 +161,6 @@ def _rerank(reranker: Reranker, data: RetrievalSet, query: str, candidates: Hits
     return [candidates.ids[document.index] for document in ranking]
 
 
-def _compress(compressor: Any, data: RetrievalSet, query: str, candidates: Hits) -> Any:  # noqa: ANN401
-    return compressor.compress_documents(_langchain_documents(data, candidates), query)
-
-
-def _postprocess(processor: Any, data: RetrievalSet, query: str, candidates: Hits) -> Any:  # noqa: ANN401
-    return processor.postprocess_nodes(_llama_index_nodes(data, candidates), query_str=query)
-
-
 def _sort(
     function: Callable[..., Any], data: RetrievalSet, query: str, candidates: Hits
 ) -> list[str]:
@@ -191,8 +183,8 @@ def _required_arguments(function: Callable[..., Any]) -> int:
     )
 
 
-def _langchain_documents(data: RetrievalSet, candidates: Hits) -> list[Any]:
-    """Return LangChain documents with retrieval scores as metadata ``score``.
+def _compress(compressor: Any, data: RetrievalSet, query: str, candidates: Hits) -> Any:  # noqa: ANN401
+    """Pass LangChain documents with retrieval scores as metadata ``score``.
 
     They are copies of the documents that the set was made from, if it was.
     """
@@ -206,10 +198,10 @@ def _langchain_documents(data: RetrievalSet, candidates: Hits) -> list[Any]:
         # The set's id may differ from the original's.
         update = {"id": name, "metadata": original.metadata | score}
         documents.append(original.model_copy(update=update))
-    return documents
+    return compressor.compress_documents(documents, query)
 
 
-def _llama_index_nodes(data: RetrievalSet, candidates: Hits) -> list[Any]:
+def _postprocess(processor: Any, data: RetrievalSet, query: str, candidates: Hits) -> Any:  # noqa: ANN401
     schema = require("llama_index.core.schema", "llama-index")
     nodes = []
     for rank, name in enumerate(candidates.ids):
@@ -218,4 +210,4 @@ def _llama_index_nodes(data: RetrievalSet, candidates: Hits) -> list[Any]:
             original = schema.TextNode(id_=name, text=data.by_id[name].content)
         score = None if candidates.scores is None else candidates.scores[rank]
         nodes.append(schema.NodeWithScore(node=original, score=score))
-    return nodes
+    return processor.postprocess_nodes(nodes, query_str=query)

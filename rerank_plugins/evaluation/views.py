@@ -16,6 +16,7 @@ from rerank_plugins.evaluation.metrics import compare, paired_bootstrap
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from numpy.typing import NDArray
     from rich.console import Group
     from rich.table import Table
 
@@ -155,52 +156,33 @@ def draw_plan(plan: Plan, path: Path) -> Path:
 
 
 def _draw_options(axes: Any, plan: Plan) -> None:  # noqa: ANN401  (matplotlib has no full types)
+    def points(cells: Sequence[Cell]) -> NDArray[np.float64]:
+        """Return latencies, means and the ends of their intervals."""
+        return np.array([(cell.latency_ms[0], *cell.interval(plan.measure)) for cell in cells]).T
+
     series: dict[str, list[Cell]] = {}
     for cell in plan.sweep.cells:
         name = ", then ".join(str(step.setup) for step in cell.steps) or cell.label
         series.setdefault(name, []).append(cell)
     for number, (name, cells) in enumerate(series.items()):
-        means = [cell.interval(plan.measure) for cell in cells]
-        axes.errorbar(
-            [cell.latency_ms[0] for cell in cells],
-            [mean.mean for mean in means],
-            yerr=[
-                [mean.mean - mean.low for mean in means],
-                [mean.high - mean.mean for mean in means],
-            ],
-            fmt="o",
-            color=_COLORS[number % len(_COLORS)],
-            ecolor="#77777766",
-            label=name,
-            markersize=5,
-        )
-    frontier = [(cell.latency_ms[0], cell.interval(plan.measure).mean) for cell in plan.frontier]
-    axes.plot(
-        *zip(*frontier, strict=True),
-        color="#555555",
-        linewidth=1,
-        zorder=0,
-        label="best at its latency",
-    )
-    axes.scatter(
-        plan.recommended.latency_ms[0],
-        plan.recommended.interval(plan.measure).mean,
-        s=220,
-        facecolors="none",
-        edgecolors="#777777",
-        linewidths=1.5,
-        label="recommended",
-        zorder=5,
-    )
+        latency, mean, low, high = points(cells)
+        color = _COLORS[number % len(_COLORS)]
+        style: dict[str, Any] = {"fmt": "o", "markersize": 5, "ecolor": "#77777766"}
+        axes.errorbar(latency, mean, [mean - low, high - mean], color=color, label=name, **style)
+    latency, mean, *_ = points(plan.frontier)
+    style = {"color": "#555555", "linewidth": 1, "zorder": 0}
+    axes.plot(latency, mean, label="best at its latency", **style)
+    latency, mean, *_ = points([plan.recommended])
+    style = {"facecolors": "none", "edgecolors": "#777777", "linewidths": 1.5, "zorder": 5}
+    axes.scatter(latency, mean, s=220, label="recommended", **style)
     axes.axvline(plan.budget_ms, color="#b91c1c", linestyle=":", label="budget")
-    axes.set_xscale("log")
-    axes.set_xlabel("milliseconds per question (median)")
-    axes.set_ylabel(f"agreement with {plan.reference}" if plan.reference else plan.measure)
-    axes.set_title(
-        f"{plan.decision.verdict}: {len(plan.sweep.questions)} questions, "
-        f"{plan.sweep.documents:,} documents",
-        fontsize=11,
+    axes.set(
+        xscale="log",
+        xlabel="milliseconds per question (median)",
+        ylabel=f"agreement with {plan.reference}" if plan.reference else plan.measure,
     )
+    counts = f"{len(plan.sweep.questions)} questions, {plan.sweep.documents:,} documents"
+    axes.set_title(f"{plan.decision.verdict}: {counts}", fontsize=11)
     axes.grid(visible=True, alpha=0.25)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.legend(fontsize=8, loc="best")
