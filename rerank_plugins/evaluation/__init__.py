@@ -68,6 +68,5 @@ _MODULES = {
 }
 
 __getattr__, __dir__ = lazy_names(
-    __name__,
-    {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names},
+    __name__, {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,6 +177,15 @@ def as_retrieval_set(data: Any, split: str | None = "test") -> RetrievalSet:  # 
     return data
 
 
+def as_judged_set(data: Any, split: str) -> RetrievalSet:  # noqa: ANN401
+    """Return a set for a folder or a set, if it has judgments."""
+    judged = as_retrieval_set(data, split)
+    if not judged.qrels:
+        message = "data has no judgments; quality is measured with them. `plan` works without."
+        raise InvalidInputError(message)
+    return judged
+
+
 def text_of(document: Any) -> str:  # noqa: ANN401  (any framework's)
     """Return the text of a LangChain document, a LlamaIndex node, or a string."""
     if isinstance(document, str):
@@ -287,4 +296,4 @@ def _validated(data: RetrievalSet, *, judged: bool) -> RetrievalSet:
     if not judged:
         return data
     queries = {name: text for name, text in data.queries.items() if name in data.qrels}
-    return RetrievalSet(data.passages, queries, data.qrels, data.originals)
+    return replace(data, queries=queries)

@@ -23,7 +23,7 @@ from rerank_plugins._progress import chunks
 from rerank_plugins.config import validate_count
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
-from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set
+from rerank_plugins.evaluation.datasets import RetrievalSet, as_judged_set
 from rerank_plugins.evaluation.metrics import Comparable, per_query
 from rerank_plugins.evaluation.systems import Hits, System, as_system
 
@@ -247,10 +247,7 @@ def evaluate(
             unknown document.
         MissingDependencyError: If the extra ``evaluation`` is not installed.
     """
-    data = as_retrieval_set(data, split)
-    if not data.qrels:
-        message = "data has no judgments; evaluate needs them. `plan` works without."
-        raise InvalidInputError(message)
+    data = as_judged_set(data, split)
     if not isinstance(systems, Mapping) or not systems:
         message = 'systems is empty or not a mapping; give names: {"mini": Reranker()}.'
         raise ConfigurationError(message)
@@ -283,13 +280,9 @@ def evaluate(
                 memory.cuda_mib,
             )
         )
+    questions = tuple(data.queries)
     return Evaluation(
-        len(data.passages),
-        depth,
-        tuple(data.queries),
-        tuple(measures),
-        tuple(results),
-        environment(),
+        len(data.passages), depth, questions, tuple(measures), tuple(results), environment()
     )
 
 

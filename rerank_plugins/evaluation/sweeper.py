@@ -21,9 +21,9 @@ from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.ranking import fuse, fused_order
 from rerank_plugins.core.reranker import Reranker
 from rerank_plugins.engine.backend import CrossEncoderBackend
-from rerank_plugins.errors import ConfigurationError, InvalidInputError
+from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.evaluation.candidates import CandidatePool, PairScores, by_score, digest
-from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set
+from rerank_plugins.evaluation.datasets import RetrievalSet, as_judged_set
 from rerank_plugins.evaluation.evaluator import MEASURES, environment, write_bytes
 from rerank_plugins.evaluation.metrics import Comparable, Difference, bootstrapped_mean, per_query
 from rerank_plugins.types import FloatArray
@@ -337,10 +337,7 @@ def sweep(
         InvalidInputError: If the set is empty or has no judgments.
         InferenceError: If a model fails.
     """
-    data = as_retrieval_set(data, split)
-    if not data.qrels:
-        message = "data has no judgments; a sweep needs them to measure quality."
-        raise InvalidInputError(message)
+    data = as_judged_set(data, split)
     validate_count("timed_questions", timed_questions)
     if not depths:
         message = "depths is empty; give at least one number of candidates."

@@ -260,10 +260,7 @@ class FittedMargin:
 
 
 def fused_quality(
-    queries: Sequence[LabeledQuery],
-    method: FusionMethod,
-    weight: float,
-    measure: str = "nDCG@10",
+    queries: Sequence[LabeledQuery], method: FusionMethod, weight: float, measure: str = "nDCG@10"
 ) -> Scores:
     """Measure each query with its candidates in fused order; one value per query.
 
