@@ -1,4 +1,4 @@
-"""Choice of a reranking setup for a dataset and a latency budget."""
+"""Plans: the choice of a reranking setup for a dataset and a latency budget."""
 
 from __future__ import annotations
 
@@ -70,8 +70,6 @@ RELEVANT_GAIN: Final = 0.02
 
 MIN_QUESTIONS: Final = 20
 """With fewer questions, bootstrap intervals are too narrow."""
-
-RESAMPLES: Final = 1_000
 
 
 @dataclass(frozen=True)
@@ -403,8 +401,9 @@ def decide(
     best = int(cheapest_good(values.mean(axis=1), cost, fits, quality))
     count = values.shape[1]
     # The share of each question in each bootstrap resample, one row per resample.
-    resamples = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    weights = resamples / count
+    weights = (
+        np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), 1000) / count
+    )
     choices = cheapest_good(weights @ values.T, cost, fits, quality)
 
     def share(option: int) -> float:

@@ -1,4 +1,4 @@
-"""Sweeps over models, options and depths, with all shared work done once."""
+"""Setups, sweeps over setups and depths with shared work done once, and code of setups."""
 
 from __future__ import annotations
 
@@ -131,82 +131,6 @@ def default_setups(models: Iterable[str]) -> list[Setup]:
         for model in models
         for backend, dtype in variants
     ]
-
-
-def langchain_code(encoder: str, steps: Sequence[RerankStep], top_n: int = 10) -> str:
-    """Return LangChain code that retrieves from a list ``texts``; more steps are a cascade."""
-    arguments, imports = _arguments(steps)
-    if steps:
-        names = "BiEncoderEmbeddings, RerankRetriever"
-        retriever = f"""RerankRetriever(
-    base_retriever=store.as_retriever(),
-    k={steps[0].depth},
-    top_n={min(top_n, steps[0].depth)},
-    {arguments},
-)"""
-    else:
-        names = "BiEncoderEmbeddings"
-        retriever = f'store.as_retriever(search_kwargs={{"k": {top_n}}})'
-    return f"""from langchain_core.vectorstores import InMemoryVectorStore
-{imports}from rerank_plugins.langchain import {names}
-
-# Any other vector store works with the same embeddings.
-store = InMemoryVectorStore.from_texts(
-    texts, BiEncoderEmbeddings(model={_literal(encoder)})
-)
-retriever = {retriever}
-documents = retriever.invoke("your question")
-"""
-
-
-def llama_index_code(encoder: str, steps: Sequence[RerankStep], top_n: int = 10) -> str:
-    """Return LlamaIndex code that retrieves from a list ``texts``; see :func:`langchain_code`."""
-    names = "BiEncoderEmbedding, CrossEncoderPostprocessor" if steps else "BiEncoderEmbedding"
-    arguments, imports = _arguments(steps)
-    depth = steps[0].depth if steps else top_n
-    code = f"""from llama_index.core import Document, VectorStoreIndex
-{imports}from rerank_plugins.llama_index import {names}
-
-# Any other index works with the same embeddings.
-index = VectorStoreIndex.from_documents(
-    [Document(text=text) for text in texts],
-    embed_model=BiEncoderEmbedding(model={_literal(encoder)}),
-)
-nodes = index.as_retriever(similarity_top_k={depth}).retrieve("your question")
-"""
-    if not steps:
-        return code
-    return f"""{code}postprocessor = CrossEncoderPostprocessor(
-    top_n={min(top_n, depth)},
-    {arguments},
-)
-nodes = postprocessor.postprocess_nodes(nodes, query_str="your question")
-"""
-
-
-def _arguments(steps: Sequence[RerankStep]) -> tuple[str, str]:
-    """Return the code of the reranker's arguments, and of the imports that they need."""
-    options = [value for step in steps for value in step.setup.options.values()]
-    names = {type(value).__name__ for value in options if isinstance(value, ValueGroup)}
-    settings = [
-        [f"{name}={_literal(value)}" for name, value in step.setup.settings().items()]
-        for step in steps
-    ]
-    arguments = ",\n    ".join(settings[0]) if settings else ""
-    if len(steps) > 1:
-        names |= {"Cascade", "Reranker"}
-        stages = [f"Reranker({', '.join(values)})" for values in settings]
-        for number, following in enumerate(steps[1:]):
-            stages[number] = f"({stages[number]}, {following.depth})"
-        lines = "".join(f"            {stage},\n" for stage in stages)
-        arguments = f"model=Cascade(\n        [\n{lines}        ]\n    )"
-    imports = f"from rerank_plugins import {', '.join(sorted(names))}\n" if names else ""
-    return arguments, imports
-
-
-def _literal(value: object) -> str:
-    """Return Python code for a value, with strings in double quotes."""
-    return json.dumps(str(value)) if isinstance(value, (str, Path)) else repr(value)
 
 
 @dataclass(frozen=True)
@@ -476,3 +400,79 @@ def _read_cell(file: Path | None, step: RerankStep) -> Cell | None:
         return Cell((step,), values, tuple(stored["seconds"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def langchain_code(encoder: str, steps: Sequence[RerankStep], top_n: int = 10) -> str:
+    """Return LangChain code that retrieves from a list ``texts``; more steps are a cascade."""
+    arguments, imports = _arguments(steps)
+    if steps:
+        names = "BiEncoderEmbeddings, RerankRetriever"
+        retriever = f"""RerankRetriever(
+    base_retriever=store.as_retriever(),
+    k={steps[0].depth},
+    top_n={min(top_n, steps[0].depth)},
+    {arguments},
+)"""
+    else:
+        names = "BiEncoderEmbeddings"
+        retriever = f'store.as_retriever(search_kwargs={{"k": {top_n}}})'
+    return f"""from langchain_core.vectorstores import InMemoryVectorStore
+{imports}from rerank_plugins.langchain import {names}
+
+# Any other vector store works with the same embeddings.
+store = InMemoryVectorStore.from_texts(
+    texts, BiEncoderEmbeddings(model={_literal(encoder)})
+)
+retriever = {retriever}
+documents = retriever.invoke("your question")
+"""
+
+
+def llama_index_code(encoder: str, steps: Sequence[RerankStep], top_n: int = 10) -> str:
+    """Return LlamaIndex code that retrieves from a list ``texts``; see :func:`langchain_code`."""
+    names = "BiEncoderEmbedding, CrossEncoderPostprocessor" if steps else "BiEncoderEmbedding"
+    arguments, imports = _arguments(steps)
+    depth = steps[0].depth if steps else top_n
+    code = f"""from llama_index.core import Document, VectorStoreIndex
+{imports}from rerank_plugins.llama_index import {names}
+
+# Any other index works with the same embeddings.
+index = VectorStoreIndex.from_documents(
+    [Document(text=text) for text in texts],
+    embed_model=BiEncoderEmbedding(model={_literal(encoder)}),
+)
+nodes = index.as_retriever(similarity_top_k={depth}).retrieve("your question")
+"""
+    if not steps:
+        return code
+    return f"""{code}postprocessor = CrossEncoderPostprocessor(
+    top_n={min(top_n, depth)},
+    {arguments},
+)
+nodes = postprocessor.postprocess_nodes(nodes, query_str="your question")
+"""
+
+
+def _arguments(steps: Sequence[RerankStep]) -> tuple[str, str]:
+    """Return the code of the reranker's arguments, and of the imports that they need."""
+    options = [value for step in steps for value in step.setup.options.values()]
+    names = {type(value).__name__ for value in options if isinstance(value, ValueGroup)}
+    settings = [
+        [f"{name}={_literal(value)}" for name, value in step.setup.settings().items()]
+        for step in steps
+    ]
+    arguments = ",\n    ".join(settings[0]) if settings else ""
+    if len(steps) > 1:
+        names |= {"Cascade", "Reranker"}
+        stages = [f"Reranker({', '.join(values)})" for values in settings]
+        for number, following in enumerate(steps[1:]):
+            stages[number] = f"({stages[number]}, {following.depth})"
+        lines = "".join(f"            {stage},\n" for stage in stages)
+        arguments = f"model=Cascade(\n        [\n{lines}        ]\n    )"
+    imports = f"from rerank_plugins import {', '.join(sorted(names))}\n" if names else ""
+    return arguments, imports
+
+
+def _literal(value: object) -> str:
+    """Return Python code for a value, with strings in double quotes."""
+    return json.dumps(str(value)) if isinstance(value, (str, Path)) else repr(value)
