@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from rerank_plugins._lazy import require
-from rerank_plugins.config import ScoringSettings, Windows, validate_count
+from rerank_plugins.config import ScoringSettings, validate_count
 from rerank_plugins.core.cross_encoder import effective_prompts
 from rerank_plugins.core.ranking import validate_scores
 from rerank_plugins.core.windows import WindowSplitter, sentences, subsample
@@ -68,65 +68,51 @@ def explain(ranking: Ranking, highlight: int = 0) -> Explanation:
 
 @dataclass(frozen=True)
 class _ScoringContext:
-    """The model and the settings that scored a ranking.
-
-    Attributes:
-        engine: Engine of the model.
-        settings: Scoring settings of the ranking.
-        query: The query with its prompt.
-        prompt: Prompt before each document.
-    """
+    """The model and the settings that scored a ranking."""
 
     engine: Engine[TextPair]
     settings: ScoringSettings
     query: str
+    """The query with its prompt."""
     prompt: str
+    """Prompt before each document."""
 
     @classmethod
     def of(cls, ranking: Ranking) -> _ScoringContext | None:
         """Return the context; None if the ranking's cross-encoder is not loaded here."""
         if ranking.model is None or ranking.scoring is None:
             return None
-        engine = find_engine(ranking.model, CrossEncoderBackend)
-        if engine is None:
+        if (engine := find_engine(ranking.model, CrossEncoderBackend)) is None:
             return None
         prompts = effective_prompts(engine.prompts, ranking.scoring)
-        query = prompts["query"] + ranking.query
-        return cls(engine, ranking.scoring, query, prompts["document"])
+        return cls(engine, ranking.scoring, prompts["query"] + ranking.query, prompts["document"])
 
     def scored_part(self, document: RankedDocument) -> Window:
         """Return the span of a scored document that its score is computed from."""
         if document.window is not None:
             return document.window
-        whole = Window(0, len(document.text))
+        end = len(document.text)
         backend = self.engine.backend
-        if not document.truncated or not isinstance(backend, SupportsTokenSpans):
-            return whole
-        (spans,) = backend.spans([self.prompt + document.text])
-        room = backend.room(self.query, self.settings.max_length)
-        end = int(spans[:room, 1].max(initial=0)) - len(self.prompt)
+        if document.truncated and isinstance(backend, SupportsTokenSpans):
+            (spans,) = backend.spans([self.prompt + document.text])
+            room = backend.room(self.query, self.settings.max_length)
+            end = int(spans[:room, 1].max(initial=0)) - len(self.prompt)
         return Window(0, max(0, end))
 
     def truncated_tokens(self, document: RankedDocument) -> int | None:
         """Return how many tokens of a scored document were not scored; None if unknown."""
-        backend = self.engine.backend
+        backend, settings = self.engine.backend, self.settings
         if not isinstance(backend, SupportsTokenSpans):
             return None
-        if self.settings.windows is not None:
-            return self._tokens_between_windows(backend, document.text, self.settings.windows)
-        (spans,) = backend.spans([self.prompt + document.text])
-        return max(0, len(spans) - backend.room(self.query, self.settings.max_length))
-
-    def _tokens_between_windows(
-        self, backend: SupportsTokenSpans, text: str, settings: Windows
-    ) -> int:
-        split = WindowSplitter(
-            self.engine.backend, self.settings.max_length, settings.overlap, self.prompt
-        )
-        windows = subsample(split(self.query, [text])[0], settings.max_windows)
-        starts = backend.spans([text])[0][:, 0]
+        if settings.windows is None:
+            (spans,) = backend.spans([self.prompt + document.text])
+            return max(0, len(spans) - backend.room(self.query, settings.max_length))
+        overlap = settings.windows.overlap
+        split = WindowSplitter(self.engine.backend, settings.max_length, overlap, self.prompt)
+        (windows,) = split(self.query, [document.text])
+        starts = backend.spans([document.text])[0][:, 0]
         scored = np.zeros(len(starts), dtype=np.bool_)
-        for window in windows:
+        for window in subsample(windows, settings.windows.max_windows):
             scored |= (starts >= window.start) & (starts < window.end)
         return int((~scored).sum())
 
@@ -145,10 +131,6 @@ def _highlights(
 
     All texts are scored in one request. A document that has one sentence, or that the model
     did not score, has no highlights.
-
-    Raises:
-        ConfigurationError: If the model is not loaded.
-        InferenceError: If the model fails.
     """
     if not ranking.documents:
         return []
@@ -161,20 +143,18 @@ def _highlights(
         )
         raise ConfigurationError(message)
     pairs: list[TextPair] = []
-    first_pairs: list[int] = []
-    sentences_of: list[list[tuple[int, int]]] = []
+    parts: list[tuple[int, list[Window]]] = []
     for document in ranking[:count]:
         start, end = context.scored_part(document) if document.scored else (0, 0)
         text = document.text[start:end]
         spans = sentences(text)
-        first_pairs.append(len(pairs))
-        if len(spans) > 1:
+        if len(spans) < 2:  # noqa: PLR2004
+            spans = []
+        parts.append((len(pairs), [Window(first + start, last + start) for first, last in spans]))
+        if spans:
             # The part itself comes first: a document's score may be the mean of several windows.
-            texts = [text, *(text[: span.start] + text[span.end :] for span in spans)]
+            texts = [text, *(text[:first] + text[last:] for first, last in spans)]
             pairs += [TextPair(context.query, context.prompt + text) for text in texts]
-            sentences_of.append([(span.start + start, span.end + start) for span in spans])
-        else:
-            sentences_of.append([])
     values = context.engine.compute(pairs, max_length=context.settings.max_length).values
     scores = validate_scores(values, len(pairs)).tolist() if pairs else []
     return [
@@ -182,11 +162,8 @@ def _highlights(
             Highlight(start, end, scores[first] - scores[first + number])
             for number, (start, end) in enumerate(spans, start=1)
         )
-        for first, spans in zip(first_pairs, sentences_of, strict=True)
+        for first, spans in parts
     ]
-
-
-__all__ = ["ExplainedDocument", "Explanation", "Highlight", "explain"]
 
 
 # Colors are inherited or translucent, so that the view fits light and dark pages.
@@ -210,28 +187,23 @@ vertical-align:top;border-bottom:1px solid rgba(128,128,128,.3);background:none;
 _HTML_LENGTH: Final = 160
 """Maximum number of characters of a text without highlights that is shown unfolded."""
 
-_TABLE_LENGTH: Final = 100
+
+_COLUMNS: Final = ("rank", "was", "moved", "score", "raw score", "retrieval score")
 
 
 def html(explanation: Explanation) -> str:
     """Return a self-contained HTML table; all texts are escaped."""
-    largest = max(
-        (abs(mark.effect) for explained in explanation for mark in explained.highlights), default=0
-    )
+    effects = [abs(mark.effect) for explained in explanation for mark in explained.highlights]
+    largest = max(effects, default=0.0)
     rows = "".join(_html_row(explanation, explained, largest) for explained in explanation)
-    names = ("rank", "was", "moved", "score", "raw score", "retrieval score")
-    header = "".join(f"<th>{name}</th>" for name in names)
-    legend = (
-        "; a green sentence raised the score, a red one lowered it (effect in the tooltip)"
-        if largest
-        else ""
-    )
+    header = "".join(f"<th>{name}</th>" for name in _COLUMNS)
+    legend = "; a green sentence raised the score, a red one lowered it (effect in the tooltip)"
     return (
         f'<div class="rerank-explanation"><style>{_STYLE}</style>'
         f"<strong>{escape(explanation.query)}</strong>"
         f'<table><thead><tr>{header}<th class="text">document</th></tr></thead>'
         f"<tbody>{rows}</tbody></table>"
-        f"<footer>{escape(_caption(explanation))}{legend}</footer></div>"
+        f"<footer>{escape(_caption(explanation))}{legend if largest else ''}</footer></div>"
     )
 
 
@@ -248,20 +220,16 @@ def table(explanation: Explanation) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    for name in ("rank", "was", "moved", "score", "raw score", "retrieval score"):
+    for name in _COLUMNS:
         view.add_column(name, justify="right", no_wrap=True)
     view.add_column("document")
     view.add_column("note")
+    colors = {"up": "green", "down": "red", "": ""}
     for explained in explanation:
-        document = explained.document
+        before, after, movement, *scores = _numbers(explained, "")
         view.add_row(
-            str(explained.rank_after),
-            str(explained.rank_before),
-            _table_movement(explained.moved),
-            _score(document.relevance_score if document.scored else None, ""),
-            _score(document.raw_score if document.scored else None, ""),
-            _score(document.retrieval_score, ""),
-            text(_line(document.text)),
+            *(before, after, text(movement, colors[_direction(explained)]), *scores),
+            text(_line(explained.document.text)),
             text(explanation.note(explained)),
         )
     return view
@@ -273,32 +241,37 @@ def _caption(explanation: Explanation) -> str:
     return f"{model}, {explanation.status}{removed}"
 
 
-def _score(score: float | None, missing: str) -> str:
-    return missing if score is None else f"{score:.3f}"
+def _direction(explained: ExplainedDocument) -> str:
+    return "up" if explained.moved > 0 else "down" if explained.moved < 0 else ""
+
+
+def _numbers(explained: ExplainedDocument, missing: str) -> list[str]:
+    """Return the cells of the columns with numbers."""
+    document = explained.document
+    scores = (document.relevance_score, document.raw_score) if document.scored else (None, None)
+    arrow = {"up": "↑", "down": "↓", "": "="}[_direction(explained)]
+    return [
+        *(str(explained.rank_after), str(explained.rank_before)),
+        f"{arrow}{abs(explained.moved) or ''}",
+        *(
+            missing if score is None else f"{score:.3f}"
+            for score in (*scores, document.retrieval_score)
+        ),
+    ]
 
 
 def _html_row(explanation: Explanation, explained: ExplainedDocument, largest: float) -> str:
-    document = explained.document
-    relevance = document.relevance_score if document.scored else None
-    width = min(max(relevance or 0.0, 0.0), 1.0)
-    note = explanation.note(explained)
+    document, note = explained.document, explanation.note(explained)
+    after, before, movement, score, *others = _numbers(explained, "&ndash;")
+    width = min(max(document.relevance_score, 0.0), 1.0) if document.scored else 0.0
     note_html = f'<div class="note">{escape(note)}</div>' if note else ""
     return (
-        f"<tr><td>{explained.rank_after}</td><td>{explained.rank_before}</td>"
-        f"{_html_movement(explained.moved)}"
-        f'<td>{_score(relevance, "&ndash;")}<div class="bar" style="width:{width:.0%}"></div></td>'
-        f"<td>{_score(document.raw_score if document.scored else None, '&ndash;')}</td>"
-        f"<td>{_score(document.retrieval_score, '&ndash;')}</td>"
+        f"<tr><td>{after}</td><td>{before}</td>"
+        f'<td class="{_direction(explained)}">{movement}</td>'
+        f'<td>{score}<div class="bar" style="width:{width:.0%}"></div></td>'
+        f"{''.join(f'<td>{other}</td>' for other in others)}"
         f'<td class="text">{_html_text(explained, largest)}{note_html}</td></tr>'
     )
-
-
-def _html_movement(ranks: int) -> str:
-    if ranks == 0:
-        return "<td>=</td>"
-    if ranks > 0:
-        return f'<td class="up">&uarr;{ranks}</td>'
-    return f'<td class="down">&darr;{-ranks}</td>'
 
 
 def _html_text(explained: ExplainedDocument, largest: float) -> str:
@@ -316,27 +289,18 @@ def _html_highlights(explained: ExplainedDocument, largest: float) -> str:
     """Return the text with its sentences colored, and what was not scored in gray."""
     text = explained.document.text
     start, end = explained.highlights[0].start, explained.highlights[-1].end
-    marks = []
+    marks = ""
     for mark in explained.highlights:
         color = "26,152,80" if mark.effect > 0 else "217,83,79"
         strength = abs(mark.effect) / largest * 0.55 if largest else 0.0
-        marks.append(
+        marks += (
             f'<mark title="{mark.effect:+.3f}" style="background:rgba({color},{strength:.2f})">'
             f"{escape(text[mark.start : mark.end])}</mark>"
         )
-    before, after = (
-        f'<span class="unscored">{escape(part)}</span>' if part else ""
-        for part in (text[:start], text[end:])
-    )
-    return before + "".join(marks) + after
-
-
-def _table_movement(ranks: int) -> str:
-    if ranks == 0:
-        return "="
-    return f"[green]↑{ranks}[/]" if ranks > 0 else f"[red]↓{-ranks}[/]"
+    unscored = '<span class="unscored">{}</span>'.format
+    return unscored(escape(text[:start])) + marks + unscored(escape(text[end:]))
 
 
 def _line(text: str) -> str:
     printable = "".join(character if character.isprintable() else " " for character in text)
-    return shorten(printable, _TABLE_LENGTH, placeholder=" …")
+    return shorten(printable, 100, placeholder=" …")

@@ -55,26 +55,18 @@ __all__ = [
     "sweep",
 ]
 
-_HOMES = {
-    "Comparison": "rerank_plugins.evaluation.metrics",
-    "Evaluation": "rerank_plugins.evaluation.evaluator",
-    "LabeledQuery": "rerank_plugins.evaluation.tuning",
-    "Plan": "rerank_plugins.evaluation.planner",
-    "RetrievalSet": "rerank_plugins.evaluation.datasets",
-    "Setup": "rerank_plugins.evaluation.sweeper",
-    "bootstrapped_mean": "rerank_plugins.evaluation.metrics",
-    "compare": "rerank_plugins.evaluation.metrics",
-    "cross_validated": "rerank_plugins.evaluation.tuning",
-    "evaluate": "rerank_plugins.evaluation.evaluator",
-    "fit_early_exit_margin": "rerank_plugins.evaluation.tuning",
-    "fit_fusion_weight": "rerank_plugins.evaluation.tuning",
-    "from_documents": "rerank_plugins.evaluation.datasets",
-    "from_frames": "rerank_plugins.evaluation.datasets",
-    "paired_bootstrap": "rerank_plugins.evaluation.metrics",
-    "plan": "rerank_plugins.evaluation.planner",
-    "read_beir": "rerank_plugins.evaluation.datasets",
-    "reliability_curve": "rerank_plugins.evaluation.tuning",
-    "sweep": "rerank_plugins.evaluation.sweeper",
+_MODULES = {
+    "datasets": ("RetrievalSet", "from_documents", "from_frames", "read_beir"),
+    "evaluator": ("Evaluation", "evaluate"),
+    "metrics": ("Comparison", "bootstrapped_mean", "compare", "paired_bootstrap"),
+    "planner": ("Plan", "plan"),
+    "sweeper": ("Setup", "sweep"),
+    "tuning": (
+        *("LabeledQuery", "cross_validated", "fit_early_exit_margin", "fit_fusion_weight"),
+        "reliability_curve",
+    ),
 }
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(
+    __name__, {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
+)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,6 @@ from rerank_plugins.evaluation.datasets import RetrievalSet
 from rerank_plugins.evaluation.evaluator import write_bytes
 from rerank_plugins.evaluation.systems import nearest
 from rerank_plugins.types import FloatArray
-
-_SAVE_EVERY_S: Final = 10.0
 
 
 class CandidatePool:
@@ -38,11 +36,7 @@ class CandidatePool:
     ) -> None:
         """Embed the set, or read its embeddings from ``folder``, and search it.
 
-        Args:
-            data: The set.
-            encoder: The bi-encoder.
-            depth: Number of candidates per question; at most the number of passages.
-            folder: Folder for the embeddings; None does not store them.
+        The depth is the number of candidates per question; at most the number of passages.
         """
         self.data = data
         self.questions = list(data.queries)
@@ -103,36 +97,26 @@ class PairScores:
     """
 
     def __init__(self, pool: CandidatePool, reranker: Reranker, file: Path | None = None) -> None:
-        """Start with the scores in ``file``, if it exists.
-
-        Args:
-            pool: The candidates.
-            reranker: Computes the raw scores.
-            file: File for the scores, to resume later; None does not store them.
-        """
+        """Start with the scores in ``file``, if it exists; None does not store them."""
         self._pool = pool
         self._reranker = reranker
         self._file = file
         self._saved = perf_counter()
         self.values = np.full(pool.best.shape, np.nan, dtype=np.float32)
         stored = None if file is None else read_array(file)
-        if stored is not None and stored.ndim == 2 and len(stored) == len(self.values):  # noqa: PLR2004
+        if stored is not None and (stored.ndim, len(stored)) == (2, len(self.values)):
             columns = min(stored.shape[1], pool.depth)
             self.values[:, :columns] = stored[:, :columns]
 
     def score(self, row: int, columns: Sequence[int] | NDArray[np.intp]) -> None:
-        """Score those of some candidates of a question that have no score yet.
-
-        Raises:
-            InferenceError: If the model fails.
-        """
+        """Score those of some candidates of a question that have no score yet."""
         missing = [column for column in columns if np.isnan(self.values[row, column])]
         if not missing:
             return
         ranking = self._reranker.rank(self._pool.question(row), self._pool.texts(row, missing))
         for document in ranking:
             self.values[row, missing[document.index]] = document.raw_score
-        if perf_counter() - self._saved > _SAVE_EVERY_S:
+        if perf_counter() - self._saved > 10:  # noqa: PLR2004  (seconds)
             self.save()
 
     def save(self) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from rerank_plugins.errors import InvalidInputError
 
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 Judgments = Mapping[str, Mapping[str, int] | Iterable[str]]
 """Question id -> passage id -> grade, or question id -> ids of the relevant passages."""
-
-_ID_KEYS: Final = ("_id", "id", "doc_id", "document_id")
-"""Metadata keys that commonly hold an id."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +114,11 @@ def from_documents(
         >>> data.passages[1].id, data.qrels
         ('1', {'0': {'1': 1}})
     """
-    if isinstance(documents, Mapping):
-        named = [(str(name), document) for name, document in documents.items()]
-    else:
-        named = [
-            (_document_id(document, position, id_key), document)
-            for position, document in enumerate(list(documents))
-        ]
+    named = (
+        [(str(name), document) for name, document in documents.items()]
+        if isinstance(documents, Mapping)
+        else [(_document_id(item, number, id_key), item) for number, item in enumerate(documents)]
+    )
     questions = queries if isinstance(queries, Mapping) else enumerate(queries)
     data = RetrievalSet(
         passages=tuple(Passage(name, "", text_of(document)) for name, document in named),
@@ -164,11 +159,7 @@ def from_frames(
 
 
 def as_retrieval_set(data: Any, split: str | None = "test") -> RetrievalSet:  # noqa: ANN401
-    """Return a set for a folder or a set.
-
-    Raises:
-        InvalidInputError: If ``data`` is neither, or has no passages or no questions.
-    """
+    """Return a set for a folder or a set, if it has passages and questions."""
     if isinstance(data, (str, Path)):
         data = read_beir(data, split)
     if not isinstance(data, RetrievalSet):
@@ -186,12 +177,17 @@ def as_retrieval_set(data: Any, split: str | None = "test") -> RetrievalSet:  # 
     return data
 
 
-def text_of(document: Any) -> str:  # noqa: ANN401  (any framework's)
-    """Return the text of a LangChain document, a LlamaIndex node, or a string.
+def as_judged_set(data: Any, split: str) -> RetrievalSet:  # noqa: ANN401
+    """Return a set for a folder or a set, if it has judgments."""
+    judged = as_retrieval_set(data, split)
+    if not judged.qrels:
+        message = "data has no judgments; quality is measured with them. `plan` works without."
+        raise InvalidInputError(message)
+    return judged
 
-    Raises:
-        InvalidInputError: If it is none of these.
-    """
+
+def text_of(document: Any) -> str:  # noqa: ANN401  (any framework's)
+    """Return the text of a LangChain document, a LlamaIndex node, or a string."""
     if isinstance(document, str):
         return document
     text = getattr(document, "page_content", None)
@@ -215,7 +211,7 @@ def ids_of(document: Any) -> Iterator[str]:  # noqa: ANN401  (any framework's)
     node = getattr(document, "node", document)
     metadata = getattr(node, "metadata", None) or {}
     attributes = [getattr(node, name, None) for name in ("id", "node_id", "ref_doc_id")]
-    for value in [*attributes, *(metadata.get(key) for key in _ID_KEYS)]:
+    for value in [*attributes, *map(metadata.get, ("_id", "id", "doc_id", "document_id"))]:
         if value not in (None, ""):
             yield str(value)
 
@@ -300,4 +296,4 @@ def _validated(data: RetrievalSet, *, judged: bool) -> RetrievalSet:
     if not judged:
         return data
     queries = {name: text for name, text in data.queries.items() if name in data.qrels}
-    return RetrievalSet(data.passages, queries, data.qrels, data.originals)
+    return replace(data, queries=queries)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from rerank_plugins import __version__
 from rerank_plugins._lazy import require
@@ -22,7 +23,7 @@ from rerank_plugins._progress import chunks
 from rerank_plugins.config import validate_count
 from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
-from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set
+from rerank_plugins.evaluation.datasets import RetrievalSet, as_judged_set
 from rerank_plugins.evaluation.metrics import Comparable, per_query
 from rerank_plugins.evaluation.systems import Hits, System, as_system
 
@@ -44,13 +45,6 @@ MEASURES: Final = (
 
 FORMAT: Final = 1
 PERCENTILES: Final = (50, 90, 95, 99)
-
-_STATUS: Final = Path("/proc/self/status")
-_CLEAR_REFS: Final = Path("/proc/self/clear_refs")
-_RESET_PEAK: Final = "5"
-"""Value that resets the high-water mark (Linux, proc_pid_clear_refs(5))."""
-
-_MIB: Final = 2**20
 
 
 @dataclass(frozen=True)
@@ -117,10 +111,7 @@ class Evaluation(Comparable):
         Raises:
             KeyError: If there is no system of that name.
         """
-        for system in self.systems:
-            if system.name == name:
-                return system
-        raise KeyError(name)
+        return {system.name: system for system in self.systems}[name]
 
     def _measured(self) -> Iterator[tuple[str, Mapping[str, Sequence[float]]]]:
         return ((system.name, system.values) for system in self.systems)
@@ -136,7 +127,7 @@ class Evaluation(Comparable):
 
     def save(self, path: str | Path) -> None:
         """Write the evaluation as JSON; an existing file is replaced atomically."""
-        write_text(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
+        write_bytes(Path(path), f"{json.dumps(self.to_dict(), indent=1)}\n".encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
@@ -146,23 +137,21 @@ class Evaluation(Comparable):
             InvalidInputError: If the file cannot be read or is not a saved evaluation.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-            if values["format"] != FORMAT:
-                message = f"{path} has format {values['format']}; this version reads {FORMAT}."
-                raise InvalidInputError(message)
-            return cls(
-                int(values["documents"]),
-                int(values["depth"]),
-                tuple(values["questions"]),
-                tuple(values["measures"]),
-                tuple(_system_result(row, len(values["questions"])) for row in values["systems"]),
-                dict(values["environment"]),
-            )
+            content = Path(path).read_bytes()
+            found = json.loads(content)["format"]
+            evaluation = TypeAdapter(cls).validate_json(content)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, InvalidInputError):
-                raise
             message = f"{path} is not a saved evaluation: {type(error).__name__}: {error}"
             raise InvalidInputError(message) from error
+        if found != FORMAT:
+            message = f"{path} has format {found}; this version reads {FORMAT}."
+            raise InvalidInputError(message)
+        for system in evaluation.systems:
+            rows = (system.rankings, system.seconds, system.first_stage_seconds)
+            if {len(evaluation.questions)} != {*map(len, (*rows, *system.values.values()))}:
+                message = f"{path}: {system.name} does not have one value for each question."
+                raise InvalidInputError(message)
+        return evaluation
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a frame with one row per system and question and one column per measure.
@@ -192,27 +181,32 @@ class PeakMemory:
 
     def __init__(self) -> None:
         """Reset the high-water marks."""
-        self._can_reset = _try_write(_CLEAR_REFS, _RESET_PEAK)
-        self._devices = _cuda_devices()
-        for device in self._devices:
-            sys.modules["torch"].cuda.reset_peak_memory_stats(device)
+        torch = sys.modules.get("torch")  # neither imports torch nor initializes CUDA
+        self._cuda = torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+        if self._cuda is not None:
+            for device in range(self._cuda.device_count()):
+                self._cuda.reset_peak_memory_stats(device)
+        try:
+            Path("/proc/self/clear_refs").write_bytes(b"5")  # see man proc_pid_clear_refs
+            self._can_reset = True
+        except OSError:
+            self._can_reset = False
 
     @property
     def resident_mib(self) -> float | None:
         """Peak resident memory in MiB; None where it is unknown."""
         if not self._can_reset:
             return None
-        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
-        fields = dict(line.split(":", 1) for line in lines if ":" in line)
-        return int(fields["VmHWM"].split()[0]) / 1024
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
     @property
     def cuda_mib(self) -> float | None:
         """Peak memory allocated by torch on all CUDA devices in MiB; None without CUDA."""
-        if not self._devices:
+        if self._cuda is None:
             return None
-        cuda = sys.modules["torch"].cuda
-        return float(sum(cuda.max_memory_allocated(device) for device in self._devices) / _MIB)
+        devices = range(self._cuda.device_count())
+        return float(sum(map(self._cuda.max_memory_allocated, devices)) / 2**20)
 
 
 def evaluate(
@@ -253,23 +247,21 @@ def evaluate(
             unknown document.
         MissingDependencyError: If the extra ``evaluation`` is not installed.
     """
-    data = as_retrieval_set(data, split)
-    if not data.qrels:
-        message = "data has no judgments; evaluate needs them. `plan` works without."
-        raise InvalidInputError(message)
+    data = as_judged_set(data, split)
     if not isinstance(systems, Mapping) or not systems:
         message = 'systems is empty or not a mapping; give names: {"mini": Reranker()}.'
         raise ConfigurationError(message)
     validate_count("depth", depth)
     wrapped = {name: as_system(system, data, depth) for name, system in systems.items()}
-    first: System | None = None
+    show = sys.stderr.isatty() if show_progress is None else show_progress
+    retrieved: dict[str, Hits] = {}
+    first_seconds: list[float] = []
     if any(system.needs_candidates for system in wrapped.values()):
         first = as_system(BiEncoder() if first_stage is None else first_stage, data, depth)
         if first.needs_candidates:
             message = "first_stage is a ranker; it must be a retriever."
             raise ConfigurationError(message)
-    show = sys.stderr.isatty() if show_progress is None else show_progress
-    retrieved, first_seconds, _ = _run(first, data, {}, "First stage", show=show)
+        retrieved, first_seconds, _ = _run(first, data, {}, "First stage", show=show)
     results = []
     for name, system in wrapped.items():
         candidates = retrieved if system.needs_candidates else {}
@@ -288,13 +280,9 @@ def evaluate(
                 memory.cuda_mib,
             )
         )
+    questions = tuple(data.queries)
     return Evaluation(
-        len(data.passages),
-        depth,
-        tuple(data.queries),
-        tuple(measures),
-        tuple(results),
-        environment(),
+        len(data.passages), depth, questions, tuple(measures), tuple(results), environment()
     )
 
 
@@ -312,11 +300,7 @@ def environment() -> dict[str, Any]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: readers see the old content or the new content.
-
-    Raises:
-        InvalidInputError: If the file cannot be written.
-    """
+    """Write a file atomically: readers see the old content or the new content."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -330,63 +314,17 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise InvalidInputError(message) from error
 
 
-def write_text(path: Path, content: str) -> None:
-    """Write a text file atomically; see :func:`write_bytes`."""
-    write_bytes(path, content.encode("utf-8"))
-
-
 def _run(
-    system: System | None,
-    data: RetrievalSet,
-    candidates: Mapping[str, Hits],
-    title: str,
-    *,
-    show: bool,
+    system: System, data: RetrievalSet, candidates: Mapping[str, Hits], title: str, *, show: bool
 ) -> tuple[dict[str, Hits], list[float], PeakMemory]:
     """Run a system on all questions; return its results, the seconds of each and the memory."""
     answers: dict[str, Hits] = {}
     seconds: list[float] = []
     memory = PeakMemory()
-    if system is None:
-        return answers, seconds, memory
-    no_hits = Hits([])
     queries = list(data.queries)
-    system(queries[0], candidates.get(queries[0], no_hits))
+    system.answer(queries[0], candidates.get(queries[0], Hits([])))  # loads the model
     for (query,) in chunks(queries, 1, title, show=show):
         start = perf_counter()
-        answers[query] = system(query, candidates.get(query, no_hits))
+        answers[query] = system.answer(query, candidates.get(query, Hits([])))
         seconds.append(perf_counter() - start)
     return answers, seconds, memory
-
-
-def _system_result(values: Mapping[str, Any], questions: int) -> SystemResult:
-    result = SystemResult(
-        str(values["name"]),
-        tuple(tuple(ranking) for ranking in values["rankings"]),
-        {name: tuple(map(float, row)) for name, row in values["values"].items()},
-        tuple(map(float, values["seconds"])),
-        tuple(map(float, values["first_stage_seconds"])),
-        values["peak_memory_mib"],
-        values["peak_cuda_mib"],
-    )
-    rows = (result.rankings, result.seconds, result.first_stage_seconds, *result.values.values())
-    if any(len(row) != questions for row in rows):
-        message = f"{result.name} does not have one value for each of {questions} questions"
-        raise ValueError(message)
-    return result
-
-
-def _try_write(file: Path, text: str) -> bool:
-    try:
-        file.write_text(text, encoding="ascii")
-    except OSError:
-        return False
-    return True
-
-
-def _cuda_devices() -> range:
-    """Return the devices that torch uses, without importing torch or initializing CUDA."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return range(0)
-    return range(torch.cuda.device_count())

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rerank_plugins._lazy import require
+from rerank_plugins.config import validate_count
 from rerank_plugins.errors import ConfigurationError, InvalidInputError
 
 Scores = NDArray[np.float64]
@@ -18,8 +19,6 @@ Scores = NDArray[np.float64]
 RESAMPLES: Final = 10_000
 
 _JUDGED_ONLY: Final = "(judged_only=True)"
-_BLOCK: Final = 4_000_000
-"""Random numbers per block: 32 MB."""
 
 
 class Difference(NamedTuple):
@@ -36,20 +35,26 @@ class Difference(NamedTuple):
             return "better"
         return "worse" if self.high < 0 else "no clear difference"
 
+    def __format__(self, spec: str) -> str:
+        """Return the mean with its interval; the specification is for each number.
+
+        >>> f"{Difference(0.5, 0.25, 0.75):.2f}"
+        '0.50 (0.25 to 0.75)'
+        """
+        mean, low, high = (format(value, spec) for value in self)
+        return f"{mean} ({low} to {high})"
+
 
 def per_query(
     qrels: Mapping[str, Mapping[str, int]],
     rankings: Mapping[str, Sequence[str]],
     measures: Sequence[str],
 ) -> dict[str, Scores]:
-    """Measure each ranking.
+    """Measure each ranking (question id -> document ids, best first).
 
-    Args:
-        qrels: Question id -> document id -> grade.
-        rankings: Question id -> document ids, best first.
-        measures: Names of ir_measures, for example ``"nDCG@10"``, ``"RR@10"``. With
-            ``(judged_only=True)``, as in ``"RR(judged_only=True)@10"``, documents without
-            judgments are removed from the rankings first (Sakai, 2007).
+    Measures are named as by ir_measures, for example ``"nDCG@10"``, ``"RR@10"``. With
+    ``(judged_only=True)``, as in ``"RR(judged_only=True)@10"``, documents without judgments
+    are removed from the rankings first (Sakai, 2007).
 
     Returns:
         For each measure one value per question, in the order of ``rankings``.
@@ -58,48 +63,29 @@ def per_query(
         ConfigurationError: If a name is not a measure.
         MissingDependencyError: If the extra ``evaluation`` is not installed.
     """
-    judged = {
-        query: [document for document in documents if document in qrels[query]]
-        for query, documents in rankings.items()
-    }
-    values: dict[str, Scores] = {}
-    for judged_only, runs in ((False, rankings), (True, judged)):
-        # Not every provider of ir_measures supports judged_only, so documents are removed here.
-        plain = {
-            name: name.replace(_JUDGED_ONLY, "")
-            for name in measures
-            if (_JUDGED_ONLY in name) is judged_only
-        }
-        calculated = _calculated(qrels, runs, list(dict.fromkeys(plain.values())))
-        values |= {name: calculated[measure] for name, measure in plain.items()}
-    return {name: values[name] for name in measures}
-
-
-def _calculated(
-    qrels: Mapping[str, Mapping[str, int]],
-    rankings: Mapping[str, Sequence[str]],
-    measures: Sequence[str],
-) -> dict[str, Scores]:
     library = require("ir_measures", "evaluation")
-    # Ranks as scores, so that no measure's tie-breaking changes the order.
-    run = {
-        query: {document: float(-rank) for rank, document in enumerate(documents)}
-        for query, documents in rankings.items()
-        if documents  # an empty ranking scores 0; some providers would divide by its length
-    }
+    judgments = {query: dict(qrels[query]) for query in rankings}
+    position = {query: row for row, query in enumerate(rankings)}
+    values = {name: np.zeros(len(position)) for name in measures}
     try:
-        parsed = {name: library.parse_measure(name) for name in measures}
+        # Not every provider of ir_measures supports judged_only, so documents are removed here.
+        parsed = {name: library.parse_measure(name.replace(_JUDGED_ONLY, "")) for name in measures}
     except (NameError, ValueError, SyntaxError) as error:
         message = f"measures is {', '.join(measures)}: {error}. Give names of ir_measures."
         raise ConfigurationError(message) from error
-    judged = {query: dict(qrels[query]) for query in rankings}
-    position = {query: row for row, query in enumerate(rankings)}
-    values = {name: np.zeros(len(position)) for name in measures}
-    if not run or not parsed:
-        return values
-    for metric in library.iter_calc(list(parsed.values()), judged, run):
-        name = next(name for name, measure in parsed.items() if measure == metric.measure)
-        values[name][position[metric.query_id]] = metric.value
+    for judged_only in (False, True):
+        names = [name for name in measures if (_JUDGED_ONLY in name) is judged_only]
+        # Ranks as scores, so that no measure's tie-breaking changes the order.
+        run = {
+            query: {document: float(-rank) for rank, document in enumerate(documents)}
+            for query, ranking in rankings.items()
+            if (documents := [d for d in ranking if not judged_only or d in qrels[query]])
+        }  # an empty ranking scores 0; some providers would divide by its length
+        calculated = {parsed[name] for name in names} if run else set()
+        for metric in library.iter_calc(list(calculated), judgments, run) if calculated else ():
+            for name in names:
+                if parsed[name] == metric.measure:
+                    values[name][position[metric.query_id]] = metric.value
     return values
 
 
@@ -128,7 +114,7 @@ def bootstrapped_mean(values: Scores, seed: int = 0) -> Difference:
     """
     rng = np.random.default_rng(seed)
     count = len(values)
-    rows = max(1, _BLOCK // count)
+    rows = max(1, 4_000_000 // count)  # blocks of 32 MB
     means = np.concatenate(
         [
             values[rng.integers(0, count, (min(rows, RESAMPLES - start), count))].mean(axis=1)
@@ -140,26 +126,12 @@ def bootstrapped_mean(values: Scores, seed: int = 0) -> Difference:
 
 
 def folds_of(queries: int, folds: int, seed: int) -> NDArray[np.intp]:
-    """Assign each query to a fold for cross-validation.
-
-    Returns:
-        The fold number of each query, random; fold sizes differ by at most one.
-
-    Raises:
-        ConfigurationError: If there are fewer than two folds.
-        InvalidInputError: If there are fewer queries than folds.
-    """
-    if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:  # noqa: PLR2004
-        message = f"folds is {folds!r}; it must be an integer of at least 2."
-        raise ConfigurationError(message)
+    """Return a random fold for each query; fold sizes differ by at most one."""
+    validate_count("folds", folds, least=2)
     if queries < folds:
         message = f"there are {queries} queries for {folds} folds; label more or use fewer folds."
         raise InvalidInputError(message)
     return np.random.default_rng(seed).permutation(queries) % folds
-
-
-PERMUTATIONS: Final = 9_999
-_PERMUTATIONS_PER_BLOCK: Final = 2_000_000
 
 
 class PairTest(NamedTuple):
@@ -236,42 +208,25 @@ class Comparison:
         """Return one line per system, then one line per tie."""
         lines = [f"{self.measure} on {self.questions} questions:"]
         lines += [
-            f"  {standing.rank:>5}  {standing.name}  {standing.mean.mean:.3f} "
-            f"({standing.mean.low:.3f} to {standing.mean.high:.3f})"
+            f"  {standing.rank:>5}  {standing.name}  {standing.mean:.3f}"
             for standing in self.standings
         ]
         lines += [
             f"  {pair.first} and {pair.second} do not differ significantly: "
-            f"{pair.difference.mean:+.3f} ({pair.difference.low:+.3f} to "
-            f"{pair.difference.high:+.3f}), p = {pair.p_value:.2g}"
+            f"{pair.difference:+.3f}, p = {pair.p_value:.2g}"
             for pair in self.ties
         ]
         return "\n".join(lines)
 
 
 class Comparable:
-    """Base class of results with one value per question for each system.
-
-    Attributes:
-        measures: Names of the measures.
-    """
+    """Base class of results with one value per question for each system."""
 
     measures: tuple[str, ...]
 
     def _measured(self) -> Iterable[tuple[str, Mapping[str, Sequence[float]]]]:
         """Return each system's name and its values by measure."""
         raise NotImplementedError
-
-    def values_of(self, measure: str) -> dict[str, Scores]:
-        """Return one value per question for each system, by its name.
-
-        Raises:
-            ConfigurationError: If ``measure`` was not measured.
-        """
-        if measure not in self.measures:
-            message = f"measure is {measure!r}; the results have {', '.join(self.measures)}."
-            raise ConfigurationError(message)
-        return {name: np.array(values[measure]) for name, values in self._measured()}
 
     def compare(self, measure: str = "nDCG@10", *, alpha: float = 0.05) -> Comparison:
         """Compare the systems; see :func:`~rerank_plugins.evaluation.compare`."""
@@ -305,8 +260,12 @@ def compare(
     if not 0 < alpha < 1:
         message = f"alpha is {alpha!r}; it must be above 0 and below 1."
         raise ConfigurationError(message)
-    by_name = results if isinstance(results, Mapping) else results.values_of(measure)
-    values = {name: np.asarray(row, dtype=np.float64) for name, row in by_name.items()}
+    if isinstance(results, Comparable):
+        if measure not in results.measures:
+            message = f"measure is {measure!r}; the results have {', '.join(results.measures)}."
+            raise ConfigurationError(message)
+        results = {name: row[measure] for name, row in results._measured()}  # noqa: SLF001
+    values = {name: np.asarray(row, dtype=np.float64) for name, row in results.items()}
     sizes = {len(row) for row in values.values()}
     if len(sizes) != 1 or sizes == {0}:
         message = f"the systems have {sorted(sizes)} values; give each one value per question."
@@ -334,7 +293,7 @@ def compare(
 def permutation_p(first: Scores, second: Scores, seed: int = 0) -> float:
     """Return the two-sided p-value of a paired permutation test of the means.
 
-    Exact if there are at most :data:`PERMUTATIONS` sign flips, else on random ones.
+    Exact if there are at most 9,999 sign flips, else on random ones.
     """
     stats = require("scipy.stats", "evaluation")
     result = stats.permutation_test(
@@ -342,8 +301,8 @@ def permutation_p(first: Scores, second: Scores, seed: int = 0) -> float:
         np.mean,
         permutation_type="samples",
         vectorized=True,
-        n_resamples=PERMUTATIONS,
-        batch=max(1, _PERMUTATIONS_PER_BLOCK // len(first)),
+        n_resamples=9_999,
+        batch=max(1, 2_000_000 // len(first)),
         rng=np.random.default_rng(seed),
     )
     return float(result.pvalue)
@@ -357,7 +316,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     order = np.argsort(p_values, kind="stable")
     steps = len(p_values) - np.arange(len(p_values))
-    stepped = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values)[order] * steps))
     corrected = np.empty(len(p_values))
-    corrected[order] = stepped
-    return [float(p_value) for p_value in corrected]
+    corrected[order] = np.maximum.accumulate(np.asarray(p_values)[order] * steps)
+    values: list[float] = np.minimum(1.0, corrected).tolist()
+    return values

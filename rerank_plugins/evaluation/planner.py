@@ -1,16 +1,19 @@
-"""Choice of a reranking setup for a dataset and a latency budget."""
+"""Plans: the choice of a reranking setup for a dataset and a latency budget."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations, product
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rerank_plugins._lazy import require
 from rerank_plugins._progress import chunks
@@ -21,15 +24,8 @@ from rerank_plugins.core.reranker import Reranker
 from rerank_plugins.errors import ConfigurationError, RerankError
 from rerank_plugins.evaluation.candidates import CandidatePool, PairScores, by_score
 from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set
-from rerank_plugins.evaluation.decision import (
-    MIN_QUESTIONS,
-    RELEVANT_GAIN,
-    Decision,
-    decide,
-    frontier,
-)
-from rerank_plugins.evaluation.evaluator import environment, write_text
-from rerank_plugins.evaluation.metrics import Difference
+from rerank_plugins.evaluation.evaluator import environment, write_bytes
+from rerank_plugins.evaluation.metrics import Difference, Scores, folds_of, paired_bootstrap
 from rerank_plugins.evaluation.sweeper import (
     MEASURED_DEPTH,
     Cell,
@@ -52,17 +48,28 @@ KEEPS: Final = (5, 10, 20)
 """Numbers of candidates that the first model of a cascade keeps."""
 
 _PILOT_DEPTHS: Final = (4, 20)
-_PILOT_ROUNDS: Final = 3
 _MIN_DEPTH: Final = 10
-_TIMED_QUESTIONS: Final = 20
 _SILVER_DEPTH: Final = 10
 """Number of documents with a silver label per question."""
 
 _BEYOND_BUDGET: Final = 1.5
 """Depths are measured up to this multiple of the budget, to show what more time brings."""
 
-_TOO_SLOW: Final = 2.0
-"""A setup is skipped if another one of its model is faster by this factor."""
+
+Verdict = Literal[
+    "reranking helps",
+    "reranking hurts",
+    "reranking does not help",
+    "too few questions to tell",
+    "no time to rerank",
+    "agreement only",
+]
+
+RELEVANT_GAIN: Final = 0.02
+"""Smallest gain of nDCG that matters to users. A gain that is certainly smaller is no help."""
+
+MIN_QUESTIONS: Final = 20
+"""With fewer questions, bootstrap intervals are too narrow."""
 
 
 @dataclass(frozen=True)
@@ -137,36 +144,26 @@ class Plan:
         measure = "agreement with " + self.reference if self.reference else self.measure
         median, p95 = best.latency_ms
         recommendation = (
-            f"Use {best.label}: {measure} {_interval(best.interval(self.measure))}, "
-            f"{median:,.0f} ms (95% of questions under {p95:,.0f} ms; budget "
-            f"{self.budget_ms:,.0f} ms)."
+            f"Use {best.label}: {measure} {best.interval(self.measure):.3f}, {median:,.0f} ms "
+            f"(95% of questions under {p95:,.0f} ms; budget {self.budget_ms:,.0f} ms)."
         )
         sentences = [recommendation]
         if p95 > self.budget_ms:
             sentences.append("Even the bi-encoder alone exceeds the budget on this machine.")
         sentences.append(self._reason())
+        share = f"in {decision.share:.0%} of bootstrap resamples of the questions."
         if decision.verdict == "reranking hurts":
-            sentences.append(
-                f"Reranking is worse in {decision.share:.0%} of bootstrap resamples of the "
-                "questions."
-            )
+            sentences.append(f"Reranking is worse {share}")
         elif decision.verdict != "no time to rerank":
-            sentences.append(
-                f"The same option is chosen in {decision.share:.0%} of bootstrap resamples of "
-                "the questions."
-            )
+            sentences.append(f"The same option is chosen {share}")
         return " ".join(sentences)
 
     def _reason(self) -> str:
         gain, needed = self.decision.gain, self.decision.questions_needed
-        change = (
-            f"{gain.mean:+.3f} (95% interval {gain.low:+.3f} to {gain.high:+.3f})" if gain else ""
-        )
-        advice = (
-            f"about {needed:,} labeled questions would show a difference of this size"
-            if needed
-            else "label more questions"
-        )
+        change = f"{gain:+.3f}".replace("(", "(95% interval ") if gain else ""
+        advice = "label more questions"
+        if needed:
+            advice = f"about {needed:,} labeled questions would show a difference of this size"
         return {
             "reranking helps": f"Reranking helps on your data: {change} over the bi-encoder alone.",
             "reranking hurts": f"Reranking hurts on your data: {change} over the bi-encoder "
@@ -201,7 +198,7 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
-        write_text(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
+        write_bytes(Path(path), f"{json.dumps(self.to_dict(), indent=1)}\n".encode())
 
     def plot(self, path: str | Path) -> Path:
         """Draw quality against latency; the file extension selects the format.
@@ -216,7 +213,7 @@ class Plan:
     def __str__(self) -> str:
         """Return the summary and the most relevant options."""
         rows = [
-            f"  {_interval(cell.interval(self.measure))}  {cell.latency_ms[0]:>7,.0f} ms  "
+            f"  {cell.interval(self.measure):.3f}  {cell.latency_ms[0]:>7,.0f} ms  "
             f"{cell.label}" + ("  <- recommended" if cell is self.recommended else "")
             for cell in self.highlights
         ]
@@ -281,7 +278,10 @@ def plan(
     if not setups:
         message = "there is nothing to try: models or setups is empty."
         raise ConfigurationError(message)
-    data = _sample(as_retrieval_set(data, split), max_questions, seed)
+    data = as_retrieval_set(data, split)
+    names = np.array(list(data.queries), dtype=object)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(names))[:max_questions])
+    data = replace(data, queries={name: data.queries[name] for name in names[chosen]})
     pool = CandidatePool(data, BiEncoder(encoder), DEPTHS[-1])
     contenders, skipped = _load(pool, setups)
     if not contenders:
@@ -291,13 +291,18 @@ def plan(
     budget_s = budget_ms / 1_000
     count = _choose_depths(contenders, pool, budget_s, time_limit_s / 2)
     rows = np.random.default_rng(seed).permutation(len(pool.questions))[:count].tolist()
-    trials = [*_trials(pool, contenders, rows, _BEYOND_BUDGET * budget_s, show=show)]
-    reference = None if data.qrels else max(contenders, key=_typical)
+    trials = [
+        trial._replace(
+            rankings={query: ids[:MEASURED_DEPTH] for query, ids in trial.rankings.items()}
+        )
+        for trial in _trials(pool, contenders, rows, _BEYOND_BUDGET * budget_s, show=show)
+    ]
+    reference = None if data.qrels else max(contenders, key=_Contender.typical)
     cells = measure_cells(
         pool,
         trials,
         [measure],
-        rows[:_TIMED_QUESTIONS],
+        rows[:20],
         qrels=None if reference is None else _silver_labels(pool, reference, rows),
         limit_s=time_limit_s / 2,
     )
@@ -324,49 +329,160 @@ def plan(
     )
 
 
-@dataclass
-class _Contender:
-    """A loaded setup with its scores and its approximate latency.
+@dataclass(frozen=True)
+class Decision:
+    """The chosen option; option 0 is always the bi-encoder alone.
 
     Attributes:
-        setup: The setup.
-        reranker: Its reranker.
-        scores: Its raw scores of the candidates.
-        pilot: Median seconds of a request at each of two depths.
-        depth: Number of candidates to score per question.
+        chosen: Number of the option.
+        verdict: The effect of reranking.
+        gain: Gain of reranking within the budget over the bi-encoder alone, cross-validated,
+            with its 95% interval; None if no reranking fits the budget, or without labels.
+        share: Share of bootstrap resamples of the questions in which the same option is chosen.
+        questions_needed: Approximate number of questions that would show a gain of this size;
+            None if it is already shown, or the gain is 0.
     """
+
+    chosen: int
+    verdict: Verdict
+    gain: Difference | None
+    share: float
+    questions_needed: int | None = None
+
+    @property
+    def provisional(self) -> bool:
+        """Whether more questions may change the decision."""
+        return self.verdict == "too few questions to tell"
+
+
+def cheapest_good(
+    means: Scores, cost: Scores, allowed: NDArray[np.bool_], quality: float
+) -> NDArray[np.intp]:
+    """Return the cheapest allowed option that reaches a share of the best allowed one's quality.
+
+    The means have shape ``(..., options)``. The first of equally cheap options is chosen.
+
+    >>> means = np.array([0.7, 0.795, 0.8])
+    >>> int(cheapest_good(means, np.array([1.0, 2, 9]), np.full(3, True), 0.99))
+    1
+    """
+    best = np.where(allowed, means, -np.inf).max(axis=-1, keepdims=True)
+    # Rounding: sums of the same values in another order may differ slightly.
+    good = allowed & (means >= quality * best - 1e-12)
+    chosen: NDArray[np.intp] = np.argmin(np.where(good, cost, np.inf), axis=-1)
+    return chosen
+
+
+def decide(
+    values: Scores,
+    cost: Scores,
+    slow: Scores,
+    budget: float,
+    *,
+    quality: float = 0.99,
+    labeled: bool = True,
+    seed: int = 0,
+) -> Decision:
+    """Choose an option.
+
+    Args:
+        values: Quality, one row per option and one column per question; row 0 is the
+            bi-encoder alone. Without ``labeled`` it is agreement with a model.
+        cost: Typical seconds of each option.
+        slow: Seconds that must not exceed the budget, such as the 95th percentile.
+        budget: The budget in seconds.
+        quality: Share of the best quality within the budget that is good enough.
+        labeled: Whether ``values`` come from labels.
+        seed: Seed of folds and resampling.
+    """
+    fits = slow <= budget
+    if not fits[1:].any():
+        return Decision(0, "no time to rerank", None, 1.0)
+    best = int(cheapest_good(values.mean(axis=1), cost, fits, quality))
+    count = values.shape[1]
+    # The share of each question in each bootstrap resample, one row per resample.
+    weights = (
+        np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), 1000) / count
+    )
+    choices = cheapest_good(weights @ values.T, cost, fits, quality)
+
+    def share(option: int) -> float:
+        return float((choices == option).mean())
+
+    if not labeled:
+        return Decision(best, "agreement only", None, share(best))
+    gain, gains = _gain(values, cost, fits, quality, seed)
+    if count >= MIN_QUESTIONS:
+        if gain.high < 0:
+            return Decision(0, "reranking hurts", gain, float((weights @ gains < 0).mean()))
+        if gain.low > 0:
+            return Decision(best, "reranking helps", gain, share(best))
+        if gain.high < RELEVANT_GAIN:
+            return Decision(0, "reranking does not help", gain, share(0))
+    needed = _needed(gains, count)
+    return Decision(best, "too few questions to tell", gain, share(best), needed)
+
+
+def frontier(quality: Scores, cost: Scores) -> list[int]:
+    """Return the options that no other beats in both quality and cost, from cheap to expensive.
+
+    >>> frontier(np.array([0.7, 0.6, 0.8, 0.8]), np.array([1.0, 2.0, 3.0, 4.0]))
+    [0, 2]
+    """
+    kept: list[int] = []
+    for option in np.lexsort((-quality, cost)).tolist():
+        if not kept or quality[option] > quality[kept[-1]]:
+            kept.append(option)
+    return kept
+
+
+def _gain(
+    values: Scores, cost: Scores, fits: NDArray[np.bool_], quality: float, seed: int
+) -> tuple[Difference, Scores]:
+    """Return the cross-validated gain of the best reranking, and the gain of each question."""
+    reranking = fits.copy()
+    reranking[0] = False
+    count = values.shape[1]
+    # A single question is its own training fold.
+    fold = folds_of(count, min(5, count), seed) if count > 1 else np.zeros(1)
+    held_out = np.zeros(count)
+    for part in np.unique(fold):
+        train = fold != part if count > 1 else fold == part
+        chosen = int(cheapest_good(values[:, train].mean(axis=1), cost, reranking, quality))
+        held_out[fold == part] = values[chosen, fold == part]
+    return paired_bootstrap(values[0], held_out, seed), held_out - values[0]
+
+
+def _needed(gains: Scores, count: int) -> int | None:
+    mean = float(gains.mean())
+    if count < 2 or mean == 0:  # noqa: PLR2004
+        return None
+    power = (1.96 + 0.84) ** 2  # for a test at the 5% level with a power of 80%
+    needed = math.ceil(power * float(gains.var(ddof=1)) / mean**2)
+    return max(needed, MIN_QUESTIONS) if needed > count or count < MIN_QUESTIONS else None
+
+
+@dataclass
+class _Contender:
+    """A loaded setup with its scores and its approximate latency."""
 
     setup: Setup
     reranker: Reranker
     scores: PairScores
-    pilot: dict[int, float]
+    pilot: dict[int, float] = field(default_factory=dict)
+    """Median seconds of a request at each of two depths."""
     depth: int = 0
+    """Number of candidates to score per question."""
 
-    def typical(self, depth: int) -> float:
+    def typical(self, depth: int = _MIN_DEPTH) -> float:
         """Return the approximate seconds of a request, linear in the depth."""
         small, large = min(self.pilot), max(self.pilot)
         slope = max(0.0, (self.pilot[large] - self.pilot[small]) / max(1, large - small))
         return self.pilot[small] + slope * (depth - small)
 
 
-def _typical(contender: _Contender) -> float:
-    """Return the approximate seconds of a request at a common depth."""
-    return contender.typical(_MIN_DEPTH)
-
-
-def _sample(data: RetrievalSet, size: int, seed: int) -> RetrievalSet:
-    names = list(data.queries)
-    chosen = np.random.default_rng(seed).permutation(len(names))[:size]
-    queries = {names[number]: data.queries[names[number]] for number in sorted(chosen.tolist())}
-    return replace(data, queries=queries)
-
-
 def _load(pool: CandidatePool, setups: Sequence[Setup]) -> tuple[list[_Contender], dict[str, str]]:
-    """Load the setups and time a few requests of each.
-
-    Returns:
-        The usable setups, and the reason for each skipped one.
-    """
+    """Load the setups and time a few requests of each; return the reason for each skipped one."""
     contenders: list[_Contender] = []
     skipped: dict[str, str] = {}
     for setup in setups:
@@ -376,24 +492,20 @@ def _load(pool: CandidatePool, setups: Sequence[Setup]) -> tuple[list[_Contender
         except RerankError as error:
             skipped[str(setup)] = str(error)
             continue
-        scores = PairScores(pool, setup.scoring.reranker())
-        contenders.append(_Contender(setup, reranker, scores, {}))
+        contenders.append(_Contender(setup, reranker, PairScores(pool, setup.scoring.reranker())))
     for depth in sorted({min(depth, pool.depth) for depth in _PILOT_DEPTHS}):
         # Interleaved, so that noise affects all setups equally.
         rounds = [
-            [
-                pool.timed(number % len(pool.questions), contender.reranker, depth)
-                for contender in contenders
-            ]
-            for number in range(_PILOT_ROUNDS)
+            [pool.timed(row % len(pool.questions), item.reranker, depth) for item in contenders]
+            for row in range(3)
         ]
-        for contender, seconds in zip(contenders, zip(*rounds, strict=True), strict=True):
-            contender.pilot[depth] = float(np.median(seconds))
+        for contender, median in zip(contenders, np.median(rounds, axis=0).tolist(), strict=True):
+            contender.pilot[depth] = median
     for contender in list(contenders):
         rivals = [rival for rival in contenders if rival.setup.name == contender.setup.name]
         fastest = min(rivals, key=lambda rival: rival.typical(_PILOT_DEPTHS[-1]))
         ratio = contender.typical(_PILOT_DEPTHS[-1]) / fastest.typical(_PILOT_DEPTHS[-1])
-        if ratio > _TOO_SLOW:
+        if ratio > 2:  # noqa: PLR2004
             contenders.remove(contender)
             skipped[str(contender.setup)] = f"{ratio:.1f} times slower than {fastest.setup}"
     return contenders, skipped
@@ -404,8 +516,7 @@ def _choose_depths(
 ) -> int:
     """Set the depth of each setup by the budget and the time limit.
 
-    Returns:
-        The number of questions that can be scored at these depths.
+    Returns the number of questions that can be scored at these depths.
     """
     count = len(pool.questions)
 
@@ -441,51 +552,27 @@ def _trials(
     for (row,) in chunks(rows, 1, "Scoring", show=show):
         for contender in contenders:
             contender.scores.score(row, range(contender.depth))
-    yield _shortened(bi_encoder_trial(pool, rows))
+    yield bi_encoder_trial(pool, rows)
     for contender in contenders:
         for depth in _depths(contender.depth):
-            trial = setup_trial(
-                pool,
-                contender.setup,
-                contender.scores.values,
-                depth,
-                rows=rows,
-                reranker=contender.reranker,
-            )
-            yield _shortened(trial)
-    for cheap, expensive in _model_pairs(contenders):
-        for depth in _depths(cheap.depth):
-            for keep in KEEPS:
-                if keep < depth and cheap.typical(depth) + expensive.typical(keep) <= limit_s:
-                    yield _shortened(_cascade(pool, cheap, expensive, depth, keep=keep, rows=rows))
-
-
-def _shortened(trial: Trial) -> Trial:
-    rankings = {query: ids[:MEASURED_DEPTH] for query, ids in trial.rankings.items()}
-    return replace(trial, rankings=rankings)
-
-
-def _model_pairs(contenders: Sequence[_Contender]) -> Iterator[tuple[_Contender, _Contender]]:
-    """Yield the fastest setups of each two models, the faster one first."""
+            step = RerankStep(contender.setup, depth)
+            yield setup_trial(pool, step, contender.scores.values, rows, contender.reranker)
     fastest: dict[str, _Contender] = {}
-    for contender in sorted(contenders, key=_typical):
+    for contender in sorted(contenders, key=_Contender.typical):
         fastest.setdefault(contender.setup.name, contender)
-    ordered = list(fastest.values())
-    for number, cheap in enumerate(ordered):
-        for expensive in ordered[number + 1 :]:
-            yield cheap, expensive
+    for cheap, expensive in combinations(fastest.values(), 2):
+        for depth, keep in product(_depths(cheap.depth), KEEPS):
+            if keep < depth and cheap.typical(depth) + expensive.typical(keep) <= limit_s:
+                yield _cascade(pool, ((cheap, depth), (expensive, keep)), rows)
 
 
 def _cascade(
     pool: CandidatePool,
-    cheap: _Contender,
-    expensive: _Contender,
-    depth: int,
-    *,
-    keep: int,
+    steps: tuple[tuple[_Contender, int], tuple[_Contender, int]],
     rows: Sequence[int],
 ) -> Trial:
-    """Return a fast model over ``depth`` candidates, then a slower one over the best ``keep``."""
+    """Return a fast model over many candidates, then a slower one over the best of them."""
+    (cheap, depth), (expensive, keep) = steps
     rankings = {}
     for row in rows:
         order = by_score(cheap.scores.values[row], depth)
@@ -501,18 +588,9 @@ def _silver_labels(
     pool: CandidatePool, reference: _Contender, rows: Sequence[int]
 ) -> dict[str, dict[str, int]]:
     """Return the top ten of a model as judgments, graded 10 to 1."""
-    return {
-        pool.questions[row]: {
-            name: _SILVER_DEPTH - rank
-            for rank, name in enumerate(
-                pool.ids(row, by_score(reference.scores.values[row], reference.depth))[
-                    :_SILVER_DEPTH
-                ]
-            )
-        }
-        for row in rows
-    }
-
-
-def _interval(value: Difference) -> str:
-    return f"{value.mean:.3f} ({value.low:.3f} to {value.high:.3f})"
+    labels = {}
+    for row in rows:
+        order = by_score(reference.scores.values[row], reference.depth)
+        best = enumerate(pool.ids(row, order[:_SILVER_DEPTH]))
+        labels[pool.questions[row]] = {name: _SILVER_DEPTH - rank for rank, name in best}
+    return labels

@@ -1,4 +1,4 @@
-"""Sweeps over models, options and depths, with all shared work done once."""
+"""Setups, sweeps over setups and depths with shared work done once, and code of setups."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from rerank_plugins._lazy import require
 from rerank_plugins._progress import chunks
@@ -20,11 +21,12 @@ from rerank_plugins.core.bi_encoder import BiEncoder
 from rerank_plugins.core.ranking import fuse, fused_order
 from rerank_plugins.core.reranker import Reranker
 from rerank_plugins.engine.backend import CrossEncoderBackend
-from rerank_plugins.errors import ConfigurationError, InvalidInputError
+from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.evaluation.candidates import CandidatePool, PairScores, by_score, digest
-from rerank_plugins.evaluation.datasets import RetrievalSet, as_retrieval_set
-from rerank_plugins.evaluation.evaluator import MEASURES, environment, write_text
+from rerank_plugins.evaluation.datasets import RetrievalSet, as_judged_set
+from rerank_plugins.evaluation.evaluator import MEASURES, environment, write_bytes
 from rerank_plugins.evaluation.metrics import Comparable, Difference, bootstrapped_mean, per_query
+from rerank_plugins.types import FloatArray
 
 SCORING_OPTIONS: Final = frozenset(
     {
@@ -39,7 +41,10 @@ ON_CPU: Final = (("torch", "float32"), ("torch", "bfloat16"), ("openvino", "int8
 
 ON_GPU: Final = (("torch", "float16"), ("torch", "bfloat16"))
 
-_SELF_EXPLANATORY: Final = ("backend", "dtype")
+DEPTHS: Final = (10, 20, 50, 100, 200, 1000)
+
+MEASURED_DEPTH: Final = 100
+"""Number of results that measures see, even where fewer are reranked."""
 
 
 @dataclass(frozen=True, init=False)
@@ -75,9 +80,8 @@ class Setup:
     @property
     def name(self) -> str:
         """The name of the model."""
-        if isinstance(self.model, (str, Path)):
-            return str(self.model)
-        return self.model.identity.model
+        model = self.model
+        return str(model) if isinstance(model, (str, Path)) else model.identity.model
 
     @property
     def scoring(self) -> Setup:
@@ -100,7 +104,9 @@ class Setup:
     def __str__(self) -> str:
         """Return the model and its options."""
         options = [
-            str(value) if name in _SELF_EXPLANATORY else f"{name}={_label(value)}"
+            str(value)
+            if name in ("backend", "dtype")
+            else f"{name}={repr(value) if isinstance(value, ValueGroup) else value}"
             for name, value in self.options.items()
         ]
         return f"{self.name} ({', '.join(options)})" if options else self.name
@@ -125,115 +131,6 @@ def default_setups(models: Iterable[str]) -> list[Setup]:
         for model in models
         for backend, dtype in variants
     ]
-
-
-def langchain_code(encoder: str, steps: Sequence[RerankStep], top_n: int = 10) -> str:
-    """Return LangChain code that retrieves from a list ``texts``.
-
-    Args:
-        encoder: The bi-encoder.
-        steps: None for the bi-encoder alone, one for a cross-encoder, more for a cascade.
-        top_n: Number of results.
-    """
-    names = "BiEncoderEmbeddings, RerankRetriever" if steps else "BiEncoderEmbeddings"
-    settings, imports = _arguments(steps)
-    lines = [
-        "from langchain_core.vectorstores import InMemoryVectorStore",
-        *imports,
-        f"from rerank_plugins.langchain import {names}",
-        "",
-        "# Any other vector store works with the same embeddings.",
-        "store = InMemoryVectorStore.from_texts(",
-        f"    texts, BiEncoderEmbeddings(model={_literal(encoder)})",
-        ")",
-    ]
-    if steps:
-        lines += [
-            "retriever = RerankRetriever(",
-            "    base_retriever=store.as_retriever(),",
-            f"    k={steps[0].depth},",
-            f"    top_n={min(top_n, steps[0].depth)},",
-            *settings,
-            ")",
-        ]
-    else:
-        lines.append(f'retriever = store.as_retriever(search_kwargs={{"k": {top_n}}})')
-    return "\n".join([*lines, 'documents = retriever.invoke("your question")']) + "\n"
-
-
-def llama_index_code(encoder: str, steps: Sequence[RerankStep], top_n: int = 10) -> str:
-    """Return LlamaIndex code that retrieves from a list ``texts``.
-
-    Arguments as in :func:`langchain_code`.
-    """
-    names = "BiEncoderEmbedding, CrossEncoderPostprocessor" if steps else "BiEncoderEmbedding"
-    settings, imports = _arguments(steps)
-    depth = steps[0].depth if steps else top_n
-    lines = [
-        "from llama_index.core import Document, VectorStoreIndex",
-        *imports,
-        f"from rerank_plugins.llama_index import {names}",
-        "",
-        "# Any other index works with the same embeddings.",
-        "index = VectorStoreIndex.from_documents(",
-        "    [Document(text=text) for text in texts],",
-        f"    embed_model=BiEncoderEmbedding(model={_literal(encoder)}),",
-        ")",
-        f'nodes = index.as_retriever(similarity_top_k={depth}).retrieve("your question")',
-    ]
-    if steps:
-        lines += [
-            "postprocessor = CrossEncoderPostprocessor(",
-            f"    top_n={min(top_n, depth)},",
-            *settings,
-            ")",
-            'nodes = postprocessor.postprocess_nodes(nodes, query_str="your question")',
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _arguments(steps: Sequence[RerankStep]) -> tuple[list[str], list[str]]:
-    """Return the lines of the reranker's arguments, and the imports that they need."""
-    if not steps:
-        return [], []
-    options = [value for step in steps for value in step.setup.options.values()]
-    names = {type(value).__name__ for value in options if isinstance(value, ValueGroup)}
-    if len(steps) == 1:
-        settings = steps[0].setup.settings()
-        lines = [f"    {name}={_literal(value)}," for name, value in settings.items()]
-        return lines, [f"from rerank_plugins import {', '.join(sorted(names))}"] if names else []
-    names |= {"Cascade", "Reranker"}
-    lines = ["    model=Cascade(", "        ["]
-    for step, following in zip(steps, [*steps[1:], None], strict=True):
-        settings = step.setup.settings()
-        arguments = ", ".join(f"{name}={_literal(value)}" for name, value in settings.items())
-        stage = f"Reranker({arguments})"
-        if following is not None:
-            stage = f"({stage}, {following.depth})"
-        lines.append(f"            {stage},")
-    return [*lines, "        ]", "    ),"], [
-        f"from rerank_plugins import {', '.join(sorted(names))}"
-    ]
-
-
-def _label(value: object) -> str:
-    return repr(value) if isinstance(value, ValueGroup) else str(value)
-
-
-def _literal(value: object) -> str:
-    """Return Python code for a value, with strings in double quotes."""
-    return json.dumps(str(value)) if isinstance(value, (str, Path)) else repr(value)
-
-
-DEPTHS: Final = (10, 20, 50, 100, 200, 1000)
-
-MEASURED_DEPTH: Final = 100
-"""Number of results that measures see, even where fewer are reranked."""
-
-_TIMING_S: Final = 20.0
-"""Seconds after which no further question of a cell is timed."""
-
-_MIN_TIMED: Final = 3
 
 
 @dataclass(frozen=True)
@@ -273,19 +170,13 @@ class Cell:
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON."""
         median, p95 = self.latency_ms
+        plain = TypeAdapter(Any).dump_python
         return {
             "label": self.label,
             "depth": self.depth,
             "steps": [
-                {
-                    "model": step.setup.name,
-                    "options": {
-                        name: value.model_dump() if isinstance(value, ValueGroup) else value
-                        for name, value in step.setup.options.items()
-                    },
-                    "depth": step.depth,
-                }
-                for step in self.steps
+                {"model": setup.name, "options": plain(setup.options, mode="json"), "depth": depth}
+                for setup, depth in self.steps
             ],
             "values": self.values,
             "means": {name: float(np.mean(row)) for name, row in self.values.items()},
@@ -370,12 +261,14 @@ def sweep(
         InvalidInputError: If the set is empty or has no judgments.
         InferenceError: If a model fails.
     """
-    data = as_retrieval_set(data, split)
-    if not data.qrels:
-        message = "data has no judgments; a sweep needs them to measure quality."
-        raise InvalidInputError(message)
+    data = as_judged_set(data, split)
     validate_count("timed_questions", timed_questions)
-    depths = _validated_depths(depths, len(data.passages))
+    if not depths:
+        message = "depths is empty; give at least one number of candidates."
+        raise ConfigurationError(message)
+    for depth in depths:
+        validate_count("depths", depth)
+    depths = sorted({min(depth, len(data.passages)) for depth in depths})
     for settings in options:
         Reranker(**Setup(MINI, **settings).options)  # raises before anything is computed
     setups = [Setup(model, **settings) for model in models for settings in options]
@@ -383,36 +276,25 @@ def sweep(
     folder = None if folder is None else Path(folder).expanduser()
     encoder = encoder if isinstance(encoder, BiEncoder) else BiEncoder(encoder)
     pool = CandidatePool(data, encoder, max(*depths, MEASURED_DEPTH), folder)
-    questions = len(pool.questions)
-    timed = np.random.default_rng(0).permutation(questions)[:timed_questions].tolist()
-    cells = [measure_cells(pool, [bi_encoder_trial(pool, range(questions))], measures, timed)[0]]
+    rows = range(len(pool.questions))
+    timed = np.random.default_rng(0).permutation(len(rows))[:timed_questions].tolist()
+    cells = measure_cells(pool, [bi_encoder_trial(pool, rows)], measures, timed)
     for setup in setups:
-        cells += _setup_cells(
-            pool, setup, depths, measures=measures, timed=timed, folder=folder, show=show
-        )
+        cells += _setup_cells(pool, setup, depths, measures, timed, folder=folder, show=show)
     return Sweep(
         len(data.passages), tuple(pool.questions), tuple(measures), tuple(cells), environment()
     )
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A ranking of all questions that is yet to be measured.
+class Trial(NamedTuple):
+    """A ranking of all questions (question id -> passage ids) that is yet to be measured.
 
-    Attributes:
-        steps: The reranking.
-        rankings: Question id -> passage ids, best first.
-        reranker: What reranks; None for the bi-encoder alone.
+    The bi-encoder alone has no steps and no reranker.
     """
 
     steps: tuple[RerankStep, ...]
     rankings: Mapping[str, Sequence[str]]
     reranker: Reranker | None
-
-    @property
-    def depth(self) -> int:
-        """Number of candidates that a request retrieves."""
-        return self.steps[0].depth if self.steps else 1
 
 
 def bi_encoder_trial(pool: CandidatePool, rows: Sequence[int]) -> Trial:
@@ -422,20 +304,14 @@ def bi_encoder_trial(pool: CandidatePool, rows: Sequence[int]) -> Trial:
 
 
 def setup_trial(
-    pool: CandidatePool,
-    setup: Setup,
-    scores: NDArray[np.float32],
-    depth: int,
-    *,
-    rows: Sequence[int],
-    reranker: Reranker,
+    pool: CandidatePool, step: RerankStep, scores: FloatArray, rows: Sequence[int], scorer: Reranker
 ) -> Trial:
     """Return the ranking of a setup at a depth, from its raw scores."""
     rankings = {
-        pool.questions[row]: pool.ids(row, _order(scores[row], pool.cosines[row], depth, setup))
+        pool.questions[row]: pool.ids(row, _order(scores[row], pool.cosines[row], step))
         for row in rows
     }
-    return Trial((RerankStep(setup, depth),), rankings, reranker)
+    return Trial((step,), rankings, scorer)
 
 
 def measure_cells(
@@ -445,31 +321,26 @@ def measure_cells(
     timed: Sequence[int],
     *,
     qrels: Mapping[str, Mapping[str, int]] | None = None,
-    limit_s: float = _TIMING_S,
+    limit_s: float = 20.0,
 ) -> list[Cell]:
-    """Measure the quality and the latency of trials.
+    """Measure the quality of trials, and their latency on the rows to time.
 
     Timed requests of the trials are interleaved, so that noise affects all of them equally.
-
-    Args:
-        pool: The candidates.
-        trials: The rankings.
-        measures: Names of ir_measures.
-        timed: The rows to time.
-        qrels: Judgments; None are those of the set.
-        limit_s: Seconds after which timing ends, once three rows are done.
+    Timing ends after ``limit_s`` seconds, once three rows are done. Judgments of None are those
+    of the set.
     """
-    for trial in trials:
-        pool.timed(timed[0], trial.reranker, trial.depth)  # loads the models
+    requests = [(trial.reranker, trial.steps[0].depth if trial.steps else 1) for trial in trials]
+    for request in requests:
+        pool.timed(timed[0], *request)  # loads the models
     rounds: list[list[float]] = []
     start = perf_counter()
     for row in timed:
-        rounds.append([pool.timed(row, trial.reranker, trial.depth) for trial in trials])
-        if len(rounds) >= _MIN_TIMED and perf_counter() - start > limit_s:
+        rounds.append([pool.timed(row, *request) for request in requests])
+        if len(rounds) > 2 and perf_counter() - start > limit_s:  # noqa: PLR2004
             break
+    judged = pool.data.qrels if qrels is None else qrels
     cells = []
     for trial, seconds in zip(trials, zip(*rounds, strict=True), strict=True):
-        judged = pool.data.qrels if qrels is None else qrels
         values = per_query(judged, trial.rankings, measures)
         rows = {name: tuple(row.tolist()) for name, row in values.items()}
         cells.append(Cell(trial.steps, rows, seconds))
@@ -480,9 +351,9 @@ def _setup_cells(
     pool: CandidatePool,
     setup: Setup,
     depths: Sequence[int],
-    *,
     measures: Sequence[str],
     timed: Sequence[int],
+    *,
     folder: Path | None,
     show: bool,
 ) -> Iterator[Cell]:
@@ -498,44 +369,110 @@ def _setup_cells(
     )
     for depth in depths:
         file = folder and folder / f"cell-{digest(key, settings)}-{depth}.json"
-        cell = _read_cell(file, (RerankStep(setup, depth),))
+        step = RerankStep(setup, depth)
+        cell = _read_cell(file, step)
         if cell is None:
-            for (row,) in chunks(rows, 1, f"{setup}, top {depth}", show=show):
+            for (row,) in chunks(rows, 1, str(step), show=show):
                 scores.score(row, range(depth))
             scores.save()
-            trial = setup_trial(pool, setup, scores.values, depth, rows=rows, reranker=reranker)
+            trial = setup_trial(pool, step, scores.values, rows, reranker)
             (cell,) = measure_cells(pool, [trial], measures, timed)
             if file is not None:
                 stored = {"values": cell.values, "seconds": cell.seconds}
-                write_text(file, json.dumps(stored) + "\n")
+                write_bytes(file, json.dumps(stored).encode())
         yield cell
 
 
-def _order(
-    scores: NDArray[np.float32], cosines: NDArray[np.float32], depth: int, setup: Setup
-) -> NDArray[np.intp]:
+def _order(scores: FloatArray, cosines: FloatArray, step: RerankStep) -> NDArray[np.intp]:
+    setup, depth = step
     fusion = RankingSettings(fusion=setup.options.get("fusion", "none")).fusion_settings
     if fusion is None:
         return by_score(scores, depth)
-    retrieval = cosines[:depth]
-    fused = fuse(scores[:depth], retrieval, fusion.method, fusion.weight)
-    return np.concatenate([fused_order(fused, retrieval), np.arange(depth, len(scores))])
+    fused = fuse(scores[:depth], cosines[:depth], fusion.method, fusion.weight)
+    return np.concatenate([fused_order(fused, cosines[:depth]), np.arange(depth, len(scores))])
 
 
-def _read_cell(file: Path | None, steps: tuple[RerankStep, ...]) -> Cell | None:
+def _read_cell(file: Path | None, step: RerankStep) -> Cell | None:
     """Return a stored cell; None if there is no complete one."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8")) if file else {}
         values = {name: tuple(row) for name, row in stored["values"].items()}
-        return Cell(steps, values, tuple(stored["seconds"]))
+        return Cell((step,), values, tuple(stored["seconds"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _validated_depths(depths: Sequence[int], passages: int) -> list[int]:
-    if not depths:
-        message = "depths is empty; give at least one number of candidates."
-        raise ConfigurationError(message)
-    for depth in depths:
-        validate_count("depths", depth)
-    return sorted({min(depth, passages) for depth in depths})
+def langchain_code(encoder: str, steps: Sequence[RerankStep], top_n: int = 10) -> str:
+    """Return LangChain code that retrieves from a list ``texts``; more steps are a cascade."""
+    arguments, imports = _arguments(steps)
+    if steps:
+        names = "BiEncoderEmbeddings, RerankRetriever"
+        retriever = f"""RerankRetriever(
+    base_retriever=store.as_retriever(),
+    k={steps[0].depth},
+    top_n={min(top_n, steps[0].depth)},
+    {arguments},
+)"""
+    else:
+        names = "BiEncoderEmbeddings"
+        retriever = f'store.as_retriever(search_kwargs={{"k": {top_n}}})'
+    return f"""from langchain_core.vectorstores import InMemoryVectorStore
+{imports}from rerank_plugins.langchain import {names}
+
+# Any other vector store works with the same embeddings.
+store = InMemoryVectorStore.from_texts(
+    texts, BiEncoderEmbeddings(model={_literal(encoder)})
+)
+retriever = {retriever}
+documents = retriever.invoke("your question")
+"""
+
+
+def llama_index_code(encoder: str, steps: Sequence[RerankStep], top_n: int = 10) -> str:
+    """Return LlamaIndex code that retrieves from a list ``texts``; see :func:`langchain_code`."""
+    names = "BiEncoderEmbedding, CrossEncoderPostprocessor" if steps else "BiEncoderEmbedding"
+    arguments, imports = _arguments(steps)
+    depth = steps[0].depth if steps else top_n
+    code = f"""from llama_index.core import Document, VectorStoreIndex
+{imports}from rerank_plugins.llama_index import {names}
+
+# Any other index works with the same embeddings.
+index = VectorStoreIndex.from_documents(
+    [Document(text=text) for text in texts],
+    embed_model=BiEncoderEmbedding(model={_literal(encoder)}),
+)
+nodes = index.as_retriever(similarity_top_k={depth}).retrieve("your question")
+"""
+    if not steps:
+        return code
+    return f"""{code}postprocessor = CrossEncoderPostprocessor(
+    top_n={min(top_n, depth)},
+    {arguments},
+)
+nodes = postprocessor.postprocess_nodes(nodes, query_str="your question")
+"""
+
+
+def _arguments(steps: Sequence[RerankStep]) -> tuple[str, str]:
+    """Return the code of the reranker's arguments, and of the imports that they need."""
+    options = [value for step in steps for value in step.setup.options.values()]
+    names = {type(value).__name__ for value in options if isinstance(value, ValueGroup)}
+    settings = [
+        [f"{name}={_literal(value)}" for name, value in step.setup.settings().items()]
+        for step in steps
+    ]
+    arguments = ",\n    ".join(settings[0]) if settings else ""
+    if len(steps) > 1:
+        names |= {"Cascade", "Reranker"}
+        stages = [f"Reranker({', '.join(values)})" for values in settings]
+        for number, following in enumerate(steps[1:]):
+            stages[number] = f"({stages[number]}, {following.depth})"
+        lines = "".join(f"            {stage},\n" for stage in stages)
+        arguments = f"model=Cascade(\n        [\n{lines}        ]\n    )"
+    imports = f"from rerank_plugins import {', '.join(sorted(names))}\n" if names else ""
+    return arguments, imports
+
+
+def _literal(value: object) -> str:
+    """Return Python code for a value, with strings in double quotes."""
+    return json.dumps(str(value)) if isinstance(value, (str, Path)) else repr(value)

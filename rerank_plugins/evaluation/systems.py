@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,107 +27,41 @@ class Hits(NamedTuple):
     scores: list[float] | None = None
 
 
-class System(Protocol):
+@dataclass(frozen=True)
+class System:
     """A retriever or a ranker.
 
     Attributes:
+        answer: Function from a question's id and its candidates (none for a retriever) to the
+            ranked passages.
         needs_candidates: Whether it ranks the candidates of a first stage.
     """
 
-    needs_candidates: bool
-
-    def __call__(self, query_id: str, candidates: Hits) -> Hits:
-        """Return the ranked passages of a question.
-
-        Args:
-            query_id: Id of the question.
-            candidates: Candidates of the first stage; empty for a retriever.
-        """
-        ...
+    answer: Callable[[str, Hits], Hits]
+    needs_candidates: bool = False
 
 
-class DenseRetriever:
-    """Exact search by the cosines of a bi-encoder; passages are embedded once."""
+def as_system(system: Any, data: RetrievalSet, depth: int) -> System:  # noqa: ANN401
+    """Wrap anything that :func:`~rerank_plugins.evaluation.evaluate` takes.
 
-    needs_candidates = False
+    A retriever returns at most ``depth`` passages.
+    """
+    if isinstance(system, BiEncoder):
+        return _dense(system, data, depth)
+    if isinstance(system, Mapping):
+        return _recorded(system, data, depth)
+    retrieve, rank = _functions(Reranker(system) if isinstance(system, Scorer) else system, data)
+    catalog = Catalog(data)
 
-    def __init__(self, encoder: BiEncoder, data: RetrievalSet, depth: int) -> None:
-        """Embed the passages."""
-        self._encoder = encoder
-        self._data = data
-        self._depth = depth
-        self._ids = [passage.id for passage in data.passages]
-        self._index = encoder.encode_document([passage.content for passage in data.passages])
+    def retrieved(query_id: str, _: Hits) -> Hits:
+        return Hits(catalog.ids(retrieve(data.queries[query_id]))[:depth])
 
-    def __call__(self, query_id: str, candidates: Hits) -> Hits:
-        """Embed the question and return the nearest passages."""
-        del candidates
-        cosines = self._index @ self._encoder.encode_query([self._data.queries[query_id]])[0]
-        best = nearest(cosines, self._depth)
-        return Hits([self._ids[position] for position in best.tolist()], cosines[best].tolist())
+    def ranked(query_id: str, candidates: Hits) -> Hits:
+        if not candidates.ids:
+            return Hits([])
+        return Hits(catalog.ids(rank(data.queries[query_id], candidates)))
 
-
-class FunctionRetriever:
-    """A function from a question to documents, nodes, ids or texts."""
-
-    needs_candidates = False
-
-    def __init__(
-        self, retrieve: Callable[[str], Sequence[Any]], data: RetrievalSet, depth: int
-    ) -> None:
-        """Set the function."""
-        self._retrieve = retrieve
-        self._data = data
-        self._depth = depth
-        self._catalog = Catalog(data)
-
-    def __call__(self, query_id: str, candidates: Hits) -> Hits:
-        """Retrieve, and identify the passages."""
-        del candidates
-        documents = self._retrieve(self._data.queries[query_id])
-        return Hits(self._catalog.ids(documents)[: self._depth])
-
-
-class RecordedRun:
-    """A recorded run: question id -> passage ids, best first."""
-
-    needs_candidates = False
-
-    def __init__(self, run: Mapping[str, Sequence[str]], data: RetrievalSet, depth: int) -> None:
-        """Validate the run.
-
-        Raises:
-            InvalidInputError: If a question of the set is missing.
-        """
-        missing = [query for query in data.queries if query not in run]
-        if missing:
-            message = (
-                f"the recorded run has no answer to question {missing[0]!r} and {len(missing) - 1} "
-                "others; give an empty list for a question without results."
-            )
-            raise InvalidInputError(message)
-        catalog = Catalog(data)
-        self._run = {query: catalog.ids(run[query])[:depth] for query in data.queries}
-
-    def __call__(self, query_id: str, candidates: Hits) -> Hits:
-        """Return the recorded ranking."""
-        del candidates
-        return Hits(self._run[query_id])
-
-
-class Ranker:
-    """A function from a question and its candidates to their order."""
-
-    needs_candidates = True
-
-    def __init__(self, rank: Callable[[str, Hits], Hits], data: RetrievalSet) -> None:
-        """Set the function; it gets the question's text and the candidates."""
-        self._rank = rank
-        self._data = data
-
-    def __call__(self, query_id: str, candidates: Hits) -> Hits:
-        """Rank the candidates, if there are any."""
-        return self._rank(self._data.queries[query_id], candidates) if candidates.ids else Hits([])
+    return System(retrieved) if rank is None else System(ranked, needs_candidates=True)
 
 
 class Catalog:
@@ -133,7 +69,7 @@ class Catalog:
 
     def __init__(self, data: RetrievalSet) -> None:
         """Index the passages."""
-        self._ids = {passage.id for passage in data.passages}
+        self._ids = data.by_id.keys()
         self._by_text = {
             text: passage.id
             for passage in reversed(data.passages)  # the first of equal texts wins
@@ -163,44 +99,6 @@ class Catalog:
         raise InvalidInputError(message)
 
 
-def as_system(system: Any, data: RetrievalSet, depth: int) -> System:  # noqa: ANN401, PLR0911
-    """Wrap anything that can be evaluated.
-
-    Args:
-        system: A bi-encoder, reranker, cascade or scorer of this package; a retriever or
-            compressor of LangChain; a retriever or postprocessor of LlamaIndex; a function
-            ``query -> documents, nodes, ids or texts`` or ``(query, texts) -> one score per
-            text``; or a mapping from question id to ranked ids.
-        data: The set.
-        depth: Maximum number of passages that a retriever returns.
-
-    Raises:
-        ConfigurationError: If ``system`` is none of these.
-    """
-    if isinstance(system, BiEncoder):
-        return DenseRetriever(system, data, depth)
-    if isinstance(system, Scorer):
-        system = Reranker(system)
-    if isinstance(system, Reranker):
-        return Ranker(_by_reranker(system, data), data)
-    if isinstance(system, Mapping):
-        return RecordedRun(system, data, depth)
-    if callable(getattr(system, "compress_documents", None)):
-        return Ranker(_by_compressor(system, data), data)
-    if callable(getattr(system, "postprocess_nodes", None)):
-        return Ranker(_by_postprocessor(system, data), data)
-    for method in ("retrieve", "invoke"):  # LlamaIndex, LangChain
-        if callable(retrieve := getattr(system, method, None)):
-            return FunctionRetriever(retrieve, data, depth)
-    if callable(system):
-        return _by_function(system, data, depth)
-    message = (
-        f"a system is {type(system).__name__}; give a retriever or ranker of this package, "
-        "LangChain or LlamaIndex, a function, or a mapping from question id to ranked ids."
-    )
-    raise ConfigurationError(message)
-
-
 def nearest(cosines: NDArray[np.floating[Any]], depth: int) -> NDArray[np.intp]:
     """Return the positions of the highest values, best first; ties keep the input's order."""
     if depth >= len(cosines):
@@ -211,90 +109,105 @@ def nearest(cosines: NDArray[np.floating[Any]], depth: int) -> NDArray[np.intp]:
     return candidates[order(cosines[candidates])][:depth]
 
 
-def _by_reranker(reranker: Reranker, data: RetrievalSet) -> Callable[[str, Hits], Hits]:
-    def rank(query: str, candidates: Hits) -> Hits:
-        texts = [data.by_id[name].content for name in candidates.ids]
-        ranking = reranker.rank(query, texts, retrieval_scores=candidates.scores)
-        return Hits([candidates.ids[document.index] for document in ranking])
+def _dense(encoder: BiEncoder, data: RetrievalSet, depth: int) -> System:
+    """Return exact search by the cosines of a bi-encoder; passages are embedded once."""
+    index = encoder.encode_document([passage.content for passage in data.passages])
 
-    return rank
+    def search(query_id: str, _: Hits) -> Hits:
+        cosines = index @ encoder.encode_query([data.queries[query_id]])[0]
+        best = nearest(cosines, depth)
+        return Hits([data.passages[number].id for number in best.tolist()], cosines[best].tolist())
+
+    return System(search)
 
 
-def _by_compressor(compressor: Any, data: RetrievalSet) -> Callable[[str, Hits], Hits]:  # noqa: ANN401
+def _recorded(run: Mapping[str, Any], data: RetrievalSet, depth: int) -> System:
+    missing = [query for query in data.queries if query not in run]
+    if missing:
+        message = (
+            f"the recorded run has no answer to question {missing[0]!r} and {len(missing) - 1} "
+            "others; give an empty list for a question without results."
+        )
+        raise InvalidInputError(message)
     catalog = Catalog(data)
-
-    def rank(query: str, candidates: Hits) -> Hits:
-        documents = _langchain_documents(data, candidates)
-        return Hits(catalog.ids(compressor.compress_documents(documents, query)))
-
-    return rank
+    rankings = {query: catalog.ids(run[query])[:depth] for query in data.queries}
+    return System(lambda query_id, _: Hits(rankings[query_id]))
 
 
-def _by_postprocessor(processor: Any, data: RetrievalSet) -> Callable[[str, Hits], Hits]:  # noqa: ANN401
-    catalog = Catalog(data)
+def _functions(system: Any, data: RetrievalSet) -> tuple[Any, Any]:  # noqa: ANN401
+    """Return a function that retrieves, or None and one that ranks the candidates of a query."""
+    if isinstance(system, Reranker):
+        return None, partial(_rerank, system, data)
+    if callable(getattr(system, "compress_documents", None)):
+        return None, partial(_compress, system, data)
+    if callable(getattr(system, "postprocess_nodes", None)):
+        return None, partial(_postprocess, system, data)
+    for method in ("retrieve", "invoke"):  # LlamaIndex, LangChain
+        if callable(getattr(system, method, None)):
+            return getattr(system, method), None
+    if callable(system):
+        retrieves = _required_arguments(system) == 1
+        return (system, None) if retrieves else (None, partial(_sort, system, data))
+    message = (
+        f"a system is {type(system).__name__}; give a retriever or ranker of this package, "
+        "LangChain or LlamaIndex, a function, or a mapping from question id to ranked ids."
+    )
+    raise ConfigurationError(message)
 
-    def rank(query: str, candidates: Hits) -> Hits:
-        nodes = _llama_index_nodes(data, candidates)
-        return Hits(catalog.ids(processor.postprocess_nodes(nodes, query_str=query)))
 
-    return rank
+def _rerank(reranker: Reranker, data: RetrievalSet, query: str, candidates: Hits) -> list[str]:
+    texts = [data.by_id[name].content for name in candidates.ids]
+    ranking = reranker.rank(query, texts, retrieval_scores=candidates.scores)
+    return [candidates.ids[document.index] for document in ranking]
 
 
-def _by_function(function: Callable[..., Any], data: RetrievalSet, depth: int) -> System:
-    required = [
-        parameter
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.default is parameter.empty
+def _sort(
+    function: Callable[..., Any], data: RetrievalSet, query: str, candidates: Hits
+) -> list[str]:
+    texts = [data.by_id[name].content for name in candidates.ids]
+    scores = np.asarray(function(query, texts), dtype=np.float64)
+    if scores.shape != (len(texts),):
+        message = (
+            f"the ranking function returned {scores.shape} scores for {len(texts)} texts; "
+            "it must return one score per text."
+        )
+        raise InvalidInputError(message)
+    return [candidates.ids[position] for position in order(scores).tolist()]
+
+
+def _required_arguments(function: Callable[..., Any]) -> int:
+    return sum(
+        parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    if len(required) == 1:
-        return FunctionRetriever(function, data, depth)
-
-    def rank(query: str, candidates: Hits) -> Hits:
-        texts = [data.by_id[name].content for name in candidates.ids]
-        scores = np.asarray(function(query, texts), dtype=np.float64)
-        if scores.shape != (len(texts),):
-            message = (
-                f"the ranking function returned {scores.shape} scores for {len(texts)} texts; "
-                "it must return one score per text."
-            )
-            raise InvalidInputError(message)
-        return Hits([candidates.ids[position] for position in order(scores).tolist()])
-
-    return Ranker(rank, data)
+        for parameter in inspect.signature(function).parameters.values()
+    )
 
 
-def _langchain_documents(data: RetrievalSet, candidates: Hits) -> list[Any]:
-    """Return LangChain documents with retrieval scores as metadata ``score``.
+def _compress(compressor: Any, data: RetrievalSet, query: str, candidates: Hits) -> Any:  # noqa: ANN401
+    """Pass LangChain documents with retrieval scores as metadata ``score``.
 
     They are copies of the documents that the set was made from, if it was.
     """
     document_type = require("langchain_core.documents", "langchain").Document
     documents = []
-    for name, text, title, score in _contents(data, candidates):
-        original = data.originals.get(name)
+    for rank, name in enumerate(candidates.ids):
+        original, passage = data.originals.get(name), data.by_id[name]
         if not isinstance(original, document_type):
-            original = document_type(id=name, page_content=text, metadata={"title": title})
-        metadata = original.metadata | ({} if score is None else {"score": score})
+            original = document_type(passage.content, metadata={"title": passage.title})
+        score = {} if candidates.scores is None else {"score": candidates.scores[rank]}
         # The set's id may differ from the original's.
-        documents.append(original.model_copy(update={"id": name, "metadata": metadata}))
-    return documents
+        update = {"id": name, "metadata": original.metadata | score}
+        documents.append(original.model_copy(update=update))
+    return compressor.compress_documents(documents, query)
 
 
-def _llama_index_nodes(data: RetrievalSet, candidates: Hits) -> list[Any]:
+def _postprocess(processor: Any, data: RetrievalSet, query: str, candidates: Hits) -> Any:  # noqa: ANN401
     schema = require("llama_index.core.schema", "llama-index")
     nodes = []
-    for name, text, _, score in _contents(data, candidates):
+    for rank, name in enumerate(candidates.ids):
         original = getattr(data.originals.get(name), "node", data.originals.get(name))
         if not isinstance(original, schema.BaseNode):
-            original = schema.TextNode(id_=name, text=text)
-        nodes.append(schema.NodeWithScore(node=original, score=score))
-    return nodes
-
-
-def _contents(data: RetrievalSet, candidates: Hits) -> Iterator[tuple[str, str, str, float | None]]:
-    """Yield the id, text, title and retrieval score of each candidate."""
-    for rank, name in enumerate(candidates.ids):
-        passage = data.by_id[name]
+            original = schema.TextNode(id_=name, text=data.by_id[name].content)
         score = None if candidates.scores is None else candidates.scores[rank]
-        yield name, passage.content, passage.title, score
+        nodes.append(schema.NodeWithScore(node=original, score=score))
+    return processor.postprocess_nodes(nodes, query_str=query)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -23,9 +24,7 @@ from rerank_plugins.evaluation.metrics import (
     paired_bootstrap,
     per_query,
 )
-from rerank_plugins.types import ModelIdentity, ScoringRequest, ScoringResult
-
-Probabilities = NDArray[np.float64]
+from rerank_plugins.types import ModelIdentity, ScoringResult
 
 
 class Bin(NamedTuple):
@@ -50,7 +49,7 @@ class HeldOut(NamedTuple):
         recall: Share of all relevant pairs that are at or above the threshold.
     """
 
-    probabilities: Probabilities
+    probabilities: Scores
     calibration_error: float
     brier: float
     precision: float | None
@@ -77,9 +76,7 @@ def reliability_curve(probabilities: ArrayLike, labels: ArrayLike, bins: int = 1
         InvalidInputError: If a probability is outside 0 to 1, or for the reasons of
             :meth:`~rerank_plugins.core.calibration.Calibrator.fit`.
     """
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-        message = f"bins is {bins!r}; it must be an integer of at least 1."
-        raise ConfigurationError(message)
+    validate_count("bins", bins)
     probs, relevant = _checked(probabilities, labels)
     _, group, counts = np.unique(probs, return_inverse=True, return_counts=True)
     midpoints = np.cumsum(counts) - counts / 2
@@ -94,20 +91,14 @@ def reliability_curve(probabilities: ArrayLike, labels: ArrayLike, bins: int = 1
 def expected_calibration_error(
     probabilities: ArrayLike, labels: ArrayLike, bins: int = 10
 ) -> float:
-    """Return the mean gap between predicted and observed relevance (Naeini et al., 2015).
-
-    The bins have equal mass; arguments and errors as in :func:`reliability_curve`.
-    """
+    """Return the mean gap of a :func:`reliability_curve` (Naeini et al., 2015)."""
     curve = reliability_curve(probabilities, labels, bins)
     gaps = sum(part.pairs * abs(part.predicted - part.observed) for part in curve)
     return gaps / sum(part.pairs for part in curve)
 
 
 def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Return the mean squared difference between probability and label; 0 is best (Brier, 1950).
-
-    Arguments and errors as in :func:`reliability_curve`.
-    """
+    """Return the mean squared difference between probability and label; 0 is best (Brier, 1950)."""
     probs, relevant = _checked(probabilities, labels)
     return float(np.mean((probs - relevant) ** 2))
 
@@ -168,9 +159,7 @@ def cross_validated(
     )
 
 
-def _checked(
-    probabilities: ArrayLike, labels: ArrayLike
-) -> tuple[Probabilities, NDArray[np.bool_]]:
+def _checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Scores, NDArray[np.bool_]]:
     probs = np.asarray(probabilities, dtype=np.float64)
     _, relevant = labeled_pairs(probs, labels)
     if ((probs < 0) | (probs > 1)).any():
@@ -271,21 +260,11 @@ class FittedMargin:
 
 
 def fused_quality(
-    queries: Sequence[LabeledQuery],
-    method: FusionMethod,
-    weight: float,
-    measure: str = "nDCG@10",
+    queries: Sequence[LabeledQuery], method: FusionMethod, weight: float, measure: str = "nDCG@10"
 ) -> Scores:
-    """Measure each query with its candidates in fused order.
+    """Measure each query with its candidates in fused order; one value per query.
 
-    Args:
-        queries: Labeled queries with raw scores.
-        method: ``"rrf"`` or ``"weighted"``.
-        weight: Share of the cross-encoder; 0 is the retrieval order, 1 the cross-encoder.
-        measure: A name of ir_measures.
-
-    Returns:
-        One value per query, in their order.
+    Weight 0 is the retrieval order, 1 the cross-encoder.
 
     Raises:
         ConfigurationError: If ``method`` or ``weight`` is out of range.
@@ -293,20 +272,18 @@ def fused_quality(
             relevant document.
         MissingDependencyError: If the extra ``evaluation`` is not installed.
     """
-    rankings, qrels = {}, {}
+    orders, judgments = [], []
     for number, query in enumerate(queries):
         fused = fuse(query.raw_scores, query.retrieval_scores, method, weight)
         if len(fused) != len(query.grades):
             message = f"query {number} has {len(fused)} scores and {len(query.grades)} grades."
             raise InvalidInputError(message)
-        judged = [*query.grades, *query.missed]
-        if not any(grade > 0 for grade in judged):
+        judgments.append([*query.grades, *query.missed])
+        if not any(grade > 0 for grade in judgments[-1]):
             message = f"query {number} has no relevant document; leave it out."
             raise InvalidInputError(message)
-        order = fused_order(fused, query.retrieval_scores)
-        rankings[str(number)] = [str(index) for index in order]
-        qrels[str(number)] = {str(index): int(grade) for index, grade in enumerate(judged)}
-    return per_query(qrels, rankings, [measure])[measure]
+        orders.append(fused_order(fused, query.retrieval_scores).tolist())
+    return _measured(judgments, orders, measure)
 
 
 def fit_fusion_weight(
@@ -388,14 +365,25 @@ def fit_early_exit_margin(
         message = f"stage is {stage}; it must be before the last one, {len(cascade.stages) - 1}."
         raise ConfigurationError(message)
     fold = folds_of(len(queries), folds, seed)
-    _validate_documents(queries)
+    for number, query in enumerate(queries):
+        if len(query.documents) != len(query.grades) or not query.documents:
+            message = (
+                f"query {number} has {len(query.documents)} documents and {len(query.grades)} "
+                "grades; give one grade per document, and at least one document."
+            )
+            raise InvalidInputError(message)
     full_cascade = _with_margin(cascade, stage, None)
     last = replace(full_cascade.stages[stage], keep=None)
     short_cascade = Cascade([*full_cascade.stages[:stage], last])
     tasks = validate_requests(((query.query, query.documents) for query in queries), None)
     results = short_cascade.score_requests(tasks)
-    full = _quality(tasks, full_cascade.score_requests(tasks), queries, measure)
-    losses = full - _quality(tasks, results, queries, measure)
+
+    def quality(results: Sequence[ScoringResult]) -> Scores:
+        rankings = map(build_ranking, tasks, results, repeat(RankingSettings()))
+        orders = [[document.index for document in ranking] for ranking in rankings]
+        return _measured([query.grades for query in queries], orders, measure)
+
+    losses = quality(full_cascade.score_requests(tasks)) - quality(results)
     margins = np.array([_score_margin(result, stage) for result in results])
     stops = np.zeros(len(queries), dtype=np.bool_)
     for part in range(folds):
@@ -442,30 +430,13 @@ def _with_margin(cascade: Cascade, stage: int, margin: float | None) -> Cascade:
     return Cascade(stages)
 
 
-def _quality(
-    tasks: Sequence[ScoringRequest],
-    results: Sequence[ScoringResult],
-    queries: Sequence[LabeledQuery],
-    measure: str,
-) -> NDArray[np.float64]:
+def _measured(
+    judgments: Sequence[Sequence[int]], orders: Sequence[Sequence[int]], measure: str
+) -> Scores:
+    """Measure the order of each query's documents by their grades."""
     qrels = {
-        str(number): {str(index): int(grade) for index, grade in enumerate(query.grades)}
-        for number, query in enumerate(queries)
+        str(number): {str(index): int(grade) for index, grade in enumerate(grades)}
+        for number, grades in enumerate(judgments)
     }
-    rankings = {
-        str(number): [
-            str(document.index) for document in build_ranking(task, result, RankingSettings())
-        ]
-        for number, (task, result) in enumerate(zip(tasks, results, strict=True))
-    }
+    rankings = {str(number): list(map(str, order)) for number, order in enumerate(orders)}
     return per_query(qrels, rankings, [measure])[measure]
-
-
-def _validate_documents(queries: Sequence[LabeledQuery]) -> None:
-    for number, query in enumerate(queries):
-        if len(query.documents) != len(query.grades) or not query.documents:
-            message = (
-                f"query {number} has {len(query.documents)} documents and {len(query.grades)} "
-                "grades; give one grade per document, and at least one document."
-            )
-            raise InvalidInputError(message)

@@ -7,19 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.evaluation.decision import (
-    MIN_QUESTIONS,
-    Floats,
-    cheapest_good,
-    decide,
-    frontier,
-)
+from rerank_plugins.evaluation.metrics import Scores
+from rerank_plugins.evaluation.planner import MIN_QUESTIONS, cheapest_good, decide, frontier
 
 COST = np.array([0.01, 0.05, 0.1, 0.2])
 BUDGET = 0.15
 
 
-def options(*gains: float, questions: int = 200, noise: float = 0.05, seed: int = 0) -> Floats:
+def options(*gains: float, questions: int = 200, noise: float = 0.05, seed: int = 0) -> Scores:
     """Return the quality of the bi-encoder alone and of options better by ``gains``."""
     rng = np.random.default_rng(seed)
     base = rng.uniform(0.4, 0.8, questions)
