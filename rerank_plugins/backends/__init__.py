@@ -63,25 +63,13 @@ class TableLoader:
     def __init__(
         self, table: Mapping[str, TableEntry], choose: Callable[[ModelConfig], str], replicas: str
     ) -> None:
-        """Use a table of backends.
-
-        Args:
-            table: The backends by name.
-            choose: Returns the backend's name for ``"auto"``.
-            replicas: Name of the class that runs a backend on several devices.
-        """
+        """Use a table of backends."""
         self._table = table
         self._choose = choose
         self._replicas = replicas
 
     def resolve(self, config: ModelConfig) -> ModelConfig:
-        """Choose backend, device and data type where the configuration leaves them open.
-
-        Raises:
-            ConfigurationError: If the backend or device does not exist, or contradicts another
-                setting.
-            ModelLoadError: If the backend is ``"auto"`` and the model fits no backend.
-        """
+        """Choose backend, device and data type where the configuration leaves them open."""
         name = config.backend
         if config.spec is not None:
             name = config.spec.backend_name
@@ -113,12 +101,7 @@ class TableLoader:
         return resolved
 
     def load(self, config: ModelConfig) -> Backend[Any]:
-        """Load the model of a resolved configuration and check its results.
-
-        Raises:
-            ModelLoadError: If the model cannot be loaded or its results are wrong; the original
-                exception is chained.
-        """
+        """Load the model of a resolved configuration and check its results."""
         cls = self._class(config.backend)
         try:
             backend: Backend[Any]

@@ -58,12 +58,7 @@ class SentenceTransformerBiEncoder:
     resolve = staticmethod(resolve_local)
 
     def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration onto its device.
-
-        Raises:
-            ModelLoadError: If the model cannot be loaded.
-            MissingDependencyError: If the embedded model's package is not installed.
-        """
+        """Load the model of a resolved configuration onto its device."""
         source = locate(config, bi_encoder_folder)
         options = hub_options(config, source)
         with quiet_loading(config.model):
@@ -146,11 +141,7 @@ class SentenceTransformerBiEncoder:
 
     @property
     def model(self) -> SentenceTransformer:
-        """The loaded model.
-
-        Raises:
-            EngineClosedError: If the backend was closed.
-        """
+        """The loaded model."""
         if self._model is None:
             message = f"the model {self.identity.model!r} was closed."
             raise EngineClosedError(message)

@@ -217,11 +217,7 @@ _FLAG_ARCHITECTURES: Final = ("LayerWiseMiniCPMForCausalLM", "CostWiseGemmaForCa
 
 
 def choose_cross_encoder(config: ModelConfig) -> str:
-    """Return the name of the best backend for a cross-encoder.
-
-    Raises:
-        ModelLoadError: If the model is not a reranker; the message states what it is.
-    """
+    """Return the name of the best backend for a cross-encoder."""
     if config.model == MINI:
         return _for_encoder(config)
     source = locate(config, cross_encoder_folder)

@@ -21,11 +21,7 @@ from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale
 
 
 def resolve_device(device: str | None) -> str:
-    """Return the canonical name of an available device; None chooses the best one.
-
-    Raises:
-        ConfigurationError: If the name is not a device, or the device is not available.
-    """
+    """Return the canonical name of an available device; None chooses the best one."""
     if device is None:
         if torch.cuda.is_available():
             return "cuda:0"
@@ -71,11 +67,7 @@ def fast_bfloat16_on_cpu() -> bool:
 
 
 def resolve_dtype(dtype: Dtype, device: str) -> Dtype:
-    """Return the data type for a device; ``"auto"`` chooses a fast one.
-
-    Raises:
-        ConfigurationError: If the data type is int8, which torch does not compute here.
-    """
+    """Return the data type for a device; ``"auto"`` chooses a fast one."""
     if dtype == "int8":
         message = (
             "dtype is 'int8', which only backend 'openvino' supports, on a CPU. Use that backend, "
@@ -95,9 +87,6 @@ def resolve_local(config: ModelConfig) -> ModelConfig:
     """Choose devices and data type of a local model, and make its folder absolute.
 
     Several devices use one data type, so that scores do not depend on the device.
-
-    Raises:
-        ConfigurationError: If a device is not available.
     """
     device = config.device
     names = [device] if device is None or isinstance(device, str) else device
@@ -112,11 +101,7 @@ def resolve_local(config: ModelConfig) -> ModelConfig:
 
 @contextmanager
 def mapped_out_of_memory() -> Iterator[None]:
-    """Map torch's out-of-memory errors, and no others, to :class:`OutOfMemoryError`.
-
-    Raises:
-        OutOfMemoryError: If the device, or the allocator of a CPU, is out of memory.
-    """
+    """Map torch's out-of-memory errors, and no others, to :class:`OutOfMemoryError`."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -147,16 +132,7 @@ class Replicas:
     """
 
     def __init__(self, make: Callable[[ModelConfig], Any], config: ModelConfig) -> None:
-        """Load the model on each device of a resolved configuration.
-
-        Args:
-            make: Class of the backend.
-            config: Configuration with a tuple as ``device``.
-
-        Raises:
-            ModelLoadError: If the model cannot be loaded on one of the devices; the loaded
-                replicas are closed.
-        """
+        """Load the model on each device of a resolved configuration."""
         self._devices = tuple(config.device or ())
         self._replicas: list[Any] = []
         try:

@@ -56,13 +56,9 @@ _UNREADABLE: Final = (ArithmeticError, AttributeError, LookupError, OSError, Typ
 def fingerprint(source: str, revision: str | None, cache_folder: str | Path | None) -> str:
     """Return the digest of a model's files.
 
-    Files are read completely, except for large weights, where the header and blocks spread
-    evenly over every tensor are read: training changes nearly all values of a trained tensor.
-
-    Args:
-        source: A folder, or a Hub name whose files have been downloaded.
-        revision: Branch, tag or commit on the Hub; None means the main branch.
-        cache_folder: Folder of downloads; None means the default of Hugging Face.
+    The source is a folder, or a Hub name whose files have been downloaded. Files are read
+    completely, except for large weights, where the header and blocks spread evenly over every
+    tensor are read: training changes nearly all values of a trained tensor.
 
     Returns:
         64 hexadecimal digits; an empty string if the files cannot be read.
@@ -161,16 +157,7 @@ _BI_ENCODER_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379ca
 
 
 def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
-    """Return the source of a model: an absolute folder or a Hub name.
-
-    Args:
-        config: The configuration that names the model.
-        mini: Returns the folder of the embedded model.
-
-    Raises:
-        ModelLoadError: If the name is neither a folder nor a valid Hub name, or if the folder
-            does not pass :func:`~rerank_plugins.backends.model_files.validate_folder`.
-    """
+    """Return the source of a model: an absolute folder or a Hub name; ``mini()`` for ``"mini"``."""
     if config.model == MINI:
         return str(mini())
     folder = find_folder(config.model)
@@ -197,16 +184,7 @@ def find_folder(model: str) -> Path | None:
 
 
 def hub_options(config: ModelConfig, source: str) -> dict[str, Any]:
-    """Return the keyword arguments that transformers' ``from_pretrained`` methods share.
-
-    Args:
-        config: The configuration that names the model.
-        source: The result of :func:`locate`.
-
-    Raises:
-        ConfigurationError: If ``trust_remote_code`` is set for a Hub model without a commit: the
-            model's owner could change the code later.
-    """
+    """Return the keyword arguments that transformers' ``from_pretrained`` methods share."""
     from_hub = not Path(source).is_absolute()
     if from_hub and config.trust_remote_code and not _COMMIT.fullmatch(config.revision or ""):
         message = (
@@ -298,10 +276,6 @@ def bi_encoder_folder() -> Path:
     """Return the folder of the embedded bi-encoder, all-MiniLM-L6-v2 in a package of its own.
 
     The package belongs to a third party, so its weights are compared with the published ones.
-
-    Raises:
-        MissingDependencyError: If the package is not installed.
-        ModelLoadError: If its weights are not the published ones.
     """
     spec = find_spec(_BI_ENCODER_PACKAGE)
     if spec is None or spec.origin is None:

@@ -78,13 +78,7 @@ _MAX_DEPTH: Final = 8
 def validate_config(settings: Any, where: str, weight_bytes: int = 0) -> None:  # noqa: ANN401
     """Validate the sizes in a model's configuration and that it loads no code from the Hub.
 
-    Args:
-        settings: Content of the file (any JSON); None if there is no such file.
-        where: The file, for error messages.
-        weight_bytes: Size of the model's weights; 0 if unknown.
-
-    Raises:
-        ModelLoadError: If a setting is not allowed.
+    ``weight_bytes`` is the size of the model's weights; 0 if unknown.
     """
     for group in _groups(settings):
         _validate_sizes(group, where, weight_bytes)
@@ -107,16 +101,7 @@ def validate_config(settings: Any, where: str, weight_bytes: int = 0) -> None:  
 def smallest_max_seq_length(
     limits: Iterable[tuple[str, Any]], model: str, at_least: int = MIN_MAX_LENGTH
 ) -> int:
-    """Return a model's maximum sequence length: the smallest limit in its files.
-
-    Args:
-        limits: Names and values of the limits.
-        model: The model's name, for error messages.
-        at_least: Smallest valid value. The default leaves room for the special tokens of a pair.
-
-    Raises:
-        ModelLoadError: If a value is not a valid number of tokens.
-    """
+    """Return a model's maximum sequence length: the smallest limit in its files."""
     values = []
     for name, value in limits:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -205,9 +190,6 @@ def validate_folder(folder: Path) -> None:
 
     Reading a pipe or a device in place of a file would never end, and a configuration with a
     billion layers would allocate all memory.
-
-    Raises:
-        ModelLoadError: If a file is not regular, too large or invalid.
     """
     entries = list(_entries(folder))
     for path in entries:
@@ -229,17 +211,9 @@ def validate_folder(folder: Path) -> None:
 
 
 def validate_source(source: str, options: dict[str, Any]) -> None:
-    """Validate a model of the Hub as :func:`validate_folder` validates a folder.
+    """Validate a model of the Hub; a folder was validated by :func:`validate_folder`.
 
     Its configuration and lists of files are downloaded first, its weights only afterwards.
-
-    Args:
-        source: Folder or Hub name. A folder is not validated again.
-        options: Options of the Hub.
-
-    Raises:
-        ModelLoadError: If sizes exceed the limits, or if not all weights are safetensors in the
-            model's own folder.
     """
     if Path(source).is_absolute():
         return
@@ -256,12 +230,7 @@ def validate_source(source: str, options: dict[str, Any]) -> None:
 
 
 def validate_modules(source: str, options: dict[str, Any]) -> None:
-    """Validate that all modules are in the model's folder and have their weights as safetensors.
-
-    Raises:
-        ModelLoadError: If a module is outside the folder, or has a pickle only, which
-            sentence-transformers would read.
-    """
+    """Validate that all modules are in the model's folder and have their weights as safetensors."""
     for module in read_modules(source, options):
         if module.kind in _WITHOUT_PICKLES:
             continue
@@ -279,16 +248,7 @@ def validate_modules(source: str, options: dict[str, Any]) -> None:
 
 
 def read_json(source: str, name: str, options: dict[str, Any]) -> Any:  # noqa: ANN401  (any JSON)
-    """Return the content of a model's JSON file, or None if there is no such file.
-
-    Args:
-        source: Folder or Hub name.
-        name: Path of the file, relative to the model's folder.
-        options: Options of the Hub.
-
-    Raises:
-        ModelLoadError: If the file is not valid JSON.
-    """
+    """Return the content of a model's JSON file, or None if there is no such file."""
     file = _find_file(source, name, options)
     if file is None:
         return None
@@ -303,11 +263,7 @@ def read_json(source: str, name: str, options: dict[str, Any]) -> Any:  # noqa: 
 
 
 def read_modules(source: str, options: dict[str, Any]) -> list[Module]:
-    """Return the modules listed in ``modules.json``; most rerankers have no such file.
-
-    Raises:
-        ModelLoadError: If the file does not have the format of sentence-transformers.
-    """
+    """Return the modules listed in ``modules.json``; most rerankers have no such file."""
     entries = read_json(source, "modules.json", options) or []
     try:
         modules = [Module(entry["type"].rpartition(".")[2], entry["path"]) for entry in entries]
@@ -344,9 +300,6 @@ def read_prompts(source: str, options: dict[str, Any]) -> dict[Role, str]:
 
     Returns:
         Only the prompts that exist; most models have none.
-
-    Raises:
-        ModelLoadError: If the file does not have the format of sentence-transformers.
     """
     settings = read_json(source, _SENTENCE_TRANSFORMERS, options)
     if settings is None:
@@ -365,11 +318,7 @@ def read_prompts(source: str, options: dict[str, Any]) -> dict[Role, str]:
 
 
 def default_prompt(source: str, options: dict[str, Any]) -> str | None:
-    """Return the prompt that sentence-transformers uses by default.
-
-    Raises:
-        ModelLoadError: If the file does not hold prompts by name.
-    """
+    """Return the prompt that sentence-transformers uses by default."""
     settings = read_json(source, _SENTENCE_TRANSFORMERS, options)
     if not isinstance(settings, dict):
         return None

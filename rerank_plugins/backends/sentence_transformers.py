@@ -59,11 +59,7 @@ class SentenceTransformerCrossEncoder:
     resolve = staticmethod(resolve_local)
 
     def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration onto its device.
-
-        Raises:
-            ModelLoadError: If the model cannot be loaded or is not a reranker of texts.
-        """
+        """Load the model of a resolved configuration onto its device."""
         source = locate(config, cross_encoder_folder)
         options = hub_options(config, source)
         with quiet_loading(config.model):

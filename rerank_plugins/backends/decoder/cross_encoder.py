@@ -30,9 +30,6 @@ def resolve_decoder(config: ModelConfig) -> ModelConfig:
     """Choose device and data type; on CUDA bfloat16, in which decoders are published.
 
     Float16 overflows in some of them (Gemma).
-
-    Raises:
-        ConfigurationError: If the device is not on this machine.
     """
     resolved = resolve_local(config)
     if config.dtype == "auto" and str(resolved.device).startswith("cuda"):
@@ -55,11 +52,7 @@ class DecoderCrossEncoder(PairTokenizerMixin):
     """Returns the scores of a batch's payloads; None after :meth:`close`."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration onto its device.
-
-        Raises:
-            ModelLoadError: If there is no such model, or its files do not describe a reranker.
-        """
+        """Load the model of a resolved configuration onto its device."""
         spec = cast("DecoderSpec | None", config.spec) or DecoderSpec(config.model)
         loaded = load_decoder(config, spec)
         self._set_up(config, loaded.pairs, loaded.max_seq_length, loaded.fingerprint)

@@ -55,16 +55,8 @@ from rerank_plugins.errors import ConfigurationError, ModelLoadError
 def read_answer_tokens(source: str, options: dict[str, Any]) -> list[int]:
     """Return the answer tokens of sentence-transformers' module LogitScore, if there is one.
 
-    Args:
-        source: Folder or Hub name.
-        options: See :func:`~rerank_plugins.backends.hub.hub_options`.
-
     Returns:
         The token of yes and, if the model has it, the token of no; empty without that module.
-
-    Raises:
-        ModelLoadError: If the module does not name tokens: the logits of other tokens would be
-            meaningless scores.
     """
     for part in read_modules(source, options):
         if part.kind == "LogitScore":
@@ -87,11 +79,7 @@ def read_answer_tokens(source: str, options: dict[str, Any]) -> list[int]:
 
 
 def read_template_arguments(source: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments that a model's files define for its chat template.
-
-    Raises:
-        ModelLoadError: If they are not an object.
-    """
+    """Return the keyword arguments that a model's files define for its chat template."""
     name, content = "sentence_bert_config.json", "its content"
     value: dict[str, Any] = {content: read_json(source, name, options)}
     for key in (content, "processing_kwargs", "chat_template"):
@@ -111,13 +99,6 @@ def config_max_seq_length(settings: Any, tokenizer: Any) -> int:  # noqa: ANN401
     A model with LongRoPE changes its position encoding as soon as one text of a batch is longer
     than its original maximum. That maximum is its limit here, because a score would otherwise
     depend on its batch.
-
-    Args:
-        settings: The transformers configuration.
-        tokenizer: The transformers tokenizer.
-
-    Raises:
-        ModelLoadError: If a limit is not a number of tokens.
     """
     limits = [
         ("max_position_embeddings", settings.max_position_embeddings),
@@ -158,12 +139,9 @@ class Head(torch.nn.Module):
     def __init__(
         self, rows: torch.Tensor, bias: torch.Tensor | None = None, softcap: float | None = None
     ) -> None:
-        """Copy the selected rows of an output layer.
+        """Copy rows of an output layer, ``(1 or 2, width)``: of yes, then of no.
 
-        Args:
-            rows: Shape ``(1 or 2, width)``: the row of yes, then the row of no.
-            bias: One number per row.
-            softcap: The bound of logits of Gemma 2.
+        ``softcap`` is the bound of the logits of Gemma 2.
         """
         super().__init__()
         self.rows: torch.Tensor
@@ -193,13 +171,7 @@ class LastTokenScorer:
     """
 
     def __init__(self, base: Any, head: Head, device: torch.device) -> None:  # noqa: ANN401
-        """Use a loaded model.
-
-        Args:
-            base: A transformers decoder without its output layer.
-            head: Scores the states of the decoder.
-            device: Device of both.
-        """
+        """Use a loaded model."""
         self.reuse = True
         self._base = base
         self._cache_argument = cache_argument(base.forward)
@@ -325,11 +297,7 @@ class ModelSource(NamedTuple):
     rust: Tokenizer
 
     def first_token(self, text: str) -> int:
-        """Return the id of the first token of a text.
-
-        Raises:
-            ModelLoadError: If the text has no tokens.
-        """
+        """Return the id of the first token of a text."""
         ids = self.rust.encode(text, add_special_tokens=False).ids
         if not ids:
             message = f"{self.name!r} has no token for {text!r}; its tokenizer.json is damaged."
@@ -340,12 +308,7 @@ class ModelSource(NamedTuple):
 def open_source(
     config: ModelConfig, embedded_folder: Callable[[], Path] = cross_encoder_folder
 ) -> ModelSource:
-    """Locate a model's files and load its tokenizer.
-
-    Args:
-        config: Resolved configuration of the model.
-        embedded_folder: Returns the folder of the embedded model.
-    """
+    """Locate a model's files and load its tokenizer."""
     name = locate(config, embedded_folder)
     options = hub_options(config, name)
     validate_source(name, options)
@@ -356,16 +319,7 @@ def open_source(
 def load_decoder(
     config: ModelConfig, spec: DecoderSpec, prompt: Prompt | None = None
 ) -> LoadedDecoder:
-    """Load the model of a resolved configuration.
-
-    Args:
-        config: The configuration.
-        spec: Further settings of the model.
-        prompt: Replaces the prompt of the model's files or family.
-
-    Raises:
-        ModelLoadError: If there is no such model, or its files do not describe a reranker.
-    """
+    """Load the model of a resolved configuration."""
     with quiet_loading(config.model):
         source = open_source(config)
         model_config = AutoConfig.from_pretrained(source.name, **source.options)
@@ -395,11 +349,7 @@ def digest(source: str, config: ModelConfig, *others: object) -> str:
 
 
 def _family_prompt(model: str, spec: DecoderSpec) -> Prompt | None:
-    """Return the prompt of the family that the spec or the model's name determine.
-
-    Raises:
-        ConfigurationError: If there is an instruction, and the prompt does not take one.
-    """
+    """Return the prompt of the family that the spec or the model's name determine."""
     known = family(model)
     prompt = known.prompt if spec.family == "auto" and known else PROMPTS.get(spec.family)
     if prompt is None:

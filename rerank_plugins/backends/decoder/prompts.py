@@ -76,13 +76,7 @@ class PromptTokenizer:
     """
 
     def __init__(self, template: Template, tokenizer: Tokenizer, model: str) -> None:
-        """Use a private tokenizer (no truncation, no padding) and a prompt.
-
-        Args:
-            template: The prompt.
-            tokenizer: The Rust tokenizer; it is never changed.
-            model: Name of the model, for error messages.
-        """
+        """Use a private tokenizer (no truncation, no padding) and a prompt."""
         self._template = template
         self._tokenizer = tokenizer
         self._model = model
@@ -92,10 +86,6 @@ class PromptTokenizer:
 
         Returns:
             Items whose payload is a :class:`PromptedPair`.
-
-        Raises:
-            ConfigurationError: If the prompt leaves too few tokens for the texts.
-            InvalidInputError: If a pair has no tokens.
         """
         rows_of_query: dict[str, list[int]] = {}
         for row, pair in enumerate(pairs):
@@ -249,15 +239,8 @@ def chat_template(
 ) -> Template:
     """Return the prompt of a chat template with the roles ``query`` and ``document``.
 
-    Args:
-        tokenizer: The transformers tokenizer that has the chat template.
-        rust: The private Rust tokenizer.
-        model: Name of the model, for error messages.
-        prompt: Content of the role ``system``; None leaves it to the template.
-        options: Keyword arguments of ``apply_chat_template``.
-
-    Raises:
-        ModelLoadError: If the rendered template does not contain both texts unchanged.
+    ``prompt`` is the content of the role ``system``; ``options`` are keyword arguments of
+    ``apply_chat_template``.
     """
 
     def render(query: str, document: str) -> str:
@@ -313,11 +296,7 @@ def family_template(tokenizer: Any, rust: Tokenizer, prompt: Prompt) -> Template
 
 
 def plain_template(rust: Tokenizer, model: str) -> Template:
-    """Return the special tokens with which the tokenizer joins two texts, without a prompt.
-
-    Raises:
-        ModelLoadError: If it does not join two texts.
-    """
+    """Return the special tokens with which the tokenizer joins two texts, without a prompt."""
     pair = PairTemplate.of(rust, model)
     return PartsTemplate(rust, pair.prefix.ids, "", pair.middle.ids, "", pair.suffix.ids)
 

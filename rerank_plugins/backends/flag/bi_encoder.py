@@ -37,12 +37,7 @@ class FlagBiEncoder:
     resolve = staticmethod(resolve_local)
 
     def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration onto its device.
-
-        Raises:
-            ModelLoadError: If there is no such model.
-            MissingDependencyError: If the extra ``flag`` is not installed.
-        """
+        """Load the model of a resolved configuration onto its device."""
         require("FlagEmbedding", "flag")
         from FlagEmbedding.finetune.embedder.encoder_only.m3.modeling import (  # noqa: PLC0415
             EncoderOnlyEmbedderM3ModelForInference as Inference,

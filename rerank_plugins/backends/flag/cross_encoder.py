@@ -53,15 +53,7 @@ class CompressingScorer:
         layers: Sequence[int],
         ratio: int,
     ) -> None:
-        """Use a loaded model.
-
-        Args:
-            base: Gemma 2 without its output layer.
-            head: Scores the states of the model.
-            device: Device of both.
-            layers: Layers before which documents are compressed.
-            ratio: Number of tokens that are averaged to one.
-        """
+        """Use a loaded model."""
         self._base = base
         self._head = head
         self._device = device
@@ -121,12 +113,7 @@ _GEMMA_FIELDS: Final = (
 
 
 def load_layerwise(config: ModelConfig, spec: FlagSpec) -> LoadedDecoder:
-    """Load a MiniCPM with a head for every layer from a start layer on.
-
-    Raises:
-        ModelLoadError: If it is another kind of model, or has other heads.
-        ConfigurationError: If ``cutoff_layers`` is not among its layers.
-    """
+    """Load a MiniCPM with a head for every layer from a start layer on."""
     with quiet_loading(config.model):
         source = open_source(config)
         fields = read_json(source.name, "config.json", source.options)
@@ -161,10 +148,6 @@ def load_lightweight(config: ModelConfig, spec: FlagSpec) -> LoadedDecoder:
 
     FlagEmbedding uses the first head at every layer, and the published scores are computed that
     way, so this backend does the same.
-
-    Raises:
-        ModelLoadError: If it is another kind of model.
-        ConfigurationError: If ``cutoff_layers`` is not among its layers.
     """
     with quiet_loading(config.model):
         source = open_source(config)
@@ -277,14 +260,7 @@ class FlagCrossEncoder(DecoderCrossEncoder):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration onto its device.
-
-        Raises:
-            ModelLoadError: If there is no such model, or it is not one of FlagEmbedding's.
-            ConfigurationError: If a setting is given that its variant does not have.
-            MissingDependencyError: If the variant is ``"encoder-only"`` and the extra ``flag``
-                is not installed.
-        """
+        """Load the model of a resolved configuration onto its device."""
         spec = cast("FlagSpec | None", config.spec) or FlagSpec(config.model)
         variant = spec.variant if spec.variant != "auto" else _detect_variant(config)
         if variant == "encoder-only":
@@ -312,11 +288,7 @@ class FlagCrossEncoder(DecoderCrossEncoder):
 
     @staticmethod
     def resolve(config: ModelConfig) -> ModelConfig:
-        """Choose device and data type, and add a default spec; see ``resolve_decoder``.
-
-        Raises:
-            ConfigurationError: If the device is not on this machine.
-        """
+        """Choose device and data type, and add a default spec; see ``resolve_decoder``."""
         return resolve_decoder(config.replace(spec=config.spec or FlagSpec(config.model)))
 
 
@@ -330,12 +302,7 @@ class FlagEncoder:
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration onto its device.
-
-        Raises:
-            ModelLoadError: If there is no such model, or it is not a reranker.
-            MissingDependencyError: If the extra ``flag`` is not installed.
-        """
+        """Load the model of a resolved configuration onto its device."""
         flag: Any = require("FlagEmbedding", "flag")
         device, dtype = torch.device(str(config.device)), getattr(torch, config.dtype)
         with quiet_loading(config.model):
@@ -365,11 +332,7 @@ class FlagEncoder:
 
 
 def _detect_variant(config: ModelConfig) -> str:
-    """Return the variant of a model, from its architecture or its name.
-
-    Raises:
-        ModelLoadError: If the model is not one of FlagEmbedding's rerankers.
-    """
+    """Return the variant of a model, from its architecture or its name."""
     source = locate(config, cross_encoder_folder)
     with quiet_loading(config.model):
         fields = read_json(source, "config.json", hub_options(config, source)) or {}

@@ -23,15 +23,8 @@ _MAX_EXCERPT: Final = 300
 def parse_scores(content: bytes, count: int) -> FloatArray:
     """Return the scores of a successful response in the order of the documents.
 
-    Args:
-        content: The body: a list of results, or an object with the list in ``results``.
-        count: Number of documents that were sent.
-
     Returns:
         Float32 of shape ``(count,)``.
-
-    Raises:
-        RemoteError: If there is not exactly one finite score per document.
     """
     try:
         response = json.loads(content)

@@ -54,12 +54,7 @@ class RemoteClient:
     """Asynchronous client of one model on one or several servers; used from one event loop."""
 
     def __init__(self, remote: RemoteSpec) -> None:
-        """Create the HTTP client; no connection is opened yet.
-
-        Raises:
-            MissingDependencyError: If the extra ``remote`` is not installed.
-            ConfigurationError: If the token is missing or invalid.
-        """
+        """Create the HTTP client; no connection is opened yet."""
         self._httpx = require("httpx", "remote")
         require("h2", "remote")
         self._remote = remote
@@ -93,16 +88,7 @@ class RemoteClient:
     async def scores(
         self, query: str, documents: Sequence[str], trace: Trace | None = None
     ) -> FloatArray:
-        """Return the raw scores of documents, requested in one HTTP request.
-
-        Args:
-            query: The query.
-            documents: At most as many documents as the API accepts per request.
-            trace: Trace of the calling ranking.
-
-        Raises:
-            RemoteError: If no server returned valid scores before the deadline.
-        """
+        """Return the raw scores of documents, requested in one HTTP request."""
         remote = self._remote
         failures: list[RemoteError] = []
         with remote_call(trace, remote.api, len(documents)) as call:

@@ -53,11 +53,7 @@ class BackgroundLoop:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
-        """Run a coroutine and return its result.
-
-        Raises:
-            EngineClosedError: If the loop is closed, or is closed while the coroutine runs.
-        """
+        """Run a coroutine and return its result."""
         with self._lock:
             if self._closed:
                 coroutine.close()
@@ -89,12 +85,7 @@ class BackgroundLoop:
                 self._loop.close()
 
     def _wait(self, future: Future[ResultT], seconds: float = math.inf) -> ResultT:
-        """Wait for a result while the loop's thread is alive.
-
-        Raises:
-            EngineClosedError: If the loop's thread has ended.
-            FutureTimeout: If the time limit is exceeded.
-        """
+        """Wait for a result while the loop's thread is alive."""
         end = time.monotonic() + seconds
         while True:
             # Checked before the wait: a thread may deliver the result and end during it.
@@ -157,12 +148,7 @@ class RemoteCrossEncoder:
     batch_tokens = 65_536
 
     def __init__(self, config: ModelConfig) -> None:
-        """Create the client; no request is sent.
-
-        Raises:
-            MissingDependencyError: If the extra ``remote`` is not installed.
-            ConfigurationError: If the token is missing or invalid.
-        """
+        """Create the client; no request is sent."""
         remote = cast("RemoteSpec", config.spec)
         self._remote = remote
         self.identity = ModelIdentity(str(remote), None, remote.api, "unknown", _UNKNOWN_MAX_LENGTH)
@@ -177,11 +163,7 @@ class RemoteCrossEncoder:
 
     @staticmethod
     def resolve(config: ModelConfig) -> ModelConfig:
-        """Return the configuration with a :class:`RemoteSpec`, also for a plain URL.
-
-        Raises:
-            ConfigurationError: If a setting applies only to models in this process.
-        """
+        """Return the configuration with a :class:`RemoteSpec`, also for a plain URL."""
         remote = config.spec or RemoteSpec(config.model, api=cast("ApiName", config.backend))
         defaults = ModelConfig()
         for name in _LOCAL_SETTINGS:
@@ -197,12 +179,7 @@ class RemoteCrossEncoder:
     def prepare(
         self, items: Sequence[TextPair], max_length: int | None = None
     ) -> list[TokenizedItem]:
-        """Truncate texts to ``max_characters`` and estimate their token counts.
-
-        Args:
-            items: The pairs.
-            max_length: Not used: only the server counts tokens.
-        """
+        """Truncate texts to ``max_characters`` and estimate their token counts."""
         call = Call(current_trace())
         limit = self._remote.max_characters or self._remote.protocol.max_characters
         prepared = []
@@ -216,12 +193,7 @@ class RemoteCrossEncoder:
         return prepared
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
-        """Score one batch; shape ``(len(batch),)``.
-
-        Raises:
-            BatchError: If a request failed, with the error of each of its items.
-            EngineClosedError: If the backend is closed.
-        """
+        """Score one batch; shape ``(len(batch),)``."""
         limit = self._remote.max_documents or self._remote.protocol.max_documents
         groups = split_batch(batch, limit)
         rows = np.full(len(batch), np.nan, dtype=np.float32)
