@@ -1,4 +1,4 @@
-"""Choice of devices and data types, and out-of-memory errors."""
+"""Devices and data types of local models, and replicas of a model on several devices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from rerank_plugins.backends.hub import find_folder
 from rerank_plugins.config import MINI, Dtype, ModelConfig
 from rerank_plugins.engine.backend import Role, TokenizedItem
 from rerank_plugins.engine.request_queue import PREPARE_ITEMS
-from rerank_plugins.errors import ConfigurationError, OutOfMemoryError, RerankError
+from rerank_plugins.errors import (
+    ConfigurationError,
+    EngineClosedError,
+    OutOfMemoryError,
+    RerankError,
+)
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale
 
 
@@ -112,6 +117,59 @@ def mapped_out_of_memory() -> Iterator[None]:
         if "DefaultCPUAllocator" not in str(error):
             raise
         raise OutOfMemoryError(str(error)) from error
+
+
+CROSS_ENCODER_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
+BI_ENCODER_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
+"""Tokens per batch, by kind of device."""
+
+
+class LocalModel:
+    """Base of the backends that compute a model with torch on one device."""
+
+    resolve = staticmethod(resolve_local)
+    device: torch.device
+    batch_tokens: int
+    identity: ModelIdentity
+    _model: Any = None
+    """None after :meth:`close`."""
+
+    def _set_up(
+        self,
+        config: ModelConfig,
+        max_seq_length: int,
+        fingerprint: str,
+        batch_tokens: Mapping[str, int] = CROSS_ENCODER_TOKENS,
+    ) -> None:
+        """Set every attribute except the model."""
+        self.device = torch.device(str(config.device))
+        self.batch_tokens = batch_tokens.get(self.device.type, batch_tokens["cpu"])
+        self.identity = ModelIdentity(
+            config.model,
+            config.revision,
+            config.backend,
+            config.dtype,
+            max_seq_length,
+            fingerprint,
+        )
+
+    @property
+    def model(self) -> Any:  # noqa: ANN401  (one of many model classes)
+        """The loaded model.
+
+        Raises:
+            EngineClosedError: If the backend was closed.
+        """
+        if self._model is None:
+            message = f"the model {self.identity.model!r} was closed."
+            raise EngineClosedError(message)
+        return self._model
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        self._model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 _log = logging.getLogger(__name__)

@@ -8,14 +8,13 @@ document.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rerank_plugins.backends.decoder.prompts import PromptTokenizer, chat_template
-from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
+from rerank_plugins.backends.devices import LocalModel, mapped_out_of_memory
 from rerank_plugins.backends.hub import (
     cross_encoder_folder,
     fingerprint,
@@ -31,23 +30,20 @@ from rerank_plugins.backends.model_files import (
 )
 from rerank_plugins.backends.tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.loading import load_modules
-from rerank_plugins.backends.torch.tokenization import PairTokenizer
+from rerank_plugins.backends.torch.tokenization import (
+    PairTokenizer,
+    PairTokenizerMixin,
+    SupportsPairs,
+)
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Role, TokenizedItem
-from rerank_plugins.errors import EngineClosedError, ModelLoadError
-from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
+from rerank_plugins.errors import ModelLoadError
+from rerank_plugins.types import FloatArray, ScoreScale
 
-_BATCH_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
 _UNLIMITED: Final = 2**31
 
 
-class _PairTokenizer(Protocol):
-    def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[TokenizedItem]: ...
-    def room(self, query: str, max_length: int) -> int: ...
-    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]: ...
-
-
-class SentenceTransformerCrossEncoder:
+class SentenceTransformerCrossEncoder(PairTokenizerMixin, LocalModel):
     """Any CrossEncoder of sentence-transformers with one score or two labels.
 
     Attributes:
@@ -56,7 +52,6 @@ class SentenceTransformerCrossEncoder:
 
     scale = ScoreScale.LOGIT
     is_padded = True
-    resolve = staticmethod(resolve_local)
 
     def __init__(self, config: ModelConfig) -> None:
         """Load the model of a resolved configuration onto its device."""
@@ -78,17 +73,9 @@ class SentenceTransformerCrossEncoder:
             ("max_seq_length", model.max_seq_length or _UNLIMITED),
             ("model_max_length", tokenizer.model_max_length),
         )
-        max_seq_length = smallest_max_seq_length(limits, config.model)
-        self.identity = ModelIdentity(
-            config.model,
-            config.revision,
-            config.backend,
-            config.dtype,
-            max_seq_length,
-            fingerprint(source, config.revision, config.cache_folder),
-        )
-        self.device = torch.device(str(config.device))
-        self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cpu"])
+        self._max_seq_length = smallest_max_seq_length(limits, config.model)
+        digest = fingerprint(source, config.revision, config.cache_folder)
+        self._set_up(config, self._max_seq_length, digest)
         self._modality = "message" if "message" in first.modality_config else "text"
         self._has_types = (
             self._modality == "text" and "token_type_ids" in tokenizer.model_input_names
@@ -96,48 +83,22 @@ class SentenceTransformerCrossEncoder:
         self._pads_left = first.transformer_task in ("text-generation", "any-to-any")
         self._pad_id = int(tokenizer.pad_token_id or 0)
         rust = private_tokenizer(tokenizer, config.model)
-        self._tokenizer: _PairTokenizer
+        self._pairs: SupportsPairs
         if self._modality == "message":
             chat = (first.processing_kwargs or {}).get("chat_template") or {}
             template = chat_template(tokenizer, rust, config.model, instruction, chat)
-            self._tokenizer = PromptTokenizer(template, rust, config.model)
+            self._pairs = PromptTokenizer(template, rust, config.model)
             self.prompts = {}
         else:
-            self._tokenizer = PairTokenizer(rust, config.model)
-        self._model: Any = model
-
-    def prepare(
-        self, items: Sequence[TextPair], max_length: int | None = None
-    ) -> list[TokenizedItem]:
-        """Tokenize and truncate text pairs; thread-safe."""
-        return self._tokenizer.prepare(items, self._length(max_length))
-
-    def room(self, query: str, max_length: int | None = None) -> int:
-        """Return the number of document tokens that fit together with a query, at least 1."""
-        return self._tokenizer.room(query, self._length(max_length))
-
-    def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return the character span ``[start, end)`` of each token, one array per text."""
-        return self._tokenizer.spans(texts)
+            self._pairs = PairTokenizer(rust, config.model)
+        self._model = model
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
-        if self._model is None:
-            message = f"the model {self.identity.model!r} was closed."
-            raise EngineClosedError(message)
         with torch.inference_mode(), mapped_out_of_memory():
-            scores = self._model(self._features(batch))["scores"]
+            scores = self.model(self._features(batch))["scores"]
             raw: FloatArray = scores[:, -1].float().cpu().numpy()
         return raw
-
-    def close(self) -> None:
-        """Release the model's memory."""
-        self._model = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def _length(self, max_length: int | None) -> int:
-        return min(max_length or self.identity.max_length, self.identity.max_length)
 
     def _features(self, batch: Sequence[TokenizedItem]) -> dict[str, Any]:
         """Return the padded input of the first module."""

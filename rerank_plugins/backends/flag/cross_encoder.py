@@ -266,8 +266,8 @@ class FlagCrossEncoder(DecoderCrossEncoder):
         if variant == "encoder-only":
             spec.refuse(variant, *_EARLY_EXIT, *_COMPRESSION, *_PROMPT)
             encoder = FlagEncoder(config)
-            self._set_up(config, encoder.pairs, encoder.max_seq_length, encoder.fingerprint)
-            self._compute = encoder
+            self._use_tokenizer(config, encoder)
+            self._model = encoder
             return
         if variant == "decoder-only":
             spec.refuse(variant, *_EARLY_EXIT, *_COMPRESSION)
@@ -278,11 +278,11 @@ class FlagCrossEncoder(DecoderCrossEncoder):
             loaded = load_layerwise(config, spec)
         else:
             loaded = load_lightweight(config, spec)
-        self._set_up(config, loaded.pairs, loaded.max_seq_length, loaded.fingerprint)
+        self._use_tokenizer(config, loaded)
         if variant == "lightweight":
             base, head = loaded.base.to(self.device), loaded.head.to(self.device)
             layers, ratio = spec.compress_layers, spec.compress_ratio
-            self._compute = CompressingScorer(base, head, self.device, layers, ratio)
+            self._model = CompressingScorer(base, head, self.device, layers, ratio)
         else:
             self._use_last_token(loaded, reuse=True)
 
