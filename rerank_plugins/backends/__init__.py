@@ -20,38 +20,28 @@ if TYPE_CHECKING:
 
 
 class TableEntry(NamedTuple):
-    """Location of a backend's class, and the extra that installs its dependencies."""
+    """Module of a backend in this package, its class, and the extra with its dependencies."""
 
     module: str
     cls: str
-    extra: str | None
+    extra: str | None = None
 
 
 CROSS_ENCODERS: Final[Mapping[str, TableEntry]] = {
-    "torch": TableEntry("rerank_plugins.backends.torch.cross_encoder", "TorchCrossEncoder", None),
-    "decoder": TableEntry(
-        "rerank_plugins.backends.decoder.cross_encoder", "DecoderCrossEncoder", None
-    ),
-    "sbert": TableEntry(
-        "rerank_plugins.backends.sentence_transformers", "SentenceTransformerCrossEncoder", None
-    ),
-    "flag": TableEntry("rerank_plugins.backends.flag.cross_encoder", "FlagCrossEncoder", None),
-    "openvino": TableEntry(
-        "rerank_plugins.backends.openvino.cross_encoder", "OpenVINOCrossEncoder", "openvino"
-    ),
+    "torch": TableEntry("torch.cross_encoder", "TorchCrossEncoder"),
+    "decoder": TableEntry("decoder.cross_encoder", "DecoderCrossEncoder"),
+    "sbert": TableEntry("sentence_transformers", "SentenceTransformerCrossEncoder"),
+    "flag": TableEntry("flag.cross_encoder", "FlagCrossEncoder"),
+    "openvino": TableEntry("openvino.cross_encoder", "OpenVINOCrossEncoder", "openvino"),
     **dict.fromkeys(
         ("tei", "vllm", "infinity", "cohere", "jina", "rerank-plugins"),
-        TableEntry("rerank_plugins.backends.remote.cross_encoder", "RemoteCrossEncoder", "remote"),
+        TableEntry("remote.cross_encoder", "RemoteCrossEncoder", "remote"),
     ),
 }
 BI_ENCODERS: Final[Mapping[str, TableEntry]] = {
-    "sentence-transformers": TableEntry(
-        "rerank_plugins.backends.bi_encoder", "SentenceTransformerBiEncoder", None
-    ),
-    "flag": TableEntry("rerank_plugins.backends.flag.bi_encoder", "FlagBiEncoder", None),
-    "openvino": TableEntry(
-        "rerank_plugins.backends.openvino.bi_encoder", "OpenVINOBiEncoder", "openvino"
-    ),
+    "sentence-transformers": TableEntry("bi_encoder", "SentenceTransformerBiEncoder"),
+    "flag": TableEntry("flag.bi_encoder", "FlagBiEncoder"),
+    "openvino": TableEntry("openvino.bi_encoder", "OpenVINOBiEncoder", "openvino"),
 }
 
 _CANNOT_OPTIMIZE: Final = ("decoder", "sbert", "flag", "openvino")
@@ -111,7 +101,10 @@ class TableLoader:
             else:
                 backend = cls(config)
             if self._table[config.backend].extra != "remote":  # servers check their own models
-                _check(backend)
+                # Imported late, because it imports numpy.
+                from rerank_plugins.backends.self_check import self_check  # noqa: PLC0415
+
+                self_check(backend)
         except RerankError:
             raise
         except Exception as error:
@@ -124,18 +117,7 @@ class TableLoader:
 
     def _class(self, name: str) -> Any:  # noqa: ANN401  (classes of unrelated types)
         entry = self._table[name]
-        return getattr(require(entry.module, entry.extra), entry.cls)
-
-
-def _check(backend: Backend[Any]) -> None:
-    # Imported late, because it imports numpy.
-    from rerank_plugins.backends.self_check import self_check  # noqa: PLC0415
-
-    try:
-        self_check(backend)
-    except BaseException:
-        backend.close()
-        raise
+        return getattr(require(f"{__name__}.{entry.module}", entry.extra), entry.cls)
 
 
 def _choose_cross_encoder(config: ModelConfig) -> str:

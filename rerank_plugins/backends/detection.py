@@ -160,43 +160,34 @@ PROMPTS: Final[Mapping[str, Prompt]] = {"qwen3": QWEN3, "mxbai": MXBAI, "gemma":
 
 
 FAMILIES: Final[Mapping[str, Family]] = {
-    **dict.fromkeys(
-        [
-            f"qwen3-reranker-{size}{form}"
-            for size in ("0.6b", "4b", "8b")
-            for form in ("", "-seq-cls")
-        ],
-        Family("decoder", QWEN3),
-    ),
-    **dict.fromkeys(
-        ["mxbai-rerank-base-v2", "mxbai-rerank-large-v2"],
-        Family("decoder", MXBAI),
-    ),
+    **{
+        f"qwen3-reranker-{size}{form}": Family("decoder", QWEN3)
+        for size in ("0.6b", "4b", "8b")
+        for form in ("", "-seq-cls")
+    },
+    **{f"mxbai-rerank-{size}-v2": Family("decoder", MXBAI) for size in ("base", "large")},
     "bge-reranker-v2-gemma": Family("flag", GEMMA),
 }
 """Families by the last part of a Hub name or folder, in lower case."""
 
 
-_BGE_EN: Final = EmbeddingPrompts("Represent this sentence for searching relevant passages: ")
-_BGE_ZH: Final = EmbeddingPrompts("为这个句子生成表示以用于检索相关文章：")  # noqa: RUF001
+_BGE: Final = {
+    "en": EmbeddingPrompts("Represent this sentence for searching relevant passages: "),
+    "zh": EmbeddingPrompts("为这个句子生成表示以用于检索相关文章："),  # noqa: RUF001
+}
 _E5: Final = EmbeddingPrompts("query: ", "passage: ")
 
 EMBEDDING_PROMPTS: Final[Mapping[str, EmbeddingPrompts]] = {
     **{
-        f"bge-{size}-en{version}": _BGE_EN
+        f"bge-{size}-{language}{version}": prompts
+        for language, prompts in _BGE.items()
         for size in ("small", "base", "large")
         for version in ("", "-v1.5")
     },
     **{
-        f"bge-{size}-zh{version}": _BGE_ZH
+        name: _E5
         for size in ("small", "base", "large")
-        for version in ("", "-v1.5")
-    },
-    **{
-        f"{language}e5-{size}{version}": _E5
-        for language, versions in (("", ("", "-v2")), ("multilingual-", ("",)))
-        for size in ("small", "base", "large")
-        for version in versions
+        for name in (f"e5-{size}", f"e5-{size}-v2", f"multilingual-e5-{size}")
     },
 }
 """Models that were trained with prompts but have none in their configuration, by the last part of
@@ -212,8 +203,11 @@ _DECODER_TYPES: Final = (
 )
 """Causal model types, whose score is computed from the last token."""
 
-_FLAG_ARCHITECTURES: Final = ("LayerWiseMiniCPMForCausalLM", "CostWiseGemmaForCausalLM")
-"""Architectures of FlagEmbedding's layerwise and lightweight rerankers."""
+FLAG_VARIANTS: Final[Mapping[str, str]] = {
+    "LayerWiseMiniCPMForCausalLM": "layerwise",
+    "CostWiseGemmaForCausalLM": "lightweight",
+}
+"""FlagEmbedding's variants of rerankers by architecture."""
 
 
 def choose_cross_encoder(config: ModelConfig) -> str:
@@ -225,7 +219,8 @@ def choose_cross_encoder(config: ModelConfig) -> str:
         options = _options(config, source)
         modules = read_modules(source, options)
         settings = read_json(source, "config.json", options) or {}
-        if not modules and _is_language_model(settings) and not Path(source).is_absolute():
+        is_language_model = read_architecture(settings).endswith("ForCausalLM")
+        if not modules and is_language_model and not Path(source).is_absolute():
             # modules.json may not be downloaded yet. Other models are searched again when loaded.
             options = hub_options(config, source)
             modules = read_modules(source, options)
@@ -269,8 +264,8 @@ def _for_modules(
 
 
 def _for_single(config: ModelConfig, settings: dict[str, Any]) -> str:
-    architecture = str((settings.get("architectures") or [""])[0])
-    if architecture in _FLAG_ARCHITECTURES:
+    architecture = read_architecture(settings)
+    if architecture in FLAG_VARIANTS:
         return "flag"
     known_family = family(config.model)
     if known_family is not None:
@@ -289,8 +284,9 @@ def _for_single(config: ModelConfig, settings: dict[str, Any]) -> str:
     return "torch"  # which raises an error that states what the model is
 
 
-def _is_language_model(settings: dict[str, Any]) -> bool:
-    return str((settings.get("architectures") or [""])[0]).endswith("ForCausalLM")
+def read_architecture(settings: dict[str, Any]) -> str:
+    """Return the architecture in a model's configuration; empty if there is none."""
+    return str((settings.get("architectures") or [""])[0])
 
 
 def _options(config: ModelConfig, source: str) -> dict[str, Any]:

@@ -22,26 +22,14 @@ from rerank_plugins.engine.backend import Role
 from rerank_plugins.errors import ModelLoadError
 
 _MAX_SIZE: Final = {
-    "vocab_size": 10_000_000,
-    "type_vocab_size": 1_000_000,
+    **dict.fromkeys(("partial_rotary_factor", "rotary_pct"), 1),
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "num_decoder_layers"), 2_000),
+    **dict.fromkeys(("num_labels", "num_attention_heads", "num_key_value_heads"), 10_000),
+    **dict.fromkeys(("head_dim", "rotary_dim"), 100_000),
+    **dict.fromkeys(("type_vocab_size", "hidden_size", "embedding_size"), 1_000_000),
+    **dict.fromkeys(("d_model", "in_features", "out_features"), 1_000_000),
+    **dict.fromkeys(("vocab_size", "intermediate_size", "d_ff"), 10_000_000),
     "max_position_embeddings": 100_000_000,
-    "num_labels": 10_000,
-    "num_hidden_layers": 2_000,
-    "num_layers": 2_000,
-    "num_decoder_layers": 2_000,
-    "num_attention_heads": 10_000,
-    "num_key_value_heads": 10_000,
-    "head_dim": 100_000,
-    "rotary_dim": 100_000,
-    "partial_rotary_factor": 1,
-    "rotary_pct": 1,
-    "hidden_size": 1_000_000,
-    "embedding_size": 1_000_000,
-    "intermediate_size": 10_000_000,
-    "d_model": 1_000_000,
-    "d_ff": 10_000_000,
-    "in_features": 1_000_000,
-    "out_features": 1_000_000,
 }
 """Far above the values of all known models."""
 
@@ -63,14 +51,8 @@ more."""
 _ALWAYS_ALLOWED_WEIGHTS: Final = 2**26
 """Number of weights that is allowed for any size of the weights' file."""
 
-_CODE_SETTINGS: Final = (
-    "attn_implementation",
-    "_attn_implementation",
-    "experts_implementation",
-)
+_CODE_SETTINGS: Final = ("attn_implementation", "_attn_implementation", "experts_implementation")
 """Settings that make transformers download compiled code if they name a Hub repository."""
-
-_WEIGHT_FILES: Final = (".safetensors", ".safetensors.index.json")
 
 _MAX_DEPTH: Final = 8
 
@@ -83,7 +65,7 @@ def validate_config(settings: Any, where: str, weight_bytes: int = 0) -> None:  
     for group in _groups(settings):
         _validate_sizes(group, where, weight_bytes)
         weights_file = group.get("transformers_weights")
-        if weights_file is not None and not str(weights_file).endswith(_WEIGHT_FILES):
+        if weights_file is not None and not str(weights_file).endswith((".safetensors", _INDEX)):
             message = (
                 f"transformers_weights is {weights_file!r:.80} in {where}; only safetensors are "
                 "read. Remove the setting, or save the model again."
@@ -121,26 +103,19 @@ def _validate_sizes(group: dict[str, Any], where: str, weight_bytes: int) -> Non
         for name, value in group.items()
         if name in _MAX_SIZE and isinstance(value, (int, float)) and not isinstance(value, bool)
     }
-    for name, value in sizes.items():
-        if not 0 <= value <= _MAX_SIZE[name]:
-            setting = f"{name} is {value:.6g}"
-            raise _invalid(setting, where, f"from 0 to {_MAX_SIZE[name]}")
+    limits = [(name, value, _MAX_SIZE[name]) for name, value in sizes.items()]
     for names, maximum in _WEIGHT_SIZES:
         product = math.prod(sizes.get(name, 0) for name in names)
-        allowed: float = maximum
-        if weight_bytes:
-            allowed = min(maximum, _MAX_WEIGHTS_PER_BYTE * weight_bytes + _ALWAYS_ALLOWED_WEIGHTS)
-        if product > allowed:
-            setting = f"{' times '.join(names)} is {product:.6g}"
-            raise _invalid(setting, where, f"at most {allowed:.6g} with these weights")
-
-
-def _invalid(setting: str, where: str, allowed: str) -> ModelLoadError:
-    message = (
-        f"{setting} in {where}; it must be {allowed}. The file is damaged, or does not belong to a "
-        "model."
-    )
-    return ModelLoadError(message)
+        allowed = _MAX_WEIGHTS_PER_BYTE * weight_bytes + _ALWAYS_ALLOWED_WEIGHTS
+        limit = min(maximum, allowed) if weight_bytes else maximum
+        limits.append((" times ".join(names), product, limit))
+    for name, value, limit in limits:
+        if not 0 <= value <= limit:
+            message = (
+                f"{name} is {value:.6g} in {where}; it must be from 0 to {limit:.6g} for a model "
+                "with these weights. The file is damaged, or does not belong to a model."
+            )
+            raise ModelLoadError(message)
 
 
 def _groups(settings: Any, depth: int = 0) -> Iterator[dict[str, Any]]:  # noqa: ANN401  (any JSON)
@@ -225,7 +200,7 @@ def validate_source(source: str, options: dict[str, Any]) -> None:
         if name is not None and name.endswith(_INDEX):
             _validate_index(read_json(source, name, options), f"{name} of {source!r}")
     has_adapter = read_json(source, _ADAPTER[0], options) is not None
-    if has_adapter and _find_file(source, _ADAPTER[1], options) is None:
+    if has_adapter and find_file(source, _ADAPTER[1], options) is None:
         raise _pickled_adapter(repr(source))
 
 
@@ -235,7 +210,7 @@ def validate_modules(source: str, options: dict[str, Any]) -> None:
         if module.kind in _WITHOUT_PICKLES:
             continue
         has_safetensors, has_pickle = (
-            _find_file(source, f"{module.path}/{name}", options) is not None
+            find_file(source, f"{module.path}/{name}", options) is not None
             for name in ("model.safetensors", "pytorch_model.bin")
         )
         if has_pickle and not has_safetensors:
@@ -249,7 +224,7 @@ def validate_modules(source: str, options: dict[str, Any]) -> None:
 
 def read_json(source: str, name: str, options: dict[str, Any]) -> Any:  # noqa: ANN401  (any JSON)
     """Return the content of a model's JSON file, or None if there is no such file."""
-    file = _find_file(source, name, options)
+    file = find_file(source, name, options)
     if file is None:
         return None
     try:
@@ -301,37 +276,37 @@ def read_prompts(source: str, options: dict[str, Any]) -> dict[Role, str]:
     Returns:
         Only the prompts that exist; most models have none.
     """
-    settings = read_json(source, _SENTENCE_TRANSFORMERS, options)
-    if settings is None:
-        return {}
-    try:
-        prompts = settings.get("prompts") or {}
-        query = prompts.get("query") or prompts.get(settings.get("default_prompt_name") or "")
-        roles: dict[Role, Any] = {"query": query, "document": prompts.get("document")}
-    except (AttributeError, TypeError) as error:
-        message = (
-            f"{_SENTENCE_TRANSFORMERS} of {source!r} cannot be read: {error}. Fix the file, or "
-            "remove it."
-        )
-        raise ModelLoadError(message) from error
+    prompts, default = _prompt_settings(source, options)
+    roles: dict[Role, Any] = {
+        "query": prompts.get("query") or prompts.get(default),
+        "document": prompts.get("document"),
+    }
     return {role: str(prompt) for role, prompt in roles.items() if prompt}
 
 
 def default_prompt(source: str, options: dict[str, Any]) -> str | None:
     """Return the prompt that sentence-transformers uses by default."""
+    prompts, default = _prompt_settings(source, options)
+    prompt = prompts.get(default)
+    return prompt if isinstance(prompt, str) else None
+
+
+def _prompt_settings(source: str, options: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the prompts by name, and the name of the default prompt, empty if there is none."""
     settings = read_json(source, _SENTENCE_TRANSFORMERS, options)
-    if not isinstance(settings, dict):
-        return None
-    prompts, name = settings.get("prompts") or {}, settings.get("default_prompt_name") or ""
+    if settings is None:
+        return {}, ""
+    prompts, name = settings, ""
+    if isinstance(settings, dict):
+        prompts, name = settings.get("prompts") or {}, settings.get("default_prompt_name") or ""
     if not isinstance(prompts, dict) or not isinstance(name, str):
         message = (
-            f"{_SENTENCE_TRANSFORMERS} of {source!r} has {prompts!r:.80} as prompts and "
-            f"{name!r:.80} as default_prompt_name; they must be an object and one of its names. "
-            "Fix the file."
+            f"{_SENTENCE_TRANSFORMERS} of {source!r} cannot be read: it has {prompts!r:.80} as "
+            f"prompts and {name!r:.80} as default_prompt_name; they must be an object and one of "
+            "its names. Fix the file."
         )
         raise ModelLoadError(message)
-    prompt = prompts.get(name)
-    return prompt if isinstance(prompt, str) else None
+    return prompts, name
 
 
 def _validate_index(index: Any, where: str) -> None:  # noqa: ANN401  (any JSON)
@@ -394,7 +369,7 @@ def _read_limited(file: Path, maximum: int) -> Any:  # noqa: ANN401  (any JSON)
         return None
 
 
-def _find_file(source: str, name: str, options: dict[str, Any]) -> str | None:
+def find_file(source: str, name: str, options: dict[str, Any]) -> str | None:
     """Return the path of a model's file, downloaded if needed; None if there is no such file."""
     hub = {option: value for option, value in options.items() if option != "trust_remote_code"}
     file: str | None = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub)

@@ -18,7 +18,18 @@ _TOLERANCE_HALF: Final = 0.1
 
 
 def self_check(backend: Backend[Any]) -> None:
-    """Compute test texts, such as empty and long ones, in one batch and one by one."""
+    """Compute test texts, such as empty and long ones, in one batch and one by one.
+
+    A backend that does not pass is closed.
+    """
+    try:
+        _check(backend)
+    except BaseException:
+        backend.close()
+        raise
+
+
+def _check(backend: Backend[Any]) -> None:
     items: list[Any]
     if isinstance(backend, BiEncoderBackend):
         items = [RoleText(text, "document") for text in _DOCUMENTS]

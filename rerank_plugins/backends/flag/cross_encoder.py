@@ -13,7 +13,6 @@ from safetensors import safe_open
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, Gemma2Config, Gemma2Model, GraniteConfig, GraniteModel
 from transformers.masking_utils import create_causal_mask
-from transformers.utils.hub import cached_file
 
 from rerank_plugins._lazy import require
 from rerank_plugins.backends.decoder.cross_encoder import DecoderCrossEncoder, resolve_decoder
@@ -28,9 +27,16 @@ from rerank_plugins.backends.decoder.loading import (
     open_source,
 )
 from rerank_plugins.backends.decoder.prompts import PromptedPair, PromptTokenizer, family_template
-from rerank_plugins.backends.detection import GEMMA, LIGHTWEIGHT, Prompt, family
+from rerank_plugins.backends.detection import (
+    FLAG_VARIANTS,
+    GEMMA,
+    LIGHTWEIGHT,
+    Prompt,
+    family,
+    read_architecture,
+)
 from rerank_plugins.backends.hub import cross_encoder_folder, hub_options, locate, quiet_loading
-from rerank_plugins.backends.model_files import read_json
+from rerank_plugins.backends.model_files import find_file, read_json
 from rerank_plugins.backends.model_specs import DecoderSpec, FlagSpec
 from rerank_plugins.backends.torch.batch import BatchBuilder
 from rerank_plugins.backends.torch.loading import load_weights, model_max_seq_length, validate_head
@@ -187,11 +193,6 @@ def customize_prompt(prompt: Prompt, spec: FlagSpec) -> Prompt:
     )
 
 
-def download_options(source: ModelSource) -> dict[str, Any]:
-    """Return the options of a source that transformers' ``cached_file`` accepts."""
-    return {name: value for name, value in source.options.items() if name != "trust_remote_code"}
-
-
 def _cutoff(model: str, spec: FlagSpec, start: int, layers: int, step: int = 1) -> int:
     """Return the number of layers to compute."""
     cutoff = spec.cutoff_layers or layers
@@ -215,7 +216,7 @@ def _load_head(
     name = f"lm_head.{number}.linear_head.weight"
     index = read_json(source.name, "model.safetensors.index.json", source.options)
     file = "model.safetensors" if index is None else index["weight_map"].get(name)
-    path = file and cached_file(source.name, file, **download_options(source))
+    path = file and find_file(source.name, file, source.options)
     with safe_open(path, framework="pt") as tensors:
         if name not in tensors.keys():  # noqa: SIM118  (it is not a mapping)
             message = f"{config.model!r} lacks the weights {name}: it is not a trained reranker."
@@ -242,10 +243,6 @@ def _assemble(
     )
 
 
-_ARCHITECTURES: Final[Mapping[str, str]] = {
-    "LayerWiseMiniCPMForCausalLM": "layerwise",
-    "CostWiseGemmaForCausalLM": "lightweight",
-}
 _EARLY_EXIT: Final = ("cutoff_layers",)
 _COMPRESSION: Final = ("compress_ratio", "compress_layers")
 _PROMPT: Final = ("prompt", "query_instruction", "passage_instruction")
@@ -309,7 +306,7 @@ class FlagEncoder:
             source = open_source(config)
             validate_head(AutoConfig.from_pretrained(source.name, **source.options), config.model)
             # FlagReranker takes no revision. In a folder, it prefers safetensors.
-            weights = cached_file(source.name, "model.safetensors", **download_options(source))
+            weights = find_file(source.name, "model.safetensors", source.options)
             folder = str(Path(str(weights)).parent)
             reranker = flag.FlagReranker(folder, use_fp16=False, devices=[str(device)])
         # Only the model is kept: a FlagReranker would start processes, and stop them when it is
@@ -336,9 +333,9 @@ def _detect_variant(config: ModelConfig) -> str:
     source = locate(config, cross_encoder_folder)
     with quiet_loading(config.model):
         fields = read_json(source, "config.json", hub_options(config, source)) or {}
-    architecture = str((fields.get("architectures") or [""])[0])
-    if architecture in _ARCHITECTURES:
-        return _ARCHITECTURES[architecture]
+    architecture = read_architecture(fields)
+    if architecture in FLAG_VARIANTS:
+        return FLAG_VARIANTS[architecture]
     known = family(config.model)
     if known is not None and known.backend == "flag":
         return "decoder-only"

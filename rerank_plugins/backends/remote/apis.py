@@ -109,9 +109,6 @@ def _error_message(response: Any) -> str:  # noqa: ANN401  (any JSON)
 
 ApiName = Literal["tei", "vllm", "infinity", "cohere", "jina", "rerank-plugins"]
 
-_SUFFIX: Final = "/rerank"
-"""Every API's path ends with this."""
-
 
 @dataclass(frozen=True)
 class Api:
@@ -130,18 +127,18 @@ class Api:
             results by default.
     """
 
-    path: str
-    documents_field: str
-    model_field: Literal["unsupported", "optional", "required"]
-    scale: ScoreScale
-    max_documents: int
+    path: str = "/rerank"
+    documents_field: str = "documents"
+    model_field: Literal["unsupported", "optional", "required"] = "optional"
+    scale: ScoreScale = ScoreScale.LOGIT
+    max_documents: int = 1_000
     max_characters: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     count_field: str | None = None
 
     def address(self, url: str) -> str:
         """Return the endpoint of a base URL; a URL that ends with ``/rerank`` is unchanged."""
-        return url if url.endswith(_SUFFIX) else url + self.path
+        return url if url.endswith("/rerank") else url + self.path
 
     def body(self, query: str, documents: Sequence[str], model: str | None) -> bytes:
         """Return the JSON body of a request."""
@@ -157,53 +154,29 @@ class Api:
 # Cohere's API v2, Jina's API v1. The servers truncate texts that are too long for their models.
 APIS: Final[Mapping[str, Api]] = {
     "tei": Api(
-        "/rerank",
-        "texts",
+        documents_field="texts",
         model_field="unsupported",
-        scale=ScoreScale.LOGIT,
         max_documents=32,
         options={"raw_scores": True, "truncate": True},
     ),
-    "vllm": Api(
-        "/rerank",
-        "documents",
-        model_field="optional",
-        scale=ScoreScale.LOGIT,
-        max_documents=1_000,
-        # -1 is the model's maximum length; without it the server rejects long pairs.
-        options={"use_activation": False, "truncate_prompt_tokens": -1},
-    ),
+    # -1 is the model's maximum length; without it the server rejects long pairs.
+    "vllm": Api(options={"use_activation": False, "truncate_prompt_tokens": -1}),
     "infinity": Api(
-        "/rerank",
-        "documents",
-        model_field="optional",
-        scale=ScoreScale.LOGIT,
         max_documents=2_048,
         max_characters=122_880,
         options={"raw_scores": True, "return_documents": False},
     ),
-    "cohere": Api(
-        "/v2/rerank",
-        "documents",
-        model_field="required",
-        scale=ScoreScale.PROBABILITY,
-        max_documents=1_000,
-    ),
+    "cohere": Api("/v2/rerank", model_field="required", scale=ScoreScale.PROBABILITY),
     "jina": Api(
         "/v1/rerank",
-        "documents",
         model_field="required",
         scale=ScoreScale.PROBABILITY,
-        max_documents=1_000,
         options={"return_documents": False},
         count_field="top_n",
     ),
     "rerank-plugins": Api(
-        "/rerank",
-        "texts",
+        documents_field="texts",
         model_field="unsupported",
-        scale=ScoreScale.LOGIT,
-        max_documents=1_000,
         options={"raw_scores": True, "truncate": True},
     ),
 }
