@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -212,13 +212,11 @@ class Replicas:
     @property
     def identity(self) -> ModelIdentity:
         """Identity of every replica."""
-        identity: ModelIdentity = self._first.identity
-        return identity
+        return cast("ModelIdentity", self._first.identity)
 
     def prepare(self, items: Sequence[Any], max_length: int | None = None) -> list[TokenizedItem]:
         """Tokenize and truncate; thread-safe."""
-        prepared: list[TokenizedItem] = self._first.prepare(items, max_length)
-        return prepared
+        return cast("list[TokenizedItem]", self._first.prepare(items, max_length))
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Compute one batch on an idle device; wait for one if all are busy."""
@@ -243,12 +241,11 @@ class Replicas:
 
     def _run(self, number: int, batch: Sequence[TokenizedItem]) -> FloatArray:
         try:
-            rows: FloatArray = self._replicas[number].run(batch)
+            return cast("FloatArray", self._replicas[number].run(batch))
         finally:
             with self._condition:
                 self._idle.append(number)
                 self._condition.notify_all()
-        return rows
 
     def _acquire(self, excluded: int | None = None) -> int | None:
         """Wait for an idle device other than ``excluded``; None if there is no other."""
@@ -284,24 +281,20 @@ class CrossEncoderReplicas(Replicas):
     @property
     def scale(self) -> ScoreScale:
         """Meaning of the raw scores."""
-        scale: ScoreScale = self._first.scale
-        return scale
+        return cast("ScoreScale", self._first.scale)
 
     @property
     def prompts(self) -> Mapping[Role, str]:
         """Prefixes of queries and documents from the model's configuration."""
-        prompts: Mapping[Role, str] = getattr(self._first, "prompts", {})
-        return prompts
+        return getattr(self._first, "prompts", {})
 
     def room(self, query: str, max_length: int | None = None) -> int:
         """Return the number of document tokens that fit together with a query, at least 1."""
-        room: int = self._first.room(query, max_length)
-        return room
+        return cast("int", self._first.room(query, max_length))
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return the character span ``[start, end)`` of each token, one array per text."""
-        spans: list[NDArray[np.int64]] = self._first.spans(texts)
-        return spans
+        return cast("list[NDArray[np.int64]]", self._first.spans(texts))
 
 
 class BiEncoderReplicas(Replicas):
@@ -310,5 +303,4 @@ class BiEncoderReplicas(Replicas):
     @property
     def dimension(self) -> int:
         """Length of an embedding."""
-        dimension: int = self._first.dimension
-        return dimension
+        return cast("int", self._first.dimension)

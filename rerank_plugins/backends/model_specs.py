@@ -263,21 +263,17 @@ class RemoteSpec:
             object.__setattr__(self, "token", SecretStr(self.token))
 
     def _validate_model(self) -> None:
-        model_field = APIS[self.api].model_field
-        if model_field == "required" and not self.model:
+        model: object = self.model
+        model_field = self.protocol.model_field
+        if model_field == "required" and not model:
             message = f"api {self.api!r} needs the name of a model: RemoteSpec(..., model=...)."
-            raise ConfigurationError(message)
-        if model_field == "unsupported" and self.model is not None:
-            message = (
-                f"model is {self.model!r}, but a server with api {self.api!r} has one model. "
-                "Omit model."
-            )
-            raise ConfigurationError(message)
-        if self.model is not None and not isinstance(self.model, str):
-            message = (
-                f"model is {self.model!r}; it must be a string, or None for the server's default."
-            )
-            raise ConfigurationError(message)
+        elif model_field == "unsupported" and model is not None:
+            message = f"model is {model!r}, but a {self.api!r} server has one model. Omit model."
+        elif model is not None and not isinstance(model, str):
+            message = f"model is {model!r}; it must be a string, or None for the server's default."
+        else:
+            return
+        raise ConfigurationError(message)
 
     @property
     def urls(self) -> tuple[str, ...]:

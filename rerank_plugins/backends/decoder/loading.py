@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -55,8 +55,7 @@ from rerank_plugins.errors import ConfigurationError, ModelLoadError
 def read_answer_tokens(source: str, options: dict[str, Any]) -> list[int]:
     """Return the answer tokens of sentence-transformers' module LogitScore, if there is one.
 
-    Returns:
-        The token of yes and, if the model has it, the token of no; empty without that module.
+    They are the token of yes and, if the model has it, the token of no; empty without that module.
     """
     for part in read_modules(source, options):
         if part.kind == "LogitScore":
@@ -120,13 +119,8 @@ def _longrope_limits(settings: Any) -> Iterator[Any]:  # noqa: ANN401  (a model'
 
 _KeysValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
-_ID_BYTES: Final = np.dtype(np.int32).itemsize
-
 _MAX_PREFIXES: Final = 8
 """Number of prefixes whose keys and values are cached: batches of one request run consecutively."""
-
-_CACHE_ARGUMENT: Final = "cache"
-_OLD_CACHE_ARGUMENT: Final = "past_key_values"
 
 
 class Head(torch.nn.Module):
@@ -193,7 +187,7 @@ class LastTokenScorer:
                 without_prefix += rows
                 continue
             prefix = self._prefix(key)
-            length = len(key) // _ID_BYTES
+            length = len(np.frombuffer(key, dtype=np.int32))
             scores[rows] = self._scores([batch[row].ids[length:] for row in rows], prefix)
         if without_prefix:
             scores[without_prefix] = self._scores([batch[row].ids for row in without_prefix], [])
@@ -204,20 +198,14 @@ class LastTokenScorer:
         self._prefixes.clear()
 
     def _scores(self, rows: list[Ids], prefix: list[_KeysValues]) -> torch.Tensor:
-        lengths = [len(row) for row in rows]
-        ids = np.zeros((len(rows), max(lengths)), dtype=np.int64)
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = row
+        ids, lengths = pad_ids(rows)
         states = self._states(ids, _expanded(prefix, len(rows)) if prefix else None)
-        last = torch.tensor(lengths, device=self._device) - 1
-        scores: torch.Tensor = self._head(
-            states[torch.arange(len(rows), device=self._device), last]
-        )
+        scores: torch.Tensor = self._head(last_states(states, lengths))
         return scores
 
-    def _states(self, ids: NDArray[np.int64], cache: DynamicCache | None) -> torch.Tensor:
+    def _states(self, ids: torch.Tensor, cache: DynamicCache | None) -> torch.Tensor:
         output = self._base(
-            input_ids=torch.from_numpy(ids).to(self._device),
+            input_ids=ids.to(self._device),
             use_cache=cache is not None,
             **{self._cache_argument: cache},
         )
@@ -229,7 +217,7 @@ class LastTokenScorer:
         prefix = self._prefixes.pop(key, None)
         if prefix is None:
             cache = DynamicCache()
-            self._states(np.frombuffer(key, dtype=np.int32).astype(np.int64)[None], cache)
+            self._states(pad_ids([np.frombuffer(key, dtype=np.int32)])[0], cache)
             layers: list[Any] = list(cache.layers)
             prefix = [(layer.keys, layer.values) for layer in layers]
         self._prefixes[key] = prefix
@@ -238,14 +226,21 @@ class LastTokenScorer:
         return prefix
 
 
-def cache_argument(function: Callable[..., Any]) -> str:
-    """Return the name of a function's argument for cached keys and values.
+def pad_ids(rows: Sequence[Ids]) -> tuple[torch.Tensor, list[int]]:
+    """Return ids padded on the right, int64 of shape ``(rows, tokens)``, and the rows' lengths."""
+    tensors = [torch.from_numpy(row.astype(np.int64)) for row in rows]
+    return pad_sequence(tensors, batch_first=True), [len(row) for row in rows]
 
-    It depends on the version of transformers.
-    """
-    if _CACHE_ARGUMENT in inspect.signature(function).parameters:
-        return _CACHE_ARGUMENT
-    return _OLD_CACHE_ARGUMENT
+
+def last_states(states: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """Return the state of each row's last token, ``(rows, width)``."""
+    last = torch.tensor(lengths, device=states.device) - 1
+    return states[torch.arange(len(last), device=states.device), last]
+
+
+def cache_argument(function: Callable[..., Any]) -> str:
+    """Return the name of a function's cache argument, which depends on transformers' version."""
+    return "cache" if "cache" in inspect.signature(function).parameters else "past_key_values"
 
 
 def _expanded(prefix: list[_KeysValues], rows: int) -> DynamicCache:
@@ -260,19 +255,8 @@ def _expanded(prefix: list[_KeysValues], rows: int) -> DynamicCache:
     return cache
 
 
-_CLASSIFIER: Final = "ForSequenceClassification"
-
-
 class LoadedDecoder(NamedTuple):
-    """The parts of a decoder reranker.
-
-    Attributes:
-        base: A transformers decoder without its output layer, in evaluation mode.
-        head: Scores the last token's state.
-        pairs: Tokenizes text pairs.
-        max_seq_length: Maximum sequence length.
-        fingerprint: Digest of the files and of the prompt.
-    """
+    """A decoder without its output layer, in evaluation mode, and what belongs to it."""
 
     base: Any
     head: Head
@@ -282,14 +266,7 @@ class LoadedDecoder(NamedTuple):
 
 
 class ModelSource(NamedTuple):
-    """The files of a model, and its tokenizer.
-
-    Attributes:
-        name: Folder or Hub name.
-        options: See :func:`~rerank_plugins.backends.hub.hub_options`.
-        tokenizer: The transformers tokenizer.
-        rust: The private Rust tokenizer.
-    """
+    """The folder or Hub name of a model, the Hub's options, and the tokenizer."""
 
     name: str
     options: dict[str, Any]
@@ -324,7 +301,7 @@ def load_decoder(
         source = open_source(config)
         model_config = AutoConfig.from_pretrained(source.name, **source.options)
         architectures = model_config.architectures or []
-        classifier = any(name.endswith(_CLASSIFIER) for name in architectures)
+        classifier = any(name.endswith("ForSequenceClassification") for name in architectures)
         if classifier:
             validate_head(model_config, config.model)
         prompt = prompt or _family_prompt(config.model, spec)
@@ -400,11 +377,8 @@ def _answer_head(model: Any, tokens: list[int]) -> Head:  # noqa: ANN401  (one o
         )
         raise ModelLoadError(message)
     bias = getattr(output, "bias", None)
-    return Head(
-        output.weight[tokens],
-        None if bias is None else bias[tokens],
-        getattr(model.config, "final_logit_softcapping", None),
-    )
+    softcap = getattr(model.config, "final_logit_softcapping", None)
+    return Head(output.weight[tokens], None if bias is None else bias[tokens], softcap)
 
 
 def _classifier_head(model: Any) -> Head:  # noqa: ANN401  (one of many model classes)

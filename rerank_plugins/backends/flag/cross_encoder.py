@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from torch.nn.utils.rnn import pad_sequence
@@ -23,8 +22,10 @@ from rerank_plugins.backends.decoder.loading import (
     cache_argument,
     config_max_seq_length,
     digest,
+    last_states,
     load_decoder,
     open_source,
+    pad_ids,
 )
 from rerank_plugins.backends.decoder.prompts import PromptedPair, PromptTokenizer, family_template
 from rerank_plugins.backends.detection import (
@@ -68,20 +69,15 @@ class CompressingScorer:
 
     def __call__(self, batch: Sequence[PromptedPair]) -> torch.Tensor:
         """Return scores of shape ``(len(batch),)``, float32."""
-        ids = pad_sequence(
-            [torch.from_numpy(pair.ids.astype(np.int64)) for pair in batch], batch_first=True
-        )
+        ids, lengths = pad_ids([pair.ids for pair in batch])
         states = self._base.embed_tokens(ids.to(self._device))
-        lengths = [len(pair.ids) for pair in batch]
         mask, rotation = self._mask_and_rotation(states)
         for number, layer in enumerate(self._base.layers):
             if number in self._layers:
                 states, lengths = self._compress(states, batch, lengths)
                 mask, rotation = self._mask_and_rotation(states)
             states = layer(states, attention_mask=mask, position_embeddings=rotation)
-        last = torch.tensor(lengths, device=self._device) - 1
-        states = states[torch.arange(len(batch), device=self._device), last]
-        scores: torch.Tensor = self._head(self._base.norm(states))
+        scores: torch.Tensor = self._head(self._base.norm(last_states(states, lengths)))
         return scores
 
     def _mask_and_rotation(self, states: torch.Tensor) -> tuple[Any, Any]:
@@ -217,11 +213,12 @@ def _load_head(
     index = read_json(source.name, "model.safetensors.index.json", source.options)
     file = "model.safetensors" if index is None else index["weight_map"].get(name)
     path = file and find_file(source.name, file, source.options)
-    with safe_open(path, framework="pt") as tensors:
-        if name not in tensors.keys():  # noqa: SIM118  (it is not a mapping)
-            message = f"{config.model!r} lacks the weights {name}: it is not a trained reranker."
-            raise ModelLoadError(message)
-        return Head(tensors.get_tensor(name), softcap=softcap)
+    if path is not None:
+        with safe_open(path, framework="pt") as tensors:
+            if name in tensors.keys():  # noqa: SIM118  (it is not a mapping)
+                return Head(tensors.get_tensor(name), softcap=softcap)
+    message = f"{config.model!r} lacks the weights {name}: it is not a trained reranker."
+    raise ModelLoadError(message)
 
 
 def _assemble(
@@ -231,9 +228,9 @@ def _assemble(
     parts: tuple[Any, Head],
     prompt: Prompt,
 ) -> LoadedDecoder:
+    base, head = parts
     template = family_template(source.tokenizer, source.rust, customize_prompt(prompt, spec))
     others = {**spec.to_dict(), "model": None, "variant": None}
-    base, head = parts
     return LoadedDecoder(
         base.eval(),
         head,
@@ -243,7 +240,6 @@ def _assemble(
     )
 
 
-_EARLY_EXIT: Final = ("cutoff_layers",)
 _COMPRESSION: Final = ("compress_ratio", "compress_layers")
 _PROMPT: Final = ("prompt", "query_instruction", "passage_instruction")
 
@@ -261,13 +257,13 @@ class FlagCrossEncoder(DecoderCrossEncoder):
         spec = cast("FlagSpec | None", config.spec) or FlagSpec(config.model)
         variant = spec.variant if spec.variant != "auto" else _detect_variant(config)
         if variant == "encoder-only":
-            spec.refuse(variant, *_EARLY_EXIT, *_COMPRESSION, *_PROMPT)
+            spec.refuse(variant, "cutoff_layers", *_COMPRESSION, *_PROMPT)
             encoder = FlagEncoder(config)
             self._use_tokenizer(config, encoder)
             self._model = encoder
             return
         if variant == "decoder-only":
-            spec.refuse(variant, *_EARLY_EXIT, *_COMPRESSION)
+            spec.refuse(variant, "cutoff_layers", *_COMPRESSION)
             gemma = DecoderSpec(config.model, family="gemma")
             loaded = load_decoder(config, gemma, customize_prompt(GEMMA, spec))
         elif variant == "layerwise":
@@ -290,13 +286,7 @@ class FlagCrossEncoder(DecoderCrossEncoder):
 
 
 class FlagEncoder:
-    """An encoder reranker as FlagReranker loads it, computed on padded batches.
-
-    Attributes:
-        pairs: Tokenizes text pairs.
-        max_seq_length: Maximum sequence length.
-        fingerprint: Digest of the files.
-    """
+    """An encoder reranker as FlagReranker loads it, computed on padded batches."""
 
     def __init__(self, config: ModelConfig) -> None:
         """Load the model of a resolved configuration onto its device."""
@@ -307,7 +297,10 @@ class FlagEncoder:
             validate_head(AutoConfig.from_pretrained(source.name, **source.options), config.model)
             # FlagReranker takes no revision. In a folder, it prefers safetensors.
             weights = find_file(source.name, "model.safetensors", source.options)
-            folder = str(Path(str(weights)).parent)
+            if weights is None:
+                message = f"{config.model!r} has no model.safetensors. Save it again as one."
+                raise ModelLoadError(message)
+            folder = str(Path(weights).parent)
             reranker = flag.FlagReranker(folder, use_fp16=False, devices=[str(device)])
         # Only the model is kept: a FlagReranker would start processes, and stop them when it is
         # garbage-collected.

@@ -116,18 +116,12 @@ async def _cancel_tasks_then(cleanup: Coroutine[Any, Any, None]) -> None:
     await cleanup
 
 
-_CHARACTERS_PER_TOKEN: Final = 4
 _UNKNOWN_MAX_LENGTH: Final = 1_000_000_000
 """Only the server knows the maximum length of its model."""
 
 _LOCAL_SETTINGS: Final = (
-    "device",
-    "dtype",
-    "optimize",
-    "revision",
-    "cache_folder",
-    "local_files_only",
-    "trust_remote_code",
+    *("device", "dtype", "optimize", "revision", "cache_folder"),
+    *("local_files_only", "trust_remote_code"),
 )
 """Settings of a model that is loaded in this process."""
 
@@ -158,7 +152,7 @@ class RemoteCrossEncoder:
         try:
             self._client = self._loop.run(_create_client(remote))
         except BaseException:
-            self._loop.close(_nothing())
+            self._loop.close(asyncio.sleep(0))
             raise
 
     @staticmethod
@@ -187,7 +181,7 @@ class RemoteCrossEncoder:
             pair = RemotePair(
                 call, replace_surrogates(query)[:limit], replace_surrogates(document)[:limit]
             )
-            tokens = (len(pair.query) + len(pair.document)) // _CHARACTERS_PER_TOKEN + 8
+            tokens = (len(pair.query) + len(pair.document)) // 4 + 8  # an estimate
             is_truncated = limit is not None and max(len(query), len(document)) > limit
             prepared.append(TokenizedItem(min(tokens, _UNKNOWN_MAX_LENGTH), is_truncated, pair))
         return prepared
@@ -215,10 +209,8 @@ class RemoteCrossEncoder:
         """Cancel running requests and close the connections."""
         self._loop.close(self._client.close())
 
-    async def _score_groups(
-        self, groups: list[list[Chunk]]
-    ) -> list[list[FloatArray] | RemoteError]:
-        return list(await asyncio.gather(*(self._score_group(group) for group in groups)))
+    async def _score_groups(self, groups: list[list[Chunk]]) -> list[Any]:
+        return await asyncio.gather(*(self._score_group(group) for group in groups))
 
     async def _score_group(self, group: list[Chunk]) -> list[FloatArray] | RemoteError:
         """Return the scores of each chunk; the first failure cancels the others."""
@@ -248,13 +240,7 @@ class Call:
 
 
 class RemotePair(NamedTuple):
-    """A prepared pair.
-
-    Attributes:
-        call: The call that prepared it. Pairs of different calls may belong to different callers.
-        query: The truncated query.
-        document: The truncated document.
-    """
+    """A truncated pair, and its call: pairs of different calls may belong to different callers."""
 
     call: Call
     query: str
@@ -263,14 +249,7 @@ class RemotePair(NamedTuple):
 
 @dataclass(frozen=True)
 class Chunk:
-    """The documents of one HTTP request.
-
-    Attributes:
-        rows: Positions of the documents in the batch.
-        query: The query.
-        documents: The documents.
-        trace: Trace of the caller.
-    """
+    """One HTTP request: documents, their positions in the batch, and the trace of the caller."""
 
     rows: list[int]
     query: str
@@ -305,7 +284,3 @@ def split_batch(batch: Sequence[TokenizedItem], max_documents: int) -> list[list
 async def _create_client(remote: RemoteSpec) -> RemoteClient:
     # On the loop's thread, because asyncio objects belong to their loop.
     return RemoteClient(remote)
-
-
-async def _nothing() -> None:
-    return None
