@@ -30,11 +30,7 @@ from rerank_plugins.backends.model_files import (
 )
 from rerank_plugins.backends.tokenizer import private_tokenizer
 from rerank_plugins.backends.torch.loading import load_modules
-from rerank_plugins.backends.torch.tokenization import (
-    PairTokenizer,
-    PairTokenizerMixin,
-    SupportsPairs,
-)
+from rerank_plugins.backends.torch.tokenization import PairTokenizer, PairTokenizerMixin
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Role, TokenizedItem
 from rerank_plugins.errors import ModelLoadError
@@ -83,7 +79,6 @@ class SentenceTransformerCrossEncoder(PairTokenizerMixin, LocalModel):
         self._pads_left = first.transformer_task in ("text-generation", "any-to-any")
         self._pad_id = int(tokenizer.pad_token_id or 0)
         rust = private_tokenizer(tokenizer, config.model)
-        self._pairs: SupportsPairs
         if self._modality == "message":
             chat = (first.processing_kwargs or {}).get("chat_template") or {}
             template = chat_template(tokenizer, rust, config.model, instruction, chat)

@@ -56,26 +56,23 @@ class BiEncoderEmbeddings(BiEncoderFields, Embeddings):
         """
         validate_documents(texts)  # One string would be one vector.
         vectors = self.bi_encoder().encode_document(texts, show_progress=self.show_progress)
-        rows: list[list[float]] = _floats(vectors)
-        return rows
+        return _floats(vectors)
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query; a unit vector of Python floats. Errors: :meth:`embed_documents`."""
-        vector: list[float] = _floats(self.bi_encoder().encode_query(text))
-        return vector
+        return _floats(self.bi_encoder().encode_query([text]))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents without blocking the event loop; see :meth:`embed_documents`."""
         validate_documents(texts)
         vectors = await self.bi_encoder().aencode_document(texts)
-        rows: list[list[float]] = _floats(vectors)
-        return rows
+        return _floats(vectors)
 
     async def aembed_query(self, text: str) -> list[float]:
         """Embed a query without blocking the event loop; see :meth:`embed_query`."""
-        vector: list[float] = _floats(await self.bi_encoder().aencode_query(text))
-        return vector
+        return _floats(await self.bi_encoder().aencode_query([text]))[0]
 
 
-def _floats(vectors: NDArray[Any]) -> Any:  # noqa: ANN401  (one list, or one per text)
-    return vectors.astype(float).tolist()
+def _floats(vectors: NDArray[Any]) -> list[list[float]]:
+    rows: list[list[float]] = vectors.astype(float).tolist()
+    return rows

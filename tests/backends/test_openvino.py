@@ -111,7 +111,7 @@ def test_int8_identity_depends_on_the_calibration_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        (Reranker, {"backend": "torch", "dtype": "int8"}, "backend 'openvino' computes"),
+        (Reranker, {"backend": "torch", "dtype": "int8"}, "only backend 'openvino' supports"),
         (BiEncoder, {"backend": "sentence-transformers", "dtype": "int8"}, "backend 'openvino'"),
         (Reranker, {"backend": "openvino", "device": "meta"}, "device is 'meta'"),
     ],

@@ -12,7 +12,7 @@ import torch
 from rerank_plugins.backends.decoder.loading import LastTokenScorer, LoadedDecoder, load_decoder
 from rerank_plugins.backends.devices import LocalModel, mapped_out_of_memory, resolve_local
 from rerank_plugins.backends.model_specs import DecoderSpec
-from rerank_plugins.backends.torch.tokenization import PairTokenizerMixin, SupportsPairs
+from rerank_plugins.backends.torch.tokenization import PairTokenizerMixin
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import TokenizedItem
 from rerank_plugins.types import FloatArray, ScoreScale, TextPair
@@ -62,7 +62,7 @@ class DecoderCrossEncoder(PairTokenizerMixin, LocalModel):
     def _use_tokenizer(self, config: ModelConfig, loaded: Any) -> None:  # noqa: ANN401
         """Set every attribute except the model, from a LoadedDecoder or a FlagEncoder."""
         self._set_up(config, loaded.max_seq_length, loaded.fingerprint)
-        self._pairs: SupportsPairs = loaded.pairs
+        self._pairs = loaded.pairs
         self._max_seq_length = loaded.max_seq_length
 
     def _use_last_token(self, loaded: LoadedDecoder, *, reuse: bool) -> None:

@@ -214,7 +214,7 @@ _GRAPH: Final = "model.xml"
 _WEIGHTS: Final = "model.bin"
 _DIGESTS: Final = "digests.json"
 
-_CODE: Final = ("export.py", "quantization.py")
+_CODE: Final = ("conversion.py",)
 """Modules of this package that determine what a converted model computes."""
 
 _STALE_S: Final = 86_400.0
