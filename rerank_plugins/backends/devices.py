@@ -24,6 +24,17 @@ from rerank_plugins.errors import (
 )
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale
 
+_log = logging.getLogger(__name__)
+
+_SHORT_ITEM_TOKENS: Final = 32
+"""A request that fits one batch is prepared at once if its items have at least this many tokens, so
+that it becomes one batch on one device."""
+
+CROSS_ENCODER_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
+
+BI_ENCODER_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
+"""Tokens per batch, by kind of device."""
+
 
 def resolve_device(device: str | None) -> str:
     """Return the canonical name of an available device; None chooses the best one."""
@@ -119,11 +130,6 @@ def mapped_out_of_memory() -> Iterator[None]:
         raise OutOfMemoryError(str(error)) from error
 
 
-CROSS_ENCODER_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
-BI_ENCODER_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
-"""Tokens per batch, by kind of device."""
-
-
 class LocalModel:
     """Base of the backends that compute a model with torch on one device."""
 
@@ -170,13 +176,6 @@ class LocalModel:
         self._model = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-_log = logging.getLogger(__name__)
-
-_SHORT_ITEM_TOKENS: Final = 32
-"""A request that fits one batch is prepared at once if its items have at least this many tokens, so
-that it becomes one batch on one device."""
 
 
 class Replicas:

@@ -21,6 +21,29 @@ from rerank_plugins.config import MIN_MAX_LENGTH
 from rerank_plugins.engine.backend import Role
 from rerank_plugins.errors import ModelLoadError
 
+_INDEX: Final = ".safetensors.index.json"
+"""Suffix of the file that lists the parts of sharded weights."""
+
+_ADAPTER: Final = ("adapter_config.json", "adapter_model.safetensors")
+"""Configuration and weights of an adapter."""
+
+_SENTENCE_TRANSFORMERS: Final = "config_sentence_transformers.json"
+
+_WITHOUT_PICKLES: Final = ("Transformer", "Pooling", "Normalize")
+"""Modules that have no weights, or that are loaded from safetensors only."""
+
+_MAX_CONFIG_BYTES: Final = 16 * 2**20
+
+_MAX_TOKENIZER_BYTES: Final = 256 * 2**20
+"""A tokenizer with a vocabulary of 262,144 has 33 MiB."""
+
+_MAX_BYTES: Final = {
+    ".jinja": _MAX_CONFIG_BYTES,
+    ".json": _MAX_TOKENIZER_BYTES,
+    ".model": _MAX_TOKENIZER_BYTES,
+}
+"""Size limits of files that are read completely, by suffix."""
+
 _MAX_SIZE: Final = {
     **dict.fromkeys(("partial_rotary_factor", "rotary_pct"), 1),
     **dict.fromkeys(("num_hidden_layers", "num_layers", "num_decoder_layers"), 2_000),
@@ -55,97 +78,6 @@ _CODE_SETTINGS: Final = ("attn_implementation", "_attn_implementation", "experts
 """Settings that make transformers download compiled code if they name a Hub repository."""
 
 _MAX_DEPTH: Final = 8
-
-
-def validate_config(settings: Any, where: str, weight_bytes: int = 0) -> None:  # noqa: ANN401
-    """Validate the sizes in a model's configuration and that it loads no code from the Hub.
-
-    ``weight_bytes`` is the size of the model's weights; 0 if unknown.
-    """
-    for group in _groups(settings):
-        _validate_sizes(group, where, weight_bytes)
-        weights_file = group.get("transformers_weights")
-        if weights_file is not None and not str(weights_file).endswith((".safetensors", _INDEX)):
-            message = (
-                f"transformers_weights is {weights_file!r:.80} in {where}; only safetensors are "
-                "read. Remove the setting, or save the model again."
-            )
-            raise ModelLoadError(message)
-        for name in _CODE_SETTINGS:
-            if "/" in str(group.get(name)):
-                message = (
-                    f"{name} is {group[name]!r:.80} in {where}: compiled code from the Hub, which "
-                    "is not run. Remove the setting."
-                )
-                raise ModelLoadError(message)
-
-
-def smallest_max_seq_length(
-    limits: Iterable[tuple[str, Any]], model: str, at_least: int = MIN_MAX_LENGTH
-) -> int:
-    """Return a model's maximum sequence length: the smallest limit in its files."""
-    values = []
-    for name, value in limits:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not value >= at_least:
-            message = (
-                f"{name} is {value!r:.80} in the files of {model!r}; it must be a number of "
-                f"tokens of at least {at_least}. Fix the file."
-            )
-            raise ModelLoadError(message)
-        values.append(value)
-    return int(min(values))
-
-
-def _validate_sizes(group: dict[str, Any], where: str, weight_bytes: int) -> None:
-    sizes = {
-        name: value
-        for name, value in group.items()
-        if name in _MAX_SIZE and isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
-    limits = [(name, value, _MAX_SIZE[name]) for name, value in sizes.items()]
-    for names, maximum in _WEIGHT_SIZES:
-        product = math.prod(sizes.get(name, 0) for name in names)
-        allowed = _MAX_WEIGHTS_PER_BYTE * weight_bytes + _ALWAYS_ALLOWED_WEIGHTS
-        limit = min(maximum, allowed) if weight_bytes else maximum
-        limits.append((" times ".join(names), product, limit))
-    for name, value, limit in limits:
-        if not 0 <= value <= limit:
-            message = (
-                f"{name} is {value:.6g} in {where}; it must be from 0 to {limit:.6g} for a model "
-                "with these weights. The file is damaged, or does not belong to a model."
-            )
-            raise ModelLoadError(message)
-
-
-def _groups(settings: Any, depth: int = 0) -> Iterator[dict[str, Any]]:  # noqa: ANN401  (any JSON)
-    """Yield a configuration and the configurations nested in it."""
-    if isinstance(settings, dict) and depth <= _MAX_DEPTH:
-        yield settings
-        for value in settings.values():
-            yield from _groups(value, depth + 1)
-
-
-_INDEX: Final = ".safetensors.index.json"
-"""Suffix of the file that lists the parts of sharded weights."""
-
-_ADAPTER: Final = ("adapter_config.json", "adapter_model.safetensors")
-"""Configuration and weights of an adapter."""
-
-_SENTENCE_TRANSFORMERS: Final = "config_sentence_transformers.json"
-_WITHOUT_PICKLES: Final = ("Transformer", "Pooling", "Normalize")
-"""Modules that have no weights, or that are loaded from safetensors only."""
-
-_MAX_CONFIG_BYTES: Final = 16 * 2**20
-_MAX_TOKENIZER_BYTES: Final = 256 * 2**20
-"""A tokenizer with a vocabulary of 262,144 has 33 MiB."""
-
-_MAX_BYTES: Final = {
-    ".jinja": _MAX_CONFIG_BYTES,
-    ".json": _MAX_TOKENIZER_BYTES,
-    ".model": _MAX_TOKENIZER_BYTES,
-}
-"""Size limits of files that are read completely, by suffix."""
 
 
 class Module(NamedTuple):
@@ -222,6 +154,29 @@ def validate_modules(source: str, options: dict[str, Any]) -> None:
             raise ModelLoadError(message)
 
 
+def validate_config(settings: Any, where: str, weight_bytes: int = 0) -> None:  # noqa: ANN401
+    """Validate the sizes in a model's configuration and that it loads no code from the Hub.
+
+    ``weight_bytes`` is the size of the model's weights; 0 if unknown.
+    """
+    for group in _groups(settings):
+        _validate_sizes(group, where, weight_bytes)
+        weights_file = group.get("transformers_weights")
+        if weights_file is not None and not str(weights_file).endswith((".safetensors", _INDEX)):
+            message = (
+                f"transformers_weights is {weights_file!r:.80} in {where}; only safetensors are "
+                "read. Remove the setting, or save the model again."
+            )
+            raise ModelLoadError(message)
+        for name in _CODE_SETTINGS:
+            if "/" in str(group.get(name)):
+                message = (
+                    f"{name} is {group[name]!r:.80} in {where}: compiled code from the Hub, which "
+                    "is not run. Remove the setting."
+                )
+                raise ModelLoadError(message)
+
+
 def read_json(source: str, name: str, options: dict[str, Any]) -> Any:  # noqa: ANN401  (any JSON)
     """Return the content of a model's JSON file, or None if there is no such file."""
     file = find_file(source, name, options)
@@ -235,6 +190,13 @@ def read_json(source: str, name: str, options: dict[str, Any]) -> Any:  # noqa: 
             "or remove it."
         )
         raise ModelLoadError(message) from error
+
+
+def find_file(source: str, name: str, options: dict[str, Any]) -> str | None:
+    """Return the path of a model's file, downloaded if needed; None if there is no such file."""
+    hub = {option: value for option, value in options.items() if option != "trust_remote_code"}
+    file: str | None = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub)
+    return file
 
 
 def read_modules(source: str, options: dict[str, Any]) -> list[Module]:
@@ -289,6 +251,52 @@ def default_prompt(source: str, options: dict[str, Any]) -> str | None:
     prompts, default = _prompt_settings(source, options)
     prompt = prompts.get(default)
     return prompt if isinstance(prompt, str) else None
+
+
+def smallest_max_seq_length(
+    limits: Iterable[tuple[str, Any]], model: str, at_least: int = MIN_MAX_LENGTH
+) -> int:
+    """Return a model's maximum sequence length: the smallest limit in its files."""
+    values = []
+    for name, value in limits:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not value >= at_least:
+            message = (
+                f"{name} is {value!r:.80} in the files of {model!r}; it must be a number of "
+                f"tokens of at least {at_least}. Fix the file."
+            )
+            raise ModelLoadError(message)
+        values.append(value)
+    return int(min(values))
+
+
+def _validate_sizes(group: dict[str, Any], where: str, weight_bytes: int) -> None:
+    sizes = {
+        name: value
+        for name, value in group.items()
+        if name in _MAX_SIZE and isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    limits = [(name, value, _MAX_SIZE[name]) for name, value in sizes.items()]
+    for names, maximum in _WEIGHT_SIZES:
+        product = math.prod(sizes.get(name, 0) for name in names)
+        allowed = _MAX_WEIGHTS_PER_BYTE * weight_bytes + _ALWAYS_ALLOWED_WEIGHTS
+        limit = min(maximum, allowed) if weight_bytes else maximum
+        limits.append((" times ".join(names), product, limit))
+    for name, value, limit in limits:
+        if not 0 <= value <= limit:
+            message = (
+                f"{name} is {value:.6g} in {where}; it must be from 0 to {limit:.6g} for a model "
+                "with these weights. The file is damaged, or does not belong to a model."
+            )
+            raise ModelLoadError(message)
+
+
+def _groups(settings: Any, depth: int = 0) -> Iterator[dict[str, Any]]:  # noqa: ANN401  (any JSON)
+    """Yield a configuration and the configurations nested in it."""
+    if isinstance(settings, dict) and depth <= _MAX_DEPTH:
+        yield settings
+        for value in settings.values():
+            yield from _groups(value, depth + 1)
 
 
 def _prompt_settings(source: str, options: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -367,10 +375,3 @@ def _read_limited(file: Path, maximum: int) -> Any:  # noqa: ANN401  (any JSON)
         return json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def find_file(source: str, name: str, options: dict[str, Any]) -> str | None:
-    """Return the path of a model's file, downloaded if needed; None if there is no such file."""
-    hub = {option: value for option, value in options.items() if option != "trust_remote_code"}
-    file: str | None = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub)
-    return file

@@ -1,4 +1,4 @@
-"""Loading of decoder rerankers: their layers, the rows of their head, and their prompt."""
+"""Loading of decoder rerankers, and scores from the state of the last token."""
 
 from __future__ import annotations
 
@@ -51,6 +51,106 @@ from rerank_plugins.backends.torch.loading import load_weights, validate_head
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.errors import ConfigurationError, ModelLoadError
 
+_KeysValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+
+_MAX_PREFIXES: Final = 8
+"""Number of prefixes whose keys and values are cached: batches of one request run consecutively."""
+
+
+class LoadedDecoder(NamedTuple):
+    """A decoder without its output layer, in evaluation mode, and what belongs to it."""
+
+    base: Any
+    head: Head
+    pairs: PromptTokenizer
+    max_seq_length: int
+    fingerprint: str
+
+
+class ModelSource(NamedTuple):
+    """The folder or Hub name of a model, the Hub's options, and the tokenizer."""
+
+    name: str
+    options: dict[str, Any]
+    tokenizer: Any
+    rust: Tokenizer
+
+    def first_token(self, text: str) -> int:
+        """Return the id of the first token of a text."""
+        ids = self.rust.encode(text, add_special_tokens=False).ids
+        if not ids:
+            message = f"{self.name!r} has no token for {text!r}; its tokenizer.json is damaged."
+            raise ModelLoadError(message)
+        return int(ids[0])
+
+
+def load_decoder(
+    config: ModelConfig, spec: DecoderSpec, prompt: Prompt | None = None
+) -> LoadedDecoder:
+    """Load the model of a resolved configuration."""
+    with quiet_loading(config.model):
+        source = open_source(config)
+        model_config = AutoConfig.from_pretrained(source.name, **source.options)
+        architectures = model_config.architectures or []
+        classifier = any(name.endswith("ForSequenceClassification") for name in architectures)
+        if classifier:
+            validate_head(model_config, config.model)
+        prompt = prompt or _family_prompt(config.model, spec)
+        template, answers = _template(config.model, source, spec, prompt, classifier=classifier)
+        cls = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+        model = load_weights(cls, source.name, config, source.options)
+    return LoadedDecoder(
+        model.base_model.eval(),
+        _classifier_head(model) if classifier else _answer_head(model, answers),
+        PromptTokenizer(template, source.rust, config.model),
+        config_max_seq_length(model.config, source.tokenizer),
+        digest(source.name, config, spec.instruction, prompt),
+    )
+
+
+def open_source(
+    config: ModelConfig, embedded_folder: Callable[[], Path] = cross_encoder_folder
+) -> ModelSource:
+    """Locate a model's files and load its tokenizer."""
+    name = locate(config, embedded_folder)
+    options = hub_options(config, name)
+    validate_source(name, options)
+    tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **options)
+    return ModelSource(name, options, tokenizer, private_tokenizer(tokenizer, config.model))
+
+
+def digest(source: str, config: ModelConfig, *others: object) -> str:
+    """Return the digest of a model's files and of everything else its scores depend on."""
+    files = fingerprint(source, config.revision, config.cache_folder)
+    if not files or not any(others):
+        return files
+    return blake2b(f"{files}{others}".encode(), digest_size=32).hexdigest()
+
+
+def config_max_seq_length(settings: Any, tokenizer: Any) -> int:  # noqa: ANN401  (a model's own)
+    """Return the maximum sequence length for which a decoder and its tokenizer are made.
+
+    A model with LongRoPE changes its position encoding as soon as one text of a batch is longer
+    than its original maximum. That maximum is its limit here, because a score would otherwise
+    depend on its batch.
+    """
+    limits = [
+        ("max_position_embeddings", settings.max_position_embeddings),
+        ("model_max_length", tokenizer.model_max_length),
+    ]
+    limits += [("original_max_position_embeddings", limit) for limit in _longrope_limits(settings)]
+    return smallest_max_seq_length(limits, tokenizer.name_or_path, at_least=1)
+
+
+def _longrope_limits(settings: Any) -> Iterator[Any]:  # noqa: ANN401  (a model's own class)
+    ropes = getattr(settings, "rope_parameters", None) or {}
+    for rope in (ropes, *(value for value in ropes.values() if isinstance(value, dict))):
+        if rope.get("rope_type") == "longrope":
+            yield rope.get(
+                "original_max_position_embeddings",
+                getattr(settings, "original_max_position_embeddings", None),
+            )
+
 
 def read_answer_tokens(source: str, options: dict[str, Any]) -> list[int]:
     """Return the answer tokens of sentence-transformers' module LogitScore, if there is one.
@@ -92,35 +192,66 @@ def read_template_arguments(source: str, options: dict[str, Any]) -> dict[str, A
     return value
 
 
-def config_max_seq_length(settings: Any, tokenizer: Any) -> int:  # noqa: ANN401  (a model's own)
-    """Return the maximum sequence length for which a decoder and its tokenizer are made.
-
-    A model with LongRoPE changes its position encoding as soon as one text of a batch is longer
-    than its original maximum. That maximum is its limit here, because a score would otherwise
-    depend on its batch.
-    """
-    limits = [
-        ("max_position_embeddings", settings.max_position_embeddings),
-        ("model_max_length", tokenizer.model_max_length),
-    ]
-    limits += [("original_max_position_embeddings", limit) for limit in _longrope_limits(settings)]
-    return smallest_max_seq_length(limits, tokenizer.name_or_path, at_least=1)
-
-
-def _longrope_limits(settings: Any) -> Iterator[Any]:  # noqa: ANN401  (a model's own class)
-    ropes = getattr(settings, "rope_parameters", None) or {}
-    for rope in (ropes, *(value for value in ropes.values() if isinstance(value, dict))):
-        if rope.get("rope_type") == "longrope":
-            yield rope.get(
-                "original_max_position_embeddings",
-                getattr(settings, "original_max_position_embeddings", None),
-            )
+def _family_prompt(model: str, spec: DecoderSpec) -> Prompt | None:
+    """Return the prompt of the family that the spec or the model's name determine."""
+    known = family(model)
+    prompt = known.prompt if spec.family == "auto" and known else PROMPTS.get(spec.family)
+    if prompt is None:
+        return None
+    if spec.instruction is not None and not prompt.takes_instructions:
+        message = (
+            f"instruction is {spec.instruction!r}, and the prompt of {model!r} takes no "
+            "instruction. Set instruction to None."
+        )
+        raise ConfigurationError(message)
+    return prompt.with_instruction(spec.instruction)
 
 
-_KeysValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+def _template(
+    model: str,
+    source: ModelSource,
+    spec: DecoderSpec,
+    prompt: Prompt | None,
+    *,
+    classifier: bool,
+) -> tuple[Template, list[int]]:
+    """Return the prompt template and the answer tokens: of yes and, if the model has it, of no."""
+    if prompt is not None:
+        ids = [source.first_token(text) for text in (prompt.yes, prompt.no) if text]
+        return family_template(source.tokenizer, source.rust, prompt), ids
+    answers = read_answer_tokens(source.name, source.options)
+    if answers or (classifier and source.tokenizer.chat_template):
+        instruction = spec.instruction or default_prompt(source.name, source.options)
+        arguments = read_template_arguments(source.name, source.options)
+        template = chat_template(source.tokenizer, source.rust, model, instruction, arguments)
+        return template, answers
+    if spec.instruction is not None or not classifier:
+        message = (
+            f"{model!r} is a language model whose files do not describe how it reranks. Give "
+            'DecoderSpec(..., family="qwen3"), or another family whose prompt it was trained with.'
+        )
+        raise ModelLoadError(message)
+    return plain_template(source.rust, model), answers
 
-_MAX_PREFIXES: Final = 8
-"""Number of prefixes whose keys and values are cached: batches of one request run consecutively."""
+
+def _answer_head(model: Any, tokens: list[int]) -> Head:  # noqa: ANN401  (one of many classes)
+    output = model.get_output_embeddings()
+    rows = len(output.weight)
+    if not all(0 <= token < rows for token in tokens):
+        message = (
+            f"the answers of {model.name_or_path!r} are the tokens {tokens}, and its output layer "
+            f"has {rows}: from 0 to {rows - 1}. Its tokenizer or its modules are another model's."
+        )
+        raise ModelLoadError(message)
+    bias = getattr(output, "bias", None)
+    softcap = getattr(model.config, "final_logit_softcapping", None)
+    return Head(output.weight[tokens], None if bias is None else bias[tokens], softcap)
+
+
+def _classifier_head(model: Any) -> Head:  # noqa: ANN401  (one of many model classes)
+    # Two labels are (not relevant, relevant), a single label is relevant.
+    bias = getattr(model.score, "bias", None)
+    return Head(model.score.weight[-1:], None if bias is None else bias[-1:])
 
 
 class Head(torch.nn.Module):
@@ -253,135 +384,3 @@ def _expanded(prefix: list[_KeysValues], rows: int) -> DynamicCache:
         layer.values = values.expand(rows, -1, -1, -1)
         cache.layers.append(layer)
     return cache
-
-
-class LoadedDecoder(NamedTuple):
-    """A decoder without its output layer, in evaluation mode, and what belongs to it."""
-
-    base: Any
-    head: Head
-    pairs: PromptTokenizer
-    max_seq_length: int
-    fingerprint: str
-
-
-class ModelSource(NamedTuple):
-    """The folder or Hub name of a model, the Hub's options, and the tokenizer."""
-
-    name: str
-    options: dict[str, Any]
-    tokenizer: Any
-    rust: Tokenizer
-
-    def first_token(self, text: str) -> int:
-        """Return the id of the first token of a text."""
-        ids = self.rust.encode(text, add_special_tokens=False).ids
-        if not ids:
-            message = f"{self.name!r} has no token for {text!r}; its tokenizer.json is damaged."
-            raise ModelLoadError(message)
-        return int(ids[0])
-
-
-def open_source(
-    config: ModelConfig, embedded_folder: Callable[[], Path] = cross_encoder_folder
-) -> ModelSource:
-    """Locate a model's files and load its tokenizer."""
-    name = locate(config, embedded_folder)
-    options = hub_options(config, name)
-    validate_source(name, options)
-    tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **options)
-    return ModelSource(name, options, tokenizer, private_tokenizer(tokenizer, config.model))
-
-
-def load_decoder(
-    config: ModelConfig, spec: DecoderSpec, prompt: Prompt | None = None
-) -> LoadedDecoder:
-    """Load the model of a resolved configuration."""
-    with quiet_loading(config.model):
-        source = open_source(config)
-        model_config = AutoConfig.from_pretrained(source.name, **source.options)
-        architectures = model_config.architectures or []
-        classifier = any(name.endswith("ForSequenceClassification") for name in architectures)
-        if classifier:
-            validate_head(model_config, config.model)
-        prompt = prompt or _family_prompt(config.model, spec)
-        template, answers = _template(config.model, source, spec, prompt, classifier=classifier)
-        cls = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
-        model = load_weights(cls, source.name, config, source.options)
-    return LoadedDecoder(
-        model.base_model.eval(),
-        _classifier_head(model) if classifier else _answer_head(model, answers),
-        PromptTokenizer(template, source.rust, config.model),
-        config_max_seq_length(model.config, source.tokenizer),
-        digest(source.name, config, spec.instruction, prompt),
-    )
-
-
-def digest(source: str, config: ModelConfig, *others: object) -> str:
-    """Return the digest of a model's files and of everything else its scores depend on."""
-    files = fingerprint(source, config.revision, config.cache_folder)
-    if not files or not any(others):
-        return files
-    return blake2b(f"{files}{others}".encode(), digest_size=32).hexdigest()
-
-
-def _family_prompt(model: str, spec: DecoderSpec) -> Prompt | None:
-    """Return the prompt of the family that the spec or the model's name determine."""
-    known = family(model)
-    prompt = known.prompt if spec.family == "auto" and known else PROMPTS.get(spec.family)
-    if prompt is None:
-        return None
-    if spec.instruction is not None and not prompt.takes_instructions:
-        message = (
-            f"instruction is {spec.instruction!r}, and the prompt of {model!r} takes no "
-            "instruction. Set instruction to None."
-        )
-        raise ConfigurationError(message)
-    return prompt.with_instruction(spec.instruction)
-
-
-def _template(
-    model: str,
-    source: ModelSource,
-    spec: DecoderSpec,
-    prompt: Prompt | None,
-    *,
-    classifier: bool,
-) -> tuple[Template, list[int]]:
-    """Return the prompt template and the answer tokens: of yes and, if the model has it, of no."""
-    if prompt is not None:
-        ids = [source.first_token(text) for text in (prompt.yes, prompt.no) if text]
-        return family_template(source.tokenizer, source.rust, prompt), ids
-    answers = read_answer_tokens(source.name, source.options)
-    if answers or (classifier and source.tokenizer.chat_template):
-        instruction = spec.instruction or default_prompt(source.name, source.options)
-        arguments = read_template_arguments(source.name, source.options)
-        template = chat_template(source.tokenizer, source.rust, model, instruction, arguments)
-        return template, answers
-    if spec.instruction is not None or not classifier:
-        message = (
-            f"{model!r} is a language model whose files do not describe how it reranks. Give "
-            'DecoderSpec(..., family="qwen3"), or another family whose prompt it was trained with.'
-        )
-        raise ModelLoadError(message)
-    return plain_template(source.rust, model), answers
-
-
-def _answer_head(model: Any, tokens: list[int]) -> Head:  # noqa: ANN401  (one of many classes)
-    output = model.get_output_embeddings()
-    rows = len(output.weight)
-    if not all(0 <= token < rows for token in tokens):
-        message = (
-            f"the answers of {model.name_or_path!r} are the tokens {tokens}, and its output layer "
-            f"has {rows}: from 0 to {rows - 1}. Its tokenizer or its modules are another model's."
-        )
-        raise ModelLoadError(message)
-    bias = getattr(output, "bias", None)
-    softcap = getattr(model.config, "final_logit_softcapping", None)
-    return Head(output.weight[tokens], None if bias is None else bias[tokens], softcap)
-
-
-def _classifier_head(model: Any) -> Head:  # noqa: ANN401  (one of many model classes)
-    # Two labels are (not relevant, relevant), a single label is relevant.
-    bias = getattr(model.score, "bias", None)
-    return Head(model.score.weight[-1:], None if bias is None else bias[-1:])
