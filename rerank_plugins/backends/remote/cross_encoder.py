@@ -1,8 +1,8 @@
 """Cross-encoder backend that sends pairs to a rerank server.
 
 A batch is split into one HTTP request per query and chunk of documents, and all requests run
-concurrently on one background event loop. Pairs of different callers are never sent in the same request, because a server
-rejects a request as a whole.
+concurrently on one background event loop. Pairs of different callers are never sent in the same
+request, because a server rejects a request as a whole.
 """
 
 from __future__ import annotations
