@@ -151,12 +151,7 @@ class LocalModel:
         self.device = torch.device(str(config.device))
         self.batch_tokens = batch_tokens.get(self.device.type, batch_tokens["cpu"])
         self.identity = ModelIdentity(
-            config.model,
-            config.revision,
-            config.backend,
-            config.dtype,
-            max_seq_length,
-            fingerprint,
+            config.model, config.revision, config.backend, config.dtype, max_seq_length, fingerprint
         )
 
     @property

@@ -8,7 +8,7 @@ hashable: equal ones share one engine. Importing this module loads no model libr
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, cast, get_args
@@ -150,15 +150,8 @@ class FlagSpec(_LocalSpec):
 
     def refuse(self, variant: str, *names: str) -> None:
         """Refuse settings that a variant does not support, unless they have their defaults."""
-        defaults = FlagSpec(self.model)
-        for name in names:
-            value = getattr(self, name)
-            if value != getattr(defaults, name):
-                message = (
-                    f"{name} is {value!r}, but {self.model!r} is {variant}, which does not support "
-                    f"it. Omit {name}."
-                )
-                raise ConfigurationError(message)
+        reason = f"{self.model!r} is {variant}, which does not support it"
+        refuse_settings(self, FlagSpec(self.model), names, reason)
 
 
 @dataclass(frozen=True)
@@ -329,6 +322,15 @@ class RemoteSpec:
     def __str__(self) -> str:
         """Return the model's name in rankings and errors."""
         return self.model or self.urls[0]
+
+
+def refuse_settings(settings: object, defaults: object, names: Iterable[str], reason: str) -> None:
+    """Refuse settings that do not apply, unless they have their defaults."""
+    for name in names:
+        value = getattr(settings, name)
+        if value != getattr(defaults, name):
+            message = f"{name} is {value!r}, but {reason}. Omit {name}."
+            raise ConfigurationError(message)
 
 
 def _is_layer(value: object) -> bool:

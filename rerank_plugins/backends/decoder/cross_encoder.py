@@ -67,9 +67,7 @@ class DecoderCrossEncoder(PairTokenizerMixin, LocalModel):
 
     def _use_last_token(self, loaded: LoadedDecoder, *, reuse: bool) -> None:
         """Score by the last token; common prefixes are reused if that does not change scores."""
-        scorer = LastTokenScorer(
-            loaded.base.to(self.device), loaded.head.to(self.device), self.device
-        )
+        scorer = LastTokenScorer(loaded.base.to(self.device), loaded.head.to(self.device))
         self._model = scorer
         scorer.reuse = reuse and self._prefixes_are_exact(scorer)
 

@@ -295,13 +295,13 @@ class LastTokenScorer:
         reuse: Whether the keys and values of common prefixes are cached.
     """
 
-    def __init__(self, base: Any, head: Head, device: torch.device) -> None:  # noqa: ANN401
+    def __init__(self, base: Any, head: Head) -> None:  # noqa: ANN401
         """Use a loaded model."""
         self.reuse = True
         self._base = base
         self._cache_argument = cache_argument(base.forward)
         self._head = head
-        self._device = device
+        self._device = head.rows.device
         self._prefixes: dict[bytes, list[_KeysValues]] = {}
 
     def __call__(self, batch: Sequence[PromptedPair]) -> torch.Tensor:

@@ -92,8 +92,7 @@ class FlagCrossEncoder(DecoderCrossEncoder):
         self._use_tokenizer(config, loaded)
         if variant == "lightweight":
             base, head = loaded.base.to(self.device), loaded.head.to(self.device)
-            layers, ratio = spec.compress_layers, spec.compress_ratio
-            self._model = CompressingScorer(base, head, self.device, layers, ratio)
+            self._model = CompressingScorer(base, head, spec)
         else:
             self._use_last_token(loaded, reuse=True)
 
@@ -231,19 +230,13 @@ class CompressingScorer:
     Source: FlagEmbedding's ``CostWiseGemmaModel`` and ``token_compress``.
     """
 
-    def __init__(
-        self,
-        base: Any,  # noqa: ANN401  (a Gemma2Model)
-        head: Head,
-        device: torch.device,
-        layers: Sequence[int],
-        ratio: int,
-    ) -> None:
-        """Use a loaded model."""
+    def __init__(self, base: Any, head: Head, spec: FlagSpec) -> None:  # noqa: ANN401
+        """Use a loaded Gemma 2 without its output layer."""
+        layers, ratio = spec.compress_layers, spec.compress_ratio
         self._base = base
         self._head = head
-        self._device = device
-        self._layers = frozenset(layers) if ratio > 1 else frozenset()
+        self._device = head.rows.device
+        self._layers = layers if ratio > 1 else ()
         self._ratio = ratio
 
     def __call__(self, batch: Sequence[PromptedPair]) -> torch.Tensor:

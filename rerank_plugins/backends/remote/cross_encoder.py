@@ -21,12 +21,12 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 import numpy as np
 
 from rerank_plugins._tracing import Trace, current_trace
-from rerank_plugins.backends.model_specs import RemoteSpec
+from rerank_plugins.backends.model_specs import RemoteSpec, refuse_settings
 from rerank_plugins.backends.remote.apis import ApiName
 from rerank_plugins.backends.remote.client import RemoteClient
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import TokenizedItem
-from rerank_plugins.errors import BatchError, ConfigurationError, EngineClosedError, RemoteError
+from rerank_plugins.errors import BatchError, EngineClosedError, RemoteError
 from rerank_plugins.types import FloatArray, ModelIdentity, TextPair, replace_surrogates
 
 ResultT = TypeVar("ResultT")
@@ -82,15 +82,8 @@ class RemoteCrossEncoder:
     def resolve(config: ModelConfig) -> ModelConfig:
         """Return the configuration with a :class:`RemoteSpec`, also for a plain URL."""
         remote = config.spec or RemoteSpec(config.model, api=cast("ApiName", config.backend))
-        defaults = ModelConfig()
-        for name in _LOCAL_SETTINGS:
-            value = getattr(config, name)
-            if value != getattr(defaults, name):
-                message = (
-                    f"{name} is {value!r}, but {remote} runs on a server, which decides that. "
-                    f"Omit {name}."
-                )
-                raise ConfigurationError(message)
+        reason = f"{remote} runs on a server, which decides that"
+        refuse_settings(config, ModelConfig(), _LOCAL_SETTINGS, reason)
         return config.replace(model=str(remote), spec=remote)
 
     def prepare(
