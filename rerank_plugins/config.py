@@ -27,7 +27,15 @@ from typing import (
     runtime_checkable,
 )
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from typing_extensions import Self
 
 from rerank_plugins.errors import ConfigurationError
@@ -410,7 +418,8 @@ def _configuration_error(error: ValidationError, cls: type[BaseModel]) -> Config
         return ConfigurationError(f"{cls.__name__} has no setting {name!r}{hint}")
     if first["type"] == "missing":
         return ConfigurationError(f"{cls.__name__} needs {name}.")
-    return ConfigurationError(f"{name} is {first['input']!r}; {first['msg'].lower()}.")
+    reason = first["msg"].replace("Input should", "it must", 1)
+    return ConfigurationError(f"{name} is {first['input']!r}; {reason}.")
 
 
 class ValueGroup(Settings):
@@ -649,6 +658,7 @@ class ActivationSettings(BaseModel):
     activation: Annotated[
         Literal["sigmoid", "none"] | str | Path | ScoreCalibrator,
         BeforeValidator(_validate_activation),
+        WithJsonSchema({"type": "string"}),
     ] = Field(
         default="sigmoid",
         description=(
@@ -765,7 +775,7 @@ class ModelConfig(Settings, ModelSettings):
 
     max_length: MaxLength = None
     optimize: Optimization = "none"
-    spec: ModelSpec | None = None
+    spec: Annotated[ModelSpec | None, WithJsonSchema({"type": "object"})] = None
 
     def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's signature)
         """Refuse a model that is not a name."""

@@ -17,8 +17,8 @@ from tests.robustness.faults.scripts import run_script
 ROOT: Final = Path(__file__).parents[3]
 
 WALL_CLOCK: Final = {
-    "backends/openvino/model_cache.py": "ages of files, which have wall clock times",
-    "backends/remote/responses.py": "a Retry-After header may contain a date; the wait is bounded",
+    "backends/openvino/conversion.py": "ages of files, which have wall clock times",
+    "backends/remote/apis.py": "a Retry-After header may contain a date; the wait is bounded",
     "serving/logging.py": "times of log lines",
     "tracing.py": "start times of spans",
 }
