@@ -47,16 +47,15 @@ BI_ENCODERS: Final[Mapping[str, TableEntry]] = {
 _CANNOT_OPTIMIZE: Final = ("decoder", "sbert", "flag", "openvino")
 
 
-class TableLoader:
-    """Loads backends by their names in a table."""
+class TableLoader(NamedTuple):
+    """Loads backends by their names in a table.
 
-    def __init__(
-        self, table: Mapping[str, TableEntry], choose: Callable[[ModelConfig], str], replicas: str
-    ) -> None:
-        """Use a table of backends."""
-        self._table = table
-        self._choose = choose
-        self._replicas = replicas
+    ``choose`` returns the name for ``"auto"``; ``replicas`` is the class for several devices.
+    """
+
+    table: Mapping[str, TableEntry]
+    choose: Callable[[ModelConfig], str]
+    replicas: str
 
     def resolve(self, config: ModelConfig) -> ModelConfig:
         """Choose backend, device and data type where the configuration leaves them open."""
@@ -72,13 +71,13 @@ class TableLoader:
         elif name == "auto" and config.model.startswith(("http://", "https://")):
             message = (
                 "model is the URL of a server and backend is 'auto'; set backend to the server's "
-                f"API: one of {', '.join(self._table)}."
+                f"API: one of {', '.join(self.table)}."
             )
             raise ConfigurationError(message)
         elif name == "auto":
-            name = self._choose(config)
-        if name not in self._table:
-            allowed = ", ".join(["auto", *self._table])
+            name = self.choose(config)
+        if name not in self.table:
+            allowed = ", ".join(["auto", *self.table])
             message = f"backend is {name!r}; allowed are {allowed}."
             raise ConfigurationError(message)
         if config.optimize != "none" and name in _CANNOT_OPTIMIZE:
@@ -97,10 +96,10 @@ class TableLoader:
             backend: Backend[Any]
             if isinstance(config.device, tuple):
                 replicas = require("rerank_plugins.backends.devices", None)
-                backend = getattr(replicas, self._replicas)(cls, config)
+                backend = getattr(replicas, self.replicas)(cls, config)
             else:
                 backend = cls(config)
-            if self._table[config.backend].extra != "remote":  # servers check their own models
+            if self.table[config.backend].extra != "remote":  # servers check their own models
                 # Imported late, because it imports numpy.
                 from rerank_plugins.backends.self_check import self_check  # noqa: PLC0415
 
@@ -116,7 +115,7 @@ class TableLoader:
         return backend
 
     def _class(self, name: str) -> Any:  # noqa: ANN401  (classes of unrelated types)
-        entry = self._table[name]
+        entry = self.table[name]
         return getattr(require(f"{__name__}.{entry.module}", entry.extra), entry.cls)
 
 

