@@ -22,7 +22,6 @@ from typing import (
     Final,
     Literal,
     Protocol,
-    TypeVar,
     get_args,
     runtime_checkable,
 )
@@ -307,7 +306,6 @@ def _validate_model(value: Any) -> Any:  # noqa: ANN401
     return _path_as_text(value)
 
 
-GroupT = TypeVar("GroupT", bound="ValueGroup")
 
 
 def _group(

@@ -41,7 +41,7 @@ def test_an_empty_ranking_is_false() -> None:
 def test_a_ranking_becomes_json_and_comes_back(query: str, texts: list[str]) -> None:
     ranking = Reranker(FakeCrossEncoder()).rank(query, texts)
     values = json.loads(json.dumps(ranking.to_dict(), allow_nan=False))
-    assert [RankedDocument(**one) for one in values["documents"]] == list(ranking)
+    assert [RankedDocument(**document) for document in values["documents"]] == list(ranking)
     assert values["query"] == query
     assert values["model"] == (dataclasses.asdict(ranking.model) if ranking.model else None)
     assert values["stats"] == dataclasses.asdict(ranking.stats)

@@ -64,7 +64,9 @@ def test_a_cascade_that_keeps_all_equals_its_last_stage(query: str, texts: list[
     expected = Reranker(DEAR).rank(query, texts)
     stages = [Reranker(CHEAP), BiEncoder(FakeBiEncoder()), Reranker(DEAR)]
     for keep in (None, max(len(texts), 1)):
-        ranking = Cascade([*((one, keep) for one in stages[:-1]), stages[-1]]).rank(query, texts)
+        ranking = Cascade([*((stage, keep) for stage in stages[:-1]), stages[-1]]).rank(
+            query, texts
+        )
         assert ranking.documents == expected.documents
         assert (ranking.model, ranking.status) == (expected.model, "complete")
 
@@ -104,7 +106,7 @@ def test_a_deadline_of_infinity_equals_none(query: str, texts: list[str], keep: 
 def test_many_equal_one_by_one(requests: list[tuple[str, list[str]]], keep: int) -> None:
     cascade = Cascade([Stage(Reranker(CHEAP), keep, early_exit_margin=2), Reranker(DEAR)])
     together = Reranker(cascade).rank_many(requests)
-    assert list(map(plain, together)) == [plain(cascade.rank(*one)) for one in requests]
+    assert list(map(plain, together)) == [plain(cascade.rank(*document)) for document in requests]
 
 
 # --- what stands where ----------------------------------------------------------------------

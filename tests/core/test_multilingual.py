@@ -48,9 +48,9 @@ def test_windows_fit_by_tokens_and_cover_the_text(folder: Path, text: str) -> No
     assert windows[0].start == 0
     assert windows[-1].end == len(long)
     assert all(after.start <= before.end for before, after in pairwise(windows))
-    parts = [("what is the capital", long[one.start : one.end]) for one in windows]
+    parts = [("what is the capital", long[window.start : window.end]) for window in windows]
     prepared = backend.prepare([TextPair(*part) for part in parts], 160)
-    assert not any(one.truncated for one in prepared)
+    assert not any(document.truncated for document in prepared)
     ranking = reranker.rank("what is the capital", [long])
     assert not ranking[0].truncated
     assert ranking[0].window in windows
@@ -61,7 +61,7 @@ def test_a_query_in_another_language_than_its_documents(folder: Path) -> None:
     reranker = Reranker(folder, dtype="float32")
     together = reranker.rank(ARABIC, TEXTS)
     alone = [reranker.rank(ARABIC, [text])[0].raw_score for text in TEXTS]
-    scores = {one.index: one.raw_score for one in together}
+    scores = {document.index: document.raw_score for document in together}
     np.testing.assert_allclose([scores[row] for row in range(len(TEXTS))], alone, atol=2e-5)
 
 
@@ -81,7 +81,7 @@ def test_windows_end_with_sentences_of_their_own_script(text: str) -> None:
     long = text * 20
     spans = estimated_spans(long)
     windows = split(long, spans, 60, 8)
-    ends = [long[: one.end].rstrip()[-1] for one in windows[:-1]]
+    ends = [long[: window.end].rstrip()[-1] for window in windows[:-1]]
     assert sum(end in "。！？।" for end in ends) > len(ends) // 2  # noqa: RUF001
 
 

@@ -28,7 +28,7 @@ some_queries = words.filter(bool) | queries
 
 
 def indices(ranking: Sequence[RankedDocument]) -> list[int]:
-    return [one.index for one in ranking]
+    return [document.index for document in ranking]
 
 
 def first_stage(texts: list[str]) -> list[float]:
@@ -52,11 +52,14 @@ def test_fusion_weights_1_and_0_are_the_two_rankings(
 def test_fused_scores_are_the_relevance_and_raw_scores_stay() -> None:
     reranker = Reranker(FakeCrossEncoder(), fusion=Fusion("weighted", 0.5))
     ranking = reranker.rank("rain", TEXTS, retrieval_scores=[5, 4, 3, 2, 1])
-    assert ranking[0].relevance_score == max(one.relevance_score for one in ranking)
-    shown = [one.relevance_score for one in ranking]
+    assert ranking[0].relevance_score == max(document.relevance_score for document in ranking)
+    shown = [document.relevance_score for document in ranking]
     assert shown == sorted(shown, reverse=True)
-    plain = {one.index: one.raw_score for one in Reranker(FakeCrossEncoder()).rank("rain", TEXTS)}
-    assert {one.index: one.raw_score for one in ranking} == plain
+    plain = {
+        document.index: document.raw_score
+        for document in Reranker(FakeCrossEncoder()).rank("rain", TEXTS)
+    }
+    assert {document.index: document.raw_score for document in ranking} == plain
     many = reranker.rank_many(
         [("rain", TEXTS), ("sun", [])], retrieval_scores=[[5, 4, 3, 2, 1], None]
     )
@@ -90,8 +93,8 @@ def test_a_calibrator_gives_the_relevance(tmp_path: Path) -> None:
     fitted.save(tmp_path / "fitted.json")
     for given_one in (fitted, tmp_path / "fitted.json", str(tmp_path / "fitted.json")):
         ranking = Reranker(FakeCrossEncoder(), activation=given_one).rank("rain", TEXTS)
-        raw = np.array([one.raw_score for one in ranking], dtype=np.float32)
-        assert [one.relevance_score for one in ranking] == fitted(raw).tolist()
+        raw = np.array([document.raw_score for document in ranking], dtype=np.float32)
+        assert [document.relevance_score for document in ranking] == fitted(raw).tolist()
     assert indices(ranking) == indices(Reranker(FakeCrossEncoder()).rank("rain", TEXTS))
 
 
@@ -132,13 +135,15 @@ def test_what_a_deadline_leaves_unscored_stays_behind_in_order(reranks: int) -> 
     assert time.perf_counter() - start < 1.1
     assert ranking.status == "partial"
     assert sorted(indices(ranking)) == list(range(60))
-    scored = [one for one in ranking if one.scored]
-    rest = [one for one in ranking if not one.scored]
+    scored = [document for document in ranking if document.scored]
+    rest = [document for document in ranking if not document.scored]
     assert 0 < len(scored) == ranking.stats.scored < 60
     assert list(ranking) == [*scored, *rest]
     assert indices(rest) == sorted(indices(rest))
     assert sorted(indices(scored)) == list(range(len(scored)))
-    assert all(math.isnan(one.relevance_score) and math.isnan(one.raw_score) for one in rest)
+    assert all(
+        math.isnan(document.relevance_score) and math.isnan(document.raw_score) for document in rest
+    )
     json.dumps(ranking.to_dict(), allow_nan=False)
     assert len(reranker.rank("rain", texts, deadline_ms=None)) == 60
 
@@ -169,7 +174,7 @@ async def test_a_failure_passes_the_documents_through(caplog: pytest.LogCaptureF
         assert ranking.status == "failed"
         assert ranking.model is None
         assert "the model broke" in str(ranking.error)
-        assert not any(one.scored for one in ranking)
+        assert not any(document.scored for document in ranking)
     assert "InferenceError" in caplog.text
     assert "the model broke" not in caplog.text  # a message may repeat texts
     assert "sun" not in caplog.text
@@ -179,7 +184,7 @@ def test_one_failed_request_costs_the_others_nothing() -> None:
     backend = FaultyCrossEncoder(raise_for("rain", RuntimeError("the model broke")))
     reranker = Reranker(backend, on_error="passthrough")
     rankings = reranker.rank_many([("sun", TEXTS), ("rain", TEXTS), ("wind", TEXTS)])
-    assert [one.status for one in rankings] == ["complete", "failed", "complete"]
+    assert [ranking.status for ranking in rankings] == ["complete", "failed", "complete"]
     assert rankings[0] == Reranker(FakeCrossEncoder()).rank("sun", TEXTS)
 
 
@@ -199,10 +204,10 @@ async def test_near_duplicates_are_left_out_after_the_ranking(top_n: int | None)
     ranking = reranker.rank("rain falls", REPEATED)
     bags: list[list[str]] = []
     expected = []
-    for one in everything:
-        if sorted(one.text.split()) not in bags:
-            bags.append(sorted(one.text.split()))
-            expected.append(one)
+    for document in everything:
+        if sorted(document.text.split()) not in bags:
+            bags.append(sorted(document.text.split()))
+            expected.append(document)
     assert list(ranking) == expected[:top_n]
     assert await reranker.arank("rain falls", REPEATED) == ranking
 

@@ -44,7 +44,7 @@ def test_truncated_vectors_are_unit_vectors_of_the_first_dimensions(full: Any) -
     assert encoder.dimension == 24
     short = BiEncoderScorer(encoder, dict(zip(TEXTS, made, strict=True)))
     ranking = Reranker(short).rank(TEXTS[3], TEXTS[:9])
-    cosines = {one.index: one.raw_score for one in ranking}
+    cosines = {document.index: document.raw_score for document in ranking}
     np.testing.assert_allclose([cosines[row] for row in range(9)], made[:9] @ made[3], atol=1e-6)
     assert ranking.stats.cache_hits == 9
 

@@ -47,8 +47,10 @@ def test_scores_do_not_depend_on_the_inputs_order(query: str, texts: list[str], 
     shuffled = list(texts)
     rng.shuffle(shuffled)
     reranker = Reranker(FakeCrossEncoder(batch_tokens=16))
-    straight = {one.text: one.raw_score for one in reranker.rank(query, texts)}
-    assert {one.text: one.raw_score for one in reranker.rank(query, shuffled)} == straight
+    straight = {document.text: document.raw_score for document in reranker.rank(query, texts)}
+    assert {
+        document.text: document.raw_score for document in reranker.rank(query, shuffled)
+    } == straight
 
 
 @given(some_queries, documents)
@@ -79,8 +81,8 @@ def test_duplicates_are_scored_once_and_each_reported(query: str, texts: list[st
     ranking = Reranker(backend).rank(query, texts)
     scored = Counter(pair.document for batch in backend.batches for pair in batch)
     assert scored == dict.fromkeys(texts, 1)
-    assert Counter(one.text for one in ranking) == Counter(texts)
-    assert len({(one.text, one.raw_score) for one in ranking}) == len(scored)
+    assert Counter(document.text for document in ranking) == Counter(texts)
+    assert len({(document.text, document.raw_score) for document in ranking}) == len(scored)
     assert (ranking.stats.documents, ranking.stats.pairs) == (len(texts), len(scored))
 
 
@@ -156,24 +158,24 @@ def test_a_document_at_the_threshold_stays() -> None:
     ranking = Reranker(FakeCrossEncoder(logit_of_text), score_threshold=0.5).rank(
         "q", ["-0.001", "0", "2", "-7"]
     )
-    assert [one.text for one in ranking] == ["2", "0"]
+    assert [document.text for document in ranking] == ["2", "0"]
     assert ranking[-1].relevance_score == 0.5
 
 
 def test_without_activation_the_threshold_is_in_logits() -> None:
     reranker = Reranker(FakeCrossEncoder(logit_of_text), score_threshold=-1.0, activation="none")
-    assert [one.text for one in reranker.rank("q", ["-1", "-1.5", "4"])] == ["4", "-1"]
+    assert [document.text for document in reranker.rank("q", ["-1", "-1.5", "4"])] == ["4", "-1"]
 
 
 def test_a_threshold_of_zero_is_a_threshold() -> None:
     reranker = Reranker(FakeCrossEncoder(logit_of_text), score_threshold=0, activation="none")
-    assert [one.text for one in reranker.rank("q", ["-1", "0", "1"])] == ["1", "0"]
+    assert [document.text for document in reranker.rank("q", ["-1", "0", "1"])] == ["1", "0"]
 
 
 def test_top_n_counts_what_the_threshold_left() -> None:
     reranker = Reranker(FakeCrossEncoder(logit_of_text), score_threshold=0.5, top_n=2)
-    assert [one.text for one in reranker.rank("q", ["1", "-1", "3", "2"])] == ["3", "2"]
-    assert [one.text for one in reranker.rank("q", ["-1", "3", "-2"])] == ["3"]
+    assert [document.text for document in reranker.rank("q", ["1", "-1", "3", "2"])] == ["3", "2"]
+    assert [document.text for document in reranker.rank("q", ["-1", "3", "-2"])] == ["3"]
     assert reranker.rank("q", ["-1", "-3"]).documents == ()
 
 
@@ -185,10 +187,10 @@ def test_relevance_follows_activation_and_scale(
     texts = ["-3", "0.25", "9"]
     reranker = Reranker(FakeCrossEncoder(logit_of_text, scale=scale), activation=activation)
     ranking = reranker.rank("q", texts)
-    assert [one.raw_score for one in ranking] == [9.0, 0.25, -3.0]
+    assert [document.raw_score for document in ranking] == [9.0, 0.25, -3.0]
     raw = np.array([9.0, 0.25, -3.0], dtype=np.float32)
     expected = activate(raw, activation, scale).tolist()
-    assert [one.relevance_score for one in ranking] == expected
+    assert [document.relevance_score for document in ranking] == expected
     is_activated = activation == "sigmoid" and scale is ScoreScale.LOGIT
     assert (expected[0] < 1) == is_activated
 
@@ -196,22 +198,26 @@ def test_relevance_follows_activation_and_scale(
 def test_order_is_made_on_raw_scores_where_relevance_saturates() -> None:
     """Logits 40 and 50 both show as 1.0; the ranking still knows which is more."""
     ranking = Reranker(FakeCrossEncoder(logit_of_text)).rank("q", ["40", "50", "45"])
-    assert {one.relevance_score for one in ranking} == {1.0}
-    assert [one.text for one in ranking] == ["50", "45", "40"]
+    assert {document.relevance_score for document in ranking} == {1.0}
+    assert [document.text for document in ranking] == ["50", "45", "40"]
 
 
 def test_results_are_plain_python_numbers() -> None:
-    for one in Reranker(FakeCrossEncoder()).rank(QUERY, DOCUMENTS):
-        kinds = {type(one.index), type(one.relevance_score), type(one.raw_score)}
+    for document in Reranker(FakeCrossEncoder()).rank(QUERY, DOCUMENTS):
+        kinds = {type(document.index), type(document.relevance_score), type(document.raw_score)}
         assert kinds == {int, float}
-        assert type(one.truncated) is bool
+        assert type(document.truncated) is bool
 
 
 def test_cut_documents_are_reported_on_each_duplicate() -> None:
     reranker = Reranker(FakeCrossEncoder(max_length=16))
     long = "word " * 40
     ranking = reranker.rank("rain", [long, long, "short"])
-    assert {one.index: one.truncated for one in ranking} == {0: True, 1: True, 2: False}
+    assert {document.index: document.truncated for document in ranking} == {
+        0: True,
+        1: True,
+        2: False,
+    }
     assert (ranking.stats.truncated, ranking.stats.pairs) == (2, 2)
     assert ranking.stats.tokens == 16 + 5
 

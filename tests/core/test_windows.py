@@ -70,7 +70,7 @@ def test_a_word_longer_than_a_window_is_cut() -> None:
 
 
 def test_estimates_count_letters_and_characters_without_spaces() -> None:
-    assert len(estimated_spans("internationalisation")) == 5
+    assert len(estimated_spans("internationalization")) == 5
     assert len(estimated_spans("谁写了浮士德")) == 6
     assert len(estimated_spans(" \n")) == 0
 
@@ -90,22 +90,22 @@ def test_thinning_keeps_first_and_last(count: int, most: int) -> None:
 @example("rain", ["snow " * 15], 19, "")  # to the last token
 @example("rain", ["snow " * 14], 19, "see: ")
 def test_windows_equal_truncate_where_nothing_is_long(
-    query: str, texts: list[str], reach: int, prompt: str
+    query: str, texts: list[str], max_length: int, prompt: str
 ) -> None:
     cut, windows = (
         Reranker(
-            FakeCrossEncoder(max_length=reach), long_documents=how, prompts={"document": prompt}
+            FakeCrossEncoder(max_length=max_length), long_documents=how, prompts={"document": prompt}
         )
         for how in ("truncate", "windows")
     )
     expected = cut.rank(query, texts)
     fits = [text for text, one in by_text(expected).items() if not one.truncated]
     assert windows.rank(query, fits) == cut.rank(query, fits)
-    assert all(one.window is None for one in windows.rank(query, fits))
+    assert all(window.window is None for window in windows.rank(query, fits))
 
 
 def by_text(ranking: Ranking) -> dict[str, RankedDocument]:
-    return {one.text: one for one in ranking}
+    return {document.text: document for document in ranking}
 
 
 @pytest.mark.parametrize("words", range(52, 64))

@@ -28,10 +28,10 @@ def cascade() -> Cascade:
 
 async def test_the_compressor_ranks_by_the_cascade() -> None:
     model = cascade()
-    expected = [one.index for one in model.rank("red blue", TEXTS)]
+    expected = [document.index for document in model.rank("red blue", TEXTS)]
     compressor = CrossEncoderCompressor(model=model)
     found = compressor.compress_documents(DOCUMENTS, "red blue")
-    assert [one.metadata["n"] for one in found] == expected
+    assert [document.metadata["n"] for document in found] == expected
     assert expected[0] == 2
     assert len(found) == len(TEXTS)
     assert await compressor.acompress_documents(DOCUMENTS, "red blue") == found

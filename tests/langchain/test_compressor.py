@@ -54,17 +54,19 @@ def test_best_first_with_ids_types_and_metadata(
 ) -> None:
     result = CrossEncoderCompressor(model=fake).compress_documents(documents, QUERY)
     assert ids(result) == ["c", "a", "b"]
-    assert [one.page_content for one in result] == ["red blue", "red sky", "green grass"]
-    assert {one.type for one in result} == {"Document"}
+    assert [document.page_content for document in result] == ["red blue", "red sky", "green grass"]
+    assert {document.type for document in result} == {"Document"}
     assert result[1].metadata["source"] == "x"
-    assert all(set(one.metadata) <= {"source", "nested", "relevance_score"} for one in result)
+    assert all(
+        set(document.metadata) <= {"source", "nested", "relevance_score"} for document in result
+    )
 
 
 def test_scores_are_python_floats_that_replace_stale_ones(
     fake: FakeCrossEncoder, documents: list[Document]
 ) -> None:
     result = CrossEncoderCompressor(model=fake).compress_documents(documents, QUERY)
-    scores = [one.metadata["relevance_score"] for one in result]
+    scores = [document.metadata["relevance_score"] for document in result]
     assert [type(score) for score in scores] == [float] * 3
     assert scores == sorted(scores, reverse=True)
     assert all(0 < score < 1 for score in scores)
@@ -97,8 +99,12 @@ def test_inputs_are_never_touched_and_outputs_are_a_permutation(
 
     if top_n is None:
         assert sorted(map(without_score, result)) == sorted(map(without_score, documents))
-    inputs = {id(document) for document in documents} | {id(one.metadata) for one in documents}
-    assert not inputs & ({id(one) for one in result} | {id(one.metadata) for one in result})
+    inputs = {id(document) for document in documents} | {
+        id(document.metadata) for document in documents
+    }
+    assert not inputs & (
+        {id(document) for document in result} | {id(document.metadata) for document in result}
+    )
 
 
 @given(documents=documents_strategy)
@@ -251,10 +257,10 @@ def test_pickles_and_copies_carry_settings_and_no_weights(documents: list[Docume
 def test_rerank_has_the_shape_of_cohere(fake: FakeCrossEncoder, documents: list[Document]) -> None:
     compressor = CrossEncoderCompressor(model=fake, top_n=2)
     result = compressor.rerank(documents, QUERY)
-    assert [one["index"] for one in result] == [2, 0]
-    assert all(set(one) == {"index", "relevance_score"} for one in result)
-    assert all(type(one["relevance_score"]) is float for one in result)
-    assert compressor.rerank([one.page_content for one in documents], QUERY) == result
+    assert [document["index"] for document in result] == [2, 0]
+    assert all(set(document) == {"index", "relevance_score"} for document in result)
+    assert all(type(document["relevance_score"]) is float for document in result)
+    assert compressor.rerank([document.page_content for document in documents], QUERY) == result
     assert compressor.rerank(documents, QUERY, top_n=-1) == result
     assert compressor.rerank(documents, QUERY, top_n=1) == result[:1]
     assert len(compressor.rerank(documents, QUERY, top_n=None)) == 3
@@ -292,7 +298,7 @@ def test_documents_may_come_from_a_generator(
     fake: FakeCrossEncoder, documents: list[Document]
 ) -> None:
     compressor = CrossEncoderCompressor(model=fake)
-    result = compressor.compress_documents((one for one in documents), QUERY)  # type: ignore[arg-type]
+    result = compressor.compress_documents((document for document in documents), QUERY)  # type: ignore[arg-type]
     assert ids(result) == ["c", "a", "b"]
 
 

@@ -50,8 +50,8 @@ def test_no_pairs_need_no_model() -> None:
 def test_drops_into_the_classic_reranker(fake: FakeCrossEncoder, documents: list[Document]) -> None:
     classic = CrossEncoderReranker(model=CrossEncoderModel(model=fake), top_n=2)
     ours = CrossEncoderCompressor(model=fake, top_n=2)
-    assert [one.id for one in classic.compress_documents(documents, QUERY)] == [
-        one.id for one in ours.compress_documents(documents, QUERY)
+    assert [document.id for document in classic.compress_documents(documents, QUERY)] == [
+        document.id for document in ours.compress_documents(documents, QUERY)
     ]
     assert list(classic.compress_documents([], QUERY)) == []
 
@@ -92,8 +92,10 @@ async def test_a_foreign_model_reranks_with_its_own_scores(documents: list[Docum
     foreign = Foreign(overlaps)
     compressor = CrossEncoderCompressor(model=foreign, score_threshold=-1.0)
     result = compressor.compress_documents(documents, QUERY)
-    assert [one.id for one in result] == ["c", "a"]
-    assert [one.metadata["relevance_score"] for one in result] == pytest.approx([4, 0], abs=1e-4)
+    assert [document.id for document in result] == ["c", "a"]
+    assert [document.metadata["relevance_score"] for document in result] == pytest.approx(
+        [4, 0], abs=1e-4
+    )
     assert await compressor.acompress_documents(documents, QUERY) == result
     assert foreign.calls == [3, 3]
 
@@ -112,8 +114,8 @@ def test_whatever_numbers_it_returns(
     shape: Callable[[list[tuple[str, str]]], Any], documents: list[Document]
 ) -> None:
     result = CrossEncoderCompressor(model=Foreign(shape)).compress_documents(documents, QUERY)
-    assert [one.id for one in result] == ["c", "a", "b"]
-    assert all(type(one.metadata["relevance_score"]) is float for one in result)
+    assert [document.id for document in result] == ["c", "a", "b"]
+    assert all(type(document.metadata["relevance_score"]) is float for document in result)
 
 
 @pytest.mark.parametrize(

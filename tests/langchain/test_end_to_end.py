@@ -32,12 +32,12 @@ async def test_two_stages_with_the_embedded_models() -> None:
     result = retriever.invoke(QUERY)
     assert len(result) == 3
     assert result[0].page_content == TEXTS[0]
-    assert TEXTS[-1] not in {one.page_content for one in result}
+    assert TEXTS[-1] not in {document.page_content for document in result}
     ranking = Reranker().rank(
-        QUERY, [one.page_content for one in store.similarity_search(QUERY, 5)]
+        QUERY, [document.page_content for document in store.similarity_search(QUERY, 5)]
     )
-    assert [one.metadata["relevance_score"] for one in result] == [
-        one.relevance_score for one in ranking[:3]
+    assert [document.metadata["relevance_score"] for document in result] == [
+        document.relevance_score for document in ranking[:3]
     ]
     assert await retriever.ainvoke(QUERY) == result
 
@@ -56,13 +56,15 @@ def test_every_kind_of_text_is_ranked_and_returned_unchanged() -> None:
     documents = [Document(text, id=str(n)) for n, text in enumerate(texts)]
     result = CrossEncoderCompressor().compress_documents(documents, QUERY)
     assert result[0].page_content == TEXTS[0]
-    assert {(one.id, one.page_content) for one in result} == {
-        (one.id, one.page_content) for one in documents
+    assert {(document.id, document.page_content) for document in result} == {
+        (document.id, document.page_content) for document in documents
     }
-    assert all(0 <= one.metadata["relevance_score"] <= 1 for one in result)
+    assert all(0 <= document.metadata["relevance_score"] <= 1 for document in result)
 
 
 def test_compressor_and_cross_encoder_give_the_same_scores() -> None:
     result = CrossEncoderCompressor().compress_documents([Document(text) for text in TEXTS], QUERY)
-    scores = CrossEncoderModel().score([(QUERY, one.page_content) for one in result])
-    assert scores == pytest.approx([one.metadata["relevance_score"] for one in result], abs=1e-6)
+    scores = CrossEncoderModel().score([(QUERY, document.page_content) for document in result])
+    assert scores == pytest.approx(
+        [document.metadata["relevance_score"] for document in result], abs=1e-6
+    )

@@ -54,15 +54,17 @@ def test_fusion_takes_the_first_stages_scores(key: str) -> None:
         model=FakeCrossEncoder(), fusion=Fusion("weighted", 0.0), retrieval_score_key=key
     )
     ranked = compressor.compress_documents(documents, "rain")
-    assert [one.page_content for one in ranked] == ["b", "a"]
-    narrow = [Document(one.page_content, metadata={key: np.float32(0.1)}) for one in documents]
+    assert [document.page_content for document in ranked] == ["b", "a"]
+    narrow = [
+        Document(document.page_content, metadata={key: np.float32(0.1)}) for document in documents
+    ]
     narrow[1].metadata[key] = np.float32(0.9)  # as vector stores give them
     ranked = compressor.compress_documents(narrow, "rain")
-    assert [one.page_content for one in ranked] == ["b", "a"]
+    assert [document.page_content for document in ranked] == ["b", "a"]
     for unknown in ({}, {key: math.nan}, {key: True}, {key: "0.5"}):
         without = [*documents, Document("c", metadata=unknown)]
         ranked = compressor.compress_documents(without, "rain")
-        assert [one.page_content for one in ranked] == ["a", "b", "c"]
+        assert [document.page_content for document in ranked] == ["a", "b", "c"]
 
 
 async def test_a_failure_shows_in_the_metadata() -> None:
@@ -73,5 +75,5 @@ async def test_a_failure_shows_in_the_metadata() -> None:
         compressor.compress_documents(documents, "rain"),
         await compressor.acompress_documents(documents, "rain"),
     ):
-        assert [one.id for one in ranked] == ["1"]
+        assert [document.id for document in ranked] == ["1"]
         assert ranked[0].metadata == {"relevance_score": None, "rerank_status": "failed"}

@@ -59,7 +59,7 @@ async def test_two_stages_sync_and_async(fake: FakeCrossEncoder) -> None:
     retriever = make(fake, k=6, top_n=2)
     result = retriever.invoke(QUERY)
     assert ids(result) == ["red blue deep sea", "red blue"]
-    assert all(type(one.metadata["relevance_score"]) is float for one in result)
+    assert all(type(document.metadata["relevance_score"]) is float for document in result)
     assert await retriever.ainvoke(QUERY) == result
     assert retriever.batch([QUERY]) == [result]
 

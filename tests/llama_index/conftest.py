@@ -32,7 +32,7 @@ class EventRecorder(BaseEventHandler):
         self.events.append(event)
 
     def of(self, prefix: str) -> list[Any]:
-        return [one for one in self.events if type(one).__name__.startswith(prefix)]
+        return [event for event in self.events if type(event).__name__.startswith(prefix)]
 
 
 class CallbackRecorder(BaseCallbackHandler):

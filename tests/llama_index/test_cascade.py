@@ -18,10 +18,10 @@ NODES = [NodeWithScore(node=TextNode(id_=str(n), text=text)) for n, text in enum
 
 async def test_the_postprocessor_ranks_by_the_cascade() -> None:
     model = Cascade([(BiEncoder(FakeBiEncoder()), 2), Reranker(FakeCrossEncoder())])
-    expected = [str(one.index) for one in model.rank("red blue", TEXTS)]
+    expected = [str(node.index) for node in model.rank("red blue", TEXTS)]
     reranker = CrossEncoderPostprocessor(model=model)
     found = reranker.postprocess_nodes(NODES, query_str="red blue")
-    assert [one.node_id for one in found] == expected
+    assert [node.node_id for node in found] == expected
     assert expected[0] == "2"
     assert len(found) == len(TEXTS)
     assert await reranker.apostprocess_nodes(NODES, query_str="red blue") == found

@@ -141,7 +141,7 @@ def test_events_name_the_model_and_nothing_more(reported: Reported) -> None:
         "model_name": "fake",
         "embed_batch_size": 128,
     }
-    assert [one.model_dict for one in starts] == [payload, payload]
+    assert [node.model_dict for node in starts] == [payload, payload]
     assert embedding.to_payload() == payload
 
 
@@ -161,4 +161,4 @@ def test_a_vector_index_finds_what_the_dot_product_finds(use_async: bool) -> Non
     assert found[0].node_id == "4"
     assert found[0].score == pytest.approx(float(np.max(similarity)), abs=1e-6)
     again = asyncio.run(retriever.aretrieve("word4"))
-    assert [one.node_id for one in again] == [one.node_id for one in found]
+    assert [node.node_id for node in again] == [node.node_id for node in found]

@@ -59,12 +59,12 @@ def test_two_stages_put_the_answer_first(
     reranker = CrossEncoderPostprocessor(keep_retrieval_score=True)
     out = reranker.postprocess_nodes(found, query_str=question)
     assert out[0].node.ref_doc_id == answer
-    assert all(0.0 < (one.score or 0.0) < 1.0 for one in out)
+    assert all(0.0 < (node.score or 0.0) < 1.0 for node in out)
 
-    texts = [one.get_content(metadata_mode=MetadataMode.EMBED) for one in found]
+    texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in found]
     ranking = Reranker().rank(question, texts)
-    assert [one.node_id for one in out] == [found[one.index].node_id for one in ranking]
-    assert [one.score for one in out] == pytest.approx([one.relevance_score for one in ranking])
+    assert [node.node_id for node in out] == [found[node.index].node_id for node in ranking]
+    assert [node.score for node in out] == pytest.approx([node.relevance_score for node in ranking])
 
 
 def test_async_gives_the_same(index: VectorStoreIndex) -> None:
@@ -75,8 +75,8 @@ def test_async_gives_the_same(index: VectorStoreIndex) -> None:
     async def ask() -> list[tuple[str, float | None]]:
         found = await retriever.aretrieve(question)
         out = await reranker.apostprocess_nodes(found, query_str=question)
-        return [(one.node_id, one.score) for one in out]
+        return [(node.node_id, node.score) for node in out]
 
     out = reranker.postprocess_nodes(retriever.retrieve(question), query_str=question)
-    assert asyncio.run(ask()) == [(one.node_id, one.score) for one in out]
+    assert asyncio.run(ask()) == [(node.node_id, node.score) for node in out]
     assert len(out) == 3

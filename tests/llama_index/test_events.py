@@ -35,7 +35,7 @@ def fail(*_: str) -> float:
 
 
 def names(events: Sequence[object]) -> list[str]:
-    return [type(one).__name__ for one in events]
+    return [type(event).__name__ for event in events]
 
 
 @pytest.mark.parametrize(("top_n", "told"), [(None, 3), (2, 2), (9, 9)])
@@ -68,7 +68,7 @@ def test_the_span_is_that_of_the_method(
     rerank: Rerank, nodes: list[NodeWithScore], reported: Reported
 ) -> None:
     rerank(make(reported), nodes, query_str=QUERY)
-    (span,) = [one for one in reported.spans.completed_spans if "postprocess_nodes" in one.id_]
+    (span,) = [node for node in reported.spans.completed_spans if "postprocess_nodes" in node.id_]
     assert span.id_.startswith("CrossEncoderPostprocessor._")
     assert reported.events.of("ReRankStart")[0].span_id == span.id_
 
@@ -119,7 +119,7 @@ def test_an_error_leaves_nothing_open(
     (start,), (drop,) = reported.events.of("ReRank"), reported.events.of("SpanDrop")
     assert drop.span_id == start.span_id
     assert "boom" in drop.err_str
-    assert [one.id_ for one in reported.spans.dropped_spans] == [start.span_id]
+    assert [node.id_ for node in reported.spans.dropped_spans] == [start.span_id]
     assert reported.spans.open_spans == {}
     (begun,), (end,) = reported.callbacks.starts, reported.callbacks.ends
     assert begun["id"] == end["id"]
@@ -134,4 +134,4 @@ def test_the_callback_is_the_child_of_what_runs_around_it(
         reranker.postprocess_nodes(nodes, query_str=QUERY)
         with pytest.raises(InferenceError):
             make(reported, model=FakeCrossEncoder(fail)).postprocess_nodes(nodes, query_str=QUERY)
-    assert len({one["parent"] for one in reported.callbacks.starts}) == 1
+    assert len({node["parent"] for node in reported.callbacks.starts}) == 1

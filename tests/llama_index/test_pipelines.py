@@ -77,13 +77,13 @@ def test_async_pipelines_call_the_async_method(
 ) -> None:
     tool = RetrieverTool.from_defaults(retriever=retriever, node_postprocessors=[reranker])
     asyncio.run(tool.acall(QUERY))
-    spans = [one.id_.partition("-")[0] for one in reported.spans.completed_spans]
+    spans = [node.id_.partition("-")[0] for node in reported.spans.completed_spans]
     assert "CrossEncoderPostprocessor._apostprocess_nodes" in spans
     assert "CrossEncoderPostprocessor._postprocess_nodes" not in spans
 
 
 def ids(nodes: list[NodeWithScore]) -> list[str]:
-    return [one.node_id for one in nodes]
+    return [node.node_id for node in nodes]
 
 
 def test_query_engine(
@@ -148,15 +148,15 @@ def test_the_tool_does_not_show_a_kept_retrieval_score(run: Run, retriever: Base
     tool = RetrieverTool.from_defaults(retriever=retriever, node_postprocessors=[reranker])
     output = run(tool, "call", QUERY)
     assert "retrieval_score" not in output.content
-    assert all("retrieval_score" in one.metadata for one in output.raw_output)
+    assert all("retrieval_score" in node.metadata for node in output.raw_output)
 
 
 def test_after_the_query_the_index_is_as_it_was(run: Run, retriever: BaseRetriever) -> None:
     reranker = CrossEncoderPostprocessor(model=FakeCrossEncoder(), keep_retrieval_score=True)
     tool = RetrieverTool.from_defaults(retriever=retriever, node_postprocessors=[reranker])
-    before = [one.to_dict() for one in retriever.retrieve(QUERY)]
+    before = [node.to_dict() for node in retriever.retrieve(QUERY)]
     first = run(tool, "call", QUERY)
-    assert [one.to_dict() for one in retriever.retrieve(QUERY)] == before
+    assert [node.to_dict() for node in retriever.retrieve(QUERY)] == before
     assert run(tool, "call", QUERY).raw_output == first.raw_output
 
 

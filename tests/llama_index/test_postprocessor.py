@@ -47,15 +47,15 @@ def wrap(*given: BaseNode) -> Nodes:
 
 
 def snapshot(nodes: Nodes) -> list[dict[str, Any]]:
-    return [one.to_dict() for one in nodes]
+    return [node.to_dict() for node in nodes]
 
 
 def ids(nodes: Nodes) -> list[str]:
-    return [one.node_id for one in nodes]
+    return [node.node_id for node in nodes]
 
 
 def scores(nodes: Nodes) -> list[float | None]:
-    return [one.score for one in nodes]
+    return [node.score for node in nodes]
 
 
 # --- order, scores, ids ---------------------------------------------------------------------
@@ -70,9 +70,9 @@ def test_best_first_with_new_scores_and_the_same_ids(rerank: Rerank, nodes: Node
 
 def test_the_score_is_the_cores_relevance_score(rerank: Rerank, nodes: Nodes) -> None:
     reranker = make()
-    ranking = reranker.reranker().rank(QUERY, [one.text for one in nodes])
+    ranking = reranker.reranker().rank(QUERY, [node.text for node in nodes])
     out = rerank(reranker, nodes, query_str=QUERY)
-    assert [(one.node_id, one.score) for one in out] == [
+    assert [(node.node_id, node.score) for node in out] == [
         (nodes[ranked.index].node_id, ranked.relevance_score) for ranked in ranking
     ]
 
@@ -84,10 +84,10 @@ def test_query_bundle_and_query_str_are_the_same(rerank: Rerank, nodes: Nodes) -
 
 def test_scores_are_python_floats_and_json_works(rerank: Rerank, nodes: Nodes) -> None:
     for keep in (False, True):
-        for one in rerank(make(keep_retrieval_score=keep), nodes, query_str=QUERY):
-            assert type(one.score) is float
-            assert json.loads(one.model_dump_json())["score"] == one.score
-            assert json.loads(one.to_json())["score"] == one.score
+        for node in rerank(make(keep_retrieval_score=keep), nodes, query_str=QUERY):
+            assert type(node.score) is float
+            assert json.loads(node.model_dump_json())["score"] == node.score
+            assert json.loads(node.to_json())["score"] == node.score
 
 
 def test_a_numpy_retrieval_score_is_kept_as_a_python_float(rerank: Rerank) -> None:
@@ -104,8 +104,8 @@ def test_the_score_a_node_came_with_does_not_matter(
     rerank: Rerank, nodes: Nodes, score: float | None
 ) -> None:
     plain = rerank(make(), nodes, query_str=QUERY)
-    for one in nodes:
-        one.score = score
+    for node in nodes:
+        node.score = score
     assert scores(rerank(make(), nodes, query_str=QUERY)) == scores(plain)
 
 
@@ -119,7 +119,7 @@ def test_negative_and_zero_scores_are_ordered_too(rerank: Rerank) -> None:
     model = FakeCrossEncoder(lambda _, text: value[text])
     nodes = wrap(*[TextNode(text=text, id_=text) for text in value])
     out = rerank(make(model=model, activation="none"), nodes, query_str=QUERY)
-    assert [(one.node_id, one.score) for one in out] == [
+    assert [(node.node_id, node.score) for node in out] == [
         ("c", 1.0),
         ("b", 0.0),
         ("a", -1.0),
@@ -137,7 +137,7 @@ def test_the_same_node_twice_comes_back_twice(rerank: Rerank) -> None:
     nodes = [NodeWithScore(node=node, score=0.9), NodeWithScore(node=node, score=0.1)]
     out = rerank(make(keep_retrieval_score=True), nodes, query_str=QUERY)
     assert ids(out) == ["twin", "twin"]
-    assert [one.metadata["retrieval_score"] for one in out] == [0.9, 0.1]
+    assert [node.metadata["retrieval_score"] for node in out] == [0.9, 0.1]
 
 
 # --- top_n and threshold --------------------------------------------------------------------
@@ -246,7 +246,9 @@ def test_every_kind_of_node_is_read_by_its_content(rerank: Rerank) -> None:
     ]
     out = rerank(make(model=model, keep_retrieval_score=True), wrap(*given), query_str=QUERY)
     assert sorted(ids(out)) == sorted(node.id_ for node in given)
-    assert {one.node_id: type(one.node) for one in out} == {node.id_: type(node) for node in given}
+    assert {node.node_id: type(node.node) for node in out} == {
+        node.id_: type(node) for node in given
+    }
     read = {pair.document for batch in model.batches for pair in batch}
     assert read == {node.get_content(metadata_mode=MetadataMode.EMBED) for node in given}
     assert {"title: A\n\na text", "a caption", "a summary", "a resource", ""} < {
@@ -313,15 +315,15 @@ MODES = st.sampled_from(list(MetadataMode))
 def test_nothing_given_changes_and_the_result_is_a_ranking_of_it(
     nodes: Nodes, keep: bool, mode: MetadataMode, top_n: int | None
 ) -> None:
-    before, objects = snapshot(nodes), [(id(one), id(one.node)) for one in nodes]
+    before, objects = snapshot(nodes), [(id(node), id(node.node)) for node in nodes]
     reranker = make(keep_retrieval_score=keep, metadata_mode=mode, top_n=top_n)
     out = reranker.postprocess_nodes(nodes, query_str="title a b")
     assert snapshot(nodes) == before
-    assert [(id(one), id(one.node)) for one in nodes] == objects
+    assert [(id(node), id(node.node)) for node in nodes] == objects
     assert len(out) == min(len(nodes), top_n or len(nodes))
-    assert len({one.node_id for one in out}) == len(out)
-    assert {one.node_id for one in out} <= {one.node_id for one in nodes}
-    assert not {id(one) for one in out} & {id(one) for one in nodes}
+    assert len({node.node_id for node in out}) == len(out)
+    assert {node.node_id for node in out} <= {node.node_id for node in nodes}
+    assert not {id(node) for node in out} & {id(node) for node in nodes}
     assert asyncio.run(reranker.apostprocess_nodes(nodes, query_str="title a b")) == out
 
 
@@ -331,39 +333,39 @@ def test_reranking_twice_gives_the_same_scores(nodes: Nodes, mode: MetadataMode)
         reranker = make(keep_retrieval_score=keep, metadata_mode=mode)
         once = reranker.postprocess_nodes(nodes, query_str="title a b")
         twice = reranker.postprocess_nodes(once, query_str="title a b")
-        assert [(one.node_id, one.score) for one in twice] == [
-            (one.node_id, one.score) for one in once
+        assert [(node.node_id, node.score) for node in twice] == [
+            (node.node_id, node.score) for node in once
         ]
 
 
 def test_the_result_can_be_changed_without_touching_the_input(rerank: Rerank, nodes: Nodes) -> None:
     before = snapshot(nodes)
-    for one in rerank(make(keep_retrieval_score=True), nodes, query_str=QUERY):
-        one.score = 7.0
-        one.node.metadata["new"] = 1
-        one.node.excluded_llm_metadata_keys.append("new")
-        one.node.excluded_embed_metadata_keys.append("new")
+    for node in rerank(make(keep_retrieval_score=True), nodes, query_str=QUERY):
+        node.score = 7.0
+        node.node.metadata["new"] = 1
+        node.node.excluded_llm_metadata_keys.append("new")
+        node.node.excluded_embed_metadata_keys.append("new")
     assert snapshot(nodes) == before
 
 
 def test_a_node_without_a_kept_score_is_the_node_itself(rerank: Rerank, nodes: Nodes) -> None:
     out = rerank(make(), nodes, query_str=QUERY)
-    assert {id(one.node) for one in out} == {id(one.node) for one in nodes}
+    assert {id(node.node) for node in out} == {id(node.node) for node in nodes}
 
 
 # --- the retrieval score --------------------------------------------------------------------
 
 
 def test_the_retrieval_score_is_kept_out_of_the_text(rerank: Rerank, nodes: Nodes) -> None:
-    given_scores = {one.node_id: one.score for one in nodes}
-    for one in rerank(make(keep_retrieval_score=True), nodes, query_str=QUERY):
-        assert one.metadata["retrieval_score"] == given_scores[one.node_id]
+    given_scores = {node.node_id: node.score for node in nodes}
+    for node in rerank(make(keep_retrieval_score=True), nodes, query_str=QUERY):
+        assert node.metadata["retrieval_score"] == given_scores[node.node_id]
         for mode in (MetadataMode.EMBED, MetadataMode.LLM, MetadataMode.NONE):
-            assert "retrieval_score" not in one.get_content(metadata_mode=mode)
+            assert "retrieval_score" not in node.get_content(metadata_mode=mode)
 
 
 def test_by_default_the_metadata_stays_as_it_is(rerank: Rerank, nodes: Nodes) -> None:
-    assert all(one.metadata == {} for one in rerank(make(), nodes, query_str=QUERY))
+    assert all(node.metadata == {} for node in rerank(make(), nodes, query_str=QUERY))
 
 
 def test_a_stale_retrieval_score_is_overwritten_and_hidden_once(rerank: Rerank) -> None:

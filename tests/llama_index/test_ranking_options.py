@@ -48,9 +48,9 @@ def test_fusion_takes_the_nodes_scores() -> None:
         model=FakeCrossEncoder(), fusion=Fusion("weighted", 0.0)
     )
     ranked = postprocessor.postprocess_nodes([node("a", 0.1), node("b", 0.9)], query_str="rain")
-    assert [one.text for one in ranked] == ["b", "a"]
+    assert [node.text for node in ranked] == ["b", "a"]
     ranked = postprocessor.postprocess_nodes([node("a", 0.1), node("b", None)], query_str="rain")
-    assert [one.text for one in ranked] == ["a", "b"]
+    assert [node.text for node in ranked] == ["a", "b"]
 
 
 async def test_a_failure_shows_in_the_metadata() -> None:
@@ -61,7 +61,7 @@ async def test_a_failure_shows_in_the_metadata() -> None:
         postprocessor.postprocess_nodes(nodes, query_str="rain"),
         await postprocessor.apostprocess_nodes(nodes, query_str="rain"),
     ):
-        assert [one.text for one in ranked] == ["a", "b"]
-        assert [one.score for one in ranked] == [None, None]
-        assert all(one.node.metadata == {"rerank_status": "failed"} for one in ranked)
-    assert all(one.node.metadata == {} for one in nodes)
+        assert [node.text for node in ranked] == ["a", "b"]
+        assert [node.score for node in ranked] == [None, None]
+        assert all(node.node.metadata == {"rerank_status": "failed"} for node in ranked)
+    assert all(node.node.metadata == {} for node in nodes)
