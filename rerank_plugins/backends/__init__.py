@@ -20,68 +20,45 @@ if TYPE_CHECKING:
 
 
 class TableEntry(NamedTuple):
-    """Location of a backend's class, and the extra that installs its dependencies."""
+    """Module of a backend in this package, its class, and the extra with its dependencies."""
 
     module: str
     cls: str
-    extra: str | None
+    extra: str | None = None
 
 
 CROSS_ENCODERS: Final[Mapping[str, TableEntry]] = {
-    "torch": TableEntry("rerank_plugins.backends.torch.cross_encoder", "TorchCrossEncoder", None),
-    "decoder": TableEntry(
-        "rerank_plugins.backends.decoder.cross_encoder", "DecoderCrossEncoder", None
-    ),
-    "sbert": TableEntry(
-        "rerank_plugins.backends.sentence_transformers", "SentenceTransformerCrossEncoder", None
-    ),
-    "flag": TableEntry("rerank_plugins.backends.flag.cross_encoder", "FlagCrossEncoder", None),
-    "openvino": TableEntry(
-        "rerank_plugins.backends.openvino.cross_encoder", "OpenVINOCrossEncoder", "openvino"
-    ),
+    "torch": TableEntry("torch.cross_encoder", "TorchCrossEncoder"),
+    "decoder": TableEntry("decoder.cross_encoder", "DecoderCrossEncoder"),
+    "sbert": TableEntry("sentence_transformers", "SentenceTransformerCrossEncoder"),
+    "flag": TableEntry("flag.cross_encoder", "FlagCrossEncoder"),
+    "openvino": TableEntry("openvino.cross_encoder", "OpenVINOCrossEncoder", "openvino"),
     **dict.fromkeys(
         ("tei", "vllm", "infinity", "cohere", "jina", "rerank-plugins"),
-        TableEntry("rerank_plugins.backends.remote.cross_encoder", "RemoteCrossEncoder", "remote"),
+        TableEntry("remote.cross_encoder", "RemoteCrossEncoder", "remote"),
     ),
 }
 BI_ENCODERS: Final[Mapping[str, TableEntry]] = {
-    "sentence-transformers": TableEntry(
-        "rerank_plugins.backends.bi_encoder", "SentenceTransformerBiEncoder", None
-    ),
-    "flag": TableEntry("rerank_plugins.backends.flag.bi_encoder", "FlagBiEncoder", None),
-    "openvino": TableEntry(
-        "rerank_plugins.backends.openvino.bi_encoder", "OpenVINOBiEncoder", "openvino"
-    ),
+    "sentence-transformers": TableEntry("bi_encoder", "SentenceTransformerBiEncoder"),
+    "flag": TableEntry("flag.bi_encoder", "FlagBiEncoder"),
+    "openvino": TableEntry("openvino.bi_encoder", "OpenVINOBiEncoder", "openvino"),
 }
 
 _CANNOT_OPTIMIZE: Final = ("decoder", "sbert", "flag", "openvino")
 
 
-class TableLoader:
-    """Loads backends by their names in a table."""
+class TableLoader(NamedTuple):
+    """Loads backends by their names in a table.
 
-    def __init__(
-        self, table: Mapping[str, TableEntry], choose: Callable[[ModelConfig], str], replicas: str
-    ) -> None:
-        """Use a table of backends.
+    ``choose`` returns the name for ``"auto"``; ``replicas`` is the class for several devices.
+    """
 
-        Args:
-            table: The backends by name.
-            choose: Returns the backend's name for ``"auto"``.
-            replicas: Name of the class that runs a backend on several devices.
-        """
-        self._table = table
-        self._choose = choose
-        self._replicas = replicas
+    table: Mapping[str, TableEntry]
+    choose: Callable[[ModelConfig], str]
+    replicas: str
 
     def resolve(self, config: ModelConfig) -> ModelConfig:
-        """Choose backend, device and data type where the configuration leaves them open.
-
-        Raises:
-            ConfigurationError: If the backend or device does not exist, or contradicts another
-                setting.
-            ModelLoadError: If the backend is ``"auto"`` and the model fits no backend.
-        """
+        """Choose backend, device and data type where the configuration leaves them open."""
         name = config.backend
         if config.spec is not None:
             name = config.spec.backend_name
@@ -94,13 +71,13 @@ class TableLoader:
         elif name == "auto" and config.model.startswith(("http://", "https://")):
             message = (
                 "model is the URL of a server and backend is 'auto'; set backend to the server's "
-                f"API: one of {', '.join(self._table)}."
+                f"API: one of {', '.join(self.table)}."
             )
             raise ConfigurationError(message)
         elif name == "auto":
-            name = self._choose(config)
-        if name not in self._table:
-            allowed = ", ".join(["auto", *self._table])
+            name = self.choose(config)
+        if name not in self.table:
+            allowed = ", ".join(["auto", *self.table])
             message = f"backend is {name!r}; allowed are {allowed}."
             raise ConfigurationError(message)
         if config.optimize != "none" and name in _CANNOT_OPTIMIZE:
@@ -113,22 +90,20 @@ class TableLoader:
         return resolved
 
     def load(self, config: ModelConfig) -> Backend[Any]:
-        """Load the model of a resolved configuration and check its results.
-
-        Raises:
-            ModelLoadError: If the model cannot be loaded or its results are wrong; the original
-                exception is chained.
-        """
+        """Load the model of a resolved configuration and check its results."""
         cls = self._class(config.backend)
         try:
             backend: Backend[Any]
             if isinstance(config.device, tuple):
                 replicas = require("rerank_plugins.backends.devices", None)
-                backend = getattr(replicas, self._replicas)(cls, config)
+                backend = getattr(replicas, self.replicas)(cls, config)
             else:
                 backend = cls(config)
-            if self._table[config.backend].extra != "remote":  # servers check their own models
-                _check(backend)
+            if self.table[config.backend].extra != "remote":  # servers check their own models
+                # Imported late, because it imports numpy.
+                from rerank_plugins.backends.self_check import self_check  # noqa: PLC0415
+
+                self_check(backend)
         except RerankError:
             raise
         except Exception as error:
@@ -140,19 +115,8 @@ class TableLoader:
         return backend
 
     def _class(self, name: str) -> Any:  # noqa: ANN401  (classes of unrelated types)
-        entry = self._table[name]
-        return getattr(require(entry.module, entry.extra), entry.cls)
-
-
-def _check(backend: Backend[Any]) -> None:
-    # Imported late, because it imports numpy.
-    from rerank_plugins.backends.self_check import self_check  # noqa: PLC0415
-
-    try:
-        self_check(backend)
-    except BaseException:
-        backend.close()
-        raise
+        entry = self.table[name]
+        return getattr(require(f"{__name__}.{entry.module}", entry.extra), entry.cls)
 
 
 def _choose_cross_encoder(config: ModelConfig) -> str:

@@ -15,7 +15,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from rerank_plugins.backends.detection import embedding_prompts
-from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
+from rerank_plugins.backends.devices import BI_ENCODER_TOKENS, LocalModel, mapped_out_of_memory
 from rerank_plugins.backends.hub import (
     bi_encoder_folder,
     fingerprint,
@@ -33,10 +33,8 @@ from rerank_plugins.backends.torch.packing import PackedEncoder, can_pack_encode
 from rerank_plugins.backends.torch.tokenization import RoleTokenizer
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Role, RoleText, TokenizedItem, unit_vectors
-from rerank_plugins.errors import EngineClosedError, ModelLoadError
-from rerank_plugins.types import FloatArray, ModelIdentity, replace_surrogates
-
-_BATCH_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
+from rerank_plugins.errors import ModelLoadError
+from rerank_plugins.types import FloatArray, replace_surrogates
 
 PROBES: Final = tuple(
     RoleText(text, role)
@@ -46,7 +44,7 @@ PROBES: Final = tuple(
 """Test texts, such as empty and long ones, to compare two implementations at load time."""
 
 
-class SentenceTransformerBiEncoder:
+class SentenceTransformerBiEncoder(LocalModel):
     """Any sentence-transformers bi-encoder; embeddings are normalized to length 1.
 
     Attributes:
@@ -55,15 +53,8 @@ class SentenceTransformerBiEncoder:
         is_padded: Whether batches are padded, because the model runs in sentence-transformers.
     """
 
-    resolve = staticmethod(resolve_local)
-
     def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration onto its device.
-
-        Raises:
-            ModelLoadError: If the model cannot be loaded.
-            MissingDependencyError: If the embedded model's package is not installed.
-        """
+        """Load the model of a resolved configuration onto its device."""
         source = locate(config, bi_encoder_folder)
         options = hub_options(config, source)
         with quiet_loading(config.model):
@@ -85,24 +76,15 @@ class SentenceTransformerBiEncoder:
             message = f"{config.model!r} does not define the dimension of its embeddings."
             raise ModelLoadError(message)
         self.dimension = int(dimension)
-        self.identity = ModelIdentity(
-            config.model,
-            config.revision,
-            config.backend,
-            config.dtype,
-            max_seq_length,
-            fingerprint(source, config.revision, cache),
-        )
-        self.batch_tokens = _BATCH_TOKENS.get(
-            torch.device(str(config.device)).type, _BATCH_TOKENS["cpu"]
-        )
+        digest = fingerprint(source, config.revision, cache)
+        self._set_up(config, max_seq_length, digest, BI_ENCODER_TOKENS)
         self._tokenizer = private_tokenizer(model.tokenizer, config.model)
         defaults = embedding_prompts("" if any(model.prompts.values()) else config.model)
         self.prompts: dict[Role, str] = {
             "query": model.prompts.get("query") or defaults.query,
             "document": model.prompts.get("document") or defaults.document,
         }
-        self._model: SentenceTransformer | None = model
+        self._model = model
         self._role_tokens = RoleTokenizer(self._tokenizer, self.prompts, max_seq_length)
         self._packed = self._checked_packing() if can_pack_encoder(model) else None
         self.is_padded = self._packed is None
@@ -121,40 +103,18 @@ class SentenceTransformerBiEncoder:
         self, items: Sequence[RoleText], max_length: int | None
     ) -> list[TokenizedItem]:
         """Count tokens only: sentence-transformers tokenizes the texts itself."""
-        max_seq_length = min(max_length or self.identity.max_length, self.identity.max_length)
-        texts = [
-            item._replace(
-                text=replace_surrogates(item.text),
-                prompt=self.prompts[item.role]
-                if item.prompt is None
-                else replace_surrogates(item.prompt),
-            )
-            for item in items
-        ]
-        counts = [
-            len(encoding)
-            for encoding in self._tokenizer.encode_batch_fast(
-                [f"{item.prompt}{item.text}" for item in texts]
-            )
-        ]
+        limit = min(max_length or self.identity.max_length, self.identity.max_length)
+        texts = []
+        for text, role, prompt in items:
+            prefix = self.prompts[role] if prompt is None else replace_surrogates(prompt)
+            texts.append(RoleText(replace_surrogates(text), role, prefix))
+        encodings = self._tokenizer.encode_batch_fast(
+            [f"{item.prompt}{item.text}" for item in texts]
+        )
         return [
-            TokenizedItem(
-                min(count, max_seq_length), count > max_seq_length, (item, max_seq_length)
-            )
-            for count, item in zip(counts, texts, strict=True)
+            TokenizedItem(min(len(encoding), limit), len(encoding) > limit, (item, limit))
+            for encoding, item in zip(encodings, texts, strict=True)
         ]
-
-    @property
-    def model(self) -> SentenceTransformer:
-        """The loaded model.
-
-        Raises:
-            EngineClosedError: If the backend was closed.
-        """
-        if self._model is None:
-            message = f"the model {self.identity.model!r} was closed."
-            raise EngineClosedError(message)
-        return self._model
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Embed one batch; unit vectors, float32 of shape ``(len(batch), dimension)``."""
@@ -198,8 +158,6 @@ class SentenceTransformerBiEncoder:
 
     def close(self) -> None:
         """Release the model's memory."""
-        self._model = None
         if self._packed is not None:
             self._packed.close()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        super().close()

@@ -1,4 +1,4 @@
-"""Choice of devices and data types, and out-of-memory errors."""
+"""Devices and data types of local models, and replicas of a model on several devices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -16,16 +16,28 @@ from rerank_plugins.backends.hub import find_folder
 from rerank_plugins.config import MINI, Dtype, ModelConfig
 from rerank_plugins.engine.backend import Role, TokenizedItem
 from rerank_plugins.engine.request_queue import PREPARE_ITEMS
-from rerank_plugins.errors import ConfigurationError, OutOfMemoryError, RerankError
+from rerank_plugins.errors import (
+    ConfigurationError,
+    EngineClosedError,
+    OutOfMemoryError,
+    RerankError,
+)
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale
+
+_log = logging.getLogger(__name__)
+
+_SHORT_ITEM_TOKENS: Final = 32
+"""A request that fits one batch is prepared at once if its items have at least this many tokens, so
+that it becomes one batch on one device."""
+
+CROSS_ENCODER_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
+
+BI_ENCODER_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
+"""Tokens per batch, by kind of device."""
 
 
 def resolve_device(device: str | None) -> str:
-    """Return the canonical name of an available device; None chooses the best one.
-
-    Raises:
-        ConfigurationError: If the name is not a device, or the device is not available.
-    """
+    """Return the canonical name of an available device; None chooses the best one."""
     if device is None:
         if torch.cuda.is_available():
             return "cuda:0"
@@ -71,11 +83,7 @@ def fast_bfloat16_on_cpu() -> bool:
 
 
 def resolve_dtype(dtype: Dtype, device: str) -> Dtype:
-    """Return the data type for a device; ``"auto"`` chooses a fast one.
-
-    Raises:
-        ConfigurationError: If the data type is int8, which torch does not compute here.
-    """
+    """Return the data type for a device; ``"auto"`` chooses a fast one."""
     if dtype == "int8":
         message = (
             "dtype is 'int8', which only backend 'openvino' supports, on a CPU. Use that backend, "
@@ -95,9 +103,6 @@ def resolve_local(config: ModelConfig) -> ModelConfig:
     """Choose devices and data type of a local model, and make its folder absolute.
 
     Several devices use one data type, so that scores do not depend on the device.
-
-    Raises:
-        ConfigurationError: If a device is not available.
     """
     device = config.device
     names = [device] if device is None or isinstance(device, str) else device
@@ -112,11 +117,7 @@ def resolve_local(config: ModelConfig) -> ModelConfig:
 
 @contextmanager
 def mapped_out_of_memory() -> Iterator[None]:
-    """Map torch's out-of-memory errors, and no others, to :class:`OutOfMemoryError`.
-
-    Raises:
-        OutOfMemoryError: If the device, or the allocator of a CPU, is out of memory.
-    """
+    """Map torch's out-of-memory errors, and no others, to :class:`OutOfMemoryError`."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -129,11 +130,47 @@ def mapped_out_of_memory() -> Iterator[None]:
         raise OutOfMemoryError(str(error)) from error
 
 
-_log = logging.getLogger(__name__)
+class LocalModel:
+    """Base of the backends that compute a model with torch on one device."""
 
-_SHORT_ITEM_TOKENS: Final = 32
-"""A request that fits one batch is prepared at once if its items have at least this many tokens, so
-that it becomes one batch on one device."""
+    resolve = staticmethod(resolve_local)
+    device: torch.device
+    batch_tokens: int
+    identity: ModelIdentity
+    _model: Any = None
+    """None after :meth:`close`."""
+
+    def _set_up(
+        self,
+        config: ModelConfig,
+        max_seq_length: int,
+        fingerprint: str,
+        batch_tokens: Mapping[str, int] = CROSS_ENCODER_TOKENS,
+    ) -> None:
+        """Set every attribute except the model."""
+        self.device = torch.device(str(config.device))
+        self.batch_tokens = batch_tokens.get(self.device.type, batch_tokens["cpu"])
+        self.identity = ModelIdentity(
+            config.model, config.revision, config.backend, config.dtype, max_seq_length, fingerprint
+        )
+
+    @property
+    def model(self) -> Any:  # noqa: ANN401  (one of many model classes)
+        """The loaded model.
+
+        Raises:
+            EngineClosedError: If the backend was closed.
+        """
+        if self._model is None:
+            message = f"the model {self.identity.model!r} was closed."
+            raise EngineClosedError(message)
+        return self._model
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        self._model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 class Replicas:
@@ -147,16 +184,7 @@ class Replicas:
     """
 
     def __init__(self, make: Callable[[ModelConfig], Any], config: ModelConfig) -> None:
-        """Load the model on each device of a resolved configuration.
-
-        Args:
-            make: Class of the backend.
-            config: Configuration with a tuple as ``device``.
-
-        Raises:
-            ModelLoadError: If the model cannot be loaded on one of the devices; the loaded
-                replicas are closed.
-        """
+        """Load the model on each device of a resolved configuration."""
         self._devices = tuple(config.device or ())
         self._replicas: list[Any] = []
         try:
@@ -178,13 +206,11 @@ class Replicas:
     @property
     def identity(self) -> ModelIdentity:
         """Identity of every replica."""
-        identity: ModelIdentity = self._first.identity
-        return identity
+        return cast("ModelIdentity", self._first.identity)
 
     def prepare(self, items: Sequence[Any], max_length: int | None = None) -> list[TokenizedItem]:
         """Tokenize and truncate; thread-safe."""
-        prepared: list[TokenizedItem] = self._first.prepare(items, max_length)
-        return prepared
+        return cast("list[TokenizedItem]", self._first.prepare(items, max_length))
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Compute one batch on an idle device; wait for one if all are busy."""
@@ -209,12 +235,11 @@ class Replicas:
 
     def _run(self, number: int, batch: Sequence[TokenizedItem]) -> FloatArray:
         try:
-            rows: FloatArray = self._replicas[number].run(batch)
+            return cast("FloatArray", self._replicas[number].run(batch))
         finally:
             with self._condition:
                 self._idle.append(number)
                 self._condition.notify_all()
-        return rows
 
     def _acquire(self, excluded: int | None = None) -> int | None:
         """Wait for an idle device other than ``excluded``; None if there is no other."""
@@ -250,24 +275,20 @@ class CrossEncoderReplicas(Replicas):
     @property
     def scale(self) -> ScoreScale:
         """Meaning of the raw scores."""
-        scale: ScoreScale = self._first.scale
-        return scale
+        return cast("ScoreScale", self._first.scale)
 
     @property
     def prompts(self) -> Mapping[Role, str]:
         """Prefixes of queries and documents from the model's configuration."""
-        prompts: Mapping[Role, str] = getattr(self._first, "prompts", {})
-        return prompts
+        return getattr(self._first, "prompts", {})
 
     def room(self, query: str, max_length: int | None = None) -> int:
         """Return the number of document tokens that fit together with a query, at least 1."""
-        room: int = self._first.room(query, max_length)
-        return room
+        return cast("int", self._first.room(query, max_length))
 
     def spans(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return the character span ``[start, end)`` of each token, one array per text."""
-        spans: list[NDArray[np.int64]] = self._first.spans(texts)
-        return spans
+        return cast("list[NDArray[np.int64]]", self._first.spans(texts))
 
 
 class BiEncoderReplicas(Replicas):
@@ -276,5 +297,4 @@ class BiEncoderReplicas(Replicas):
     @property
     def dimension(self) -> int:
         """Length of an embedding."""
-        dimension: int = self._first.dimension
-        return dimension
+        return cast("int", self._first.dimension)

@@ -21,27 +21,38 @@ from rerank_plugins.config import MIN_MAX_LENGTH
 from rerank_plugins.engine.backend import Role
 from rerank_plugins.errors import ModelLoadError
 
+_INDEX: Final = ".safetensors.index.json"
+"""Suffix of the file that lists the parts of sharded weights."""
+
+_ADAPTER: Final = ("adapter_config.json", "adapter_model.safetensors")
+"""Configuration and weights of an adapter."""
+
+_SENTENCE_TRANSFORMERS: Final = "config_sentence_transformers.json"
+
+_WITHOUT_PICKLES: Final = ("Transformer", "Pooling", "Normalize")
+"""Modules that have no weights, or that are loaded from safetensors only."""
+
+_MAX_CONFIG_BYTES: Final = 16 * 2**20
+
+_MAX_TOKENIZER_BYTES: Final = 256 * 2**20
+"""A tokenizer with a vocabulary of 262,144 has 33 MiB."""
+
+_MAX_BYTES: Final = {
+    ".jinja": _MAX_CONFIG_BYTES,
+    ".json": _MAX_TOKENIZER_BYTES,
+    ".model": _MAX_TOKENIZER_BYTES,
+}
+"""Size limits of files that are read completely, by suffix."""
+
 _MAX_SIZE: Final = {
-    "vocab_size": 10_000_000,
-    "type_vocab_size": 1_000_000,
+    **dict.fromkeys(("partial_rotary_factor", "rotary_pct"), 1),
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "num_decoder_layers"), 2_000),
+    **dict.fromkeys(("num_labels", "num_attention_heads", "num_key_value_heads"), 10_000),
+    **dict.fromkeys(("head_dim", "rotary_dim"), 100_000),
+    **dict.fromkeys(("type_vocab_size", "hidden_size", "embedding_size"), 1_000_000),
+    **dict.fromkeys(("d_model", "in_features", "out_features"), 1_000_000),
+    **dict.fromkeys(("vocab_size", "intermediate_size", "d_ff"), 10_000_000),
     "max_position_embeddings": 100_000_000,
-    "num_labels": 10_000,
-    "num_hidden_layers": 2_000,
-    "num_layers": 2_000,
-    "num_decoder_layers": 2_000,
-    "num_attention_heads": 10_000,
-    "num_key_value_heads": 10_000,
-    "head_dim": 100_000,
-    "rotary_dim": 100_000,
-    "partial_rotary_factor": 1,
-    "rotary_pct": 1,
-    "hidden_size": 1_000_000,
-    "embedding_size": 1_000_000,
-    "intermediate_size": 10_000_000,
-    "d_model": 1_000_000,
-    "d_ff": 10_000_000,
-    "in_features": 1_000_000,
-    "out_features": 1_000_000,
 }
 """Far above the values of all known models."""
 
@@ -63,129 +74,10 @@ more."""
 _ALWAYS_ALLOWED_WEIGHTS: Final = 2**26
 """Number of weights that is allowed for any size of the weights' file."""
 
-_CODE_SETTINGS: Final = (
-    "attn_implementation",
-    "_attn_implementation",
-    "experts_implementation",
-)
+_CODE_SETTINGS: Final = ("attn_implementation", "_attn_implementation", "experts_implementation")
 """Settings that make transformers download compiled code if they name a Hub repository."""
 
-_WEIGHT_FILES: Final = (".safetensors", ".safetensors.index.json")
-
 _MAX_DEPTH: Final = 8
-
-
-def validate_config(settings: Any, where: str, weight_bytes: int = 0) -> None:  # noqa: ANN401
-    """Validate the sizes in a model's configuration and that it loads no code from the Hub.
-
-    Args:
-        settings: Content of the file (any JSON); None if there is no such file.
-        where: The file, for error messages.
-        weight_bytes: Size of the model's weights; 0 if unknown.
-
-    Raises:
-        ModelLoadError: If a setting is not allowed.
-    """
-    for group in _groups(settings):
-        _validate_sizes(group, where, weight_bytes)
-        weights_file = group.get("transformers_weights")
-        if weights_file is not None and not str(weights_file).endswith(_WEIGHT_FILES):
-            message = (
-                f"transformers_weights is {weights_file!r:.80} in {where}; only safetensors are "
-                "read. Remove the setting, or save the model again."
-            )
-            raise ModelLoadError(message)
-        for name in _CODE_SETTINGS:
-            if "/" in str(group.get(name)):
-                message = (
-                    f"{name} is {group[name]!r:.80} in {where}: compiled code from the Hub, which "
-                    "is not run. Remove the setting."
-                )
-                raise ModelLoadError(message)
-
-
-def smallest_max_seq_length(
-    limits: Iterable[tuple[str, Any]], model: str, at_least: int = MIN_MAX_LENGTH
-) -> int:
-    """Return a model's maximum sequence length: the smallest limit in its files.
-
-    Args:
-        limits: Names and values of the limits.
-        model: The model's name, for error messages.
-        at_least: Smallest valid value. The default leaves room for the special tokens of a pair.
-
-    Raises:
-        ModelLoadError: If a value is not a valid number of tokens.
-    """
-    values = []
-    for name, value in limits:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not value >= at_least:
-            message = (
-                f"{name} is {value!r:.80} in the files of {model!r}; it must be a number of "
-                f"tokens of at least {at_least}. Fix the file."
-            )
-            raise ModelLoadError(message)
-        values.append(value)
-    return int(min(values))
-
-
-def _validate_sizes(group: dict[str, Any], where: str, weight_bytes: int) -> None:
-    sizes = {
-        name: value
-        for name, value in group.items()
-        if name in _MAX_SIZE and isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
-    for name, value in sizes.items():
-        if not 0 <= value <= _MAX_SIZE[name]:
-            setting = f"{name} is {value:.6g}"
-            raise _invalid(setting, where, f"from 0 to {_MAX_SIZE[name]}")
-    for names, maximum in _WEIGHT_SIZES:
-        product = math.prod(sizes.get(name, 0) for name in names)
-        allowed: float = maximum
-        if weight_bytes:
-            allowed = min(maximum, _MAX_WEIGHTS_PER_BYTE * weight_bytes + _ALWAYS_ALLOWED_WEIGHTS)
-        if product > allowed:
-            setting = f"{' times '.join(names)} is {product:.6g}"
-            raise _invalid(setting, where, f"at most {allowed:.6g} with these weights")
-
-
-def _invalid(setting: str, where: str, allowed: str) -> ModelLoadError:
-    message = (
-        f"{setting} in {where}; it must be {allowed}. The file is damaged, or does not belong to a "
-        "model."
-    )
-    return ModelLoadError(message)
-
-
-def _groups(settings: Any, depth: int = 0) -> Iterator[dict[str, Any]]:  # noqa: ANN401  (any JSON)
-    """Yield a configuration and the configurations nested in it."""
-    if isinstance(settings, dict) and depth <= _MAX_DEPTH:
-        yield settings
-        for value in settings.values():
-            yield from _groups(value, depth + 1)
-
-
-_INDEX: Final = ".safetensors.index.json"
-"""Suffix of the file that lists the parts of sharded weights."""
-
-_ADAPTER: Final = ("adapter_config.json", "adapter_model.safetensors")
-"""Configuration and weights of an adapter."""
-
-_SENTENCE_TRANSFORMERS: Final = "config_sentence_transformers.json"
-_WITHOUT_PICKLES: Final = ("Transformer", "Pooling", "Normalize")
-"""Modules that have no weights, or that are loaded from safetensors only."""
-
-_MAX_CONFIG_BYTES: Final = 16 * 2**20
-_MAX_TOKENIZER_BYTES: Final = 256 * 2**20
-"""A tokenizer with a vocabulary of 262,144 has 33 MiB."""
-
-_MAX_BYTES: Final = {
-    ".jinja": _MAX_CONFIG_BYTES,
-    ".json": _MAX_TOKENIZER_BYTES,
-    ".model": _MAX_TOKENIZER_BYTES,
-}
-"""Size limits of files that are read completely, by suffix."""
 
 
 class Module(NamedTuple):
@@ -205,9 +97,6 @@ def validate_folder(folder: Path) -> None:
 
     Reading a pipe or a device in place of a file would never end, and a configuration with a
     billion layers would allocate all memory.
-
-    Raises:
-        ModelLoadError: If a file is not regular, too large or invalid.
     """
     entries = list(_entries(folder))
     for path in entries:
@@ -229,17 +118,9 @@ def validate_folder(folder: Path) -> None:
 
 
 def validate_source(source: str, options: dict[str, Any]) -> None:
-    """Validate a model of the Hub as :func:`validate_folder` validates a folder.
+    """Validate a model of the Hub; a folder was validated by :func:`validate_folder`.
 
     Its configuration and lists of files are downloaded first, its weights only afterwards.
-
-    Args:
-        source: Folder or Hub name. A folder is not validated again.
-        options: Options of the Hub.
-
-    Raises:
-        ModelLoadError: If sizes exceed the limits, or if not all weights are safetensors in the
-            model's own folder.
     """
     if Path(source).is_absolute():
         return
@@ -251,22 +132,17 @@ def validate_source(source: str, options: dict[str, Any]) -> None:
         if name is not None and name.endswith(_INDEX):
             _validate_index(read_json(source, name, options), f"{name} of {source!r}")
     has_adapter = read_json(source, _ADAPTER[0], options) is not None
-    if has_adapter and _find_file(source, _ADAPTER[1], options) is None:
+    if has_adapter and find_file(source, _ADAPTER[1], options) is None:
         raise _pickled_adapter(repr(source))
 
 
 def validate_modules(source: str, options: dict[str, Any]) -> None:
-    """Validate that all modules are in the model's folder and have their weights as safetensors.
-
-    Raises:
-        ModelLoadError: If a module is outside the folder, or has a pickle only, which
-            sentence-transformers would read.
-    """
+    """Validate that all modules are in the model's folder and have their weights as safetensors."""
     for module in read_modules(source, options):
         if module.kind in _WITHOUT_PICKLES:
             continue
         has_safetensors, has_pickle = (
-            _find_file(source, f"{module.path}/{name}", options) is not None
+            find_file(source, f"{module.path}/{name}", options) is not None
             for name in ("model.safetensors", "pytorch_model.bin")
         )
         if has_pickle and not has_safetensors:
@@ -278,18 +154,32 @@ def validate_modules(source: str, options: dict[str, Any]) -> None:
             raise ModelLoadError(message)
 
 
-def read_json(source: str, name: str, options: dict[str, Any]) -> Any:  # noqa: ANN401  (any JSON)
-    """Return the content of a model's JSON file, or None if there is no such file.
+def validate_config(settings: Any, where: str, weight_bytes: int = 0) -> None:  # noqa: ANN401
+    """Validate the sizes in a model's configuration and that it loads no code from the Hub.
 
-    Args:
-        source: Folder or Hub name.
-        name: Path of the file, relative to the model's folder.
-        options: Options of the Hub.
-
-    Raises:
-        ModelLoadError: If the file is not valid JSON.
+    ``weight_bytes`` is the size of the model's weights; 0 if unknown.
     """
-    file = _find_file(source, name, options)
+    for group in _groups(settings):
+        _validate_sizes(group, where, weight_bytes)
+        weights_file = group.get("transformers_weights")
+        if weights_file is not None and not str(weights_file).endswith((".safetensors", _INDEX)):
+            message = (
+                f"transformers_weights is {weights_file!r:.80} in {where}; only safetensors are "
+                "read. Remove the setting, or save the model again."
+            )
+            raise ModelLoadError(message)
+        for name in _CODE_SETTINGS:
+            if "/" in str(group.get(name)):
+                message = (
+                    f"{name} is {group[name]!r:.80} in {where}: compiled code from the Hub, which "
+                    "is not run. Remove the setting."
+                )
+                raise ModelLoadError(message)
+
+
+def read_json(source: str, name: str, options: dict[str, Any]) -> Any:  # noqa: ANN401  (any JSON)
+    """Return the content of a model's JSON file, or None if there is no such file."""
+    file = find_file(source, name, options)
     if file is None:
         return None
     try:
@@ -302,12 +192,15 @@ def read_json(source: str, name: str, options: dict[str, Any]) -> Any:  # noqa: 
         raise ModelLoadError(message) from error
 
 
-def read_modules(source: str, options: dict[str, Any]) -> list[Module]:
-    """Return the modules listed in ``modules.json``; most rerankers have no such file.
+def find_file(source: str, name: str, options: dict[str, Any]) -> str | None:
+    """Return the path of a model's file, downloaded if needed; None if there is no such file."""
+    hub = {option: value for option, value in options.items() if option != "trust_remote_code"}
+    file: str | None = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub)
+    return file
 
-    Raises:
-        ModelLoadError: If the file does not have the format of sentence-transformers.
-    """
+
+def read_modules(source: str, options: dict[str, Any]) -> list[Module]:
+    """Return the modules listed in ``modules.json``; most rerankers have no such file."""
     entries = read_json(source, "modules.json", options) or []
     try:
         modules = [Module(entry["type"].rpartition(".")[2], entry["path"]) for entry in entries]
@@ -344,45 +237,84 @@ def read_prompts(source: str, options: dict[str, Any]) -> dict[Role, str]:
 
     Returns:
         Only the prompts that exist; most models have none.
-
-    Raises:
-        ModelLoadError: If the file does not have the format of sentence-transformers.
     """
-    settings = read_json(source, _SENTENCE_TRANSFORMERS, options)
-    if settings is None:
-        return {}
-    try:
-        prompts = settings.get("prompts") or {}
-        query = prompts.get("query") or prompts.get(settings.get("default_prompt_name") or "")
-        roles: dict[Role, Any] = {"query": query, "document": prompts.get("document")}
-    except (AttributeError, TypeError) as error:
-        message = (
-            f"{_SENTENCE_TRANSFORMERS} of {source!r} cannot be read: {error}. Fix the file, or "
-            "remove it."
-        )
-        raise ModelLoadError(message) from error
+    prompts, default = _prompt_settings(source, options)
+    roles: dict[Role, Any] = {
+        "query": prompts.get("query") or prompts.get(default),
+        "document": prompts.get("document"),
+    }
     return {role: str(prompt) for role, prompt in roles.items() if prompt}
 
 
 def default_prompt(source: str, options: dict[str, Any]) -> str | None:
-    """Return the prompt that sentence-transformers uses by default.
+    """Return the prompt that sentence-transformers uses by default."""
+    prompts, default = _prompt_settings(source, options)
+    prompt = prompts.get(default)
+    return prompt if isinstance(prompt, str) else None
 
-    Raises:
-        ModelLoadError: If the file does not hold prompts by name.
-    """
+
+def smallest_max_seq_length(
+    limits: Iterable[tuple[str, Any]], model: str, at_least: int = MIN_MAX_LENGTH
+) -> int:
+    """Return a model's maximum sequence length: the smallest limit in its files."""
+    values = []
+    for name, value in limits:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not value >= at_least:
+            message = (
+                f"{name} is {value!r:.80} in the files of {model!r}; it must be a number of "
+                f"tokens of at least {at_least}. Fix the file."
+            )
+            raise ModelLoadError(message)
+        values.append(value)
+    return int(min(values))
+
+
+def _validate_sizes(group: dict[str, Any], where: str, weight_bytes: int) -> None:
+    sizes = {
+        name: value
+        for name, value in group.items()
+        if name in _MAX_SIZE and isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    limits = [(name, value, _MAX_SIZE[name]) for name, value in sizes.items()]
+    for names, maximum in _WEIGHT_SIZES:
+        product = math.prod(sizes.get(name, 0) for name in names)
+        allowed = _MAX_WEIGHTS_PER_BYTE * weight_bytes + _ALWAYS_ALLOWED_WEIGHTS
+        limit = min(maximum, allowed) if weight_bytes else maximum
+        limits.append((" times ".join(names), product, limit))
+    for name, value, limit in limits:
+        if not 0 <= value <= limit:
+            message = (
+                f"{name} is {value:.6g} in {where}; it must be from 0 to {limit:.6g} for a model "
+                "with these weights. The file is damaged, or does not belong to a model."
+            )
+            raise ModelLoadError(message)
+
+
+def _groups(settings: Any, depth: int = 0) -> Iterator[dict[str, Any]]:  # noqa: ANN401  (any JSON)
+    """Yield a configuration and the configurations nested in it."""
+    if isinstance(settings, dict) and depth <= _MAX_DEPTH:
+        yield settings
+        for value in settings.values():
+            yield from _groups(value, depth + 1)
+
+
+def _prompt_settings(source: str, options: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the prompts by name, and the name of the default prompt, empty if there is none."""
     settings = read_json(source, _SENTENCE_TRANSFORMERS, options)
-    if not isinstance(settings, dict):
-        return None
-    prompts, name = settings.get("prompts") or {}, settings.get("default_prompt_name") or ""
+    if settings is None:
+        return {}, ""
+    prompts, name = settings, ""
+    if isinstance(settings, dict):
+        prompts, name = settings.get("prompts") or {}, settings.get("default_prompt_name") or ""
     if not isinstance(prompts, dict) or not isinstance(name, str):
         message = (
-            f"{_SENTENCE_TRANSFORMERS} of {source!r} has {prompts!r:.80} as prompts and "
-            f"{name!r:.80} as default_prompt_name; they must be an object and one of its names. "
-            "Fix the file."
+            f"{_SENTENCE_TRANSFORMERS} of {source!r} cannot be read: it has {prompts!r:.80} as "
+            f"prompts and {name!r:.80} as default_prompt_name; they must be an object and one of "
+            "its names. Fix the file."
         )
         raise ModelLoadError(message)
-    prompt = prompts.get(name)
-    return prompt if isinstance(prompt, str) else None
+    return prompts, name
 
 
 def _validate_index(index: Any, where: str) -> None:  # noqa: ANN401  (any JSON)
@@ -443,10 +375,3 @@ def _read_limited(file: Path, maximum: int) -> Any:  # noqa: ANN401  (any JSON)
         return json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def _find_file(source: str, name: str, options: dict[str, Any]) -> str | None:
-    """Return the path of a model's file, downloaded if needed; None if there is no such file."""
-    hub = {option: value for option, value in options.items() if option != "trust_remote_code"}
-    file: str | None = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub)
-    return file

@@ -8,28 +8,50 @@ hashable: equal ones share one engine. Importing this module loads no model libr
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, ClassVar, Final, Literal, cast, get_args
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from rerank_plugins.backends.remote.apis import APIS, Api, ApiName
-from rerank_plugins.config import validate_choice, validate_count
+from rerank_plugins.config import validate_choice, validate_count, validate_number, validate_prompt
 from rerank_plugins.errors import ConfigurationError
 from rerank_plugins.types import TextPair
 
 DecoderFamily = Literal["auto", "qwen3", "mxbai", "gemma"]
 FlagVariant = Literal["auto", "encoder-only", "decoder-only", "layerwise", "lightweight"]
 
-_COMPRESS_RATIOS: Final = (1, 2, 4, 8)
+_LEAST_SECONDS: Final = 1e-3
 _MAX_SECONDS: Final = 1e6
 
 
 @dataclass(frozen=True)
-class DecoderSpec:
+class _LocalSpec:
+    """A model in this process; ``backend_name`` is the key in the table of backends."""
+
+    model: str
+
+    def __post_init__(self) -> None:
+        """Validate the model, and store it as a string."""
+        if not isinstance(self.model, (str, Path)) or not str(self.model).strip():
+            message = f"model is {self.model!r}; give a Hub name or a folder."
+            raise ConfigurationError(message)
+        object.__setattr__(self, "model", str(self.model))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-compatible values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """Return the model's name in rankings and errors."""
+        return self.model
+
+
+@dataclass(frozen=True)
+class DecoderSpec(_LocalSpec):
     """A decoder reranker with its own prompt settings.
 
     A name is enough for the models in the table of supported models, and for every model that
@@ -51,38 +73,21 @@ class DecoderSpec:
         5
     """
 
-    model: str
     _: KW_ONLY
     instruction: str | None = None
     family: DecoderFamily = "auto"
     prefix_reuse: bool = True
+    backend_name: ClassVar[str] = "decoder"
 
     def __post_init__(self) -> None:
-        """Validate all fields.
-
-        Raises:
-            ConfigurationError: If a field is invalid.
-        """
-        object.__setattr__(self, "model", _validate_model(self.model))
+        """Validate all fields."""
+        super().__post_init__()
         validate_choice("family", self.family, get_args(DecoderFamily))
-        _validate_text("instruction", self.instruction, "the model's own")
-
-    @property
-    def backend_name(self) -> str:
-        """Name of the backend in the table of :mod:`rerank_plugins.backends`."""
-        return "decoder"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-compatible values."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        """Return the model's name in rankings and errors."""
-        return self.model
+        validate_prompt("instruction", self.instruction)
 
 
 @dataclass(frozen=True)
-class FlagSpec:
+class FlagSpec(_LocalSpec):
     """A reranker of FlagEmbedding.
 
     A name is enough for the models of BAAI. The settings have the names that FlagEmbedding uses.
@@ -111,7 +116,6 @@ class FlagSpec:
         5
     """
 
-    model: str
     _: KW_ONLY
     variant: FlagVariant = "auto"
     cutoff_layers: int | None = None
@@ -120,16 +124,13 @@ class FlagSpec:
     prompt: str | None = None
     query_instruction: str = "A: "
     passage_instruction: str = "B: "
+    backend_name: ClassVar[str] = "flag"
 
     def __post_init__(self) -> None:
-        """Validate all fields.
-
-        Raises:
-            ConfigurationError: If a field is invalid.
-        """
-        object.__setattr__(self, "model", _validate_model(self.model))
+        """Validate all fields, and store the layers as a tuple."""
+        super().__post_init__()
         validate_choice("variant", self.variant, get_args(FlagVariant))
-        if self.compress_ratio not in _COMPRESS_RATIOS:
+        if self.compress_ratio not in (1, 2, 4, 8):
             message = f"compress_ratio is {self.compress_ratio!r}; it must be 1, 2, 4 or 8."
             raise ConfigurationError(message)
         # FlagEmbedding and JSON use lists, which are not hashable.
@@ -144,42 +145,17 @@ class FlagSpec:
                 "least 1, or None for all: a ranking has one score per document."
             )
             raise ConfigurationError(message)
-        _validate_text("prompt", self.prompt, "the variant's own")
-        for name in ("query_instruction", "passage_instruction"):
-            _validate_text(name, getattr(self, name) or "", "none")
-
-    @property
-    def backend_name(self) -> str:
-        """Name of the backend in the table of :mod:`rerank_plugins.backends`."""
-        return "flag"
+        for name in ("prompt", "query_instruction", "passage_instruction"):
+            validate_prompt(name, getattr(self, name))
 
     def refuse(self, variant: str, *names: str) -> None:
-        """Refuse settings that a variant does not support.
-
-        Raises:
-            ConfigurationError: If one of the named settings is not its default.
-        """
-        defaults = FlagSpec(self.model)
-        for name in names:
-            value = getattr(self, name)
-            if value != getattr(defaults, name):
-                message = (
-                    f"{name} is {value!r}, but {self.model!r} is {variant}, which does not support "
-                    f"it. Omit {name}."
-                )
-                raise ConfigurationError(message)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-compatible values."""
-        return asdict(self) | {"compress_layers": list(self.compress_layers)}
-
-    def __str__(self) -> str:
-        """Return the model's name in rankings and errors."""
-        return self.model
+        """Refuse settings that a variant does not support, unless they have their defaults."""
+        reason = f"{self.model!r} is {variant}, which does not support it"
+        refuse_settings(self, FlagSpec(self.model), names, reason)
 
 
 @dataclass(frozen=True)
-class OpenVINOSpec:
+class OpenVINOSpec(_LocalSpec):
     """A local cross-encoder for OpenVINO with calibration texts for int8.
 
     Only ``dtype="int8"`` uses calibration texts, and without any a bundled English sample is
@@ -198,15 +174,12 @@ class OpenVINOSpec:
         'mini'
     """
 
-    model: str | Path
     calibration: Sequence[tuple[str, str]] | None = None
+    backend_name: ClassVar[str] = "openvino"
 
     def __post_init__(self) -> None:
-        """Validate all fields and make them hashable.
-
-        Raises:
-            ConfigurationError: If the calibration pairs are empty or not pairs of texts.
-        """
+        """Validate all fields, and store the pairs as tuples, which are hashable."""
+        super().__post_init__()
         if self.calibration is None:
             return
         pairs = tuple(self.calibration)
@@ -219,20 +192,6 @@ class OpenVINOSpec:
             message = "calibration has no pairs; give some, or None for the bundled sample."
             raise ConfigurationError(message)
         object.__setattr__(self, "calibration", tuple(TextPair(*pair) for pair in pairs))
-
-    @property
-    def backend_name(self) -> str:
-        """Name of the backend in the table of :mod:`rerank_plugins.backends`."""
-        return "openvino"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-compatible values."""
-        pairs = None if self.calibration is None else [list(pair) for pair in self.calibration]
-        return {"model": str(self.model), "calibration": pairs}
-
-    def __str__(self) -> str:
-        """Return the model's name in rankings and errors."""
-        return str(self.model)
 
 
 @dataclass(frozen=True)
@@ -282,36 +241,32 @@ class RemoteSpec:
     retries: int = 3
 
     def __post_init__(self) -> None:
-        """Validate all fields.
-
-        Raises:
-            ConfigurationError: If a field is invalid; the message shows no URL and no token.
-        """
+        """Validate all fields; the messages show no URL and no token."""
         validate_choice("api", self.api, tuple(APIS))
         self._validate_model()
         validate_count("max_documents", self.max_documents, "for the API's limit")
         validate_count("max_characters", self.max_characters, "for the server's limit")
         validate_count("max_concurrent", self.max_concurrent)
         validate_count("retries", self.retries, least=0)
-        _validate_seconds("timeout_s", self.timeout_s)
-        _validate_seconds("deadline_s", self.deadline_s)
+        validate_number("timeout_s", self.timeout_s, low=_LEAST_SECONDS, high=_MAX_SECONDS)
+        validate_number("deadline_s", self.deadline_s, low=_LEAST_SECONDS, high=_MAX_SECONDS)
         # Normalized, so that equal settings compare equal and the token is not in plain text.
         object.__setattr__(self, "url", _normalize_urls(self.url))
         if isinstance(self.token, str):
             object.__setattr__(self, "token", SecretStr(self.token))
 
     def _validate_model(self) -> None:
-        model_field = APIS[self.api].model_field
-        if model_field == "required" and not self.model:
+        model: object = self.model
+        model_field = self.protocol.model_field
+        if model_field == "required" and not model:
             message = f"api {self.api!r} needs the name of a model: RemoteSpec(..., model=...)."
-            raise ConfigurationError(message)
-        if model_field == "unsupported" and self.model is not None:
-            message = (
-                f"model is {self.model!r}, but a server with api {self.api!r} has one model. "
-                "Omit model."
-            )
-            raise ConfigurationError(message)
-        _validate_text("model", self.model, "the server's default")
+        elif model_field == "unsupported" and model is not None:
+            message = f"model is {model!r}, but a {self.api!r} server has one model. Omit model."
+        elif model is not None and not isinstance(model, str):
+            message = f"model is {model!r}; it must be a string, or None for the server's default."
+        else:
+            return
+        raise ConfigurationError(message)
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -329,11 +284,7 @@ class RemoteSpec:
         return self.api
 
     def secret(self) -> str | None:
-        """Return the token, read from the environment if :attr:`token` is not set.
-
-        Raises:
-            ConfigurationError: If the token is missing, or an HTTP header cannot carry it.
-        """
+        """Return the token, read from the environment if :attr:`token` is not set."""
         token = None if self.token is None else cast("SecretStr", self.token).get_secret_value()
         if not token and self.token_env is not None:
             token = os.environ.get(self.token_env, "").strip()
@@ -362,9 +313,7 @@ class RemoteSpec:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return values | {"url": list(self.urls), "token": None if self.token is None else ""}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the fields without the token, for pickling and copying."""
-        return self.to_dict()
+    __getstate__ = to_dict  # pickles and copies have no token
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Restore the fields."""
@@ -375,31 +324,17 @@ class RemoteSpec:
         return self.model or self.urls[0]
 
 
-def _validate_model(model: object) -> str:
-    """Return a Hub name or folder as a string."""
-    if isinstance(model, Path):
-        return str(model)
-    if not isinstance(model, str) or not model.strip():
-        message = f"model is {model!r}; give a Hub name or a folder."
-        raise ConfigurationError(message)
-    return model
-
-
-def _validate_text(name: str, value: object, none: str) -> None:
-    if value is not None and not isinstance(value, str):
-        message = f"{name} is {value!r}; it must be a string, or None for {none}."
-        raise ConfigurationError(message)
+def refuse_settings(settings: object, defaults: object, names: Iterable[str], reason: str) -> None:
+    """Refuse settings that do not apply, unless they have their defaults."""
+    for name in names:
+        value = getattr(settings, name)
+        if value != getattr(defaults, name):
+            message = f"{name} is {value!r}, but {reason}. Omit {name}."
+            raise ConfigurationError(message)
 
 
 def _is_layer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _validate_seconds(name: str, value: float) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value < _MAX_SECONDS:
-        message = f"{name} is {value!r}; it must be a number of seconds above 0."
-        raise ConfigurationError(message)
 
 
 def _normalize_urls(value: object) -> tuple[str, ...]:

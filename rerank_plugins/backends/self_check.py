@@ -20,9 +20,16 @@ _TOLERANCE_HALF: Final = 0.1
 def self_check(backend: Backend[Any]) -> None:
     """Compute test texts, such as empty and long ones, in one batch and one by one.
 
-    Raises:
-        ModelLoadError: If a result is missing, is not finite or depends on its batch.
+    A backend that does not pass is closed.
     """
+    try:
+        _check(backend)
+    except BaseException:
+        backend.close()
+        raise
+
+
+def _check(backend: Backend[Any]) -> None:
     items: list[Any]
     if isinstance(backend, BiEncoderBackend):
         items = [RoleText(text, "document") for text in _DOCUMENTS]

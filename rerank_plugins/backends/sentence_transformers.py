@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from rerank_plugins.backends.decoder.prompts import PromptTokenizer, chat_template
-from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
+from rerank_plugins.backends.devices import LocalModel, mapped_out_of_memory
 from rerank_plugins.backends.hub import (
     cross_encoder_folder,
     fingerprint,
@@ -29,18 +29,17 @@ from rerank_plugins.backends.model_files import (
     validate_source,
 )
 from rerank_plugins.backends.tokenizer import private_tokenizer
-from rerank_plugins.backends.torch.batch import cross_encoder_batch_tokens
 from rerank_plugins.backends.torch.loading import load_modules
 from rerank_plugins.backends.torch.tokenization import PairTokenizer, PairTokenizerMixin
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import Role, TokenizedItem
-from rerank_plugins.errors import EngineClosedError, ModelLoadError
-from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale
+from rerank_plugins.errors import ModelLoadError
+from rerank_plugins.types import FloatArray, ScoreScale
 
 _UNLIMITED: Final = 2**31
 
 
-class SentenceTransformerCrossEncoder(PairTokenizerMixin):
+class SentenceTransformerCrossEncoder(PairTokenizerMixin, LocalModel):
     """Any CrossEncoder of sentence-transformers with one score or two labels.
 
     Attributes:
@@ -49,14 +48,9 @@ class SentenceTransformerCrossEncoder(PairTokenizerMixin):
 
     scale = ScoreScale.LOGIT
     is_padded = True
-    resolve = staticmethod(resolve_local)
 
     def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration onto its device.
-
-        Raises:
-            ModelLoadError: If the model cannot be loaded or is not a reranker of texts.
-        """
+        """Load the model of a resolved configuration onto its device."""
         source = locate(config, cross_encoder_folder)
         options = hub_options(config, source)
         with quiet_loading(config.model):
@@ -76,16 +70,8 @@ class SentenceTransformerCrossEncoder(PairTokenizerMixin):
             ("model_max_length", tokenizer.model_max_length),
         )
         self._max_seq_length = smallest_max_seq_length(limits, config.model)
-        self.identity = ModelIdentity(
-            config.model,
-            config.revision,
-            config.backend,
-            config.dtype,
-            self._max_seq_length,
-            fingerprint(source, config.revision, config.cache_folder),
-        )
-        self.device = torch.device(str(config.device))
-        self.batch_tokens = cross_encoder_batch_tokens(self.device)
+        digest = fingerprint(source, config.revision, config.cache_folder)
+        self._set_up(config, self._max_seq_length, digest)
         self._modality = "message" if "message" in first.modality_config else "text"
         self._has_types = (
             self._modality == "text" and "token_type_ids" in tokenizer.model_input_names
@@ -100,23 +86,14 @@ class SentenceTransformerCrossEncoder(PairTokenizerMixin):
             self.prompts = {}
         else:
             self._pairs = PairTokenizer(rust, config.model)
-        self._model: Any = model
+        self._model = model
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
-        if self._model is None:
-            message = f"the model {self.identity.model!r} was closed."
-            raise EngineClosedError(message)
         with torch.inference_mode(), mapped_out_of_memory():
-            scores = self._model(self._features(batch))["scores"]
+            scores = self.model(self._features(batch))["scores"]
             raw: FloatArray = scores[:, -1].float().cpu().numpy()
         return raw
-
-    def close(self) -> None:
-        """Release the model's memory."""
-        self._model = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def _features(self, batch: Sequence[TokenizedItem]) -> dict[str, Any]:
         """Return the padded input of the first module."""

@@ -35,11 +35,6 @@ def private_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str) -> Tokeniz
     transformers sets truncation and padding on the shared object in every call, so two threads
     with different settings silently affect each other (transformers#47085). The copy has neither
     and never changes: encoding with it is thread-safe.
-
-    Raises:
-        ModelLoadError: If the tokenizer has no Rust form, or no vocabulary: without its files,
-            transformers creates one with special tokens only, which maps every text to unknown
-            tokens.
     """
     rust = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(rust, Tokenizer):
@@ -48,6 +43,7 @@ def private_tokenizer(tokenizer: PreTrainedTokenizerBase, model: str) -> Tokeniz
             "form. Save one with transformers' fast tokenizer in the model's folder."
         )
         raise ModelLoadError(message)
+    # Without its files, transformers creates a tokenizer with special tokens only.
     words = rust.get_vocab().keys() - set(tokenizer.all_special_tokens)
     if len(words) < _MIN_WORDS:
         message = (
@@ -101,11 +97,7 @@ class GuardedTokenizer:
 
 @contextmanager
 def mapped_panics() -> Iterator[None]:
-    """Map a Rust panic to a Python exception.
-
-    Raises:
-        RuntimeError: If the code panics.
-    """
+    """Map a Rust panic to a Python exception."""
     try:
         yield
     except BaseException as error:
@@ -119,13 +111,6 @@ def validate_tokenizer(settings: Any, where: str) -> None:  # noqa: ANN401  (any
     """Reject a tokenizer whose rules can expand a text beyond all bounds.
 
     The Rust library aborts the process when it runs out of memory.
-
-    Args:
-        settings: Content of ``tokenizer.json``; None if there is no such file.
-        where: The file, for error messages.
-
-    Raises:
-        ModelLoadError: If the rules together expand a text too much.
     """
     if not isinstance(settings, dict):
         return

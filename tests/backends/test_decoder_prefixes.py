@@ -25,13 +25,13 @@ def backend_of(folder: Path, *, reuse: bool) -> Any:
 def record_tokens(backend: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return the number of tokens of each call of the model, padding included."""
     token_counts: list[int] = []
-    base = backend._compute._base
+    base = backend._model._base
 
     def counted(input_ids: torch.Tensor, **kwargs: Any) -> Any:
         token_counts.append(input_ids.numel())
         return base(input_ids=input_ids, **kwargs)
 
-    monkeypatch.setattr(backend._compute, "_base", counted)
+    monkeypatch.setattr(backend._model, "_base", counted)
     return token_counts
 
 
@@ -39,7 +39,7 @@ def record_tokens(backend: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_batch_of_many_queries_scores_the_same(architecture: str, tmp_path: Path) -> None:
     folder = save_logit_score(architecture, tmp_path)
     cached, uncached = backend_of(folder, reuse=True), backend_of(folder, reuse=False)
-    assert cached._compute.reuse
+    assert cached._model.reuse
     pairs = [TextPair(query, text) for query in TEXTS[:3] for text in (*TEXTS, "", " \n a")]
     pairs += [TextPair("asked once", "rain")]
     prepared = cached.prepare(pairs)
@@ -66,7 +66,7 @@ def test_the_number_of_cached_prefixes_is_limited(tmp_path: Path) -> None:
     backend = backend_of(save_logit_score("qwen3", tmp_path), reuse=True)
     for number in range(3 * forward._MAX_PREFIXES):
         backend.run(backend.prepare([TextPair(f"query {number}", text) for text in ("a", "b")]))
-    assert len(backend._compute._prefixes) == forward._MAX_PREFIXES
+    assert len(backend._model._prefixes) == forward._MAX_PREFIXES
 
 
 def test_a_wrong_prefix_is_detected_at_load_and_none_is_cached(
@@ -82,7 +82,7 @@ def test_a_wrong_prefix_is_detected_at_load_and_none_is_cached(
     monkeypatch.setattr(forward.LastTokenScorer, "_prefix", wrong)
     with caplog.at_level(logging.WARNING, "rerank_plugins"):
         backend = backend_of(folder, reuse=True)
-    assert not backend._compute.reuse
+    assert not backend._model.reuse
     assert "no prefix is cached" in caplog.text
     prepared = backend.prepare([TextPair("rain", text) for text in TEXTS])
     np.testing.assert_allclose(backend.run(prepared), correct.run(prepared), rtol=0, atol=1e-5)

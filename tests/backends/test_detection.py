@@ -161,8 +161,8 @@ def test_settings_of_other_variants_are_refused(tmp_path: Path) -> None:
 def test_cutoff_layers_loads_fewer_layers(tmp_path: Path) -> None:
     folder = save_lightweight(tmp_path)
     backend: Any = Reranker(FlagSpec(str(folder), cutoff_layers=2)).engine.backend
-    assert len(backend._compute._base.layers) == 2
-    assert isinstance(backend._compute._base, transformers.Gemma2Model)
+    assert len(backend._model._base.layers) == 2
+    assert isinstance(backend._model._base, transformers.Gemma2Model)
 
 
 def test_a_prompt_longer_than_max_length_is_refused(tmp_path: Path) -> None:

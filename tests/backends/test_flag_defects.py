@@ -33,13 +33,13 @@ def reranker(tmp_path: Path) -> Reranker:
 
 def test_no_batch_is_computed_twice(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
     backend: Any = reranker.engine.backend
-    original, batch_sizes = backend._compute, []
+    original, batch_sizes = backend._model, []
 
     def counted(batch: Any) -> Any:
         batch_sizes.append(len(batch))
         return original(batch)
 
-    monkeypatch.setattr(backend, "_compute", counted)
+    monkeypatch.setattr(backend, "_model", counted)
     reranker.rank("rain", TEXTS)
     assert sum(batch_sizes) == len(TEXTS)
 
@@ -55,7 +55,7 @@ def test_an_error_is_raised_without_many_retries(
         message = "the driver is gone"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(reranker.engine.backend, "_compute", broken)
+    monkeypatch.setattr(reranker.engine.backend, "_model", broken)
     with pytest.raises(InferenceError, match="the driver is gone"):
         reranker.rank("rain", ["a"])
     assert len(calls) <= 2

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import numpy as np
 import torch
 
 from rerank_plugins.backends.decoder.loading import LastTokenScorer, LoadedDecoder, load_decoder
-from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
+from rerank_plugins.backends.devices import LocalModel, mapped_out_of_memory, resolve_local
 from rerank_plugins.backends.model_specs import DecoderSpec
-from rerank_plugins.backends.torch.batch import cross_encoder_batch_tokens
-from rerank_plugins.backends.torch.tokenization import PairTokenizerMixin, SupportsPairs
+from rerank_plugins.backends.torch.tokenization import PairTokenizerMixin
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import TokenizedItem
-from rerank_plugins.errors import EngineClosedError
-from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
+from rerank_plugins.types import FloatArray, ScoreScale, TextPair
 
 _log = logging.getLogger(__name__)
 
@@ -30,9 +28,6 @@ def resolve_decoder(config: ModelConfig) -> ModelConfig:
     """Choose device and data type; on CUDA bfloat16, in which decoders are published.
 
     Float16 overflows in some of them (Gemma).
-
-    Raises:
-        ConfigurationError: If the device is not on this machine.
     """
     resolved = resolve_local(config)
     if config.dtype == "auto" and str(resolved.device).startswith("cuda"):
@@ -40,7 +35,7 @@ def resolve_decoder(config: ModelConfig) -> ModelConfig:
     return resolved
 
 
-class DecoderCrossEncoder(PairTokenizerMixin):
+class DecoderCrossEncoder(PairTokenizerMixin, LocalModel):
     """A language model that reranks: Qwen3-Reranker, mxbai-rerank-v2, and derived classifiers.
 
     Batches are padded. The common prefix of a query's pairs (the prompt, the instruction and the
@@ -51,59 +46,29 @@ class DecoderCrossEncoder(PairTokenizerMixin):
     is_padded = True
     resolve = staticmethod(resolve_decoder)
 
-    _compute: Callable[[Sequence[Any]], torch.Tensor] | None
-    """Returns the scores of a batch's payloads; None after :meth:`close`."""
-
     def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration onto its device.
-
-        Raises:
-            ModelLoadError: If there is no such model, or its files do not describe a reranker.
-        """
+        """Load the model of a resolved configuration onto its device."""
         spec = cast("DecoderSpec | None", config.spec) or DecoderSpec(config.model)
         loaded = load_decoder(config, spec)
-        self._set_up(config, loaded.pairs, loaded.max_seq_length, loaded.fingerprint)
+        self._use_tokenizer(config, loaded)
         self._use_last_token(loaded, reuse=spec.prefix_reuse)
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Score one batch; raw float32 logits of shape ``(len(batch),)``."""
-        if self._compute is None:
-            message = f"the model {self.identity.model!r} was closed."
-            raise EngineClosedError(message)
         with torch.inference_mode(), mapped_out_of_memory():
-            scores = self._compute([item.payload for item in batch])
-        raw: FloatArray = scores.float().cpu().numpy()
-        return raw
+            scores: torch.Tensor = self.model([item.payload for item in batch])
+        return scores.float().cpu().numpy()
 
-    def close(self) -> None:
-        """Release the model's memory."""
-        self._compute = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def _set_up(
-        self, config: ModelConfig, pairs: SupportsPairs, max_seq_length: int, fingerprint: str
-    ) -> None:
-        """Set every attribute except ``_compute``."""
-        self.device = torch.device(str(config.device))
-        self.batch_tokens = cross_encoder_batch_tokens(self.device)
-        self.identity = ModelIdentity(
-            config.model,
-            config.revision,
-            config.backend,
-            config.dtype,
-            max_seq_length,
-            fingerprint,
-        )
-        self._pairs = pairs
-        self._max_seq_length = max_seq_length
+    def _use_tokenizer(self, config: ModelConfig, loaded: Any) -> None:  # noqa: ANN401
+        """Set every attribute except the model, from a LoadedDecoder or a FlagEncoder."""
+        self._set_up(config, loaded.max_seq_length, loaded.fingerprint)
+        self._pairs = loaded.pairs
+        self._max_seq_length = loaded.max_seq_length
 
     def _use_last_token(self, loaded: LoadedDecoder, *, reuse: bool) -> None:
         """Score by the last token; common prefixes are reused if that does not change scores."""
-        scorer = LastTokenScorer(
-            loaded.base.to(self.device), loaded.head.to(self.device), self.device
-        )
-        self._compute = scorer
+        scorer = LastTokenScorer(loaded.base.to(self.device), loaded.head.to(self.device))
+        self._model = scorer
         scorer.reuse = reuse and self._prefixes_are_exact(scorer)
 
     def _prefixes_are_exact(self, scorer: LastTokenScorer) -> bool:

@@ -6,10 +6,11 @@ with which the tokenizer joins two texts.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,7 @@ Ids = NDArray[np.int32]
 _MIN_AVAILABLE: Final = 8
 """Number of tokens that a prompt must leave for the query and the document."""
 
-_QUERY_PLACEHOLDER: Final = "QxqueryxQ"
-_DOCUMENT_PLACEHOLDER: Final = "DxdocumentxD"
+_PLACEHOLDERS: Final = ("QxqueryxQ", "DxdocumentxD")
 _TEMPLATE_PROBE: Final = ("  what\n", " a \n\n b  ")
 
 
@@ -46,26 +46,32 @@ class PromptedPair:
     tail: int
 
 
-class Template(Protocol):
-    """Inserts a query and documents into a prompt."""
+@dataclass(frozen=True)
+class Template(ABC):
+    """Inserts a query and documents into a prompt; the Rust tokenizer is never changed."""
+
+    tokenizer: Tokenizer
 
     @property
+    @abstractmethod
     def overhead(self) -> int:
         """Number of tokens of the prompt without texts."""
-        ...
 
     @property
+    @abstractmethod
     def tail(self) -> Ids:
         """Ids of the tokens after the document."""
-        ...
+
+    @abstractmethod
+    def fill(self, query: str, documents: Sequence[str]) -> list[tuple[Ids, Ids, Ids]]:
+        """Return the ids before, in and after each document; nothing is truncated."""
 
     def truncate_query(self, query: str, max_tokens: int) -> tuple[str, int, bool]:
         """Return the truncated query, its number of tokens, and whether it was longer."""
-        ...
-
-    def fill(self, query: str, documents: Sequence[str]) -> list[tuple[Ids, Ids, Ids]]:
-        """Return the ids before, in and after each document; nothing is truncated."""
-        ...
+        encoding = self.tokenizer.encode(query, add_special_tokens=False)
+        if len(encoding) <= max_tokens:
+            return query, len(encoding), False
+        return query[: encoding.offsets[max_tokens - 1][1]], max_tokens, True
 
 
 class PromptTokenizer:
@@ -76,13 +82,7 @@ class PromptTokenizer:
     """
 
     def __init__(self, template: Template, tokenizer: Tokenizer, model: str) -> None:
-        """Use a private tokenizer (no truncation, no padding) and a prompt.
-
-        Args:
-            template: The prompt.
-            tokenizer: The Rust tokenizer; it is never changed.
-            model: Name of the model, for error messages.
-        """
+        """Use a private tokenizer (no truncation, no padding) and a prompt."""
         self._template = template
         self._tokenizer = tokenizer
         self._model = model
@@ -90,12 +90,7 @@ class PromptTokenizer:
     def prepare(self, pairs: Sequence[TextPair], max_length: int) -> list[TokenizedItem]:
         """Tokenize, truncate to ``max_length`` tokens and assemble; thread-safe.
 
-        Returns:
-            Items whose payload is a :class:`PromptedPair`.
-
-        Raises:
-            ConfigurationError: If the prompt leaves too few tokens for the texts.
-            InvalidInputError: If a pair has no tokens.
+        The payload of the items is a :class:`PromptedPair`.
         """
         rows_of_query: dict[str, list[int]] = {}
         for row, pair in enumerate(pairs):
@@ -147,17 +142,9 @@ class PromptTokenizer:
 
 
 @dataclass(frozen=True)
-class TextTemplate:
-    """A prompt that is tokenized together with its texts, as chat templates are.
+class TextTemplate(Template):
+    """A prompt that is tokenized together with its texts, as chat templates are."""
 
-    Attributes:
-        tokenizer: The Rust tokenizer; it is never changed.
-        before: Text before the query.
-        between: Text between query and document.
-        after: Text after the document.
-    """
-
-    tokenizer: Tokenizer
     before: str
     between: str
     after: str
@@ -171,10 +158,6 @@ class TextTemplate:
     def tail(self) -> Ids:
         """Ids of the tokens after the document."""
         return _encode(self.tokenizer, self.after)
-
-    def truncate_query(self, query: str, max_tokens: int) -> tuple[str, int, bool]:
-        """Return the truncated query, its number of tokens, and whether it was longer."""
-        return _truncate(self.tokenizer, query, max_tokens)
 
     def fill(self, query: str, documents: Sequence[str]) -> list[tuple[Ids, Ids, Ids]]:
         """Return the ids before, in and after each document.
@@ -194,19 +177,12 @@ class TextTemplate:
 
 
 @dataclass(frozen=True)
-class PartsTemplate:
+class PartsTemplate(Template):
     """A prompt whose parts are tokenized separately and then concatenated.
 
-    Attributes:
-        tokenizer: The Rust tokenizer; it is never changed.
-        before: Ids before the query.
-        query: Text before the query, tokenized with it.
-        between: Ids between query and document.
-        document: Text before the document, tokenized with it.
-        after: Ids after the document.
+    The texts ``query`` and ``document`` are tokenized with the query and the document after them.
     """
 
-    tokenizer: Tokenizer
     before: Ids
     query: str
     between: Ids
@@ -223,10 +199,6 @@ class PartsTemplate:
     def tail(self) -> Ids:
         """Ids of the tokens after the document."""
         return self.after
-
-    def truncate_query(self, query: str, max_tokens: int) -> tuple[str, int, bool]:
-        """Return the truncated query, its number of tokens, and whether it was longer."""
-        return _truncate(self.tokenizer, query, max_tokens)
 
     def fill(self, query: str, documents: Sequence[str]) -> list[tuple[Ids, Ids, Ids]]:
         """Return the ids before, in and after each document."""
@@ -249,15 +221,8 @@ def chat_template(
 ) -> Template:
     """Return the prompt of a chat template with the roles ``query`` and ``document``.
 
-    Args:
-        tokenizer: The transformers tokenizer that has the chat template.
-        rust: The private Rust tokenizer.
-        model: Name of the model, for error messages.
-        prompt: Content of the role ``system``; None leaves it to the template.
-        options: Keyword arguments of ``apply_chat_template``.
-
-    Raises:
-        ModelLoadError: If the rendered template does not contain both texts unchanged.
+    ``prompt`` is the content of the role ``system``; ``options`` are keyword arguments of
+    ``apply_chat_template``.
     """
 
     def render(query: str, document: str) -> str:
@@ -269,9 +234,8 @@ def chat_template(
         return text
 
     try:
-        rendered = render(_QUERY_PLACEHOLDER, _DOCUMENT_PLACEHOLDER)
-        before, has_query, rest = rendered.partition(_QUERY_PLACEHOLDER)
-        between, has_document, after = rest.partition(_DOCUMENT_PLACEHOLDER)
+        before, has_query, rest = render(*_PLACEHOLDERS).partition(_PLACEHOLDERS[0])
+        between, has_document, after = rest.partition(_PLACEHOLDERS[1])
         query, document = _TEMPLATE_PROBE
         expected = f"{before}{query}{between}{document}{after}"
         valid = has_query and has_document and render(query, document) == expected
@@ -313,25 +277,13 @@ def family_template(tokenizer: Any, rust: Tokenizer, prompt: Prompt) -> Template
 
 
 def plain_template(rust: Tokenizer, model: str) -> Template:
-    """Return the special tokens with which the tokenizer joins two texts, without a prompt.
-
-    Raises:
-        ModelLoadError: If it does not join two texts.
-    """
+    """Return the special tokens with which the tokenizer joins two texts, without a prompt."""
     pair = PairTemplate.of(rust, model)
     return PartsTemplate(rust, pair.prefix.ids, "", pair.middle.ids, "", pair.suffix.ids)
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> Ids:
     return np.asarray(tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
-
-
-def _truncate(tokenizer: Tokenizer, text: str, max_tokens: int) -> tuple[str, int, bool]:
-    """Return the truncated text, its number of tokens, and whether it was longer."""
-    encoding = tokenizer.encode(text, add_special_tokens=False)
-    if len(encoding) <= max_tokens:
-        return text, len(encoding), False
-    return text[: encoding.offsets[max_tokens - 1][1]], max_tokens, True
 
 
 def _split(encoding: Encoding, shared: Ids, start: int, end: int) -> tuple[Ids, Ids, Ids]:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import torch
 from transformers import AutoModel
 
 from rerank_plugins._lazy import require
 from rerank_plugins.backends.decoder.loading import digest, open_source
-from rerank_plugins.backends.devices import mapped_out_of_memory, resolve_local
+from rerank_plugins.backends.devices import BI_ENCODER_TOKENS, LocalModel, mapped_out_of_memory
 from rerank_plugins.backends.hub import adapter_options, bi_encoder_folder, quiet_loading
 from rerank_plugins.backends.torch.batch import BatchBuilder
 from rerank_plugins.backends.torch.loading import model_max_seq_length
 from rerank_plugins.backends.torch.tokenization import RoleTokenizer
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import RoleText, TokenizedItem, unit_vectors
-from rerank_plugins.errors import EngineClosedError
-from rerank_plugins.types import FloatArray, ModelIdentity
-
-_BATCH_TOKENS: Final = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
+from rerank_plugins.types import FloatArray
 
 
-class FlagBiEncoder:
+class FlagBiEncoder(LocalModel):
     """The dense vectors of FlagEmbedding's BGEM3FlagModel.
 
     Sparse and multi-vector outputs are not computed, so their weights, which are pickles, are not
@@ -34,15 +31,9 @@ class FlagBiEncoder:
     """
 
     is_padded = True
-    resolve = staticmethod(resolve_local)
 
     def __init__(self, config: ModelConfig) -> None:
-        """Load the model of a resolved configuration onto its device.
-
-        Raises:
-            ModelLoadError: If there is no such model.
-            MissingDependencyError: If the extra ``flag`` is not installed.
-        """
+        """Load the model of a resolved configuration onto its device."""
         require("FlagEmbedding", "flag")
         from FlagEmbedding.finetune.embedder.encoder_only.m3.modeling import (  # noqa: PLC0415
             EncoderOnlyEmbedderM3ModelForInference as Inference,
@@ -62,16 +53,7 @@ class FlagBiEncoder:
             model = Inference(parts, tokenizer=source.tokenizer)
         max_seq_length = model_max_seq_length(encoder, source.tokenizer)
         self.dimension = int(encoder.config.hidden_size)
-        self.identity = ModelIdentity(
-            config.model,
-            config.revision,
-            config.backend,
-            config.dtype,
-            max_seq_length,
-            digest(source.name, config),
-        )
-        self.device = torch.device(str(config.device))
-        self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS["cpu"])
+        self._set_up(config, max_seq_length, digest(source.name, config), BI_ENCODER_TOKENS)
         self._tokens = RoleTokenizer(source.rust, {"query": "", "document": ""}, max_seq_length)
         self._batches = BatchBuilder(
             self.device,
@@ -79,7 +61,7 @@ class FlagBiEncoder:
             typed=False,
             pad_id=int(source.tokenizer.pad_token_id or 0),
         )
-        self._model: Any = model.to(self.device).eval()
+        self._model = model.to(self.device).eval()
 
     def prepare(
         self, items: Sequence[RoleText], max_length: int | None = None
@@ -89,16 +71,7 @@ class FlagBiEncoder:
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         """Embed one batch; unit vectors, float32 of shape ``(len(batch), dimension)``."""
-        if self._model is None:
-            message = f"the model {self.identity.model!r} was closed."
-            raise EngineClosedError(message)
         with torch.inference_mode(), mapped_out_of_memory():
             inputs = self._batches.pad([item.payload for item in batch])
-            vectors = self._model(inputs)["dense_vecs"].float().cpu().numpy()
+            vectors = self.model(inputs)["dense_vecs"].float().cpu().numpy()
         return unit_vectors(vectors)
-
-    def close(self) -> None:
-        """Release the model's memory."""
-        self._model = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

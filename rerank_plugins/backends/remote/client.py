@@ -54,12 +54,7 @@ class RemoteClient:
     """Asynchronous client of one model on one or several servers; used from one event loop."""
 
     def __init__(self, remote: RemoteSpec) -> None:
-        """Create the HTTP client; no connection is opened yet.
-
-        Raises:
-            MissingDependencyError: If the extra ``remote`` is not installed.
-            ConfigurationError: If the token is missing or invalid.
-        """
+        """Create the HTTP client; no connection is opened yet."""
         self._httpx = require("httpx", "remote")
         require("h2", "remote")
         self._remote = remote
@@ -75,15 +70,12 @@ class RemoteClient:
         }
         if self._secret is not None:
             headers["Authorization"] = f"Bearer {self._secret}"
+        timeout_s, connections = remote.timeout_s, remote.max_concurrent
         self._http: httpx.AsyncClient = self._httpx.AsyncClient(
             http2=True,
             headers=headers,
-            timeout=self._httpx.Timeout(
-                remote.timeout_s, connect=min(_CONNECT_S, remote.timeout_s), pool=None
-            ),
-            limits=self._httpx.Limits(
-                max_connections=remote.max_concurrent, keepalive_expiry=_KEEP_ALIVE_S
-            ),
+            timeout=self._httpx.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s), pool=None),
+            limits=self._httpx.Limits(max_connections=connections, keepalive_expiry=_KEEP_ALIVE_S),
         )
 
     async def close(self) -> None:
@@ -93,20 +85,12 @@ class RemoteClient:
     async def scores(
         self, query: str, documents: Sequence[str], trace: Trace | None = None
     ) -> FloatArray:
-        """Return the raw scores of documents, requested in one HTTP request.
-
-        Args:
-            query: The query.
-            documents: At most as many documents as the API accepts per request.
-            trace: Trace of the calling ranking.
-
-        Raises:
-            RemoteError: If no server returned valid scores before the deadline.
-        """
+        """Return the raw scores of documents, requested in one HTTP request."""
         remote = self._remote
         failures: list[RemoteError] = []
         with remote_call(trace, remote.api, len(documents)) as call:
-            scores = self._retried(query, documents, call, failures)
+            body = remote.protocol.body(query, documents, remote.model)
+            scores = self._retried(body, len(documents), call, failures)
             try:
                 return await asyncio.wait_for(scores, remote.deadline_s)
             except asyncio.TimeoutError as error:
@@ -115,20 +99,14 @@ class RemoteClient:
                 raise RemoteTimeoutError(message) from error
 
     async def _retried(
-        self,
-        query: str,
-        documents: Sequence[str],
-        call: RemoteCall,
-        failures: list[RemoteError],
+        self, body: bytes, count: int, call: RemoteCall, failures: list[RemoteError]
     ) -> FloatArray:
-        remote = self._remote
-        body = remote.protocol.body(query, documents, remote.model)
         async with self._slots:
-            async for attempt in retry_policy(remote.retries, remote.deadline_s, self._endpoints):
+            async for attempt in retry_policy(self._remote, self._endpoints):
                 with attempt:
                     await asyncio.sleep(self._endpoints.wait_s())
                     try:
-                        return await self._with_failover(body, len(documents), call)
+                        return await self._with_failover(body, count, call)
                     except RemoteError as error:
                         failures.append(error)
                         raise
@@ -251,17 +229,10 @@ class Endpoints:
         Servers that failed recently come last; servers that sent ``Retry-After`` are left out.
         """
         now = monotonic()
+        free = [end for end in self._endpoints if end not in tried and end.waits_until <= now]
         return min(
-            (
-                endpoint
-                for endpoint in self._endpoints
-                if endpoint not in tried and endpoint.waits_until <= now
-            ),
-            key=lambda endpoint: (
-                endpoint.avoided_until > now,
-                endpoint.outstanding,
-                endpoint.sent,
-            ),
+            free,
+            key=lambda end: (end.avoided_until > now, end.outstanding, end.sent),
             default=None,
         )
 
@@ -278,7 +249,7 @@ def is_server_failure(error: BaseException) -> bool:
     return is_transient(error) or isinstance(error, RemoteConnectionError)
 
 
-def retry_policy(retries: int, deadline_s: float, endpoints: Endpoints) -> tenacity.AsyncRetrying:
+def retry_policy(remote: RemoteSpec, endpoints: Endpoints) -> tenacity.AsyncRetrying:
     """Return the retry policy: exponential backoff with full jitter, after ``Retry-After``.
 
     A wait that would end after the deadline is not started: the failure is raised at once.
@@ -293,7 +264,8 @@ def retry_policy(retries: int, deadline_s: float, endpoints: Endpoints) -> tenac
     policy: tenacity.AsyncRetrying = library.AsyncRetrying(
         retry=library.retry_if_exception(is_transient),
         wait=wait,
-        stop=library.stop_after_attempt(retries + 1) | library.stop_before_delay(deadline_s),
+        stop=library.stop_after_attempt(remote.retries + 1)
+        | library.stop_before_delay(remote.deadline_s),
         reraise=True,
     )
     return policy

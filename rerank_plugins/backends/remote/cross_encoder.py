@@ -1,8 +1,8 @@
 """Cross-encoder backend that sends pairs to a rerank server.
 
 A batch is split into one HTTP request per query and chunk of documents, and all requests run
-concurrently. Pairs of different callers are never sent in the same request, because a server
-rejects a request as a whole.
+concurrently on one background event loop. Pairs of different callers are never sent in the same
+request, because a server rejects a request as a whole.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 import numpy as np
 
 from rerank_plugins._tracing import Trace, current_trace
-from rerank_plugins.backends.model_specs import RemoteSpec
+from rerank_plugins.backends.model_specs import RemoteSpec, refuse_settings
 from rerank_plugins.backends.remote.apis import ApiName
 from rerank_plugins.backends.remote.client import RemoteClient
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.engine.backend import TokenizedItem
-from rerank_plugins.errors import BatchError, ConfigurationError, EngineClosedError, RemoteError
+from rerank_plugins.errors import BatchError, EngineClosedError, RemoteError
 from rerank_plugins.types import FloatArray, ModelIdentity, TextPair, replace_surrogates
 
 ResultT = TypeVar("ResultT")
@@ -39,104 +39,12 @@ _POLL_S: Final = 5.0
 _CLOSE_S: Final = 10.0
 """Time limit of :meth:`BackgroundLoop.close`, once for the cleanup and once for the thread."""
 
-
-class BackgroundLoop:
-    """Runs coroutines on one event loop and returns their results to the calling threads."""
-
-    def __init__(self, name: str) -> None:
-        """Start the thread; ``name`` identifies it in error messages."""
-        self._name = name
-        self._loop = asyncio.new_event_loop()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
-        self._thread.start()
-
-    def run(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
-        """Run a coroutine and return its result.
-
-        Raises:
-            EngineClosedError: If the loop is closed, or is closed while the coroutine runs.
-        """
-        with self._lock:
-            if self._closed:
-                coroutine.close()
-                message = f"{self._name} is closed."
-                raise EngineClosedError(message)
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return self._wait(future)
-        except CancelledError as error:
-            message = f"{self._name} was closed."
-            raise EngineClosedError(message) from error
-
-    def close(self, cleanup: Coroutine[Any, Any, None]) -> None:
-        """Cancel all tasks, run a cleanup coroutine and stop the thread; idempotent."""
-        with self._lock:
-            if self._closed:
-                cleanup.close()
-                return
-            self._closed = True
-        try:
-            future = asyncio.run_coroutine_threadsafe(_cancel_tasks_then(cleanup), self._loop)
-            self._wait(future, _CLOSE_S)
-        except (EngineClosedError, FutureTimeout):
-            _log.warning("%s did not close its connections in time.", self._name)
-        finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(_CLOSE_S)
-            if not self._thread.is_alive():
-                self._loop.close()
-
-    def _wait(self, future: Future[ResultT], seconds: float = math.inf) -> ResultT:
-        """Wait for a result while the loop's thread is alive.
-
-        Raises:
-            EngineClosedError: If the loop's thread has ended.
-            FutureTimeout: If the time limit is exceeded.
-        """
-        end = time.monotonic() + seconds
-        while True:
-            # Checked before the wait: a thread may deliver the result and end during it.
-            is_alive = self._thread.is_alive()
-            try:
-                return future.result(min(_POLL_S, max(0.0, end - time.monotonic())))
-            except FutureTimeout:
-                # Since Python 3.11 this is the builtin TimeoutError, which the coroutine itself
-                # may have raised.
-                if future.done():
-                    return future.result()
-                if not is_alive:
-                    message = (
-                        f"the thread of {self._name} has ended. Close the reranker; its next call "
-                        "starts a new engine."
-                    )
-                    raise EngineClosedError(message) from None
-                if time.monotonic() >= end:
-                    raise
-
-
-async def _cancel_tasks_then(cleanup: Coroutine[Any, Any, None]) -> None:
-    """Cancel all other tasks, wait until they have ended, then run the cleanup."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await cleanup
-
-
-_CHARACTERS_PER_TOKEN: Final = 4
 _UNKNOWN_MAX_LENGTH: Final = 1_000_000_000
 """Only the server knows the maximum length of its model."""
 
 _LOCAL_SETTINGS: Final = (
-    "device",
-    "dtype",
-    "optimize",
-    "revision",
-    "cache_folder",
-    "local_files_only",
-    "trust_remote_code",
+    *("device", "dtype", "optimize", "revision", "cache_folder"),
+    *("local_files_only", "trust_remote_code"),
 )
 """Settings of a model that is loaded in this process."""
 
@@ -157,12 +65,7 @@ class RemoteCrossEncoder:
     batch_tokens = 65_536
 
     def __init__(self, config: ModelConfig) -> None:
-        """Create the client; no request is sent.
-
-        Raises:
-            MissingDependencyError: If the extra ``remote`` is not installed.
-            ConfigurationError: If the token is missing or invalid.
-        """
+        """Create the client; no request is sent."""
         remote = cast("RemoteSpec", config.spec)
         self._remote = remote
         self.identity = ModelIdentity(str(remote), None, remote.api, "unknown", _UNKNOWN_MAX_LENGTH)
@@ -172,37 +75,21 @@ class RemoteCrossEncoder:
         try:
             self._client = self._loop.run(_create_client(remote))
         except BaseException:
-            self._loop.close(_nothing())
+            self._loop.close(asyncio.sleep(0))
             raise
 
     @staticmethod
     def resolve(config: ModelConfig) -> ModelConfig:
-        """Return the configuration with a :class:`RemoteSpec`, also for a plain URL.
-
-        Raises:
-            ConfigurationError: If a setting applies only to models in this process.
-        """
+        """Return the configuration with a :class:`RemoteSpec`, also for a plain URL."""
         remote = config.spec or RemoteSpec(config.model, api=cast("ApiName", config.backend))
-        defaults = ModelConfig()
-        for name in _LOCAL_SETTINGS:
-            value = getattr(config, name)
-            if value != getattr(defaults, name):
-                message = (
-                    f"{name} is {value!r}, but {remote} runs on a server, which decides that. "
-                    f"Omit {name}."
-                )
-                raise ConfigurationError(message)
+        reason = f"{remote} runs on a server, which decides that"
+        refuse_settings(config, ModelConfig(), _LOCAL_SETTINGS, reason)
         return config.replace(model=str(remote), spec=remote)
 
     def prepare(
         self, items: Sequence[TextPair], max_length: int | None = None
     ) -> list[TokenizedItem]:
-        """Truncate texts to ``max_characters`` and estimate their token counts.
-
-        Args:
-            items: The pairs.
-            max_length: Not used: only the server counts tokens.
-        """
+        """Truncate texts to ``max_characters`` and estimate their token counts."""
         call = Call(current_trace())
         limit = self._remote.max_characters or self._remote.protocol.max_characters
         prepared = []
@@ -210,18 +97,13 @@ class RemoteCrossEncoder:
             pair = RemotePair(
                 call, replace_surrogates(query)[:limit], replace_surrogates(document)[:limit]
             )
-            tokens = (len(pair.query) + len(pair.document)) // _CHARACTERS_PER_TOKEN + 8
+            tokens = (len(pair.query) + len(pair.document)) // 4 + 8  # an estimate
             is_truncated = limit is not None and max(len(query), len(document)) > limit
             prepared.append(TokenizedItem(min(tokens, _UNKNOWN_MAX_LENGTH), is_truncated, pair))
         return prepared
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
-        """Score one batch; shape ``(len(batch),)``.
-
-        Raises:
-            BatchError: If a request failed, with the error of each of its items.
-            EngineClosedError: If the backend is closed.
-        """
+        """Score one batch; shape ``(len(batch),)``."""
         limit = self._remote.max_documents or self._remote.protocol.max_documents
         groups = split_batch(batch, limit)
         rows = np.full(len(batch), np.nan, dtype=np.float32)
@@ -243,10 +125,8 @@ class RemoteCrossEncoder:
         """Cancel running requests and close the connections."""
         self._loop.close(self._client.close())
 
-    async def _score_groups(
-        self, groups: list[list[Chunk]]
-    ) -> list[list[FloatArray] | RemoteError]:
-        return list(await asyncio.gather(*(self._score_group(group) for group in groups)))
+    async def _score_groups(self, groups: list[list[Chunk]]) -> list[Any]:
+        return await asyncio.gather(*(self._score_group(group) for group in groups))
 
     async def _score_group(self, group: list[Chunk]) -> list[FloatArray] | RemoteError:
         """Return the scores of each chunk; the first failure cancels the others."""
@@ -276,13 +156,7 @@ class Call:
 
 
 class RemotePair(NamedTuple):
-    """A prepared pair.
-
-    Attributes:
-        call: The call that prepared it. Pairs of different calls may belong to different callers.
-        query: The truncated query.
-        document: The truncated document.
-    """
+    """A truncated pair, and its call: pairs of different calls may belong to different callers."""
 
     call: Call
     query: str
@@ -291,14 +165,7 @@ class RemotePair(NamedTuple):
 
 @dataclass(frozen=True)
 class Chunk:
-    """The documents of one HTTP request.
-
-    Attributes:
-        rows: Positions of the documents in the batch.
-        query: The query.
-        documents: The documents.
-        trace: Trace of the caller.
-    """
+    """One HTTP request: documents, their positions in the batch, and the trace of the caller."""
 
     rows: list[int]
     query: str
@@ -335,5 +202,77 @@ async def _create_client(remote: RemoteSpec) -> RemoteClient:
     return RemoteClient(remote)
 
 
-async def _nothing() -> None:
-    return None
+class BackgroundLoop:
+    """Runs coroutines on one event loop and returns their results to the calling threads."""
+
+    def __init__(self, name: str) -> None:
+        """Start the thread; ``name`` identifies it in error messages."""
+        self._name = name
+        self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
+        """Run a coroutine and return its result."""
+        with self._lock:
+            if self._closed:
+                coroutine.close()
+                message = f"{self._name} is closed."
+                raise EngineClosedError(message)
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return self._wait(future)
+        except CancelledError as error:
+            message = f"{self._name} was closed."
+            raise EngineClosedError(message) from error
+
+    def close(self, cleanup: Coroutine[Any, Any, None]) -> None:
+        """Cancel all tasks, run a cleanup coroutine and stop the thread; idempotent."""
+        with self._lock:
+            if self._closed:
+                cleanup.close()
+                return
+            self._closed = True
+        try:
+            future = asyncio.run_coroutine_threadsafe(_cancel_tasks_then(cleanup), self._loop)
+            self._wait(future, _CLOSE_S)
+        except (EngineClosedError, FutureTimeout):
+            _log.warning("%s did not close its connections in time.", self._name)
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(_CLOSE_S)
+            if not self._thread.is_alive():
+                self._loop.close()
+
+    def _wait(self, future: Future[ResultT], seconds: float = math.inf) -> ResultT:
+        """Wait for a result while the loop's thread is alive."""
+        end = time.monotonic() + seconds
+        while True:
+            # Checked before the wait: a thread may deliver the result and end during it.
+            is_alive = self._thread.is_alive()
+            try:
+                return future.result(min(_POLL_S, max(0.0, end - time.monotonic())))
+            except FutureTimeout:
+                # Since Python 3.11 this is the builtin TimeoutError, which the coroutine itself
+                # may have raised.
+                if future.done():
+                    return future.result()
+                if not is_alive:
+                    message = (
+                        f"the thread of {self._name} has ended. Close the reranker; its next call "
+                        "starts a new engine."
+                    )
+                    raise EngineClosedError(message) from None
+                if time.monotonic() >= end:
+                    raise
+
+
+async def _cancel_tasks_then(cleanup: Coroutine[Any, Any, None]) -> None:
+    """Cancel all other tasks, wait until they have ended, then run the cleanup."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await cleanup

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import torch
 
-from rerank_plugins.backends.devices import mapped_out_of_memory
+from rerank_plugins.backends.devices import CROSS_ENCODER_TOKENS, mapped_out_of_memory
 from rerank_plugins.backends.torch.attention import Packing, supports_flash_attention
 from rerank_plugins.backends.torch.tokenization import TokenPair
 from rerank_plugins.engine.backend import TokenizedItem
@@ -24,12 +24,10 @@ _CUDA_GRAPH_STEP: Final = 256
 """The same for CUDA graphs, which are recorded for every number of tokens: at most 64 graphs for
 batches of 16,384 tokens."""
 
-_CROSS_ENCODER_TOKENS: Final = {"cpu": 2_048, "mps": 8_192, "cuda": 16_384}
-
 
 def cross_encoder_batch_tokens(device: torch.device) -> int:
     """Return the tokens per batch of a cross-encoder on a device."""
-    return _CROSS_ENCODER_TOKENS.get(device.type, _CROSS_ENCODER_TOKENS["cpu"])
+    return CROSS_ENCODER_TOKENS.get(device.type, CROSS_ENCODER_TOKENS["cpu"])
 
 
 class PackedBatch(NamedTuple):
