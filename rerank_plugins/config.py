@@ -306,8 +306,6 @@ def _validate_model(value: Any) -> Any:  # noqa: ANN401
     return _path_as_text(value)
 
 
-
-
 def _group(
     kind: Callable[[], type[ValueGroup]], *strings: str, number: str | None = None
 ) -> BeforeValidator:

@@ -26,7 +26,13 @@ from rerank_plugins.engine.backend import (
 from rerank_plugins.errors import EngineClosedError
 from rerank_plugins.types import FloatArray, ModelIdentity, ScoreScale, TextPair
 
-__all__ = ["BiEncoderContract", "CrossEncoderContract", "FakeBiEncoder", "FakeCrossEncoder"]
+__all__ = [
+    "BiEncoderContract",
+    "CrossEncoderContract",
+    "FakeBiEncoder",
+    "FakeCrossEncoder",
+    "overlap",
+]
 
 _LONG: Final = "word " * 2_000
 

@@ -32,7 +32,7 @@ _MAX_SECONDS: Final = 1e6
 class _LocalSpec:
     """A model in this process; ``backend_name`` is the key in the table of backends."""
 
-    model: str
+    model: str | Path
 
     def __post_init__(self) -> None:
         """Validate the model, and store it as a string."""

@@ -94,7 +94,9 @@ def test_windows_equal_truncate_where_nothing_is_long(
 ) -> None:
     cut, windows = (
         Reranker(
-            FakeCrossEncoder(max_length=max_length), long_documents=how, prompts={"document": prompt}
+            FakeCrossEncoder(max_length=max_length),
+            long_documents=how,
+            prompts={"document": prompt},
         )
         for how in ("truncate", "windows")
     )

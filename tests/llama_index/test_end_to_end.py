@@ -20,12 +20,12 @@ PASSAGES = {
     "English stage. Christopher Marlowe is its author.",
     "Gounod": "The opera Faust by Charles Gounod was first performed in Paris in 1859.",
     "Weimar": "Weimar, a city in Thuringia, was the home of Goethe and Schiller.",
-    "Everest": "Mount Everest, on the border of Nepal and China, rises 8,849 metres above the sea.",
+    "Everest": "Mount Everest, on the border of Nepal and China, rises 8,849 meters above the sea.",
     "K2": "K2, the second-highest mountain on Earth, was first climbed by an Italian team in 1954.",
     "Hillary": "Edmund Hillary and Tenzing Norgay were the first to reach the summit of Everest, "
     "on 29 May 1953.",
     "Insulin": "Insulin was isolated in Toronto in 1921 by Frederick Banting and Charles Best.",
-    "Penicillin": "Alexander Fleming noticed in 1928 that a mould killed the bacteria in his dish: "
+    "Penicillin": "Alexander Fleming noticed in 1928 that a mold killed the bacteria in his dish: "
     "the beginning of penicillin.",
     "Diabetes": "People with type 1 diabetes cannot make insulin and have to inject it.",
     "Rain": "Rain forms when droplets in a cloud grow too heavy for the air to carry.",
