@@ -47,7 +47,7 @@ class _LocalSpec:
 
     def __str__(self) -> str:
         """Return the model's name in rankings and errors."""
-        return self.model
+        return str(self.model)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ MAX_WORDS: Final = {"README.md": 800, "docs": 20_000}
 ODD_WORDS: Final = (
     "anew", "hitherto", "thereof", "whoever", "whomever", "whosoever", "so many",
     "a say", "tokenis\\w+", "quantis\\w+", "normalis\\w+", "optimis\\w+",
-    "label[l]\\w+", "behavio[u]r\\w*", "neighbo[u]r\\w*", "hono[u]r\\w*", "colo[u]r\\w*",
+    "label[l]\\w+", "beha[v]iour\\w*", "neighbo[u]r\\w*", "hono[u]r\\w*", "colo[u]r\\w*",
 )  # fmt: skip
 """Words that plain US English does not need: archaic, roundabout or in British spelling."""
 ODD_WORD: Final = re.compile(rf"\b(?:{'|'.join(ODD_WORDS)})\b", re.IGNORECASE)
