@@ -13,7 +13,10 @@ from rerank_plugins.backends.model_files import Module, model_kind, read_json, r
 from rerank_plugins.config import MINI, ModelConfig
 from rerank_plugins.errors import ModelLoadError
 
-_PACKED_TYPES: Final = ("bert", "roberta", "xlm-roberta", "electra", "modernbert")
+BERT_LIKE_TYPES: Final = ("bert", "roberta", "xlm-roberta", "electra")
+"""Model types with BERT's layers."""
+
+PACKED_TYPES: Final = (*BERT_LIKE_TYPES, "modernbert")
 """Model types that the torch backend runs without padding, also with a modular head."""
 
 _DECODER_TYPES: Final = (
@@ -75,7 +78,7 @@ def _for_modules(
             "texts separately. Use it with BiEncoder."
         )
         raise ModelLoadError(message)
-    if kinds[:2] == ["Transformer", "Pooling"] and model_type in _PACKED_TYPES:
+    if kinds[:2] == ["Transformer", "Pooling"] and model_type in PACKED_TYPES:
         pooling = read_json(source, f"{modules[1].path}/config.json", options) or {}
         if pooling.get("pooling_mode") == "cls" or pooling.get("pooling_mode_cls_token"):
             return _for_encoder(config)

@@ -16,6 +16,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
+from rerank_plugins.backends.detection import BERT_LIKE_TYPES
 from rerank_plugins.backends.torch.attention import PACKED, Packing
 from rerank_plugins.backends.torch.batch import BatchBuilder, PackedBatch, compute_longest_first
 from rerank_plugins.backends.torch.cpu_parallel import CPUThreadPool, create_thread_pool
@@ -27,7 +28,6 @@ from rerank_plugins.types import FloatArray
 
 _log = logging.getLogger(__name__)
 
-_BERT_LIKE: Final = ("bert", "roberta", "xlm-roberta", "electra")
 
 
 def can_pack(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
@@ -53,7 +53,7 @@ def is_bert_like(model: Any) -> bool:  # noqa: ANN401  (one of many model classe
     """Return whether the layers are BERT's: absolute positions, self-attention only."""
     config = model.config
     absolute = getattr(config, "position_embedding_type", "absolute") in ("absolute", None)
-    return config.model_type in _BERT_LIKE and absolute and not config.is_decoder
+    return config.model_type in BERT_LIKE_TYPES and absolute and not config.is_decoder
 
 
 def pooling_of(model: SentenceTransformer) -> str | None:
