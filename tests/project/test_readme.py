@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rerank_plugins.engine.registry import close_engines
 from tests.helpers.code_blocks import PAGES, ROOT, code_blocks
 
 COMMAND = "rerank-plugins"
@@ -55,6 +56,7 @@ def test_python_blocks_run_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    close_engines()  # A page starts without the caches that earlier tests turned on.
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in code_blocks(page):
         if block.language == "python" and block.note != "before":
