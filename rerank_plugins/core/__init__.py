@@ -1,3 +1,3 @@
-"""The scoring core: numpy and the standard library only."""
+"""Rankings: rerankers, bi-encoders and cascades, and pure functions on their scores."""
 
 from __future__ import annotations
