@@ -1,4 +1,4 @@
-"""Settings are checked when they are given, and each message says what is allowed."""
+"""Validation of settings, and error messages that list the allowed values."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ BAD_POLICIES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("settings", "message"), BAD_MODEL_SETTINGS)
-def test_model_settings_are_checked(settings: dict[str, Any], message: str) -> None:
+def test_model_settings_are_validated(settings: dict[str, Any], message: str) -> None:
     for cls in (ModelConfig, Reranker, BiEncoder):
         with pytest.raises(ConfigurationError, match=message):
             cls(**settings)
 
 
 @pytest.mark.parametrize("model", [None, 3, object(), ["mini"]])
-def test_a_model_is_a_name_or_a_backend(model: Any) -> None:
+def test_a_model_must_be_a_name_or_a_backend(model: Any) -> None:
     kind = type(model).__name__
     with pytest.raises(ConfigurationError, match="model is"):
         ModelConfig(model=model)
@@ -81,7 +81,7 @@ def test_a_model_is_a_name_or_a_backend(model: Any) -> None:
 
 
 @pytest.mark.parametrize(("settings", "message"), BAD_POLICIES)
-def test_policies_are_checked(settings: dict[str, Any], message: str) -> None:
+def test_ranking_settings_are_validated(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Reranker(**settings)
     with pytest.raises(ValidationError, match=message):
@@ -105,7 +105,7 @@ BAD_SCORING: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("settings", "message"), BAD_SCORING)
-def test_scoring_settings_are_checked(settings: dict[str, Any], message: str) -> None:
+def test_scoring_settings_are_validated(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Reranker(**settings)
     with pytest.raises(ValidationError, match=message):
@@ -113,13 +113,13 @@ def test_scoring_settings_are_checked(settings: dict[str, Any], message: str) ->
 
 
 @pytest.mark.parametrize("similarity", [-0.1, 1.1, "0.9", True])
-def test_a_similarity_is_a_cosine(similarity: Any) -> None:
+def test_a_dedup_threshold_must_be_a_cosine(similarity: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"dedup is|threshold is .* at most 1"):
         Reranker(dedup=similarity)
 
 
 @pytest.mark.parametrize("role", ["query", "document"])
-def test_prompts_are_strings(role: str) -> None:
+def test_prompts_must_be_strings(role: str) -> None:
     with pytest.raises(
         ConfigurationError, match=rf"prompts\[\"{role}\"\] is 5; it must be a string"
     ):
@@ -127,11 +127,11 @@ def test_prompts_are_strings(role: str) -> None:
 
 
 @pytest.mark.parametrize("top_n", [None, 1, 10_000])
-def test_top_n_that_works(top_n: int | None) -> None:
+def test_valid_values_of_top_n(top_n: int | None) -> None:
     assert validate_top_n(top_n) == top_n
 
 
-def test_settings_at_the_limit_work() -> None:
+def test_settings_at_the_limit_are_accepted() -> None:
     assert ModelConfig(max_length=16).max_length == 16
     assert ModelConfig(max_length=None).max_length is None
     for threshold in (None, 0, 0.0, -3.5, 1):
@@ -148,14 +148,14 @@ def test_settings_are_frozen(settings: Any) -> None:
 
 
 @pytest.mark.parametrize("settings", [ModelConfig(), Windows(), Cache(), Fusion(), Dedup()])
-def test_equal_settings_are_one_value(settings: Any) -> None:
+def test_equal_settings_are_equal_values(settings: Any) -> None:
     same = settings.replace()
     assert same is not settings
     assert same == settings
     assert hash(same) == hash(settings)
 
 
-def test_every_field_but_a_policy_is_part_of_the_identity() -> None:
+def test_every_field_except_policies_is_part_of_the_identity() -> None:
     others = {
         "model": "x",
         "backend": "torch",
@@ -171,13 +171,13 @@ def test_every_field_but_a_policy_is_part_of_the_identity() -> None:
         "cache": Cache(memory_mb=8),
         "spec": RemoteSpec("http://127.0.0.1:1", api="tei"),
     }
-    usual = ModelConfig(cache=Cache(memory_mb=1))
+    config = ModelConfig(cache=Cache(memory_mb=1))
     policies = {"idle_unload_s", "cache"}
     assert set(others) == set(ModelConfig.model_fields)
     for name, value in others.items():
-        changed = usual.replace(**{name: value})
-        assert getattr(changed, name) != getattr(usual, name)
-        assert (changed == usual) == (name in policies), name
+        changed = config.replace(**{name: value})
+        assert getattr(changed, name) != getattr(config, name)
+        assert (changed == config) == (name in policies), name
 
 
 def test_unset_is_not_none() -> None:

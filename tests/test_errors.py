@@ -1,4 +1,4 @@
-"""The exception tree, and the one way to import what may be missing."""
+"""The exception hierarchy and imports of optional dependencies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLASSES = [
 ]
 
 
-def test_everything_is_a_rerank_error() -> None:
+def test_every_error_is_a_rerank_error() -> None:
     assert all(issubclass(cls, RerankError) for cls in CLASSES)
     assert not issubclass(ModelLoadError, InferenceError)
     assert issubclass(InvalidScoresError, InferenceError)
@@ -43,7 +43,7 @@ def test_everything_is_a_rerank_error() -> None:
         (MissingDependencyError, ImportError),
     ],
 )
-def test_a_builtin_that_callers_catch_catches_it(
+def test_errors_can_be_caught_as_builtin_exceptions(
     cls: type[RerankError], builtin: type[Exception]
 ) -> None:
     error = cls("because")
@@ -51,21 +51,21 @@ def test_a_builtin_that_callers_catch_catches_it(
         raise error
 
 
-def test_the_tree_in_the_docstring_is_the_tree() -> None:
-    """Each class is drawn once, below its parent."""
-    drawn: list[tuple[int, str]] = [
-        (found.start(1), found.group(1))
+def test_the_tree_in_the_docstring_matches_the_classes() -> None:
+    """Each class is listed once, below its parent."""
+    entries: list[tuple[int, str]] = [
+        (match.start(1), match.group(1))
         for line in (errors.__doc__ or "").splitlines()
-        if (found := re.search(r"(?:^ {4}|── )(\w+Error)\b", line))
+        if (match := re.search(r"(?:^ {4}|── )(\w+Error)\b", line))
     ]
-    assert sorted(name for _, name in drawn) == sorted(cls.__name__ for cls in CLASSES)
-    for position, (depth, name) in enumerate(drawn[1:], start=1):
-        parent = next(other for level, other in reversed(drawn[:position]) if level < depth)
+    assert sorted(name for _, name in entries) == sorted(cls.__name__ for cls in CLASSES)
+    for position, (depth, name) in enumerate(entries[1:], start=1):
+        parent = next(other for level, other in reversed(entries[:position]) if level < depth)
         assert issubclass(getattr(errors, name), getattr(errors, parent)), name
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_errors_survive_a_process_boundary(cls: type[RerankError]) -> None:
+def test_errors_can_be_pickled(cls: type[RerankError]) -> None:
     copied = pickle.loads(pickle.dumps(cls("because")))  # noqa: S301
     assert type(copied) is cls
     assert str(copied) == "because"
@@ -82,7 +82,7 @@ def test_require_returns_the_module() -> None:
         (None, 'pip install "rerank-plugins"'),
     ],
 )
-def test_a_missing_module_names_its_extra(extra: str | None, command: str) -> None:
+def test_the_error_for_a_missing_module_names_its_extra(extra: str | None, command: str) -> None:
     with pytest.raises(MissingDependencyError) as caught:
         require("no_such_module_anywhere", extra)
     assert command in str(caught.value)
@@ -90,7 +90,7 @@ def test_a_missing_module_names_its_extra(extra: str | None, command: str) -> No
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
 
-def test_an_installed_but_broken_module_shows_its_own_error(
+def test_the_error_of_a_broken_module_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_dependency.py").write_text("raise ImportError('libx.so is missing')")

@@ -1,4 +1,4 @@
-"""The values that callers see."""
+"""Public result types."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_an_empty_ranking_is_false() -> None:
 
 
 @given(queries, documents)
-def test_a_ranking_becomes_json_and_comes_back(query: str, texts: list[str]) -> None:
+def test_a_ranking_can_be_converted_to_json_and_back(query: str, texts: list[str]) -> None:
     ranking = Reranker(FakeCrossEncoder()).rank(query, texts)
     values = json.loads(json.dumps(ranking.to_dict(), allow_nan=False))
     assert [RankedDocument(**document) for document in values["documents"]] == list(ranking)
@@ -56,6 +56,6 @@ def test_results_are_frozen(ranking: Ranking) -> None:
 
 
 def test_equal_rankings_are_equal_values(ranking: Ranking) -> None:
-    again = Reranker(FakeCrossEncoder()).rank("rain", ["sun", "rain", "", "snow"])
-    assert again == ranking
-    assert hash(again) == hash(ranking)
+    same = Reranker(FakeCrossEncoder()).rank("rain", ["sun", "rain", "", "snow"])
+    assert same == ranking
+    assert hash(same) == hash(ranking)

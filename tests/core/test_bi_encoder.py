@@ -1,4 +1,4 @@
-"""The first stage's own rules, whatever the model."""
+"""Bi-encoder behavior that does not depend on the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.strategies import documents
 
 
 @given(documents)
-def test_one_unit_vector_a_text_in_order(texts: list[str]) -> None:
+def test_one_unit_vector_per_text_in_input_order(texts: list[str]) -> None:
     encoder = BiEncoder(FakeBiEncoder(dimension=32, batch_tokens=20))
     vectors = encoder.encode_document(texts)
     assert vectors.dtype == np.float32
@@ -62,7 +62,7 @@ async def test_async_equals_sync() -> None:
         (["rain", 5], "document 1 is int"),
     ],
 )
-def test_texts_are_checked(texts: Any, message: str) -> None:
+def test_texts_are_validated(texts: Any, message: str) -> None:
     backend = FakeBiEncoder()
     for encode in (BiEncoder(backend).encode_query, BiEncoder(backend).encode_document):
         with pytest.raises(InvalidInputError, match=message):
@@ -78,7 +78,7 @@ async def test_one_text_gives_one_vector() -> None:
     assert encoder.encode_document("rain").shape == (encoder.dimension,)
 
 
-def test_the_bar_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_progress_bar_is_written_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     encoder = BiEncoder(FakeBiEncoder())
     encoder.encode_query(["rain"] * 3, show_progress=False)
     encoder.encode_query(["rain"] * 3)

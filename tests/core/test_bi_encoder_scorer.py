@@ -1,4 +1,4 @@
-"""Cosines as scores, with and without stored embeddings."""
+"""Cosine similarity scores, with and without stored embeddings."""
 
 from __future__ import annotations
 
@@ -38,13 +38,15 @@ def test_scores_are_cosines_of_queries_and_documents(fake: FakeBiEncoder) -> Non
 
 @pytest.mark.parametrize("scale", [1, 7.5])
 @pytest.mark.parametrize("callable_", [False, True])
-def test_only_what_is_not_stored_is_embedded(
+def test_only_texts_without_a_stored_embedding_are_embedded(
     fake: FakeBiEncoder, scale: float, callable_: bool
 ) -> None:
     encoder = BiEncoder(fake)
     plain = BiEncoderScorer(encoder).score_requests([ScoringRequest("rain", TEXTS)])[0]
-    known = ["rain and sun", "sun", "never asked for"]
-    table = dict(zip(known, (scale * encoder.encode_document(known)).tolist(), strict=True))
+    stored_texts = ["rain and sun", "sun", "never requested"]
+    table = dict(
+        zip(stored_texts, (scale * encoder.encode_document(stored_texts)).tolist(), strict=True)
+    )
     fake.batches.clear()
     stored: Any = (lambda texts: [table.get(text) for text in texts]) if callable_ else table
     (answer,) = BiEncoderScorer(encoder, stored).score_requests([ScoringRequest("rain", TEXTS)])
@@ -54,24 +56,24 @@ def test_only_what_is_not_stored_is_embedded(
     assert answer.stats.tokens == 2 + 3 + 3
 
 
-def test_texts_that_tasks_share_are_embedded_once_in_common_batches(fake: FakeBiEncoder) -> None:
-    tasks = [
+def test_texts_shared_by_requests_are_embedded_once_in_shared_batches(fake: FakeBiEncoder) -> None:
+    requests = [
         ScoringRequest("rain", TEXTS),
         ScoringRequest("sun", ["sun", "fog"]),
         ScoringRequest("fog", ["hail"]),
     ]
     encoder = BiEncoder(fake)
-    answers = BiEncoderScorer(encoder).score_requests(tasks)
+    answers = BiEncoderScorer(encoder).score_requests(requests)
     assert len(fake.batches) == 1
     assert len(embedded(fake)) == 3 + 5
-    for task, answer in zip(tasks, answers, strict=True):
-        alone = BiEncoderScorer(encoder).score_requests([task])[0]
-        np.testing.assert_allclose(answer.scores, alone.scores, atol=1e-6)
-        assert answer.stats == alone.stats
+    for request, answer in zip(requests, answers, strict=True):
+        separate = BiEncoderScorer(encoder).score_requests([request])[0]
+        np.testing.assert_allclose(answer.scores, separate.scores, atol=1e-6)
+        assert answer.stats == separate.stats
     assert BiEncoderScorer(encoder).score_requests([]) == []
 
 
-async def test_async_looks_up_in_another_thread(fake: FakeBiEncoder) -> None:
+async def test_async_lookups_run_in_another_thread(fake: FakeBiEncoder) -> None:
     threads = []
 
     def stored(texts: list[str]) -> list[Any]:
@@ -86,7 +88,7 @@ async def test_async_looks_up_in_another_thread(fake: FakeBiEncoder) -> None:
     )
 
 
-def test_cut_texts_are_reported(fake: FakeBiEncoder) -> None:
+def test_truncated_texts_are_reported(fake: FakeBiEncoder) -> None:
     encoder = BiEncoder(fake, max_length=16)
     texts = ["one " * 20, "one two", "four " * 20]
     stored = {texts[2]: encoder.encode_document(["four"])[0]}
@@ -94,7 +96,7 @@ def test_cut_texts_are_reported(fake: FakeBiEncoder) -> None:
     assert answer.truncated.tolist() == [True, False, False]
 
 
-def test_without_time_only_what_is_known_is_scored(fake: FakeBiEncoder) -> None:
+def test_after_the_deadline_nothing_is_scored(fake: FakeBiEncoder) -> None:
     encoder = BiEncoder(fake)
     (answer,) = BiEncoderScorer(encoder).score_requests(
         [ScoringRequest("rain", TEXTS)], deadline=0.0
@@ -106,7 +108,7 @@ def test_without_time_only_what_is_known_is_scored(fake: FakeBiEncoder) -> None:
 @pytest.mark.parametrize(
     "vector", [[1.0] * 63, [[1.0] * 64], [0.0] * 64, [float("nan")] * 64, [float("inf")] * 64]
 )
-def test_a_stored_embedding_that_is_none_is_refused(fake: FakeBiEncoder, vector: Any) -> None:
+def test_an_invalid_stored_embedding_is_refused(fake: FakeBiEncoder, vector: Any) -> None:
     scorer = BiEncoderScorer(BiEncoder(fake), {"sun": vector})
     with pytest.raises(InvalidInputError, match=r"stored for 'sun'.*\(64,\)"):
         scorer.score_requests([ScoringRequest("rain", TEXTS)])
@@ -133,7 +135,7 @@ def test_an_embedding_that_is_not_finite_is_refused() -> None:
         BiEncoderScorer(BiEncoder(broken)).score_requests([ScoringRequest("rain", TEXTS)])
 
 
-def test_it_loads_and_closes_the_model(fake: FakeBiEncoder) -> None:
+def test_the_scorer_loads_and_closes_the_model(fake: FakeBiEncoder) -> None:
     scorer = BiEncoderScorer(BiEncoder(fake))
     scorer.warm_up()
     scorer.close()

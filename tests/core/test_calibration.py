@@ -1,4 +1,4 @@
-"""Calibrators: fitting, order, thresholds, files, and whose scores they take."""
+"""Calibrators: fitting, monotonicity, thresholds, files and model identity."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def pairs(count: int = 4_000, seed: int = 3) -> tuple[Any, Any]:
-    """Scores whose true probability is ``sigmoid(1.5 * score - 1)``."""
+    """Return scores and labels; the true probability is ``sigmoid(1.5 * score - 1)``."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(0, 2, count).astype(np.float32)
     return scores, rng.random(count) < sigmoid(1.5 * scores.astype(np.float64) - 1)
@@ -34,7 +34,7 @@ def fitted(method: Method = "platt", count: int = 400) -> Calibrator:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_finds_the_true_probabilities(method: Method) -> None:
+def test_fit_finds_the_true_probabilities(method: Method) -> None:
     calibrator = Calibrator.fit(*pairs(20_000), model=MINI, method=method)
     scores = np.linspace(-4, 4, 50, dtype=np.float32)
     truth = sigmoid(1.5 * scores.astype(np.float64) - 1)
@@ -46,49 +46,51 @@ def test_finds_the_true_probabilities(method: Method) -> None:
     st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=40),
     st.sampled_from(METHODS),
 )
-def test_probabilities_never_fall_and_stay_in_0_to_1(scores: list[float], method: Method) -> None:
+def test_probabilities_are_monotonic_and_between_0_and_1(
+    scores: list[float], method: Method
+) -> None:
     raw = np.sort(np.array(scores, dtype=np.float32))
-    chances = CALIBRATORS[method](raw)
-    assert chances.dtype == np.float64
-    assert chances.shape == raw.shape
-    assert (np.diff(chances) >= 0).all()
-    assert ((chances >= 0) & (chances <= 1)).all()
+    probabilities = CALIBRATORS[method](raw)
+    assert probabilities.dtype == np.float64
+    assert probabilities.shape == raw.shape
+    assert (np.diff(probabilities) >= 0).all()
+    assert ((probabilities >= 0) & (probabilities <= 1)).all()
 
 
 CALIBRATORS = {method: fitted(method) for method in METHODS}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_few_scores_tie_and_nan_stays(method: Method) -> None:
+def test_few_probabilities_are_tied_and_nan_stays_nan(method: Method) -> None:
     scores = np.linspace(-2, 2, 500, dtype=np.float32)
     assert len(np.unique(CALIBRATORS[method](scores))) > 450
     assert np.isnan(CALIBRATORS[method]([np.nan, 1.0])).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_labels_above_0_are_relevant_and_inputs_stay(method: Method) -> None:
+def test_labels_above_0_are_relevant_and_inputs_are_not_modified(method: Method) -> None:
     scores, labels = pairs(200)
     graded = np.where(labels, 3, -1)
     before = scores.copy()
-    one = Calibrator.fit(scores, graded, model=MINI, method=method)
-    assert one == Calibrator.fit(scores.tolist(), labels.tolist(), model=MINI, method=method)
+    calibrator = Calibrator.fit(scores, graded, model=MINI, method=method)
+    assert calibrator == Calibrator.fit(scores.tolist(), labels.tolist(), model=MINI, method=method)
     assert np.array_equal(scores, before)
 
 
-def test_platt_is_finite_where_scores_separate() -> None:
+def test_platt_is_finite_for_separable_scores() -> None:
     calibrator = Calibrator.fit(np.arange(20), [0] * 10 + [1] * 10, model=MINI)
     low, high = calibrator([0, 19])
     assert 0 < low < 0.2
     assert 0.8 < high < 1
 
 
-def test_platt_is_the_maximum_of_its_likelihood() -> None:
+def test_platt_maximizes_the_likelihood() -> None:
     scores, labels = pairs(300)
     calibrator = Calibrator.fit(scores, labels, model=MINI)
     hits = labels.sum()
     target = np.where(labels, (hits + 1) / (hits + 2), 1 / (len(labels) - hits + 2))
     residual = calibrator(scores) - target
-    # The derivatives by intercept and slope vanish.
+    # The derivatives with respect to intercept and slope are zero.
     assert residual.sum() == pytest.approx(0, abs=1e-6)
     assert (residual * scores).sum() == pytest.approx(0, abs=1e-6)
 
@@ -113,7 +115,7 @@ def test_platt_is_the_maximum_of_its_likelihood() -> None:
     ],
 )
 @pytest.mark.parametrize("method", METHODS)
-def test_bad_pairs_are_refused(
+def test_invalid_pairs_are_refused(
     method: Method, change: Callable[[Any, Any], tuple[Any, Any]], message: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=message):
@@ -132,33 +134,33 @@ def test_the_threshold_is_the_lowest_that_reaches_the_precision(
 ) -> None:
     scores, labels = pairs(400)
     calibrator = CALIBRATORS[method]
-    chances = calibrator(scores)
+    probabilities = calibrator(scores)
     threshold = calibrator.threshold_for(precision)
-    assert labels[chances >= threshold].mean() >= precision
-    for lower in np.unique(chances[chances < threshold]):
-        assert labels[chances >= lower].mean() < precision
+    assert labels[probabilities >= threshold].mean() >= precision
+    for lower in np.unique(probabilities[probabilities < threshold]):
+        assert labels[probabilities >= lower].mean() < precision
 
 
-def test_nine_of_ten_reach_nine_tenths() -> None:
+def test_nine_relevant_of_ten_reach_precision_0_9() -> None:
     labels = [0] * 20 + [1] * 5 + [0] + [1] * 4
     assert Calibrator.fit(range(30), labels, model=MINI).threshold_for(0.9) > 0
 
 
-def test_a_threshold_above_few_pairs_is_no_evidence() -> None:
+def test_a_threshold_that_keeps_too_few_pairs_is_refused() -> None:
     labels = [0] * 20 + [1] * 3 + [0] * 2 + [1] * 5
     calibrator = Calibrator.fit(range(30), labels, model=MINI)
     with pytest.raises(ConfigurationError, match=r"The best is 0.800 at 0\.\d+, which keeps 10"):
-        calibrator.threshold_for(0.9)  # the best five are all relevant
+        calibrator.threshold_for(0.9)  # the top five are all relevant
 
 
 @pytest.mark.parametrize("precision", [0, 1.1, -1, True, "0.9", float("nan")])
-def test_a_bad_precision_is_refused(precision: Any) -> None:
+def test_an_invalid_precision_is_refused(precision: Any) -> None:
     with pytest.raises(ConfigurationError, match="precision is"):
         CALIBRATORS["platt"].threshold_for(precision)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_saved_is_loaded(method: Method, tmp_path: Path) -> None:
+def test_a_saved_calibrator_equals_the_loaded_one(method: Method, tmp_path: Path) -> None:
     file = tmp_path / "calibrator.json"
     before = replace(CALIBRATORS[method], model=replace(MINI, revision="v1", fingerprint="ab12"))
     before.save(file)
@@ -169,7 +171,7 @@ def test_what_is_saved_is_loaded(method: Method, tmp_path: Path) -> None:
     assert hash(after) == hash(before)
 
 
-def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         Calibrator.load(tmp_path / "none.json")
     with pytest.raises(ConfigurationError, match="cannot be written"):
@@ -207,7 +209,7 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
         ("platt", "precision_curve.pairs", 10.5, "pairs is 10.5"),
     ],
 )
-def test_an_odd_file_is_refused(
+def test_a_file_with_invalid_values_is_refused(
     method: Method, path: str, value: Any, message: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "calibrator.json"
@@ -229,7 +231,7 @@ def test_an_odd_file_is_refused(
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 100_000, "\x80"])
-def test_what_is_no_calibrator_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_file_without_a_calibrator_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "calibrator.json"
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigurationError, match=r"not a calibrator|the file must have"):
@@ -237,7 +239,7 @@ def test_what_is_no_calibrator_is_refused(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "other", "same"),
+    ("fitted_on", "other", "same"),
     [
         ({}, {"dtype": "bfloat16", "backend": "onnx", "max_length": 128}, True),
         ({}, {"model": "other"}, False),
@@ -247,10 +249,10 @@ def test_what_is_no_calibrator_is_refused(text: str, tmp_path: Path) -> None:
         ({"fingerprint": "a"}, {}, True),
     ],
 )
-def test_another_models_scores_are_refused(
-    own: dict[str, Any], other: dict[str, Any], *, same: bool
+def test_scores_of_another_model_are_refused(
+    fitted_on: dict[str, Any], other: dict[str, Any], *, same: bool
 ) -> None:
-    calibrator = replace(CALIBRATORS["platt"], model=replace(MINI, **own))
+    calibrator = replace(CALIBRATORS["platt"], model=replace(MINI, **fitted_on))
     if same:
         calibrator.validate_model(replace(MINI, **other))
     else:

@@ -1,4 +1,4 @@
-"""Cascades: who goes on, what stands where, what it costs."""
+"""Cascades: selection, order, deadlines and cost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def by_length(query: str, document: str) -> float:
     return float(len(document))
 
 
-def slowly(seconds: float) -> Callable[[str, str], float]:
+def slow_by_length(seconds: float) -> Callable[[str, str], float]:
     def score(query: str, document: str) -> float:
         time.sleep(seconds)
         return by_length(query, document)
@@ -34,8 +34,8 @@ def slowly(seconds: float) -> Callable[[str, str], float]:
     return score
 
 
-CHEAP, DEAR = FakeCrossEncoder(by_length), FakeCrossEncoder()
-CALIBRATOR = Calibrator.fit(np.linspace(-3, 3, 40), np.arange(40) > 20, model=DEAR.identity)
+CHEAP, EXPENSIVE = FakeCrossEncoder(by_length), FakeCrossEncoder()
+CALIBRATOR = Calibrator.fit(np.linspace(-3, 3, 40), np.arange(40) > 20, model=EXPENSIVE.identity)
 TEXTS = ["rain", "sun and wind", "rain and sun", "hail", "sun"]
 
 
@@ -43,16 +43,16 @@ def order(ranking: Ranking) -> list[int]:
     return [document.index for document in ranking]
 
 
-def shown(ranking: Ranking) -> list[tuple[int, float]]:
+def indices_and_scores(ranking: Ranking) -> list[tuple[int, float]]:
     return [(document.index, document.raw_score) for document in ranking]
 
 
-def plain(ranking: Ranking) -> dict[str, Any]:
-    """Return what can be compared: None, not NaN, and no times."""
+def comparable(ranking: Ranking) -> dict[str, Any]:
+    """Return comparable values: None instead of NaN, and no times."""
     return {**ranking.to_dict(), "stats": ranking.stats}
 
 
-def asked_of(fake: FakeCrossEncoder) -> int:
+def pair_count(fake: FakeCrossEncoder) -> int:
     return sum(map(len, fake.batches))
 
 
@@ -60,9 +60,11 @@ def asked_of(fake: FakeCrossEncoder) -> int:
 
 
 @given(queries, documents)
-def test_a_cascade_that_keeps_all_equals_its_last_stage(query: str, texts: list[str]) -> None:
-    expected = Reranker(DEAR).rank(query, texts)
-    stages = [Reranker(CHEAP), BiEncoder(FakeBiEncoder()), Reranker(DEAR)]
+def test_a_cascade_that_keeps_all_documents_equals_its_last_stage(
+    query: str, texts: list[str]
+) -> None:
+    expected = Reranker(EXPENSIVE).rank(query, texts)
+    stages = [Reranker(CHEAP), BiEncoder(FakeBiEncoder()), Reranker(EXPENSIVE)]
     for keep in (None, max(len(texts), 1)):
         ranking = Cascade([*((stage, keep) for stage in stages[:-1]), stages[-1]]).rank(
             query, texts
@@ -72,50 +74,52 @@ def test_a_cascade_that_keeps_all_equals_its_last_stage(query: str, texts: list[
 
 
 @given(queries, documents, st.integers(1, 5), st.integers(1, 5))
-def test_nothing_is_lost_and_no_stage_scores_more_than_it_is_given(
+def test_all_documents_are_returned_and_stages_score_at_most_keep(
     query: str, texts: list[str], first: int, second: int
 ) -> None:
-    for fake in (CHEAP, DEAR):
+    for fake in (CHEAP, EXPENSIVE):
         fake.batches.clear()
     words = FakeCrossEncoder(lambda _, text: len(text.split()))
-    cascade = Cascade([(Reranker(CHEAP), first), (Reranker(words), second), Reranker(DEAR)])
+    cascade = Cascade([(Reranker(CHEAP), first), (Reranker(words), second), Reranker(EXPENSIVE)])
     ranking = cascade.rank(query, texts)
     assert sorted(order(ranking)) == list(range(len(texts)))
-    assert asked_of(CHEAP) == len(set(texts))
-    assert asked_of(words) <= first
-    assert asked_of(DEAR) <= min(first, second)
+    assert pair_count(CHEAP) == len(set(texts))
+    assert pair_count(words) <= first
+    assert pair_count(EXPENSIVE) <= min(first, second)
     final = [document.scored for document in ranking]
     assert final == sorted(final, reverse=True)
     assert sum(final) == min(first, second, len(texts)) == ranking.stats.scored
-    assert ranking.stats.pairs == asked_of(CHEAP) + asked_of(words) + asked_of(DEAR)
+    assert ranking.stats.pairs == pair_count(CHEAP) + pair_count(words) + pair_count(EXPENSIVE)
 
 
 @given(queries, documents, st.integers(1, 5))
-def test_a_deadline_of_infinity_equals_none(query: str, texts: list[str], keep: int) -> None:
-    cascade = Cascade([Stage(Reranker(CHEAP), keep, time_fraction=0.5), Reranker(DEAR)])
+def test_an_infinite_deadline_equals_no_deadline(query: str, texts: list[str], keep: int) -> None:
+    cascade = Cascade([Stage(Reranker(CHEAP), keep, time_fraction=0.5), Reranker(EXPENSIVE)])
     task = ScoringRequest(query, texts)
     untimed, timed = (cascade.score_requests([task], limit)[0] for limit in (None, math.inf))
     np.testing.assert_array_equal(untimed.scores, timed.scores)
     np.testing.assert_array_equal(untimed.stage, timed.stage)
     assert (untimed.status, timed.status) == ("complete", "complete")
-    late = cascade.rank(query, texts, deadline_ms=1e9)
-    assert plain(late) == plain(cascade.rank(query, texts))
+    distant = cascade.rank(query, texts, deadline_ms=1e9)
+    assert comparable(distant) == comparable(cascade.rank(query, texts))
 
 
 @given(st.lists(st.tuples(queries, documents), max_size=4), st.integers(1, 3))
-def test_many_equal_one_by_one(requests: list[tuple[str, list[str]]], keep: int) -> None:
-    cascade = Cascade([Stage(Reranker(CHEAP), keep, early_exit_margin=2), Reranker(DEAR)])
+def test_rank_many_equals_separate_calls(requests: list[tuple[str, list[str]]], keep: int) -> None:
+    cascade = Cascade([Stage(Reranker(CHEAP), keep, early_exit_margin=2), Reranker(EXPENSIVE)])
     together = Reranker(cascade).rank_many(requests)
-    assert list(map(plain, together)) == [plain(cascade.rank(*document)) for document in requests]
+    assert list(map(comparable, together)) == [
+        comparable(cascade.rank(*request)) for request in requests
+    ]
 
 
-# --- what stands where ----------------------------------------------------------------------
+# --- order ----------------------------------------------------------------------------------
 
 
-def test_each_stage_orders_what_went_no_further() -> None:
-    cascade = Cascade([(Reranker(CHEAP), 2), Reranker(DEAR)])
+def test_documents_dropped_by_a_stage_keep_its_order() -> None:
+    cascade = Cascade([(Reranker(CHEAP), 2), Reranker(EXPENSIVE)])
     ranking = cascade.rank("rain and sun", TEXTS)
-    # Of the two longest, the last stage prefers the second; the others stand by their length.
+    # The last stage reorders the two longest texts; the others stay sorted by length.
     assert order(ranking) == [2, 1, 0, 3, 4]
     assert [document.scored for document in ranking] == [True, True, False, False, False]
     assert math.isnan(ranking[2].raw_score)
@@ -124,16 +128,16 @@ def test_each_stage_orders_what_went_no_further() -> None:
     assert answer.scores[[0, 3, 4]].tolist() == [4, 4, 3]
 
 
-def test_truncated_and_scale_are_those_of_the_last_stage() -> None:
+def test_truncated_and_scale_come_from_the_last_stage() -> None:
     short = FakeCrossEncoder(by_length, max_length=5)
-    cascade = Cascade([(Reranker(short), 1), Reranker(DEAR)])
+    cascade = Cascade([(Reranker(short), 1), Reranker(EXPENSIVE)])
     ranking = cascade.rank("rain", ["sun", "wind wind wind", "rain rain rain rain"])
     assert [document.truncated for document in ranking] == [False, True, False]
-    assert ranking.model == DEAR.identity
+    assert ranking.model == EXPENSIVE.identity
     assert 0 < ranking[0].relevance_score < 1
 
 
-def test_windows_of_the_last_stage() -> None:
+def test_windows_come_from_the_last_stage() -> None:
     long = Reranker(FakeCrossEncoder(max_length=12), long_documents=Windows(overlap=0))
     cascade = Cascade([(Reranker(CHEAP), 1), long])
     text = "hail " * 10 + "rain"
@@ -144,7 +148,7 @@ def test_windows_of_the_last_stage() -> None:
     assert ranking[1].window is None
 
 
-def test_the_tasks_of_a_call_share_batches() -> None:
+def test_requests_of_one_call_share_batches() -> None:
     fakes = [FakeCrossEncoder(by_length), FakeCrossEncoder()]
     cascade = Cascade([(Reranker(fakes[0]), 2), Reranker(fakes[1])])
     Reranker(cascade).rank_many([(query, TEXTS) for query in ("rain", "sun", "hail")])
@@ -152,7 +156,7 @@ def test_the_tasks_of_a_call_share_batches() -> None:
 
 
 async def test_async_equals_sync_and_does_not_block() -> None:
-    slow = FakeCrossEncoder(slowly(0.1))
+    slow = FakeCrossEncoder(slow_by_length(0.1))
     cascade = Cascade([(BiEncoder(FakeBiEncoder()), 3), Reranker(slow)])
     lags = []
 
@@ -167,25 +171,25 @@ async def test_async_equals_sync_and_does_not_block() -> None:
     watcher.cancel()
     assert len(lags) > 10
     assert max(lags) < 0.1
-    assert plain(ranking) == plain(cascade.rank("rain", TEXTS))
+    assert comparable(ranking) == comparable(cascade.rank("rain", TEXTS))
     assert await cascade.arank("rain", [], top_n=2) == cascade.rank("rain", [], top_n=2)
 
 
 # --- deadlines ------------------------------------------------------------------------------
 
 
-class Watching:
-    """A scorer that remembers how long it was given, and scores the first documents only."""
+class RecordingScorer:
+    """Records time limits and texts; optionally scores only the first documents."""
 
     def __init__(self, scored: int | None = None) -> None:
-        self.given: list[float] = []
-        self.asked: list[list[str]] = []
+        self.time_limits: list[float] = []
+        self.received: list[list[str]] = []
         self._scored = scored
 
     def score_requests(self, tasks: Any, deadline: float | None = None) -> list[ScoringResult]:
         if deadline is not None:
-            self.given.append(deadline - time.perf_counter())
-        self.asked += [task.texts for task in tasks]
+            self.time_limits.append(deadline - time.perf_counter())
+        self.received += [task.texts for task in tasks]
         answers = []
         for task in tasks:
             answer = Reranker(CHEAP).scorer.score_requests([task])[0]
@@ -208,27 +212,27 @@ class Watching:
         """Hold nothing."""
 
 
-def test_a_share_is_one_of_what_is_left() -> None:
-    stages = [Watching(), Watching(), Watching()]
+def test_time_fraction_applies_to_the_remaining_time() -> None:
+    stages = [RecordingScorer(), RecordingScorer(), RecordingScorer()]
     cascade = Cascade(
         [Stage(stages[0], time_fraction=0.25), Stage(stages[1], time_fraction=0.5), stages[2]]
     )
     cascade.rank("rain", TEXTS, deadline_ms=60_000)
-    given_s = [stage.given[0] for stage in stages]
-    assert given_s == pytest.approx([15, 30, 60], rel=0.05)
+    limits_s = [stage.time_limits[0] for stage in stages]
+    assert limits_s == pytest.approx([15, 30, 60], rel=0.05)
 
 
-def test_what_a_stage_had_no_time_for_goes_on_behind_the_rest() -> None:
-    last = Watching()
-    ranking = Cascade([(Watching(2), 3), last]).rank("rain", TEXTS)
-    assert last.asked == [["sun and wind", "rain", "rain and sun"]]
+def test_documents_unscored_by_a_stage_continue_after_the_scored_ones() -> None:
+    last = RecordingScorer()
+    ranking = Cascade([(RecordingScorer(2), 3), last]).rank("rain", TEXTS)
+    assert last.received == [["sun and wind", "rain", "rain and sun"]]
     assert ranking.status == "partial"
     assert order(ranking) == [1, 2, 0, 3, 4]
 
 
-def test_without_time_for_the_last_stage_the_one_before_orders() -> None:
-    """Its scores are on another scale: none is shown, and no threshold or calibrator is applied."""
-    cascade = Cascade([(Reranker(CHEAP), 3), Watching(0)])
+def test_without_time_for_the_last_stage_the_previous_stage_orders() -> None:
+    """Scores of an earlier stage are not returned, thresholded or calibrated."""
+    cascade = Cascade([(Reranker(CHEAP), 3), RecordingScorer(0)])
     ranking = cascade.rank("rain", TEXTS)
     assert order(ranking) == [1, 2, 0, 3, 4]
     assert (ranking.status, ranking.stats.scored, ranking.model) == ("partial", 0, None)
@@ -238,14 +242,14 @@ def test_without_time_for_the_last_stage_the_one_before_orders() -> None:
         assert order(Reranker(cascade, **policy).rank("rain", TEXTS)) == [1, 2, 0, 3, 4]
 
 
-def test_without_time_at_all_the_order_is_kept() -> None:
-    ranking = Cascade([Watching(0), Watching(0)]).rank("rain", TEXTS)
+def test_without_any_time_the_input_order_is_kept() -> None:
+    ranking = Cascade([RecordingScorer(0), RecordingScorer(0)]).rank("rain", TEXTS)
     assert order(ranking) == list(range(len(TEXTS)))
     assert (ranking.status, ranking.stats.scored) == ("partial", 0)
 
 
-def test_a_slow_last_stage_scores_the_best_of_the_first() -> None:
-    slow = FakeCrossEncoder(slowly(0.05), batch_tokens=8)
+def test_a_slow_last_stage_scores_the_best_documents_of_the_first() -> None:
+    slow = FakeCrossEncoder(slow_by_length(0.05), batch_tokens=8)
     texts = [f"{'x' * length}" for length in range(1, 60)]
     ranking = Cascade([Reranker(CHEAP), Reranker(slow)]).rank("rain", texts, deadline_ms=400)
     assert ranking.status == "partial"
@@ -255,32 +259,34 @@ def test_a_slow_last_stage_scores_the_best_of_the_first() -> None:
     assert order(ranking)[len(best) :] == list(range(len(texts) - len(best) - 1, -1, -1))
 
 
-# --- early stop -----------------------------------------------------------------------------
+# --- early exit -----------------------------------------------------------------------------
 
 
-def test_a_sure_stage_ends_the_cascade() -> None:
-    dear = FakeCrossEncoder()
-    cascade = Cascade([Stage(Reranker(CHEAP), 2, early_exit_margin=5), Reranker(dear)])
-    sure = cascade.rank("rain", ["rain", "a text much longer"])
-    assert (shown(sure), sure.status) == ([(1, 18), (0, 4)], "complete")
-    assert asked_of(dear) == 0
+def test_a_score_margin_ends_the_cascade_early() -> None:
+    expensive = FakeCrossEncoder()
+    cascade = Cascade([Stage(Reranker(CHEAP), 2, early_exit_margin=5), Reranker(expensive)])
+    early = cascade.rank("rain", ["rain", "a text much longer"])
+    assert (indices_and_scores(early), early.status) == ([(1, 18), (0, 4)], "complete")
+    assert pair_count(expensive) == 0
     close = cascade.rank("rain", ["rain", "snow!"])
-    assert shown(close) == shown(Reranker(DEAR).rank("rain", ["rain", "snow!"]))
-    exactly = cascade.rank("rain", ["rain", "four+five"])
-    assert order(exactly) == [1, 0]
+    assert indices_and_scores(close) == indices_and_scores(
+        Reranker(EXPENSIVE).rank("rain", ["rain", "snow!"])
+    )
+    at_margin = cascade.rank("rain", ["rain", "four+five"])
+    assert order(at_margin) == [1, 0]
 
 
-def test_a_stage_out_of_time_is_never_sure() -> None:
-    last = Watching()
-    Cascade([Stage(Watching(1), early_exit_margin=0), last]).rank("rain", TEXTS)
-    assert len(last.asked) == 1
+def test_a_stage_out_of_time_never_exits_early() -> None:
+    last = RecordingScorer()
+    Cascade([Stage(RecordingScorer(1), early_exit_margin=0), last]).rank("rain", TEXTS)
+    assert len(last.received) == 1
 
 
 # --- settings -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("settings", "setting"),
     [
         ({"top_n": 3}, "top_n"),
         ({"score_threshold": 0.5}, "score_threshold"),
@@ -291,22 +297,22 @@ def test_a_stage_out_of_time_is_never_sure() -> None:
         ({"dedup": 0.9}, "dedup"),
     ],
 )
-def test_a_rerankers_policy_is_refused(settings: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"sets {named};.*around the cascade"):
-        Stage(Reranker(DEAR, **settings))
+def test_ranking_settings_of_a_stage_are_refused(settings: dict[str, Any], setting: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"sets {setting};.*around the cascade"):
+        Stage(Reranker(EXPENSIVE, **settings))
 
 
-def test_a_calibrator_is_refused() -> None:
+def test_a_calibrator_of_a_stage_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="sets activation"):
-        Stage(Reranker(DEAR, activation=CALIBRATOR))
+        Stage(Reranker(EXPENSIVE, activation=CALIBRATOR))
 
 
 @pytest.mark.parametrize("policy", [{"score_threshold": 0.5}, {"activation": CALIBRATOR}])
 def test_scores_of_two_scales_are_not_compared(policy: dict[str, Any]) -> None:
-    early = Cascade([Stage(Reranker(CHEAP), 2, early_exit_margin=5), Reranker(DEAR)])
+    early = Cascade([Stage(Reranker(CHEAP), 2, early_exit_margin=5), Reranker(EXPENSIVE)])
     with pytest.raises(ConfigurationError, match=r"(score_threshold|a calibrator) is set.*margin"):
         Reranker(early, **policy)
-    Reranker(Cascade([(Reranker(CHEAP), 2), Reranker(DEAR)]), **policy).rank("rain", TEXTS)
+    Reranker(Cascade([(Reranker(CHEAP), 2), Reranker(EXPENSIVE)]), **policy).rank("rain", TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -314,38 +320,38 @@ def test_scores_of_two_scales_are_not_compared(policy: dict[str, Any]) -> None:
     [
         ([], "no stages"),
         (["mini"], "is str; give a Reranker"),
-        ([DEAR], r"FakeCrossEncoder.*Reranker\('mini'\)"),
-        ([(Reranker(DEAR), 3)], "keep of the last stage is 3"),
-        ([Stage(Reranker(DEAR), early_exit_margin=1)], "margin of the last stage"),
-        ([Cascade([Reranker(DEAR)]), Reranker(DEAR)], "stage 0 is a cascade"),
-        ([(Reranker(DEAR), 0), Reranker(DEAR)], "keep is 0"),
-        ([(Reranker(DEAR), True), Reranker(DEAR)], "keep is True"),
-        ([(Reranker(DEAR), 1, 1.5), Reranker(DEAR)], "time_fraction is 1.5"),
-        ([(Reranker(DEAR), 1, 0), Reranker(DEAR)], "time_fraction is 0"),
-        ([(Reranker(DEAR), 1, 1, -1), Reranker(DEAR)], "margin is -1"),
-        ([(), Reranker(DEAR)], "has 0 elements"),
-        ([(Reranker(DEAR), 1, 1, 1, 1), Reranker(DEAR)], "has 5 elements"),
+        ([EXPENSIVE], r"FakeCrossEncoder.*Reranker\('mini'\)"),
+        ([(Reranker(EXPENSIVE), 3)], "keep of the last stage is 3"),
+        ([Stage(Reranker(EXPENSIVE), early_exit_margin=1)], "margin of the last stage"),
+        ([Cascade([Reranker(EXPENSIVE)]), Reranker(EXPENSIVE)], "stage 0 is a cascade"),
+        ([(Reranker(EXPENSIVE), 0), Reranker(EXPENSIVE)], "keep is 0"),
+        ([(Reranker(EXPENSIVE), True), Reranker(EXPENSIVE)], "keep is True"),
+        ([(Reranker(EXPENSIVE), 1, 1.5), Reranker(EXPENSIVE)], "time_fraction is 1.5"),
+        ([(Reranker(EXPENSIVE), 1, 0), Reranker(EXPENSIVE)], "time_fraction is 0"),
+        ([(Reranker(EXPENSIVE), 1, 1, -1), Reranker(EXPENSIVE)], "margin is -1"),
+        ([(), Reranker(EXPENSIVE)], "has 0 elements"),
+        ([(Reranker(EXPENSIVE), 1, 1, 1, 1), Reranker(EXPENSIVE)], "has 5 elements"),
     ],
 )
-def test_bad_stages_are_refused(stages: list[Any], message: str) -> None:
+def test_invalid_stages_are_refused(stages: list[Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Cascade(stages)
 
 
-def test_a_setting_of_a_single_model_is_refused_for_a_cascade() -> None:
+def test_model_settings_are_refused_for_a_cascade() -> None:
     with pytest.raises(ConfigurationError, match="Set it on the stages"):
-        Reranker(Cascade([Reranker(DEAR)]), max_length=64)
+        Reranker(Cascade([Reranker(EXPENSIVE)]), max_length=64)
 
 
-def test_it_is_a_scorer_that_loads_and_closes_its_models() -> None:
+def test_a_cascade_is_a_scorer_that_loads_and_closes_its_models() -> None:
     fakes = [FakeCrossEncoder(by_length), FakeCrossEncoder()]
     with Cascade([Reranker(fake) for fake in fakes]) as cascade:
         assert isinstance(cascade, Scorer)
-        assert order(cascade.rank("rain", TEXTS)) == order(Reranker(DEAR).rank("rain", TEXTS))
+        assert order(cascade.rank("rain", TEXTS)) == order(Reranker(EXPENSIVE).rank("rain", TEXTS))
     assert [fake.closed for fake in fakes] == [True, True]
 
 
-def test_an_error_of_a_stage_is_the_rerankers() -> None:
+def test_an_error_of_a_stage_is_handled_by_the_reranker() -> None:
     def fail(query: str, document: str) -> float:
         message = "broken"
         raise ValueError(message)
@@ -359,7 +365,7 @@ def test_an_error_of_a_stage_is_the_rerankers() -> None:
 
 def test_a_cascade_of_named_models_pickles() -> None:
     cascade = Cascade([(BiEncoder(), 2), Reranker()])
-    again = pickle.loads(pickle.dumps(cascade))  # noqa: S301
+    restored = pickle.loads(pickle.dumps(cascade))  # noqa: S301
     texts = ["It rains.", "Goethe wrote Faust.", "Faust is a play."]
     query = "Who wrote Faust?"
-    assert plain(again.rank(query, texts)) == plain(cascade.rank(query, texts))
+    assert comparable(restored.rank(query, texts)) == comparable(cascade.rank(query, texts))

@@ -1,4 +1,4 @@
-"""Scripts without spaces, right-to-left, two languages: tokens count, not characters."""
+"""Multilingual texts: scripts without spaces, right-to-left scripts and mixed languages."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ TEXTS = (CHINESE, THAI, ARABIC, HINDI, RUSSIAN, JAPANESE)
 
 @pytest.fixture(scope="module", params=["roberta", "qwen3"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("multilingual")
+    folder_path = tmp_path_factory.mktemp("multilingual")
     if request.param == "qwen3":
-        return save_logit_score("qwen3", made)
-    return save_reranker(request.param, made)
+        return save_logit_score("qwen3", folder_path)
+    return save_reranker(request.param, folder_path)
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -42,8 +42,8 @@ def test_windows_fit_by_tokens_and_cover_the_text(folder: Path, text: str) -> No
     )
     long = text * 30
     backend: Any = reranker.engine.backend
-    cut = WindowSplitter(backend, 160, 16, "")
-    (windows,) = cut("what is the capital", [long])
+    splitter = WindowSplitter(backend, 160, 16, "")
+    (windows,) = splitter("what is the capital", [long])
     assert len(windows) > 1
     assert windows[0].start == 0
     assert windows[-1].end == len(long)
@@ -56,16 +56,16 @@ def test_windows_fit_by_tokens_and_cover_the_text(folder: Path, text: str) -> No
     assert ranking[0].window in windows
 
 
-def test_a_query_in_another_language_than_its_documents(folder: Path) -> None:
-    """A pair's score is its own, whatever languages are beside it."""
+def test_a_query_in_a_different_language_than_its_documents(folder: Path) -> None:
+    """A pair's score does not depend on the languages of other pairs in the batch."""
     reranker = Reranker(folder, dtype="float32")
     together = reranker.rank(ARABIC, TEXTS)
-    alone = [reranker.rank(ARABIC, [text])[0].raw_score for text in TEXTS]
+    separate = [reranker.rank(ARABIC, [text])[0].raw_score for text in TEXTS]
     scores = {document.index: document.raw_score for document in together}
-    np.testing.assert_allclose([scores[row] for row in range(len(TEXTS))], alone, atol=2e-5)
+    np.testing.assert_allclose([scores[row] for row in range(len(TEXTS))], separate, atol=2e-5)
 
 
-def test_long_queries_are_cut_by_tokens(folder: Path) -> None:
+def test_long_queries_are_truncated_by_tokens(folder: Path) -> None:
     backend: Any = Reranker(folder, dtype="float32").engine.backend
     for text in TEXTS:
         first, second = backend.prepare(
@@ -77,7 +77,7 @@ def test_long_queries_are_cut_by_tokens(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [CHINESE, JAPANESE, HINDI])
-def test_windows_end_with_sentences_of_their_own_script(text: str) -> None:
+def test_windows_end_at_sentence_ends_of_each_script(text: str) -> None:
     long = text * 20
     spans = estimated_spans(long)
     windows = split(long, spans, 60, 8)
@@ -85,11 +85,11 @@ def test_windows_end_with_sentences_of_their_own_script(text: str) -> None:
     assert sum(end in "。！？।" for end in ends) > len(ends) // 2  # noqa: RUF001
 
 
-def test_a_windows_borders_split_no_character(folder: Path) -> None:
-    """Byte-level tokens of one character have its offsets; a window keeps it whole."""
+def test_window_boundaries_split_no_character(folder: Path) -> None:
+    """All byte-level tokens of a character have the same offsets, so windows never split it."""
     reranker = Reranker(folder, dtype="float32", max_length=160)
-    cut = WindowSplitter(reranker.engine.backend, 160, 8, "")
+    splitter = WindowSplitter(reranker.engine.backend, 160, 8, "")
     for text in ("👩‍👩‍👧 雨 " * 60, THAI * 20):
-        (windows,) = cut("rain", [text])
-        whole = "".join(text[one.start : after.start] for one, after in pairwise(windows))
+        (windows,) = splitter("rain", [text])
+        whole = "".join(text[before.start : after.start] for before, after in pairwise(windows))
         assert whole + text[windows[-1].start :] == text

@@ -1,4 +1,4 @@
-"""What a reranker does with scores: fusion, deadlines, failures, near duplicates, prompts."""
+"""Reranker options: fusion, deadlines, error handling, near-duplicates and prompts."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def first_stage(texts: list[str]) -> list[float]:
 
 @given(some_queries, documents, st.sampled_from(["rrf", "weighted"]))
 def test_fusion_weights_1_and_0_are_the_two_rankings(
-    query: str, texts: list[str], how: Any
+    query: str, texts: list[str], method: Any
 ) -> None:
-    given_scores = first_stage(texts)
-    alone = Reranker(FakeCrossEncoder()).rank(query, texts)
-    one = Reranker(FakeCrossEncoder(), fusion=Fusion(how, 1))
-    none = Reranker(FakeCrossEncoder(), fusion=Fusion(how, 0))
-    assert indices(one.rank(query, texts, retrieval_scores=given_scores)) == indices(alone)
-    expected = sorted(range(len(texts)), key=lambda index: -given_scores[index])
-    assert indices(none.rank(query, texts, retrieval_scores=given_scores)) == expected
-    assert indices(none.rank(query, texts)) == list(range(len(texts)))
+    first_scores = first_stage(texts)
+    unfused = Reranker(FakeCrossEncoder()).rank(query, texts)
+    weight_1 = Reranker(FakeCrossEncoder(), fusion=Fusion(method, 1))
+    weight_0 = Reranker(FakeCrossEncoder(), fusion=Fusion(method, 0))
+    assert indices(weight_1.rank(query, texts, retrieval_scores=first_scores)) == indices(unfused)
+    expected = sorted(range(len(texts)), key=lambda index: -first_scores[index])
+    assert indices(weight_0.rank(query, texts, retrieval_scores=first_scores)) == expected
+    assert indices(weight_0.rank(query, texts)) == list(range(len(texts)))
 
 
-def test_fused_scores_are_the_relevance_and_raw_scores_stay() -> None:
+def test_relevance_scores_are_fused_and_raw_scores_unchanged() -> None:
     reranker = Reranker(FakeCrossEncoder(), fusion=Fusion("weighted", 0.5))
     ranking = reranker.rank("rain", TEXTS, retrieval_scores=[5, 4, 3, 2, 1])
     assert ranking[0].relevance_score == max(document.relevance_score for document in ranking)
@@ -75,7 +75,7 @@ def test_fused_scores_are_the_relevance_and_raw_scores_stay() -> None:
         ([[1, 2, 3, 4, 5]], "shape .1, 5."),
     ],
 )
-def test_bad_first_stage_scores_are_refused(scores: Any, message: str) -> None:
+def test_invalid_first_stage_scores_are_refused(scores: Any, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         Reranker(FakeCrossEncoder()).rank("rain", TEXTS, retrieval_scores=scores)
     with pytest.raises(InvalidInputError, match="1 elements for 2 requests"):
@@ -88,23 +88,23 @@ def calibrator(model: str = "fake") -> Calibrator:
     return Calibrator.fit(scores, labels, model=ModelIdentity(model, None, "x", "float32", 512))
 
 
-def test_a_calibrator_gives_the_relevance(tmp_path: Path) -> None:
+def test_a_calibrator_sets_the_relevance_scores(tmp_path: Path) -> None:
     fitted = calibrator()
     fitted.save(tmp_path / "fitted.json")
-    for given_one in (fitted, tmp_path / "fitted.json", str(tmp_path / "fitted.json")):
-        ranking = Reranker(FakeCrossEncoder(), activation=given_one).rank("rain", TEXTS)
+    for source in (fitted, tmp_path / "fitted.json", str(tmp_path / "fitted.json")):
+        ranking = Reranker(FakeCrossEncoder(), activation=source).rank("rain", TEXTS)
         raw = np.array([document.raw_score for document in ranking], dtype=np.float32)
         assert [document.relevance_score for document in ranking] == fitted(raw).tolist()
     assert indices(ranking) == indices(Reranker(FakeCrossEncoder()).rank("rain", TEXTS))
 
 
 def test_a_calibrator_with_a_fusion_is_refused() -> None:
-    """The fused score is no score of the model; its probability would be made up."""
+    """A fused score is not a model score, so it has no calibrated probability."""
     with pytest.raises(ConfigurationError, match=r"fusion is 'rrf' and activation is a calibrator"):
         Reranker(FakeCrossEncoder(), activation=calibrator("fake"), fusion="rrf")
 
 
-def test_another_models_calibrator_is_refused() -> None:
+def test_a_calibrator_of_another_model_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="fitted on scores of 'other'"):
         Reranker(FakeCrossEncoder(), activation=calibrator("other")).rank("rain", TEXTS)
 
@@ -117,7 +117,7 @@ def test_a_distant_deadline_changes_nothing(query: str, texts: list[str]) -> Non
 
 
 class SlowCrossEncoder(FakeCrossEncoder):
-    """Takes twenty milliseconds a pair."""
+    """A cross-encoder that takes 20 milliseconds per pair."""
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         time.sleep(0.02 * len(batch))
@@ -125,7 +125,7 @@ class SlowCrossEncoder(FakeCrossEncoder):
 
 
 @pytest.mark.parametrize("reranks", [0, 3])
-def test_what_a_deadline_leaves_unscored_stays_behind_in_order(reranks: int) -> None:
+def test_documents_unscored_at_the_deadline_keep_their_order(reranks: int) -> None:
     texts = [f"rain {number} " + "word " * (number % 5) for number in range(60)]
     reranker = Reranker(SlowCrossEncoder(), deadline_ms=600)
     for _ in range(reranks):
@@ -148,7 +148,7 @@ def test_what_a_deadline_leaves_unscored_stays_behind_in_order(reranks: int) -> 
     assert len(reranker.rank("rain", texts, deadline_ms=None)) == 60
 
 
-def test_a_threshold_keeps_what_is_not_known_to_be_below_it() -> None:
+def test_a_threshold_keeps_unscored_documents() -> None:
     backend = GatedCrossEncoder()
     reranker = Reranker(backend, score_threshold=0.9, deadline_ms=30)
     ranking = reranker.rank("rain", TEXTS)
@@ -157,14 +157,16 @@ def test_a_threshold_keeps_what_is_not_known_to_be_below_it() -> None:
     assert ranking.status == "partial"
 
 
-async def test_a_deadline_holds_for_async_callers() -> None:
+async def test_a_deadline_applies_to_async_calls() -> None:
     backend = GatedCrossEncoder()
     ranking = await Reranker(backend, deadline_ms=30).arank("rain", TEXTS)
     backend.gate.set()
     assert (ranking.status, ranking.stats.scored) == ("partial", 0)
 
 
-async def test_a_failure_passes_the_documents_through(caplog: pytest.LogCaptureFixture) -> None:
+async def test_passthrough_returns_the_documents_after_a_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     backend = FaultyCrossEncoder(raise_for("rain", RuntimeError("the model broke")))
     with pytest.raises(InferenceError, match="the model broke"):
         Reranker(backend).rank("rain", TEXTS)
@@ -176,11 +178,11 @@ async def test_a_failure_passes_the_documents_through(caplog: pytest.LogCaptureF
         assert "the model broke" in str(ranking.error)
         assert not any(document.scored for document in ranking)
     assert "InferenceError" in caplog.text
-    assert "the model broke" not in caplog.text  # a message may repeat texts
+    assert "the model broke" not in caplog.text  # an error message may contain document texts
     assert "sun" not in caplog.text
 
 
-def test_one_failed_request_costs_the_others_nothing() -> None:
+def test_a_failed_request_does_not_affect_the_others() -> None:
     backend = FaultyCrossEncoder(raise_for("rain", RuntimeError("the model broke")))
     reranker = Reranker(backend, on_error="passthrough")
     rankings = reranker.rank_many([("sun", TEXTS), ("rain", TEXTS), ("wind", TEXTS)])
@@ -188,7 +190,7 @@ def test_one_failed_request_costs_the_others_nothing() -> None:
     assert rankings[0] == Reranker(FakeCrossEncoder()).rank("sun", TEXTS)
 
 
-def test_bad_input_is_never_passed_through() -> None:
+def test_passthrough_does_not_apply_to_invalid_input() -> None:
     with pytest.raises(InvalidInputError):
         Reranker(FakeCrossEncoder(), on_error="passthrough").rank("", TEXTS)
 
@@ -197,7 +199,7 @@ REPEATED = ["rain falls now", "sun", "rain falls now", "falls now rain", "rain f
 
 
 @pytest.mark.parametrize("top_n", [None, 1, 3])
-async def test_near_duplicates_are_left_out_after_the_ranking(top_n: int | None) -> None:
+async def test_near_duplicates_are_removed_after_ranking(top_n: int | None) -> None:
     everything = Reranker(FakeCrossEncoder()).rank("rain falls", REPEATED)
     encoder = BiEncoder(FakeBiEncoder())
     reranker = Reranker(FakeCrossEncoder(), dedup=Dedup(0.99, model=encoder), top_n=top_n)
@@ -212,12 +214,12 @@ async def test_near_duplicates_are_left_out_after_the_ranking(top_n: int | None)
     assert await reranker.arank("rain falls", REPEATED) == ranking
 
 
-def test_duplicates_stay_by_default() -> None:
+def test_duplicates_are_kept_by_default() -> None:
     assert len(Reranker(FakeCrossEncoder()).rank("rain", ["a", "a", "a"])) == 3
 
 
 class PromptedCrossEncoder(FakeCrossEncoder):
-    """Its configuration has prompts."""
+    """A cross-encoder whose configuration has prompts."""
 
     prompts = {"query": "find: ", "document": "text: "}  # noqa: RUF012
 
@@ -230,14 +232,16 @@ class PromptedCrossEncoder(FakeCrossEncoder):
         ({"prompts": {"query": "q: ", "document": "d: "}}, "q: rain", "d: sun"),
     ],
 )
-def test_prompts_go_before_the_texts(settings: dict[str, str], query: str, document: str) -> None:
+def test_prompts_are_prepended_to_the_texts(
+    settings: dict[str, str], query: str, document: str
+) -> None:
     backend = PromptedCrossEncoder()
     ranking = Reranker(backend, **settings).rank("rain", ["sun"])  # type: ignore[arg-type]
     assert [tuple(pair) for pair in backend.batches[0]] == [(query, document)]
     assert (ranking.query, ranking[0].text) == ("rain", "sun")
 
 
-def test_a_prompt_takes_its_room_in_every_window() -> None:
+def test_every_window_has_room_for_the_prompt() -> None:
     backend = FakeCrossEncoder(max_length=16)
     reranker = Reranker(
         backend, max_length=None, long_documents="windows", prompts={"document": "a b c: "}

@@ -1,4 +1,4 @@
-"""Truncated and quantized embeddings are those of sentence-transformers."""
+"""Truncated and quantized embeddings, compared with sentence-transformers."""
 
 from __future__ import annotations
 
@@ -24,42 +24,44 @@ def full() -> Any:
 
 
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
-def test_quantized_as_the_reference(full: Any, precision: Any) -> None:
+def test_quantized_embeddings_equal_the_reference(full: Any, precision: Any) -> None:
     ranges = quantization_ranges(full) if precision.endswith("int8") else None
     encoder = BiEncoder(FakeBiEncoder(), precision=precision, ranges=ranges)
-    made = encoder.encode_document(TEXTS)
-    wanted = quantize_embeddings(full, precision=precision, ranges=ranges)
-    assert made.dtype == wanted.dtype  # type: ignore[union-attr]
-    np.testing.assert_array_equal(made, wanted)
-    assert encoder.encode_query([]).shape == (0, made.shape[1])
+    embeddings = encoder.encode_document(TEXTS)
+    expected = quantize_embeddings(full, precision=precision, ranges=ranges)
+    assert embeddings.dtype == expected.dtype  # type: ignore[union-attr]
+    np.testing.assert_array_equal(embeddings, expected)
+    assert encoder.encode_query([]).shape == (0, embeddings.shape[1])
 
 
 def test_truncated_vectors_are_unit_vectors_of_the_first_dimensions(full: Any) -> None:
     encoder = BiEncoder(FakeBiEncoder(), truncate_dim=24)
-    made = encoder.encode_document(TEXTS)
+    embeddings = encoder.encode_document(TEXTS)
     first = full[:, :24]
     np.testing.assert_allclose(
-        made, first / np.linalg.norm(first, axis=1, keepdims=True), atol=1e-6
+        embeddings, first / np.linalg.norm(first, axis=1, keepdims=True), atol=1e-6
     )
     assert encoder.dimension == 24
-    short = BiEncoderScorer(encoder, dict(zip(TEXTS, made, strict=True)))
+    short = BiEncoderScorer(encoder, dict(zip(TEXTS, embeddings, strict=True)))
     ranking = Reranker(short).rank(TEXTS[3], TEXTS[:9])
     cosines = {document.index: document.raw_score for document in ranking}
-    np.testing.assert_allclose([cosines[row] for row in range(9)], made[:9] @ made[3], atol=1e-6)
+    np.testing.assert_allclose(
+        [cosines[row] for row in range(9)], embeddings[:9] @ embeddings[3], atol=1e-6
+    )
     assert ranking.stats.cache_hits == 9
 
 
-def test_vectors_of_two_calls_compare(full: Any) -> None:
-    """The peer takes ranges from the texts at hand: the same text, other numbers."""
+def test_vectors_of_different_calls_are_comparable(full: Any) -> None:
+    """sentence-transformers computes ranges per call, so its results depend on the other texts."""
     ranges = BiEncoder(FakeBiEncoder()).quantization_ranges(TEXTS)
     encoder = BiEncoder(FakeBiEncoder(), precision="int8", ranges=ranges)
     together = encoder.encode_document(TEXTS)
     np.testing.assert_array_equal(together[:3], encoder.encode_document(TEXTS[:3]))
-    theirs = [quantize_embeddings(full[rows], precision="int8") for rows in ([5, 1], [5, 5])]
-    assert (theirs[0][0] != theirs[1][0]).any()
+    reference = [quantize_embeddings(full[rows], precision="int8") for rows in ([5, 1], [5, 5])]
+    assert (reference[0][0] != reference[1][0]).any()
 
 
-def test_the_adapters_give_lists_of_floats() -> None:
+def test_the_adapters_return_lists_of_floats() -> None:
     fake = FakeBiEncoder()
     vectors = [
         BiEncoderEmbeddings(model=fake, precision="ubinary").embed_query("rain"),
@@ -82,12 +84,12 @@ def test_the_adapters_give_lists_of_floats() -> None:
         ({"precision": "int8", "ranges": "wide"}, "ranges has shape"),
     ],
 )
-def test_what_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         EmbeddingFormat(**settings)
 
 
-def test_what_only_the_model_can_tell() -> None:
+def test_settings_are_checked_against_the_loaded_model() -> None:
     fake = FakeBiEncoder()
     with pytest.raises(ConfigurationError, match="the model has 64 dimensions"):
         BiEncoder(fake, truncate_dim=65).encode_query(["rain"])

@@ -1,4 +1,4 @@
-"""From raw scores to an order and to relevance scores."""
+"""Sorting, activation and validation of raw scores."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_order_is_pythons_stable_sort(values: list[float]) -> None:
     assert order(array(values)).tolist() == expected
 
 
-def test_ties_keep_the_inputs_order() -> None:
+def test_ties_keep_the_input_order() -> None:
     assert order(array([1, 2, 1, 2, 1])).tolist() == [1, 3, 0, 2, 4]
     assert order(array([0.0] * 1000)).tolist() == list(range(1000))
 
 
 @given(scores_with_ties)
-def test_order_leaves_the_scores_alone(values: list[float]) -> None:
+def test_order_does_not_modify_the_scores(values: list[float]) -> None:
     scores = array(values)
     order(scores)
     np.testing.assert_array_equal(scores, array(values))
@@ -54,7 +54,7 @@ def test_order_leaves_the_scores_alone(values: list[float]) -> None:
     ],
 )
 def test_sigmoid_values_without_overflow(raw: float, expected: float) -> None:
-    """Warnings are errors here, so an overflow in exp would fail this."""
+    """Warnings are errors in this test suite, so an overflow in exp would fail the test."""
     result = activate(array([raw]), "sigmoid", ScoreScale.LOGIT)
     assert result.dtype == np.float64
     assert result[0] == pytest.approx(expected, rel=1e-12)
@@ -68,8 +68,8 @@ def test_sigmoid_is_monotone_and_bounded(values: list[float]) -> None:
     assert ((relevance >= 0) & (relevance <= 1)).all()
 
 
-def test_sigmoid_keeps_apart_what_single_precision_would_tie() -> None:
-    """From about 17 upward a float32 sigmoid is exactly 1 for every logit."""
+def test_sigmoid_distinguishes_scores_that_are_tied_in_float32() -> None:
+    """Above a logit of about 17, a float32 sigmoid is exactly 1."""
     close = array([18.0, 20.0, 25.0, 30.0])
     relevance = activate(close, "sigmoid", ScoreScale.LOGIT)
     assert len(set(relevance.tolist())) == len(close)
@@ -93,7 +93,7 @@ def test_only_logits_are_activated(
 
 
 @given(st.lists(floats, max_size=20))
-def test_finite_scores_pass_unchanged(values: list[float]) -> None:
+def test_finite_scores_are_returned_unchanged(values: list[float]) -> None:
     scores = array(values)
     assert validate_scores(scores, len(values)) is scores
 

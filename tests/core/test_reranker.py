@@ -1,4 +1,4 @@
-"""What a ranking is, whatever the model: properties over all texts."""
+"""Properties of rankings that do not depend on the model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ some_queries = words.filter(bool) | queries
 
 
 def length_score(_: str, document: str) -> float:
-    """Score so that many documents tie."""
+    """Return scores with many ties."""
     return float(len(document) % 3)
 
 
@@ -43,18 +43,18 @@ def test_a_ranking_is_the_sorted_permutation_of_its_input(query: str, texts: lis
 
 
 @given(some_queries, documents, st.randoms(use_true_random=False))
-def test_scores_do_not_depend_on_the_inputs_order(query: str, texts: list[str], rng: Any) -> None:
+def test_scores_do_not_depend_on_the_input_order(query: str, texts: list[str], rng: Any) -> None:
     shuffled = list(texts)
     rng.shuffle(shuffled)
     reranker = Reranker(FakeCrossEncoder(batch_tokens=16))
-    straight = {document.text: document.raw_score for document in reranker.rank(query, texts)}
+    in_input_order = {document.text: document.raw_score for document in reranker.rank(query, texts)}
     assert {
         document.text: document.raw_score for document in reranker.rank(query, shuffled)
-    } == straight
+    } == in_input_order
 
 
 @given(some_queries, documents)
-def test_ties_keep_the_inputs_order(query: str, texts: list[str]) -> None:
+def test_ties_keep_the_input_order(query: str, texts: list[str]) -> None:
     ranking = Reranker(FakeCrossEncoder(length_score)).rank(query, texts)
     expected = sorted(range(len(texts)), key=lambda index: -length_score("", texts[index]))
     assert indices(ranking) == expected
@@ -69,14 +69,14 @@ def test_top_n_is_a_prefix(query: str, texts: list[str], top_n: int) -> None:
 
 
 @given(some_queries, documents)
-def test_the_input_is_not_touched(query: str, texts: list[str]) -> None:
+def test_the_input_is_not_modified(query: str, texts: list[str]) -> None:
     before = copy.deepcopy(texts)
     Reranker(FakeCrossEncoder(), top_n=1).rank(query, texts)
     assert texts == before
 
 
 @given(some_queries, documents)
-def test_duplicates_are_scored_once_and_each_reported(query: str, texts: list[str]) -> None:
+def test_duplicates_are_scored_once_and_each_is_returned(query: str, texts: list[str]) -> None:
     backend = FakeCrossEncoder()
     ranking = Reranker(backend).rank(query, texts)
     scored = Counter(pair.document for batch in backend.batches for pair in batch)
@@ -87,7 +87,7 @@ def test_duplicates_are_scored_once_and_each_reported(query: str, texts: list[st
 
 
 @given(st.lists(st.tuples(some_queries, documents), max_size=4))
-def test_rank_many_equals_each_rank(requests: list[tuple[str, list[str]]]) -> None:
+def test_rank_many_equals_separate_calls_of_rank(requests: list[tuple[str, list[str]]]) -> None:
     reranker = Reranker(FakeCrossEncoder(batch_tokens=20), top_n=3)
     each = [reranker.rank(query, texts) for query, texts in requests]
     assert reranker.rank_many(requests) == each
@@ -110,7 +110,7 @@ async def test_arank_equals_rank(top_n: int | None) -> None:
     assert (await reranker.arank(QUERY, [])).documents == ()
 
 
-async def test_arank_checks_as_rank_does() -> None:
+async def test_arank_validates_input_as_rank_does() -> None:
     reranker = Reranker(FakeCrossEncoder())
     with pytest.raises(InvalidInputError, match="empty query"):
         await reranker.arank("", ["a"])
@@ -120,7 +120,7 @@ async def test_arank_checks_as_rank_does() -> None:
         await reranker.arank("q", ["a"], top_n=0)
 
 
-def test_no_documents_make_an_empty_ranking_without_the_model() -> None:
+def test_no_documents_give_an_empty_ranking_without_loading_the_model() -> None:
     backend = FakeCrossEncoder()
     ranking = Reranker(backend, top_n=3, score_threshold=0.5).rank("rain", [])
     assert (len(ranking), ranking.documents, ranking.query) == (0, (), "rain")
@@ -130,7 +130,7 @@ def test_no_documents_make_an_empty_ranking_without_the_model() -> None:
 
 
 @pytest.mark.parametrize("top_n", [0, -1, True, 1.5, "2"])
-def test_a_bad_top_n_is_refused_at_the_call(top_n: Any) -> None:
+def test_an_invalid_top_n_is_refused_at_the_call(top_n: Any) -> None:
     backend = FakeCrossEncoder()
     reranker = Reranker(backend)
     with pytest.raises(ConfigurationError, match=r"top_n is .*at least 1, or None"):
@@ -140,7 +140,7 @@ def test_a_bad_top_n_is_refused_at_the_call(top_n: Any) -> None:
     assert backend.batches == []
 
 
-def test_a_calls_top_n_overrides_and_none_is_all() -> None:
+def test_top_n_of_a_call_overrides_the_setting_and_none_returns_all() -> None:
     reranker = Reranker(FakeCrossEncoder(), top_n=2)
     assert len(reranker.rank(QUERY, DOCUMENTS)) == 2
     assert len(reranker.rank(QUERY, DOCUMENTS, top_n=None)) == len(DOCUMENTS)
@@ -153,8 +153,8 @@ def logit_of_text(_: str, document: str) -> float:
     return float(document)
 
 
-def test_a_document_at_the_threshold_stays() -> None:
-    """The threshold is in the units of relevance_score: logit 0 is 0.5."""
+def test_a_document_at_the_threshold_is_kept() -> None:
+    """The threshold applies to relevance_score: a logit of 0 is 0.5."""
     ranking = Reranker(FakeCrossEncoder(logit_of_text), score_threshold=0.5).rank(
         "q", ["-0.001", "0", "2", "-7"]
     )
@@ -172,7 +172,7 @@ def test_a_threshold_of_zero_is_a_threshold() -> None:
     assert [document.text for document in reranker.rank("q", ["-1", "0", "1"])] == ["1", "0"]
 
 
-def test_top_n_counts_what_the_threshold_left() -> None:
+def test_top_n_applies_after_the_threshold() -> None:
     reranker = Reranker(FakeCrossEncoder(logit_of_text), score_threshold=0.5, top_n=2)
     assert [document.text for document in reranker.rank("q", ["1", "-1", "3", "2"])] == ["3", "2"]
     assert [document.text for document in reranker.rank("q", ["-1", "3", "-2"])] == ["3"]
@@ -195,8 +195,8 @@ def test_relevance_follows_activation_and_scale(
     assert (expected[0] < 1) == is_activated
 
 
-def test_order_is_made_on_raw_scores_where_relevance_saturates() -> None:
-    """Logits 40 and 50 both show as 1.0; the ranking still knows which is more."""
+def test_raw_scores_determine_the_order_when_relevance_saturates() -> None:
+    """Logits of 40 and 50 both have relevance 1.0 but are still ordered by raw score."""
     ranking = Reranker(FakeCrossEncoder(logit_of_text)).rank("q", ["40", "50", "45"])
     assert {document.relevance_score for document in ranking} == {1.0}
     assert [document.text for document in ranking] == ["50", "45", "40"]
@@ -209,7 +209,7 @@ def test_results_are_plain_python_numbers() -> None:
         assert type(document.truncated) is bool
 
 
-def test_cut_documents_are_reported_on_each_duplicate() -> None:
+def test_truncation_is_reported_on_each_duplicate() -> None:
     reranker = Reranker(FakeCrossEncoder(max_length=16))
     long = "word " * 40
     ranking = reranker.rank("rain", [long, long, "short"])
@@ -223,7 +223,7 @@ def test_cut_documents_are_reported_on_each_duplicate() -> None:
 
 
 @given(some_queries, st.lists(any_text, max_size=5))
-def test_score_gives_scores_in_order(query: str, texts: list[str]) -> None:
+def test_score_returns_scores_in_input_order(query: str, texts: list[str]) -> None:
     backend = FakeCrossEncoder(batch_tokens=16)
     pairs = [(query, text) for text in texts]
     raw = Reranker(backend, activation="none").score(pairs)
@@ -236,7 +236,7 @@ def test_score_gives_scores_in_order(query: str, texts: list[str]) -> None:
     assert reranker.score(pairs).tolist() == [ranked[index] for index in range(len(texts))]
 
 
-def test_score_reads_texts_as_rank_does() -> None:
+def test_score_processes_texts_as_rank_does() -> None:
     settings: dict[str, Any] = {
         "long_documents": Windows(overlap=0),
         "prompts": {"query": "sun ", "document": "text: "},
@@ -252,7 +252,7 @@ def test_score_reads_texts_as_rank_does() -> None:
         assert document.relevance_score == scores[document.index]
 
 
-def test_score_checks_its_pairs() -> None:
+def test_score_validates_its_pairs() -> None:
     reranker = Reranker(FakeCrossEncoder())
     with pytest.raises(InvalidInputError, match="element 1 is str; each must be a tuple"):
         reranker.score([("q", "d"), "ab"])  # type: ignore[list-item]
@@ -264,7 +264,7 @@ def test_score_checks_its_pairs() -> None:
         reranker.rank_many([("q",)])  # type: ignore[list-item]
 
 
-def test_one_bad_request_is_found_before_any_is_scored() -> None:
+def test_an_invalid_request_is_refused_before_any_is_scored() -> None:
     backend = FakeCrossEncoder()
     with pytest.raises(InvalidInputError, match="documents is one string"):
         Reranker(backend).rank_many([("q", ["a"]), ("q", "text")])

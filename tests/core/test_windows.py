@@ -1,4 +1,4 @@
-"""Long documents as windows: they cover the text, they fit, and they end where text ends."""
+"""Windows of long documents: coverage, size and boundaries."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ long_words = st.lists(
 
 
 def word_spans(text: str) -> Spans:
-    found = [match.span() for match in re.finditer(r"\S+", text)]
-    return np.array(found, dtype=np.int64).reshape(len(found), 2)
+    spans = [match.span() for match in re.finditer(r"\S+", text)]
+    return np.array(spans, dtype=np.int64).reshape(len(spans), 2)
 
 
 def tokens_in(window: Window, spans: Spans) -> int:
@@ -33,19 +33,19 @@ def tokens_in(window: Window, spans: Spans) -> int:
 
 
 @given(long_words | any_text, st.integers(1, 20), st.integers(0, 30))
-def test_windows_cover_the_text_and_fit(text: str, room: int, overlap: int) -> None:
+def test_windows_cover_the_text_and_fit_the_model(text: str, room: int, overlap: int) -> None:
     for spans in (word_spans(text), estimated_spans(text)):
         windows = split(text, spans, room, overlap)
         assert windows[0].start == 0
         assert windows[-1].end == len(text)
-        for one, following in itertools.pairwise(windows):
-            assert one.start < following.start <= one.end
-            assert one.end < following.end
+        for window, following in itertools.pairwise(windows):
+            assert window.start < following.start <= window.end
+            assert window.end < following.end
         assert all(tokens_in(window, spans) <= room for window in windows)
         assert (len(windows) == 1) == (len(spans) <= room)
 
 
-def test_windows_end_with_sentences_and_share_their_overlap() -> None:
+def test_windows_end_at_sentences_and_overlap() -> None:
     windows = split(SENTENCES, word_spans(SENTENCES), 8, 4)
     parts = [SENTENCES[window.start : window.end].strip() for window in windows]
     assert parts == [
@@ -55,54 +55,54 @@ def test_windows_end_with_sentences_and_share_their_overlap() -> None:
     ]
 
 
-def test_without_sentences_windows_end_with_words() -> None:
+def test_without_sentences_windows_end_at_words() -> None:
     text = "abcdefgh " * 10
     pieces = estimated_spans(text)
     for window in split(text, pieces, 5, 0):
         assert re.fullmatch(r"(abcdefgh )+", text[window.start : window.end])
 
 
-def test_a_word_longer_than_a_window_is_cut() -> None:
+def test_a_word_longer_than_a_window_is_split() -> None:
     text = "x" * 40
     windows = split(text, estimated_spans(text), 4, 1)
     assert len(windows) > 2
     assert all(0 < window.end - window.start <= 16 for window in windows)
 
 
-def test_estimates_count_letters_and_characters_without_spaces() -> None:
+def test_estimated_spans_count_letters_and_characters_without_spaces() -> None:
     assert len(estimated_spans("internationalization")) == 5
     assert len(estimated_spans("谁写了浮士德")) == 6
     assert len(estimated_spans(" \n")) == 0
 
 
 @given(st.integers(1, 30), st.integers(1, 30))
-def test_thinning_keeps_first_and_last(count: int, most: int) -> None:
+def test_subsampling_keeps_the_first_and_last_window(count: int, max_windows: int) -> None:
     windows = [Window(start, start + 1) for start in range(count)]
-    kept = subsample(windows, most)
-    assert len(kept) == min(count, most)
+    kept = subsample(windows, max_windows)
+    assert len(kept) == min(count, max_windows)
     assert kept == sorted(set(kept))
     assert kept[0] == windows[0]
-    assert most == 1 or kept[-1] == windows[-1]
+    assert max_windows == 1 or kept[-1] == windows[-1]
     assert subsample(windows, None) == windows
 
 
 @given(words.filter(bool) | queries, documents, st.integers(9, 40), st.sampled_from(["", "see: "]))
-@example("rain", ["snow " * 15], 19, "")  # to the last token
+@example("rain", ["snow " * 15], 19, "")  # fits exactly
 @example("rain", ["snow " * 14], 19, "see: ")
-def test_windows_equal_truncate_where_nothing_is_long(
+def test_windows_equal_truncation_for_short_documents(
     query: str, texts: list[str], max_length: int, prompt: str
 ) -> None:
-    cut, windows = (
+    truncating, windows = (
         Reranker(
             FakeCrossEncoder(max_length=max_length),
-            long_documents=how,
+            long_documents=mode,
             prompts={"document": prompt},
         )
-        for how in ("truncate", "windows")
+        for mode in ("truncate", "windows")
     )
-    expected = cut.rank(query, texts)
-    fits = [text for text, one in by_text(expected).items() if not one.truncated]
-    assert windows.rank(query, fits) == cut.rank(query, fits)
+    expected = truncating.rank(query, texts)
+    fits = [text for text, document in by_text(expected).items() if not document.truncated]
+    assert windows.rank(query, fits) == truncating.rank(query, fits)
     assert all(window.window is None for window in windows.rank(query, fits))
 
 
@@ -111,14 +111,14 @@ def by_text(ranking: Ranking) -> dict[str, RankedDocument]:
 
 
 @pytest.mark.parametrize("words", range(52, 64))
-def test_a_real_model_reads_what_fits_in_one(words: int) -> None:
-    """Around the maximum length, token by token."""
+def test_a_document_that_fits_the_model_is_not_split(words: int) -> None:
+    """Covers lengths around the maximum, one token at a time."""
     text = "rain " * words
     settings: dict[str, Any] = {"dtype": "float32", "max_length": 64}
-    cut = Reranker(**settings).rank("What is rain?", [text])
-    whole = Reranker(**settings, long_documents="windows").rank("What is rain?", [text])
-    assert (whole[0].window is None) == (cut.stats.truncated == 0)
-    assert cut.stats.truncated == 1 or whole == cut
+    truncating = Reranker(**settings).rank("What is rain?", [text])
+    windowing = Reranker(**settings, long_documents="windows").rank("What is rain?", [text])
+    assert (windowing[0].window is None) == (truncating.stats.truncated == 0)
+    assert truncating.stats.truncated == 1 or windowing == truncating
 
 
 def windowed(**settings: Any) -> Reranker:
@@ -132,7 +132,7 @@ def windowed(**settings: Any) -> Reranker:
 HAYSTACK = "sun " * 30 + "needle rain " + "sun " * 30
 
 
-def test_the_best_window_wins_and_is_named() -> None:
+def test_the_best_window_sets_the_score_and_is_returned() -> None:
     ranking = windowed().rank("needle rain", ["rain", HAYSTACK])
     best = ranking[0]
     assert best.index == 1
@@ -148,7 +148,7 @@ def test_the_best_window_wins_and_is_named() -> None:
     assert whole.stats.truncated == 1
 
 
-def test_the_mean_of_the_top_k_windows() -> None:
+def test_the_score_is_the_mean_of_the_top_k_windows() -> None:
     backend = FakeCrossEncoder(max_length=16)
     reranker = Reranker(backend, max_length=None, long_documents=Windows(overlap=0, top_k=2))
     score = reranker.rank("needle rain", [HAYSTACK])[0].raw_score
@@ -156,11 +156,11 @@ def test_the_mean_of_the_top_k_windows() -> None:
     assert score == pytest.approx(sum(scored[:2]) / 2, abs=1e-6)
 
 
-def test_windows_that_are_left_out_are_reported() -> None:
-    one = windowed(max_windows=2).rank("needle rain", [HAYSTACK])
-    assert one.stats.pairs == 2
-    assert one[0].truncated
-    assert one.stats.truncated == 1
+def test_omitted_windows_are_reported_as_truncation() -> None:
+    ranking = windowed(max_windows=2).rank("needle rain", [HAYSTACK])
+    assert ranking.stats.pairs == 2
+    assert ranking[0].truncated
+    assert ranking.stats.truncated == 1
 
 
 def test_equal_windows_are_scored_once() -> None:
@@ -169,12 +169,12 @@ def test_equal_windows_are_scored_once() -> None:
     assert ranking[0].raw_score == ranking[1].raw_score
 
 
-async def test_async_windows_are_the_same() -> None:
+async def test_async_windows_equal_sync() -> None:
     expected = windowed().rank("needle rain", ["rain", HAYSTACK])
     assert await windowed().arank("needle rain", ["rain", HAYSTACK]) == expected
 
 
-def test_the_real_model_reads_a_fact_beyond_its_reach() -> None:
+def test_windows_find_a_fact_beyond_max_length() -> None:
     filler = "The harbour was quiet and the boats lay still in the gray morning light. " * 60
     texts = [filler + "Goethe wrote Faust, a tragedy in two parts. " + filler, filler]
     ranking = Reranker(long_documents="windows", max_length=128).rank("Who wrote Faust?", texts)

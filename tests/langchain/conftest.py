@@ -1,4 +1,4 @@
-"""A model, documents and callback handlers for the tests of the LangChain adapter."""
+"""Models, documents and callback handlers for the tests of the LangChain adapter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rerank_plugins.testing import FakeBiEncoder, FakeCrossEncoder
 
 
 class Log:
-    """What handlers were told: kind of event, name of the run, and the runs themselves."""
+    """Recorded events: kind of event, run name, inputs, outputs and errors."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str]] = []
@@ -121,7 +121,7 @@ def async_recorder() -> AsyncRecorder:
 
 @pytest.fixture
 def documents() -> list[Document]:
-    """For the query "red blue" the best is 2, then 0, then 1."""
+    """Return documents whose order for the query "red blue" is 2, 0, 1."""
     return [
         Document("red sky", id="a", metadata={"source": "x", "relevance_score": 99.0}),
         Document("green grass", id="b", metadata={"source": "y"}),

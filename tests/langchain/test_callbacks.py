@@ -1,4 +1,4 @@
-"""A rerank is a run in a trace, however the callbacks arrive."""
+"""Tracing of rerank calls through LangChain callbacks."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def handler(
     return recorder if request.param == "sync handler" else async_recorder
 
 
-def check_traced(log: Log, documents: list[Document], result: list[Document]) -> None:
+def assert_traced(log: Log, documents: list[Document], result: list[Document]) -> None:
     assert log.events == OK
     assert log.inputs == [{"query": QUERY, "documents": documents}]
     assert log.outputs == [{"documents": result}]
@@ -71,7 +71,7 @@ def test_sync(
 ) -> None:
     compressor = CrossEncoderCompressor(model=fake)
     result = compressor.compress_documents(documents, QUERY, callbacks=form(handler))
-    check_traced(handler, documents, result)
+    assert_traced(handler, documents, result)
 
 
 @forms
@@ -83,11 +83,11 @@ async def test_async(
 ) -> None:
     compressor = CrossEncoderCompressor(model=fake)
     result = await compressor.acompress_documents(documents, QUERY, callbacks=form(handler))
-    check_traced(handler, documents, result)
+    assert_traced(handler, documents, result)
 
 
 @forms
-async def test_errors_end_the_run(
+async def test_errors_end_the_traced_run(
     form: Form, handler: Recorder | AsyncRecorder, documents: list[Document]
 ) -> None:
     compressor = CrossEncoderCompressor(model=FakeCrossEncoder(lambda _q, _d: float("inf")))
@@ -99,23 +99,25 @@ async def test_errors_end_the_run(
     assert handler.errors == [first.value, second.value]
 
 
-def test_documents_that_are_none_end_the_run(fake: FakeCrossEncoder, recorder: Recorder) -> None:
+def test_invalid_documents_end_the_traced_run(fake: FakeCrossEncoder, recorder: Recorder) -> None:
     compressor = CrossEncoderCompressor(model=fake)
     with pytest.raises(AttributeError, match="page_content"):
         compressor.compress_documents(["red"], QUERY, [recorder])  # type: ignore[list-item]
     assert recorder.events == FAILED
 
 
-async def test_cancelling_ends_the_run(recorder: Recorder, documents: list[Document]) -> None:
+async def test_cancellation_ends_the_traced_run(
+    recorder: Recorder, documents: list[Document]
+) -> None:
     started, released = threading.Event(), threading.Event()
 
-    class Waiting(FakeCrossEncoder):
+    class BlockingCrossEncoder(FakeCrossEncoder):
         def run(self, batch: list[TokenizedItem]) -> FloatArray:  # type: ignore[override]
             started.set()
             released.wait(10)
             return np.zeros(len(batch), dtype=np.float32)
 
-    compressor = CrossEncoderCompressor(model=Waiting())
+    compressor = CrossEncoderCompressor(model=BlockingCrossEncoder())
     task = asyncio.create_task(compressor.acompress_documents(documents, QUERY, [recorder]))
     assert await asyncio.to_thread(started.wait, 10)
     task.cancel()
@@ -131,14 +133,14 @@ async def test_no_callbacks(fake: FakeCrossEncoder, documents: list[Document]) -
     assert await compressor.acompress_documents(documents, QUERY, callbacks=None) == result
 
 
-async def test_nothing_to_rank_is_no_run(fake: FakeCrossEncoder, recorder: Recorder) -> None:
+async def test_no_documents_are_not_traced(fake: FakeCrossEncoder, recorder: Recorder) -> None:
     compressor = CrossEncoderCompressor(model=fake)
     compressor.compress_documents([], QUERY, callbacks=[recorder])
     await compressor.acompress_documents([], QUERY, callbacks=[recorder])
     assert recorder.events == []
 
 
-async def test_inside_a_runnable_the_run_is_its_child(
+async def test_inside_a_runnable_the_rerank_is_a_child_run(
     fake: FakeCrossEncoder, recorder: Recorder, documents: list[Document]
 ) -> None:
     compressor = CrossEncoderCompressor(model=fake)

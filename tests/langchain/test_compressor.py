@@ -1,3 +1,5 @@
+"""CrossEncoderCompressor: results, settings, errors and concurrency."""
+
 from __future__ import annotations
 
 import asyncio
@@ -49,7 +51,7 @@ def ids(documents: list[Document]) -> list[str | None]:
     return [document.id for document in documents]
 
 
-def test_best_first_with_ids_types_and_metadata(
+def test_documents_are_sorted_and_keep_ids_types_and_metadata(
     fake: FakeCrossEncoder, documents: list[Document]
 ) -> None:
     result = CrossEncoderCompressor(model=fake).compress_documents(documents, QUERY)
@@ -82,7 +84,7 @@ async def test_async_equals_sync(fake: FakeCrossEncoder, documents: list[Documen
 
 
 @given(documents=documents_strategy, top_n=st.one_of(st.none(), st.integers(1, 10)))
-def test_inputs_are_never_touched_and_outputs_are_a_permutation(
+def test_inputs_are_not_modified_and_outputs_are_a_permutation(
     documents: list[Document], top_n: int | None
 ) -> None:
     before = copy.deepcopy(documents)
@@ -110,8 +112,8 @@ def test_inputs_are_never_touched_and_outputs_are_a_permutation(
 @given(documents=documents_strategy)
 def test_reranking_is_idempotent(documents: list[Document]) -> None:
     compressor = CrossEncoderCompressor(model=FakeCrossEncoder())
-    once = compressor.compress_documents(documents, QUERY)
-    assert compressor.compress_documents(once, QUERY) == once
+    reranked = compressor.compress_documents(documents, QUERY)
+    assert compressor.compress_documents(reranked, QUERY) == reranked
 
 
 def test_nested_metadata_is_shared_not_copied(
@@ -121,7 +123,7 @@ def test_nested_metadata_is_shared_not_copied(
     assert best.metadata["nested"] is documents[2].metadata["nested"]
 
 
-def test_subclasses_of_document_survive(fake: FakeCrossEncoder) -> None:
+def test_subclasses_of_document_are_preserved(fake: FakeCrossEncoder) -> None:
     class Page(Document):
         number: int
 
@@ -132,7 +134,7 @@ def test_subclasses_of_document_survive(fake: FakeCrossEncoder) -> None:
     assert result[0].number == 7
 
 
-def test_ties_and_duplicates_keep_the_order_of_the_input(fake: FakeCrossEncoder) -> None:
+def test_ties_and_duplicates_keep_the_input_order(fake: FakeCrossEncoder) -> None:
     documents = [Document("red", id=str(number)) for number in range(5)]
     result = CrossEncoderCompressor(model=fake).compress_documents(documents, QUERY)
     assert ids(result) == ["0", "1", "2", "3", "4"]
@@ -165,7 +167,7 @@ def test_top_n_below_one_is_refused_at_construction(top_n: int) -> None:
 
 
 @pytest.mark.parametrize("top_n", [True, "3", 2.0])
-def test_top_n_that_is_no_integer_is_refused(top_n: int) -> None:
+def test_top_n_that_is_not_an_integer_is_refused(top_n: int) -> None:
     with pytest.raises(ValidationError, match=r"top_n is .* must be an integer"):
         CrossEncoderCompressor(top_n=top_n)
 
@@ -197,7 +199,7 @@ def test_threshold_and_activation(fake: FakeCrossEncoder, documents: list[Docume
     assert best.metadata["relevance_score"] == pytest.approx(4, abs=1e-3)
 
 
-def test_bad_settings_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         CrossEncoderCompressor(topn=3)  # type: ignore[call-arg]
     with pytest.raises(ValidationError, match="max_length is 3"):
@@ -206,7 +208,7 @@ def test_bad_settings_are_refused() -> None:
         CrossEncoderCompressor(score_threshold=float("nan"))
 
 
-def test_defaults_are_those_of_the_reranker() -> None:
+def test_defaults_equal_those_of_the_reranker() -> None:
     compressor = CrossEncoderCompressor()
     assert compressor.trust_remote_code is False
     assert compressor.top_n is None
@@ -234,7 +236,9 @@ def test_a_calibrator_file_is_read_once(
     assert compressor.compress_documents(documents, QUERY) == expected
 
 
-def test_the_reranker_follows_its_fields(documents: list[Document], fake: FakeCrossEncoder) -> None:
+def test_the_reranker_is_rebuilt_when_a_field_changes(
+    documents: list[Document], fake: FakeCrossEncoder
+) -> None:
     compressor = CrossEncoderCompressor(model=fake)
     before = compressor.reranker()
     compressor.top_n = 1
@@ -243,7 +247,7 @@ def test_the_reranker_follows_its_fields(documents: list[Document], fake: FakeCr
     assert len(compressor.model_copy(update={"top_n": 2}).compress_documents(documents, QUERY)) == 2
 
 
-def test_pickles_and_copies_carry_settings_and_no_weights(documents: list[Document]) -> None:
+def test_pickles_and_copies_contain_settings_but_no_weights(documents: list[Document]) -> None:
     compressor = CrossEncoderCompressor(top_n=2)
     expected = compressor.compress_documents(documents, QUERY)
     pickled = pickle.dumps(compressor)
@@ -254,7 +258,9 @@ def test_pickles_and_copies_carry_settings_and_no_weights(documents: list[Docume
         assert restored.compress_documents(documents, QUERY) == expected
 
 
-def test_rerank_has_the_shape_of_cohere(fake: FakeCrossEncoder, documents: list[Document]) -> None:
+def test_rerank_returns_the_format_of_cohere(
+    fake: FakeCrossEncoder, documents: list[Document]
+) -> None:
     compressor = CrossEncoderCompressor(model=fake, top_n=2)
     result = compressor.rerank(documents, QUERY)
     assert [document["index"] for document in result] == [2, 0]
@@ -277,16 +283,16 @@ def test_one_string_is_not_a_list_of_documents(fake: FakeCrossEncoder) -> None:
         compressor.compress_documents(Document("red"), QUERY)  # type: ignore[arg-type]
 
 
-async def test_a_list_that_changes_meanwhile_does_no_harm(documents: list[Document]) -> None:
+async def test_changing_the_list_during_a_call_has_no_effect(documents: list[Document]) -> None:
     started, released = threading.Event(), threading.Event()
 
-    class Waiting(FakeCrossEncoder):
+    class BlockingCrossEncoder(FakeCrossEncoder):
         def run(self, batch: list[TokenizedItem]) -> FloatArray:  # type: ignore[override]
             started.set()
             assert released.wait(10)
             return super().run(batch)
 
-    compressor = CrossEncoderCompressor(model=Waiting())
+    compressor = CrossEncoderCompressor(model=BlockingCrossEncoder())
     task = asyncio.create_task(compressor.acompress_documents(documents, QUERY))
     assert await asyncio.to_thread(started.wait, 10)
     documents.clear()
@@ -302,7 +308,7 @@ def test_documents_may_come_from_a_generator(
     assert ids(result) == ["c", "a", "b"]
 
 
-def test_a_score_that_is_no_number_is_an_error(documents: list[Document]) -> None:
+def test_a_nan_score_is_an_error(documents: list[Document]) -> None:
     broken = FakeCrossEncoder(lambda _query, _document: float("nan"))
     with pytest.raises(InvalidScoresError, match="not finite"):
         CrossEncoderCompressor(model=broken).compress_documents(documents, QUERY)
@@ -330,15 +336,17 @@ async def test_concurrent_calls_get_their_own_results(fake: FakeCrossEncoder) ->
     assert all(len(result) == len(words) for result in results)
 
 
-async def test_the_event_loop_goes_on_while_the_model_works(documents: list[Document]) -> None:
+async def test_the_event_loop_is_not_blocked_while_the_model_runs(
+    documents: list[Document],
+) -> None:
     released = threading.Event()
 
-    class Waiting(FakeCrossEncoder):
+    class BlockingCrossEncoder(FakeCrossEncoder):
         def run(self, batch: list[TokenizedItem]) -> FloatArray:  # type: ignore[override]
             assert released.wait(10)
             return np.zeros(len(batch), dtype=np.float32)
 
-    compressor = CrossEncoderCompressor(model=Waiting())
+    compressor = CrossEncoderCompressor(model=BlockingCrossEncoder())
     task = asyncio.create_task(compressor.acompress_documents(documents, QUERY))
     await asyncio.sleep(0.05)
     assert not task.done()

@@ -1,4 +1,4 @@
-"""Our model behind LangChain's interface, and LangChain's models behind ours."""
+"""CrossEncoderModel, and LangChain cross-encoders as models of the adapters."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def test_no_pairs_need_no_model() -> None:
     assert CrossEncoderModel(model="/does/not/exist").score([]) == []
 
 
-def test_drops_into_the_classic_reranker(fake: FakeCrossEncoder, documents: list[Document]) -> None:
+def test_the_model_works_in_the_classic_reranker(
+    fake: FakeCrossEncoder, documents: list[Document]
+) -> None:
     classic = CrossEncoderReranker(model=CrossEncoderModel(model=fake), top_n=2)
     ours = CrossEncoderCompressor(model=fake, top_n=2)
     assert [document.id for document in classic.compress_documents(documents, QUERY)] == [
@@ -56,7 +58,7 @@ def test_drops_into_the_classic_reranker(fake: FakeCrossEncoder, documents: list
     assert list(classic.compress_documents([], QUERY)) == []
 
 
-def test_settings_of_the_model() -> None:
+def test_model_settings_are_validated_and_pickled() -> None:
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         CrossEncoderModel(top_n=3)  # type: ignore[call-arg]
     with pytest.raises(ValidationError, match="max_length is 1"):
@@ -72,8 +74,8 @@ def test_settings_of_the_model() -> None:
     assert pickle.loads(pickled) == model  # noqa: S301
 
 
-class Foreign(BaseCrossEncoder):
-    """Somebody else's model, as LangChain defines it."""
+class ThirdPartyModel(BaseCrossEncoder):
+    """A third-party model with LangChain's interface."""
 
     def __init__(self, score: Callable[[list[tuple[str, str]]], Any]) -> None:
         self._score = score
@@ -88,16 +90,16 @@ def overlaps(pairs: Sequence[tuple[str, str]]) -> list[float]:
     return [overlap(*pair) for pair in pairs]
 
 
-async def test_a_foreign_model_reranks_with_its_own_scores(documents: list[Document]) -> None:
-    foreign = Foreign(overlaps)
-    compressor = CrossEncoderCompressor(model=foreign, score_threshold=-1.0)
+async def test_a_third_party_model_reranks_with_its_own_scores(documents: list[Document]) -> None:
+    third_party = ThirdPartyModel(overlaps)
+    compressor = CrossEncoderCompressor(model=third_party, score_threshold=-1.0)
     result = compressor.compress_documents(documents, QUERY)
     assert [document.id for document in result] == ["c", "a"]
     assert [document.metadata["relevance_score"] for document in result] == pytest.approx(
         [4, 0], abs=1e-4
     )
     assert await compressor.acompress_documents(documents, QUERY) == result
-    assert foreign.calls == [3, 3]
+    assert third_party.calls == [3, 3]
 
 
 @pytest.mark.parametrize(
@@ -110,10 +112,12 @@ async def test_a_foreign_model_reranks_with_its_own_scores(documents: list[Docum
     ],
     ids=["float64 array", "float32 array", "map", "tuple of numpy scalars"],
 )
-def test_whatever_numbers_it_returns(
+def test_all_numeric_return_types_are_accepted(
     shape: Callable[[list[tuple[str, str]]], Any], documents: list[Document]
 ) -> None:
-    result = CrossEncoderCompressor(model=Foreign(shape)).compress_documents(documents, QUERY)
+    result = CrossEncoderCompressor(model=ThirdPartyModel(shape)).compress_documents(
+        documents, QUERY
+    )
     assert [document.id for document in result] == ["c", "a", "b"]
     assert all(type(document.metadata["relevance_score"]) is float for document in result)
 
@@ -130,28 +134,28 @@ def test_whatever_numbers_it_returns(
     ],
     ids=["too few", "too many", "two-dimensional", "nan", "None", "strings"],
 )
-def test_broken_promises_are_errors(
+def test_invalid_scores_are_errors(
     scores: Callable[[list[tuple[str, str]]], Any],
     error: type[InferenceError],
     message: str,
     documents: list[Document],
 ) -> None:
-    compressor = CrossEncoderCompressor(model=Foreign(scores))
+    compressor = CrossEncoderCompressor(model=ThirdPartyModel(scores))
     with pytest.raises(error, match=message):
         compressor.compress_documents(documents, QUERY)
 
 
-def test_one_engine_an_object() -> None:
-    foreign, other = Foreign(overlaps), Foreign(overlaps)
-    first = CrossEncoderCompressor(model=foreign).reranker()
-    second = RerankRetriever(base_retriever=_base(), model=foreign).reranker()
+def test_adapters_share_one_engine_per_model_object() -> None:
+    third_party, other = ThirdPartyModel(overlaps), ThirdPartyModel(overlaps)
+    first = CrossEncoderCompressor(model=third_party).reranker()
+    second = RerankRetriever(base_retriever=_base(), model=third_party).reranker()
     assert first.engine is second.engine
     third = CrossEncoderCompressor(model=other).reranker()
     assert third.engine is not first.engine
     assert third.engine.backend.identity != first.engine.backend.identity
 
 
-def test_a_pydantic_model_cannot_be_hashed_but_used(documents: list[Document]) -> None:
+def test_an_unhashable_pydantic_model_is_accepted(documents: list[Document]) -> None:
     class Settings(BaseModel, BaseCrossEncoder):
         def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
             return overlaps(text_pairs)
@@ -162,43 +166,45 @@ def test_a_pydantic_model_cannot_be_hashed_but_used(documents: list[Document]) -
     assert result[0].id == "c"
 
 
-def test_our_own_objects_are_foreign_models_too(
+def test_a_cross_encoder_model_is_accepted_as_a_third_party_model(
     fake: FakeCrossEncoder, documents: list[Document]
 ) -> None:
     wrapped = CrossEncoderCompressor(model=CrossEncoderModel(model=fake))
     plain = CrossEncoderCompressor(model=fake)
-    for one, other in zip(
+    for actual, expected in zip(
         wrapped.compress_documents(documents, QUERY),
         plain.compress_documents(documents, QUERY),
         strict=True,
     ):
-        assert one.id == other.id
-        assert one.metadata["relevance_score"] == pytest.approx(other.metadata["relevance_score"])
+        assert actual.id == expected.id
+        assert actual.metadata["relevance_score"] == pytest.approx(
+            expected.metadata["relevance_score"]
+        )
 
 
-def test_the_wrapper_keeps_no_model_alive() -> None:
-    foreign = Foreign(overlaps)
-    backend = as_backend(foreign)
-    assert as_backend(foreign) is backend
+def test_the_wrapper_holds_no_strong_reference_to_the_model() -> None:
+    third_party = ThirdPartyModel(overlaps)
+    backend = as_backend(third_party)
+    assert as_backend(third_party) is backend
     assert backend.scale is ScoreScale.UNDECLARED
     prepared = backend.prepare([(QUERY, "red")])
     backend.close()
-    assert len(backend.run(prepared)) == 1, "closing leaves the maker's model alone"
-    number = id(foreign)
+    assert len(backend.run(prepared)) == 1, "closing the wrapper does not close the wrapped model"
+    number = id(third_party)
     assert number in _WRAPPED
-    del foreign
+    del third_party
     gc.collect()
     assert number not in _WRAPPED
     with pytest.raises(EngineClosedError, match="no longer in use"):
         backend.run(prepared)
 
 
-def test_backends_and_names_pass_through(fake: FakeCrossEncoder) -> None:
+def test_backends_and_names_are_returned_unchanged(fake: FakeCrossEncoder) -> None:
     assert as_backend(fake) is fake
     assert as_backend("mini") == "mini"
 
 
-def test_an_object_that_cannot_be_watched_is_refused() -> None:
+def test_an_object_without_weak_references_is_refused() -> None:
     class Slotted:
         __slots__ = ()
 

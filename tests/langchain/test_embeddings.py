@@ -1,3 +1,5 @@
+"""BiEncoderEmbeddings: vectors, prompts, settings and a vector store."""
+
 from __future__ import annotations
 
 import asyncio
@@ -52,7 +54,7 @@ async def test_vectors_are_lists_of_python_floats(fake_bi_encoder: FakeBiEncoder
     assert await embeddings.aembed_query("red sky") == query
 
 
-async def test_no_texts(fake_bi_encoder: FakeBiEncoder) -> None:
+async def test_no_texts_give_no_vectors(fake_bi_encoder: FakeBiEncoder) -> None:
     embeddings = BiEncoderEmbeddings(model=fake_bi_encoder)
     assert embeddings.embed_documents([]) == []
     assert await embeddings.aembed_documents([]) == []
@@ -84,7 +86,7 @@ def test_texts_must_be_strings(fake_bi_encoder: FakeBiEncoder) -> None:
         embeddings.embed_query(None)  # type: ignore[arg-type]
 
 
-def test_model_name_is_another_name_for_model() -> None:
+def test_model_name_is_an_alias_of_model() -> None:
     named = BiEncoderEmbeddings.model_validate({"model_name": "some/name"})
     assert named == BiEncoderEmbeddings(model="some/name")
     assert named.model == "some/name"
@@ -110,7 +112,7 @@ def test_show_progress(fake_bi_encoder: FakeBiEncoder, capsys: pytest.CaptureFix
     assert "Encoding (document)" in capsys.readouterr().err
 
 
-def test_pickles_carry_settings_and_no_weights() -> None:
+def test_pickles_contain_settings_but_no_weights() -> None:
     embeddings = BiEncoderEmbeddings(prompts={"query": "query: "})
     vector = embeddings.embed_query("rain")
     pickled = pickle.dumps(embeddings)

@@ -1,4 +1,4 @@
-"""The embedded models on real sentences, from texts to ranked documents."""
+"""End-to-end ranking of real sentences with the embedded models."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_every_kind_of_text_is_ranked_and_returned_unchanged() -> None:
     assert all(0 <= document.metadata["relevance_score"] <= 1 for document in result)
 
 
-def test_compressor_and_cross_encoder_give_the_same_scores() -> None:
+def test_compressor_and_cross_encoder_return_the_same_scores() -> None:
     result = CrossEncoderCompressor().compress_documents([Document(text) for text in TEXTS], QUERY)
     scores = CrossEncoderModel().score([(QUERY, document.page_content) for document in result])
     assert scores == pytest.approx(

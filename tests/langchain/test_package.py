@@ -1,3 +1,5 @@
+"""Public names and imports of rerank_plugins.langchain."""
+
 from __future__ import annotations
 
 import importlib
@@ -26,7 +28,7 @@ def test_without_langchain_the_error_names_the_extra(monkeypatch: pytest.MonkeyP
         _ = fresh.CrossEncoderCompressor
 
 
-def test_importing_it_loads_neither_langchain_nor_torch() -> None:
+def test_importing_the_package_loads_neither_langchain_nor_torch() -> None:
     code = (
         "import sys, rerank_plugins.langchain; "
         "sys.exit(bool({'langchain_core', 'torch', 'pydantic'} & set(sys.modules)))"

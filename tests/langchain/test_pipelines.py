@@ -1,4 +1,4 @@
-"""The compressor inside what people build with LangChain."""
+"""The compressor in LangChain retrievers, pipelines and chains."""
 
 from __future__ import annotations
 

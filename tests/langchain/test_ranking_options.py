@@ -1,4 +1,4 @@
-"""The core's options through LangChain: metadata in and out."""
+"""Ranking options in LangChain: metadata as input and output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.engines import FaultyCrossEncoder, raise_for
 LONG = "sun " * 30 + "needle rain " + "sun " * 30
 
 
-def test_metadata_goes_into_the_text_and_windows_come_out_without_it() -> None:
+def test_metadata_is_added_to_the_text_but_not_to_the_windows() -> None:
     fake = FakeCrossEncoder(max_length=24)
     document = Document(LONG, metadata={"title": "Weather", "page": 3, "rerank_window": [0, 1]})
     before = copy.deepcopy(document)
@@ -32,23 +32,23 @@ def test_metadata_goes_into_the_text_and_windows_come_out_without_it() -> None:
     assert best.page_content == LONG
     start, end = best.metadata["rerank_window"]
     assert "needle rain" in LONG[start:end]
-    read = [pair.document for batch in fake.batches for pair in batch]
-    assert any(text.startswith("title: Weather\n\nsun") for text in read)
+    scored = [pair.document for batch in fake.batches for pair in batch]
+    assert any(text.startswith("title: Weather\n\nsun") for text in scored)
     assert "rerank_status" not in best.metadata
 
 
-def test_an_older_window_does_not_stay() -> None:
+def test_an_earlier_window_is_removed() -> None:
     document = Document("rain", metadata={"rerank_window": [0, 1], "rerank_status": "partial"})
     best = CrossEncoderCompressor(model=FakeCrossEncoder()).compress_documents([document], "rain")
     assert set(best[0].metadata) == {"relevance_score"}
 
 
-def test_the_first_stages_scores_are_looked_for_under_score() -> None:
+def test_the_default_retrieval_score_key_is_score() -> None:
     assert CrossEncoderCompressor().retrieval_score_key == "score"
 
 
 @pytest.mark.parametrize("key", ["score", "similarity"])
-def test_fusion_takes_the_first_stages_scores(key: str) -> None:
+def test_fusion_uses_the_first_stage_scores(key: str) -> None:
     documents = [Document(text, metadata={key: score}) for text, score in (("a", 0.1), ("b", 0.9))]
     compressor = CrossEncoderCompressor(
         model=FakeCrossEncoder(), fusion=Fusion("weighted", 0.0), retrieval_score_key=key
@@ -58,7 +58,7 @@ def test_fusion_takes_the_first_stages_scores(key: str) -> None:
     narrow = [
         Document(document.page_content, metadata={key: np.float32(0.1)}) for document in documents
     ]
-    narrow[1].metadata[key] = np.float32(0.9)  # as vector stores give them
+    narrow[1].metadata[key] = np.float32(0.9)  # as vector stores return them
     ranked = compressor.compress_documents(narrow, "rain")
     assert [document.page_content for document in ranked] == ["b", "a"]
     for unknown in ({}, {key: math.nan}, {key: True}, {key: "0.5"}):
@@ -67,7 +67,7 @@ def test_fusion_takes_the_first_stages_scores(key: str) -> None:
         assert [document.page_content for document in ranked] == ["a", "b", "c"]
 
 
-async def test_a_failure_shows_in_the_metadata() -> None:
+async def test_a_failure_is_reported_in_the_metadata() -> None:
     backend = FaultyCrossEncoder(raise_for("rain", RuntimeError("broken")))
     compressor = CrossEncoderCompressor(model=backend, on_error="passthrough", top_n=1)
     documents = [Document("a", id="1"), Document("b")]

@@ -1,3 +1,5 @@
+"""RerankRetriever: two stages, settings, callbacks and concurrency."""
+
 from __future__ import annotations
 
 import asyncio
@@ -24,9 +26,9 @@ TEXTS = ["red sky", "green grass", "red blue", "blue sea", "gray stone", "red bl
 
 
 def store() -> InMemoryVectorStore:
-    made = InMemoryVectorStore(BiEncoderEmbeddings(model=FakeBiEncoder()))
-    made.add_documents([Document(text, id=text, metadata={"n": len(text)}) for text in TEXTS])
-    return made
+    vectors = InMemoryVectorStore(BiEncoderEmbeddings(model=FakeBiEncoder()))
+    vectors.add_documents([Document(text, id=text, metadata={"n": len(text)}) for text in TEXTS])
+    return vectors
 
 
 def make(fake: FakeCrossEncoder, **settings: Any) -> RerankRetriever:
@@ -64,8 +66,8 @@ async def test_two_stages_sync_and_async(fake: FakeCrossEncoder) -> None:
     assert retriever.batch([QUERY]) == [result]
 
 
-async def test_k_is_what_the_base_retriever_is_asked_for(fake: FakeCrossEncoder) -> None:
-    assert len(make(fake).invoke(QUERY)) == 4, "the vector store's own default"
+async def test_k_is_passed_to_the_base_retriever(fake: FakeCrossEncoder) -> None:
+    assert len(make(fake).invoke(QUERY)) == 4, "the default of the vector store"
     assert len(make(fake, k=6).invoke(QUERY)) == 6
     retriever = make(fake, k=2)
     assert len(retriever.invoke(QUERY)) == 2
@@ -75,7 +77,7 @@ async def test_k_is_what_the_base_retriever_is_asked_for(fake: FakeCrossEncoder)
     assert sum(len(batch) for batch in fake.batches) == 4 + 6 + 2 + 5 + 5 + 4
 
 
-async def test_top_n_for_one_call(fake: FakeCrossEncoder) -> None:
+async def test_top_n_can_be_set_per_call(fake: FakeCrossEncoder) -> None:
     retriever = make(fake, k=6, top_n=1)
     assert len(retriever.invoke(QUERY, top_n=3)) == 3
     assert len(await retriever.ainvoke(QUERY, top_n=3)) == 3
@@ -90,7 +92,7 @@ def test_configurable_fields(fake: FakeCrossEncoder) -> None:
     assert len(retriever.invoke(QUERY)) == 6
 
 
-async def test_other_arguments_go_to_the_base_retriever(fake: FakeCrossEncoder) -> None:
+async def test_other_arguments_are_passed_to_the_base_retriever(fake: FakeCrossEncoder) -> None:
     def is_short(document: Document) -> bool:
         return int(document.metadata["n"]) < 8
 
@@ -100,7 +102,9 @@ async def test_other_arguments_go_to_the_base_retriever(fake: FakeCrossEncoder) 
     assert await retriever.ainvoke(QUERY, filter=is_short) == result
 
 
-async def test_a_base_retriever_that_ignores_k_is_cut(fake: FakeCrossEncoder) -> None:
+async def test_results_of_a_base_retriever_that_ignores_k_are_truncated(
+    fake: FakeCrossEncoder,
+) -> None:
     class Everything(BaseRetriever):
         def _get_relevant_documents(
             self, query: str, *, run_manager: CallbackManagerForRetrieverRun
@@ -118,7 +122,7 @@ def test_any_runnable_can_be_the_first_stage(fake: FakeCrossEncoder) -> None:
     assert result[0].page_content == "red blue deep sea"
 
 
-def test_nothing_found(fake: FakeCrossEncoder) -> None:
+def test_no_documents_found(fake: FakeCrossEncoder) -> None:
     base: RetrieverLike = RunnableLambda(lambda _query: [])
     assert RerankRetriever(base_retriever=base, model=fake).invoke(QUERY) == []
     assert fake.batches == []
@@ -136,7 +140,7 @@ def test_numbers_below_one_are_refused(fake: FakeCrossEncoder, number: int) -> N
         make(fake).invoke(QUERY, k=True)
 
 
-def test_bad_settings_are_refused(fake: FakeCrossEncoder) -> None:
+def test_invalid_settings_are_refused(fake: FakeCrossEncoder) -> None:
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         make(fake, topn=3)
     with pytest.raises(ValidationError, match="Input should be a valid integer"):
@@ -151,11 +155,11 @@ async def test_both_stages_are_children_of_one_run(
     retriever = make(fake)
     retriever.invoke(QUERY, {"callbacks": [recorder]})
     await retriever.ainvoke(QUERY, {"callbacks": [recorder]})
-    own, first, second = "RerankRetriever", "VectorStoreRetriever", "CrossEncoderRerank"
-    assert recorder.parents == {own: None, first: own, second: own}
-    one_call = [("start", own)]
+    parent, first, second = "RerankRetriever", "VectorStoreRetriever", "CrossEncoderRerank"
+    assert recorder.parents == {parent: None, first: parent, second: parent}
+    one_call = [("start", parent)]
     one_call += [("start", first), ("end", first), ("start", second), ("end", second)]
-    assert recorder.events == [*one_call, ("end", own)] * 2
+    assert recorder.events == [*one_call, ("end", parent)] * 2
 
 
 async def test_errors_end_both_runs(recorder: Recorder) -> None:
@@ -173,11 +177,11 @@ async def test_errors_end_both_runs(recorder: Recorder) -> None:
 async def test_concurrent_calls_get_their_own_results(fake: FakeCrossEncoder) -> None:
     retriever = make(fake, k=6, top_n=1)
     results = await asyncio.gather(*(retriever.ainvoke(text) for text in TEXTS * 3))
-    alone = [make(fake, k=6, top_n=1).invoke(text) for text in TEXTS * 3]
-    assert results == alone
+    separate = [make(fake, k=6, top_n=1).invoke(text) for text in TEXTS * 3]
+    assert results == separate
 
 
-def test_equals_the_compressor(fake: FakeCrossEncoder) -> None:
+def test_results_equal_those_of_the_compressor(fake: FakeCrossEncoder) -> None:
     first = store().as_retriever(search_kwargs={"k": 6}).invoke(QUERY)
     expected = CrossEncoderCompressor(model=fake, activation="none").compress_documents(
         first, QUERY

@@ -1,4 +1,4 @@
-"""What the LlamaIndex tests share: both ways to call, and recorders of everything reported."""
+"""Fixtures of the LlamaIndex tests: sync and async calls, and event recorders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXTS = ("rain falls on the plain", "goethe wrote faust", "goethe was born in fr
 
 
 class EventRecorder(BaseEventHandler):
-    """Keeps every instrumentation event."""
+    """Records every instrumentation event."""
 
     events: list[Any] = []  # noqa: RUF012  (a pydantic field; each recorder has its own)
 
@@ -36,7 +36,7 @@ class EventRecorder(BaseEventHandler):
 
 
 class CallbackRecorder(BaseCallbackHandler):
-    """Keeps every legacy callback event of type RERANKING."""
+    """Records every legacy callback event of type RERANKING."""
 
     def __init__(self) -> None:
         super().__init__([], [])
@@ -74,7 +74,7 @@ class CallbackRecorder(BaseCallbackHandler):
 
 @dataclass
 class Reported:
-    """Everything LlamaIndex was told while a test ran."""
+    """Events, spans and callbacks recorded during a test."""
 
     events: EventRecorder = field(default_factory=EventRecorder)
     spans: SimpleSpanHandler = field(default_factory=SimpleSpanHandler)

@@ -1,4 +1,4 @@
-"""A cascade as the model of LlamaIndex's postprocessor."""
+"""Cascades as the model of the LlamaIndex postprocessor."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ async def test_the_postprocessor_ranks_by_the_cascade() -> None:
     model = Cascade([(BiEncoder(FakeBiEncoder()), 2), Reranker(FakeCrossEncoder())])
     expected = [str(node.index) for node in model.rank("red blue", TEXTS)]
     reranker = CrossEncoderPostprocessor(model=model)
-    found = reranker.postprocess_nodes(NODES, query_str="red blue")
-    assert [node.node_id for node in found] == expected
+    ranked = reranker.postprocess_nodes(NODES, query_str="red blue")
+    assert [node.node_id for node in ranked] == expected
     assert expected[0] == "2"
-    assert len(found) == len(TEXTS)
-    assert await reranker.apostprocess_nodes(NODES, query_str="red blue") == found
+    assert len(ranked) == len(TEXTS)
+    assert await reranker.apostprocess_nodes(NODES, query_str="red blue") == ranked
 
 
-def test_a_cascade_of_named_models_travels_with_the_postprocessor() -> None:
+def test_a_cascade_of_named_models_is_pickled_with_the_postprocessor() -> None:
     reranker = CrossEncoderPostprocessor(model=Cascade([(BiEncoder(), 2), Reranker()]), top_n=1)
     expected = reranker.postprocess_nodes(NODES, query_str="red blue")
-    for again in (pickle.loads(pickle.dumps(reranker)), copy.deepcopy(reranker)):  # noqa: S301
-        assert again.postprocess_nodes(NODES, query_str="red blue") == expected
+    for restored in (pickle.loads(pickle.dumps(reranker)), copy.deepcopy(reranker)):  # noqa: S301
+        assert restored.postprocess_nodes(NODES, query_str="red blue") == expected
 
 
-def test_a_cascade_that_cannot_be_pickled_is_an_error_and_no_other_model() -> None:
+def test_a_cascade_that_cannot_be_pickled_is_an_error() -> None:
     model = Cascade([Reranker(FakeCrossEncoder(lambda *_: 0.0))])
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         pickle.dumps(CrossEncoderPostprocessor(model=model))

@@ -1,4 +1,4 @@
-"""The embedding: vectors, prompts, events, and a vector index over it."""
+"""BiEncoderEmbedding: vectors, prompts, events and a vector index."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def make(**settings: Any) -> BiEncoderEmbedding:
     return BiEncoderEmbedding(**{"model": FakeBiEncoder(), **settings})
 
 
-def floats(vector: list[float]) -> bool:
+def is_float_list(vector: list[float]) -> bool:
     return type(vector) is list and all(type(value) is float for value in vector)
 
 
-def test_vectors_are_the_cores_sync_and_async() -> None:
+def test_vectors_equal_those_of_the_bi_encoder_sync_and_async() -> None:
     embedding = make()
     core = embedding.bi_encoder()
     documents, queries = core.encode_document(TEXTS).tolist(), core.encode_query(TEXTS).tolist()
@@ -36,31 +36,31 @@ def test_vectors_are_the_cores_sync_and_async() -> None:
     assert [embedding.get_text_embedding(text) for text in TEXTS] == documents
     assert [embedding.get_query_embedding(text) for text in TEXTS] == queries
 
-    async def again() -> None:
+    async def check_async() -> None:
         assert await embedding.aget_text_embedding_batch(TEXTS) == documents
         assert [await embedding.aget_text_embedding(text) for text in TEXTS] == documents
         assert [await embedding.aget_query_embedding(text) for text in TEXTS] == queries
 
-    asyncio.run(again())
+    asyncio.run(check_async())
 
 
 def test_vectors_are_python_floats() -> None:
     embedding = make()
-    assert floats(embedding.get_query_embedding("a"))
-    assert floats(embedding.get_text_embedding("a"))
-    assert all(map(floats, embedding.get_text_embedding_batch(TEXTS)))
-    assert floats(asyncio.run(embedding.aget_query_embedding("a")))
-    assert all(map(floats, asyncio.run(embedding.aget_text_embedding_batch(TEXTS))))
+    assert is_float_list(embedding.get_query_embedding("a"))
+    assert is_float_list(embedding.get_text_embedding("a"))
+    assert all(map(is_float_list, embedding.get_text_embedding_batch(TEXTS)))
+    assert is_float_list(asyncio.run(embedding.aget_query_embedding("a")))
+    assert all(map(is_float_list, asyncio.run(embedding.aget_text_embedding_batch(TEXTS))))
     json.dumps(embedding.get_agg_embedding_from_queries(["a", "b"]))
 
 
-def test_no_texts_no_vectors() -> None:
+def test_no_texts_give_no_vectors() -> None:
     embedding = make()
     assert embedding.get_text_embedding_batch([]) == []
     assert asyncio.run(embedding.aget_text_embedding_batch([])) == []
 
 
-def test_queries_and_documents_have_prompts_of_their_own() -> None:
+def test_queries_and_documents_have_separate_prompts() -> None:
     model = FakeBiEncoder()
     embedding = make(model=model, prompts={"query": "query: ", "document": "passage: "})
     embedding.get_query_embedding("faust")
@@ -70,14 +70,14 @@ def test_queries_and_documents_have_prompts_of_their_own() -> None:
     assert model.batches == [["query: faust"]] * 2 + [["passage: faust"]] * 2
 
 
-def test_texts_reach_the_model_as_they_are() -> None:
+def test_texts_reach_the_model_unchanged() -> None:
     model = FakeBiEncoder()
     make(model=model).get_text_embedding_batch(TEXTS)
     assert sorted(text for batch in model.batches for text in batch) == sorted(TEXTS)
 
 
 @pytest.mark.parametrize("size", [1, 2, 128])
-def test_the_batch_size_changes_nothing(size: int) -> None:
+def test_the_batch_size_does_not_change_the_vectors(size: int) -> None:
     expected = make().get_text_embedding_batch(TEXTS)
     embedding = make(embed_batch_size=size)
     assert embedding.get_text_embedding_batch(TEXTS, show_progress=False) == expected
@@ -100,17 +100,17 @@ def test_model_name_shows_the_model() -> None:
     assert make().model_name == "fake"
 
 
-def test_model_name_may_be_given_instead_of_model() -> None:
+def test_model_name_is_accepted_instead_of_model() -> None:
     embedding = BiEncoderEmbedding(model_name="some/model")
     assert embedding.model == embedding.model_name == "some/model"
 
 
-def test_two_names_that_differ_are_refused() -> None:
+def test_different_values_of_model_and_model_name_are_refused() -> None:
     with pytest.raises(ValueError, match="two names of one setting"):
         BiEncoderEmbedding(model="a", model_name="b")
 
 
-def test_a_model_that_is_nothing_known_is_refused() -> None:
+def test_a_model_of_an_unknown_type_is_refused() -> None:
     with pytest.raises(ValueError, match="model is object; give a name, a folder"):
         BiEncoderEmbedding(model=object())
 
@@ -118,19 +118,19 @@ def test_a_model_that_is_nothing_known_is_refused() -> None:
 @pytest.mark.parametrize(
     "setting", [{"max_length": 3}, {"embed_batch_size": 0}, {"dtype": "int3"}, {"top_n": 3}]
 )
-def test_a_setting_that_cannot_work_is_refused_at_once(setting: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused_at_construction(setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
         make(**setting)
 
 
-def test_constructing_loads_nothing() -> None:
+def test_construction_loads_no_model() -> None:
     BiEncoderEmbedding(model="no/such-model")
 
 
 # --- events ---------------------------------------------------------------------------------
 
 
-def test_events_name_the_model_and_nothing_more(reported: Reported) -> None:
+def test_events_contain_only_the_model_name(reported: Reported) -> None:
     embedding = make(cache_folder="private", prompts={"query": "private"})
     embedding.get_query_embedding("faust")
     asyncio.run(embedding.aget_text_embedding_batch(["faust"]))
@@ -149,16 +149,16 @@ def test_events_name_the_model_and_nothing_more(reported: Reported) -> None:
 
 
 @pytest.mark.parametrize("use_async", [False, True])
-def test_a_vector_index_finds_what_the_dot_product_finds(use_async: bool) -> None:
+def test_a_vector_index_equals_a_dot_product_search(use_async: bool) -> None:
     embedding = make(embed_batch_size=2)
     nodes = [TextNode(text=f"word{number} shared", id_=str(number)) for number in range(9)]
     index = VectorStoreIndex(nodes, embed_model=embedding, use_async=use_async)
     retriever = index.as_retriever(similarity_top_k=3)
-    found = retriever.retrieve("word4")
+    retrieved = retriever.retrieve("word4")
     core: BiEncoder = embedding.bi_encoder()
     texts = [node.text for node in nodes]
     similarity = core.encode_document(texts) @ core.encode_query(["word4"])[0]
-    assert found[0].node_id == "4"
-    assert found[0].score == pytest.approx(float(np.max(similarity)), abs=1e-6)
-    again = asyncio.run(retriever.aretrieve("word4"))
-    assert [node.node_id for node in again] == [node.node_id for node in found]
+    assert retrieved[0].node_id == "4"
+    assert retrieved[0].score == pytest.approx(float(np.max(similarity)), abs=1e-6)
+    async_results = asyncio.run(retriever.aretrieve("word4"))
+    assert [node.node_id for node in async_results] == [node.node_id for node in retrieved]

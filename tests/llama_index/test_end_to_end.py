@@ -1,4 +1,4 @@
-"""Both embedded models together: real documents, an index, two stages."""
+"""End-to-end retrieval and reranking of real documents with the embedded models."""
 
 from __future__ import annotations
 
@@ -52,31 +52,31 @@ def index(request: pytest.FixtureRequest) -> VectorStoreIndex:
 
 
 @pytest.mark.parametrize(("question", "answer"), QUESTIONS.items())
-def test_two_stages_put_the_answer_first(
+def test_two_stages_rank_the_answer_first(
     index: VectorStoreIndex, question: str, answer: str
 ) -> None:
-    found = index.as_retriever(similarity_top_k=6).retrieve(question)
+    retrieved = index.as_retriever(similarity_top_k=6).retrieve(question)
     reranker = CrossEncoderPostprocessor(keep_retrieval_score=True)
-    out = reranker.postprocess_nodes(found, query_str=question)
+    out = reranker.postprocess_nodes(retrieved, query_str=question)
     assert out[0].node.ref_doc_id == answer
     assert all(0.0 < (node.score or 0.0) < 1.0 for node in out)
 
-    texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in found]
+    texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in retrieved]
     ranking = Reranker().rank(question, texts)
-    assert [node.node_id for node in out] == [found[node.index].node_id for node in ranking]
+    assert [node.node_id for node in out] == [retrieved[node.index].node_id for node in ranking]
     assert [node.score for node in out] == pytest.approx([node.relevance_score for node in ranking])
 
 
-def test_async_gives_the_same(index: VectorStoreIndex) -> None:
+def test_async_equals_sync(index: VectorStoreIndex) -> None:
     question = "Who wrote Doctor Faustus?"
     retriever = index.as_retriever(similarity_top_k=6)
     reranker = CrossEncoderPostprocessor(top_n=3)
 
-    async def ask() -> list[tuple[str, float | None]]:
-        found = await retriever.aretrieve(question)
-        out = await reranker.apostprocess_nodes(found, query_str=question)
+    async def run_async() -> list[tuple[str, float | None]]:
+        retrieved = await retriever.aretrieve(question)
+        out = await reranker.apostprocess_nodes(retrieved, query_str=question)
         return [(node.node_id, node.score) for node in out]
 
     out = reranker.postprocess_nodes(retriever.retrieve(question), query_str=question)
-    assert asyncio.run(ask()) == [(node.node_id, node.score) for node in out]
+    assert asyncio.run(run_async()) == [(node.node_id, node.score) for node in out]
     assert len(out) == 3

@@ -1,4 +1,4 @@
-"""What LlamaIndex is told of a rerank: instrumentation events, spans and legacy callbacks."""
+"""Instrumentation events, spans and legacy callbacks of a rerank."""
 
 from __future__ import annotations
 
@@ -38,25 +38,30 @@ def names(events: Sequence[object]) -> list[str]:
     return [type(event).__name__ for event in events]
 
 
-@pytest.mark.parametrize(("top_n", "told"), [(None, 3), (2, 2), (9, 9)])
-def test_start_and_end_are_paired_and_tell_everything(
+@pytest.mark.parametrize(("top_n", "reported_top_n"), [(None, 3), (2, 2), (9, 9)])
+def test_start_and_end_events_are_paired_and_complete(
     rerank: Rerank,
     nodes: list[NodeWithScore],
     reported: Reported,
     top_n: int | None,
-    told: int,
+    reported_top_n: int,
 ) -> None:
     query = QueryBundle(QUERY)
     out = rerank(make(reported, top_n=top_n), nodes, query_bundle=query)
     start, end = reported.events.of("ReRank")
     assert names([start, end]) == ["ReRankStartEvent", "ReRankEndEvent"]
-    assert (start.query, start.nodes, start.top_n, start.model_name) == (query, nodes, told, "fake")
+    assert (start.query, start.nodes, start.top_n, start.model_name) == (
+        query,
+        nodes,
+        reported_top_n,
+        "fake",
+    )
     assert type(start.top_n) is int
     assert end.nodes == out
     assert start.span_id == end.span_id
 
 
-def test_the_model_is_named_as_it_was_given(
+def test_events_contain_the_model_name_as_configured(
     rerank: Rerank, nodes: list[NodeWithScore], reported: Reported
 ) -> None:
     rerank(make(reported, model="mini"), nodes, query_str=QUERY)
@@ -64,7 +69,7 @@ def test_the_model_is_named_as_it_was_given(
     assert reported.callbacks.starts[0][EventPayload.MODEL_NAME] == "mini"
 
 
-def test_the_span_is_that_of_the_method(
+def test_events_have_the_span_of_the_method(
     rerank: Rerank, nodes: list[NodeWithScore], reported: Reported
 ) -> None:
     rerank(make(reported), nodes, query_str=QUERY)
@@ -86,7 +91,7 @@ def test_the_legacy_callback_has_nodes_model_query_and_top_k(
     assert end[EventPayload.NODES] == out
 
 
-def test_a_handler_set_later_is_told(
+def test_a_handler_set_later_receives_events(
     rerank: Rerank, nodes: list[NodeWithScore], reported: Reported
 ) -> None:
     reranker = make(reported, callback_manager=CallbackManager([]))
@@ -95,13 +100,13 @@ def test_a_handler_set_later_is_told(
     assert len(reported.callbacks.ends) == 1
 
 
-def test_nothing_to_rank_is_not_reported(rerank: Rerank, reported: Reported) -> None:
+def test_no_nodes_are_not_reported(rerank: Rerank, reported: Reported) -> None:
     rerank(make(reported), [], query_str=QUERY)
     assert reported.events.of("ReRank") == []
     assert reported.callbacks.starts == reported.callbacks.ends == []
 
 
-def test_no_query_is_not_reported_as_a_rerank(
+def test_a_missing_query_is_not_reported_as_a_rerank(
     rerank: Rerank, nodes: list[NodeWithScore], reported: Reported
 ) -> None:
     with pytest.raises(InvalidInputError):
@@ -110,7 +115,7 @@ def test_no_query_is_not_reported_as_a_rerank(
     assert reported.callbacks.starts == []
 
 
-def test_an_error_leaves_nothing_open(
+def test_an_error_closes_all_spans_and_events(
     rerank: Rerank, nodes: list[NodeWithScore], reported: Reported
 ) -> None:
     reranker = make(reported, model=FakeCrossEncoder(fail))
@@ -126,11 +131,11 @@ def test_an_error_leaves_nothing_open(
     assert end[EventPayload.EXCEPTION] is caught.value
 
 
-def test_the_callback_is_the_child_of_what_runs_around_it(
+def test_the_callback_is_a_child_of_the_surrounding_event(
     nodes: list[NodeWithScore], reported: Reported
 ) -> None:
     reranker = make(reported)
-    for _ in range(2):  # an error in between must not unbalance the trace stack
+    for _ in range(2):  # an error must not unbalance the trace stack
         reranker.postprocess_nodes(nodes, query_str=QUERY)
         with pytest.raises(InferenceError):
             make(reported, model=FakeCrossEncoder(fail)).postprocess_nodes(nodes, query_str=QUERY)

@@ -1,4 +1,4 @@
-"""The names of rerank_plugins.llama_index, with and without LlamaIndex."""
+"""Public names of rerank_plugins.llama_index, with and without LlamaIndex."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_the_public_names_are_llama_index_components() -> None:
     assert set(adapter.__all__) <= set(dir(adapter))
 
 
-def test_no_other_name_exists() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'CrossEncoder'"):
         adapter.CrossEncoder  # noqa: B018
 
@@ -35,8 +35,8 @@ def test_without_llama_index_the_message_names_the_extra(
 
 
 @pytest.mark.parametrize("module", ["postprocessor", "embeddings"])
-def test_the_examples_run(module: str) -> None:
-    home = importlib.import_module(f"rerank_plugins.llama_index.{module}")
-    result = doctest.testmod(home)
+def test_the_docstring_examples_run(module: str) -> None:
+    imported = importlib.import_module(f"rerank_plugins.llama_index.{module}")
+    result = doctest.testmod(imported)
     assert result.attempted > 0
     assert result.failed == 0

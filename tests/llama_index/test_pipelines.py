@@ -1,4 +1,4 @@
-"""The postprocessor where LlamaIndex's users put it, sync and async, without a network."""
+"""The postprocessor in LlamaIndex engines, tools and evaluators, sync and async."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ TEXTS = {
 QUERY = "who wrote faust"
 
 
-class Worst(FakeBiEncoder):
-    """A first stage that cannot tell texts apart, so that the order is the second stage's."""
+class ConstantBiEncoder(FakeBiEncoder):
+    """Returns the same vector for every text, so that only the reranker decides the order."""
 
     def run(self, batch: Sequence[TokenizedItem]) -> FloatArray:
         vectors = super().run(batch)
@@ -49,7 +49,7 @@ class Worst(FakeBiEncoder):
 @pytest.fixture
 def retriever() -> BaseRetriever:
     nodes = [TextNode(text=text, id_=name) for name, text in TEXTS.items()]
-    index = VectorStoreIndex(nodes, embed_model=BiEncoderEmbedding(model=Worst()))
+    index = VectorStoreIndex(nodes, embed_model=BiEncoderEmbedding(model=ConstantBiEncoder()))
     return index.as_retriever(similarity_top_k=len(TEXTS))
 
 
@@ -63,7 +63,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture(params=["", "a"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Call a method by name, or its async twin."""
+    """Call a method by name, or its async version."""
 
     def call(target: object, name: str, query: str) -> Any:
         result = getattr(target, request.param + name)(query)
@@ -106,7 +106,7 @@ def test_query_engine(
 def test_as_query_engine_of_an_index(run: Run, reranker: CrossEncoderPostprocessor) -> None:
     index = VectorStoreIndex(
         [TextNode(text=text, id_=name) for name, text in TEXTS.items()],
-        embed_model=BiEncoderEmbedding(model=Worst()),
+        embed_model=BiEncoderEmbedding(model=ConstantBiEncoder()),
     )
     engine = index.as_query_engine(
         llm=MockLLM(), similarity_top_k=5, node_postprocessors=[reranker]
@@ -151,7 +151,7 @@ def test_the_tool_does_not_show_a_kept_retrieval_score(run: Run, retriever: Base
     assert all("retrieval_score" in node.metadata for node in output.raw_output)
 
 
-def test_after_the_query_the_index_is_as_it_was(run: Run, retriever: BaseRetriever) -> None:
+def test_a_query_does_not_modify_the_index(run: Run, retriever: BaseRetriever) -> None:
     reranker = CrossEncoderPostprocessor(model=FakeCrossEncoder(), keep_retrieval_score=True)
     tool = RetrieverTool.from_defaults(retriever=retriever, node_postprocessors=[reranker])
     before = [node.to_dict() for node in retriever.retrieve(QUERY)]
@@ -160,7 +160,7 @@ def test_after_the_query_the_index_is_as_it_was(run: Run, retriever: BaseRetriev
     assert run(tool, "call", QUERY).raw_output == first.raw_output
 
 
-def test_scores_can_be_cut_by_the_postprocessor_that_follows(
+def test_scores_can_be_filtered_by_the_next_postprocessor(
     run: Run, retriever: BaseRetriever
 ) -> None:
     reranker = CrossEncoderPostprocessor(model=FakeCrossEncoder())

@@ -1,4 +1,4 @@
-"""What comes out of a rerank, and what stays as it was."""
+"""CrossEncoderPostprocessor: scores, settings, inputs and immutability."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def make(**settings: Any) -> CrossEncoderPostprocessor:
     return CrossEncoderPostprocessor(**{"model": FakeCrossEncoder(), **settings})
 
 
-def wrap(*given: BaseNode) -> Nodes:
-    return [NodeWithScore(node=node, score=0.5) for node in given]
+def wrap(*contents: BaseNode) -> Nodes:
+    return [NodeWithScore(node=node, score=0.5) for node in contents]
 
 
 def snapshot(nodes: Nodes) -> list[dict[str, Any]]:
@@ -61,14 +61,14 @@ def scores(nodes: Nodes) -> list[float | None]:
 # --- order, scores, ids ---------------------------------------------------------------------
 
 
-def test_best_first_with_new_scores_and_the_same_ids(rerank: Rerank, nodes: Nodes) -> None:
+def test_nodes_are_sorted_with_new_scores_and_the_same_ids(rerank: Rerank, nodes: Nodes) -> None:
     out = rerank(make(), nodes, query_str=QUERY)
     assert ids(out) == ["n1", "n2", "n0"]
     assert all(new != old.score for new, old in zip(scores(out), nodes, strict=True))
     assert scores(out) == sorted(scores(out), key=lambda score: -(score or 0.0))
 
 
-def test_the_score_is_the_cores_relevance_score(rerank: Rerank, nodes: Nodes) -> None:
+def test_the_score_is_the_relevance_score_of_the_reranker(rerank: Rerank, nodes: Nodes) -> None:
     reranker = make()
     ranking = reranker.reranker().rank(QUERY, [node.text for node in nodes])
     out = rerank(reranker, nodes, query_str=QUERY)
@@ -77,12 +77,12 @@ def test_the_score_is_the_cores_relevance_score(rerank: Rerank, nodes: Nodes) ->
     ]
 
 
-def test_query_bundle_and_query_str_are_the_same(rerank: Rerank, nodes: Nodes) -> None:
+def test_query_bundle_and_query_str_give_the_same_result(rerank: Rerank, nodes: Nodes) -> None:
     by_bundle = rerank(make(), nodes, query_bundle=QueryBundle(QUERY))
     assert snapshot(by_bundle) == snapshot(rerank(make(), nodes, query_str=QUERY))
 
 
-def test_scores_are_python_floats_and_json_works(rerank: Rerank, nodes: Nodes) -> None:
+def test_scores_are_python_floats_and_json_serializable(rerank: Rerank, nodes: Nodes) -> None:
     for keep in (False, True):
         for node in rerank(make(keep_retrieval_score=keep), nodes, query_str=QUERY):
             assert type(node.score) is float
@@ -93,14 +93,14 @@ def test_scores_are_python_floats_and_json_works(rerank: Rerank, nodes: Nodes) -
 def test_a_numpy_retrieval_score_is_kept_as_a_python_float(rerank: Rerank) -> None:
     np = pytest.importorskip("numpy")
     node = NodeWithScore(node=TextNode(text="faust"))
-    node.score = np.float32(0.5)  # what sloppy retrievers leave behind
+    node.score = np.float32(0.5)  # as some retrievers return it
     (out,) = rerank(make(keep_retrieval_score=True), [node], query_str=QUERY)
     assert type(out.metadata["retrieval_score"]) is float
     assert json.loads(out.to_json())["node"]["metadata"] == {"retrieval_score": 0.5}
 
 
 @pytest.mark.parametrize("score", [None, 0.0, -3.0, 1e9])
-def test_the_score_a_node_came_with_does_not_matter(
+def test_the_input_score_of_a_node_has_no_effect(
     rerank: Rerank, nodes: Nodes, score: float | None
 ) -> None:
     plain = rerank(make(), nodes, query_str=QUERY)
@@ -109,12 +109,12 @@ def test_the_score_a_node_came_with_does_not_matter(
     assert scores(rerank(make(), nodes, query_str=QUERY)) == scores(plain)
 
 
-def test_ties_keep_the_retrievers_order(rerank: Rerank) -> None:
+def test_ties_keep_the_input_order(rerank: Rerank) -> None:
     nodes = wrap(*[TextNode(text="faust", id_=str(number)) for number in range(20)])
     assert ids(rerank(make(), nodes, query_str=QUERY)) == [str(number) for number in range(20)]
 
 
-def test_negative_and_zero_scores_are_ordered_too(rerank: Rerank) -> None:
+def test_negative_and_zero_scores_are_sorted(rerank: Rerank) -> None:
     value = {"a": -1.0, "b": 0.0, "c": 1.0, "d": -2.0}
     model = FakeCrossEncoder(lambda _, text: value[text])
     nodes = wrap(*[TextNode(text=text, id_=text) for text in value])
@@ -127,12 +127,12 @@ def test_negative_and_zero_scores_are_ordered_too(rerank: Rerank) -> None:
     ]
 
 
-def test_probabilities_are_not_squashed_again(rerank: Rerank, nodes: Nodes) -> None:
+def test_no_sigmoid_is_applied_to_probabilities(rerank: Rerank, nodes: Nodes) -> None:
     model = FakeCrossEncoder(lambda *_: 0.25, scale=ScoreScale.PROBABILITY)
     assert scores(rerank(make(model=model), nodes, query_str=QUERY)) == [0.25] * 3
 
 
-def test_the_same_node_twice_comes_back_twice(rerank: Rerank) -> None:
+def test_a_repeated_node_is_returned_twice(rerank: Rerank) -> None:
     node = TextNode(text="goethe wrote faust", id_="twin")
     nodes = [NodeWithScore(node=node, score=0.9), NodeWithScore(node=node, score=0.1)]
     out = rerank(make(keep_retrieval_score=True), nodes, query_str=QUERY)
@@ -143,7 +143,7 @@ def test_the_same_node_twice_comes_back_twice(rerank: Rerank) -> None:
 # --- top_n and threshold --------------------------------------------------------------------
 
 
-def test_none_returns_all_and_more_than_all_is_all(rerank: Rerank, nodes: Nodes) -> None:
+def test_top_n_of_none_or_above_the_count_returns_all(rerank: Rerank, nodes: Nodes) -> None:
     everything = snapshot(rerank(make(top_n=None), nodes, query_str=QUERY))
     assert len(everything) == len(nodes)
     assert snapshot(rerank(make(top_n=99), nodes, query_str=QUERY)) == everything
@@ -157,12 +157,12 @@ def test_top_n_is_a_prefix(rerank: Rerank, nodes: Nodes) -> None:
 
 
 @pytest.mark.parametrize("top_n", [0, -1, True, 2.5, "3"])
-def test_a_top_n_that_cannot_work_is_refused_at_once(top_n: object) -> None:
+def test_an_invalid_top_n_is_refused_at_construction(top_n: object) -> None:
     with pytest.raises(ValueError, match="it must be an integer of at least 1, or None for all"):
         make(top_n=top_n)
 
 
-def test_a_top_n_changed_later_counts_and_is_checked(rerank: Rerank, nodes: Nodes) -> None:
+def test_a_changed_top_n_takes_effect_and_is_checked(rerank: Rerank, nodes: Nodes) -> None:
     reranker = make(top_n=1)
     reranker.top_n = 2
     assert len(rerank(reranker, nodes, query_str=QUERY)) == 2
@@ -171,7 +171,7 @@ def test_a_top_n_changed_later_counts_and_is_checked(rerank: Rerank, nodes: Node
         rerank(reranker, nodes, query_str=QUERY)
 
 
-def test_the_threshold_is_in_the_units_of_the_score(rerank: Rerank, nodes: Nodes) -> None:
+def test_the_threshold_applies_to_the_returned_score(rerank: Rerank, nodes: Nodes) -> None:
     best = rerank(make(), nodes, query_str=QUERY)[0].score
     assert ids(rerank(make(score_threshold=best), nodes, query_str=QUERY)) == ["n1"]
     assert rerank(make(score_threshold=1.0), nodes, query_str=QUERY) == []
@@ -194,30 +194,30 @@ def test_the_threshold_is_in_the_units_of_the_score(rerank: Rerank, nodes: Nodes
         ({"model": " "}, "a Hub name or a folder"),
     ],
 )
-def test_a_setting_that_cannot_work_is_refused_at_once(
+def test_invalid_settings_are_refused_at_construction(
     setting: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make(**setting)
 
 
-def test_constructing_loads_nothing() -> None:
+def test_construction_loads_no_model() -> None:
     CrossEncoderPostprocessor(model="no/such-model")
 
 
 # --- input ----------------------------------------------------------------------------------
 
 
-def test_no_nodes_no_model_call(rerank: Rerank) -> None:
+def test_no_nodes_need_no_model_call(rerank: Rerank) -> None:
     model = FakeCrossEncoder()
     assert rerank(make(model=model), [], query_str=QUERY) == []
     assert model.batches == []
 
 
-def test_no_query_is_refused(rerank: Rerank, nodes: Nodes) -> None:
-    for given_nodes in (nodes, []):
+def test_a_missing_query_is_refused(rerank: Rerank, nodes: Nodes) -> None:
+    for input_nodes in (nodes, []):
         with pytest.raises(ValueError, match="Missing query bundle in extra info") as caught:
-            rerank(make(), given_nodes)
+            rerank(make(), input_nodes)
         assert isinstance(caught.value, InvalidInputError)
 
 
@@ -232,9 +232,9 @@ def test_two_queries_are_refused(rerank: Rerank, nodes: Nodes) -> None:
         rerank(make(), nodes, query_bundle=QueryBundle("a"), query_str="b")
 
 
-def test_every_kind_of_node_is_read_by_its_content(rerank: Rerank) -> None:
+def test_every_kind_of_node_is_scored_by_its_content(rerank: Rerank) -> None:
     model = FakeCrossEncoder()
-    given = [
+    contents = [
         TextNode(text="a text", metadata={"title": "A"}),
         ImageNode(image_url="http://localhost/faust.png"),
         ImageNode(text="a caption", image_url="http://localhost/faust.png"),
@@ -244,20 +244,20 @@ def test_every_kind_of_node_is_read_by_its_content(rerank: Rerank) -> None:
         Node(image_resource=MediaResource(path=Path("faust.png"))),
         TextNode(text=""),
     ]
-    out = rerank(make(model=model, keep_retrieval_score=True), wrap(*given), query_str=QUERY)
-    assert sorted(ids(out)) == sorted(node.id_ for node in given)
+    out = rerank(make(model=model, keep_retrieval_score=True), wrap(*contents), query_str=QUERY)
+    assert sorted(ids(out)) == sorted(node.id_ for node in contents)
     assert {node.node_id: type(node.node) for node in out} == {
-        node.id_: type(node) for node in given
+        node.id_: type(node) for node in contents
     }
-    read = {pair.document for batch in model.batches for pair in batch}
-    assert read == {node.get_content(metadata_mode=MetadataMode.EMBED) for node in given}
+    scored = {pair.document for batch in model.batches for pair in batch}
+    assert scored == {node.get_content(metadata_mode=MetadataMode.EMBED) for node in contents}
     assert {"title: A\n\na text", "a caption", "a summary", "a resource", ""} < {
-        text.removeprefix("title: B\n\n") for text in read
+        text.removeprefix("title: B\n\n") for text in scored
     }
 
 
 @pytest.mark.parametrize(
-    ("mode", "read"),
+    ("mode", "text"),
     [
         (MetadataMode.EMBED, "shown: 1\nllm: 2\n\ntext"),
         (MetadataMode.LLM, "shown: 1\nembed: 3\n\ntext"),
@@ -265,8 +265,8 @@ def test_every_kind_of_node_is_read_by_its_content(rerank: Rerank) -> None:
         (MetadataMode.NONE, "text"),
     ],
 )
-def test_the_metadata_mode_decides_what_is_read(
-    rerank: Rerank, mode: MetadataMode, read: str
+def test_the_metadata_mode_selects_the_scored_text(
+    rerank: Rerank, mode: MetadataMode, text: str
 ) -> None:
     model = FakeCrossEncoder()
     node = TextNode(
@@ -276,10 +276,10 @@ def test_the_metadata_mode_decides_what_is_read(
         excluded_llm_metadata_keys=["llm"],
     )
     rerank(make(model=model, metadata_mode=mode), wrap(node), query_str=QUERY)
-    assert model.batches[0][0].document == read
+    assert model.batches[0][0].document == text
 
 
-def test_the_default_is_embed() -> None:
+def test_the_default_metadata_mode_is_embed() -> None:
     assert make().metadata_mode is MetadataMode.EMBED
 
 
@@ -312,7 +312,7 @@ MODES = st.sampled_from(list(MetadataMode))
 
 
 @given(nodes=NODES, keep=st.booleans(), mode=MODES, top_n=st.one_of(st.none(), st.integers(1, 8)))
-def test_nothing_given_changes_and_the_result_is_a_ranking_of_it(
+def test_inputs_are_not_modified_and_the_result_is_a_subset(
     nodes: Nodes, keep: bool, mode: MetadataMode, top_n: int | None
 ) -> None:
     before, objects = snapshot(nodes), [(id(node), id(node.node)) for node in nodes]
@@ -328,7 +328,7 @@ def test_nothing_given_changes_and_the_result_is_a_ranking_of_it(
 
 
 @given(nodes=NODES, mode=MODES)
-def test_reranking_twice_gives_the_same_scores(nodes: Nodes, mode: MetadataMode) -> None:
+def test_reranking_is_idempotent(nodes: Nodes, mode: MetadataMode) -> None:
     for keep in (False, True):
         reranker = make(keep_retrieval_score=keep, metadata_mode=mode)
         once = reranker.postprocess_nodes(nodes, query_str="title a b")
@@ -338,7 +338,7 @@ def test_reranking_twice_gives_the_same_scores(nodes: Nodes, mode: MetadataMode)
         ]
 
 
-def test_the_result_can_be_changed_without_touching_the_input(rerank: Rerank, nodes: Nodes) -> None:
+def test_modifying_the_result_does_not_modify_the_input(rerank: Rerank, nodes: Nodes) -> None:
     before = snapshot(nodes)
     for node in rerank(make(keep_retrieval_score=True), nodes, query_str=QUERY):
         node.score = 7.0
@@ -348,7 +348,7 @@ def test_the_result_can_be_changed_without_touching_the_input(rerank: Rerank, no
     assert snapshot(nodes) == before
 
 
-def test_a_node_without_a_kept_score_is_the_node_itself(rerank: Rerank, nodes: Nodes) -> None:
+def test_without_a_kept_score_nodes_are_not_copied(rerank: Rerank, nodes: Nodes) -> None:
     out = rerank(make(), nodes, query_str=QUERY)
     assert {id(node.node) for node in out} == {id(node.node) for node in nodes}
 
@@ -356,15 +356,15 @@ def test_a_node_without_a_kept_score_is_the_node_itself(rerank: Rerank, nodes: N
 # --- the retrieval score --------------------------------------------------------------------
 
 
-def test_the_retrieval_score_is_kept_out_of_the_text(rerank: Rerank, nodes: Nodes) -> None:
-    given_scores = {node.node_id: node.score for node in nodes}
+def test_the_retrieval_score_is_not_part_of_the_text(rerank: Rerank, nodes: Nodes) -> None:
+    input_scores = {node.node_id: node.score for node in nodes}
     for node in rerank(make(keep_retrieval_score=True), nodes, query_str=QUERY):
-        assert node.metadata["retrieval_score"] == given_scores[node.node_id]
+        assert node.metadata["retrieval_score"] == input_scores[node.node_id]
         for mode in (MetadataMode.EMBED, MetadataMode.LLM, MetadataMode.NONE):
             assert "retrieval_score" not in node.get_content(metadata_mode=mode)
 
 
-def test_by_default_the_metadata_stays_as_it_is(rerank: Rerank, nodes: Nodes) -> None:
+def test_by_default_the_metadata_is_unchanged(rerank: Rerank, nodes: Nodes) -> None:
     assert all(node.metadata == {} for node in rerank(make(), nodes, query_str=QUERY))
 
 
@@ -379,7 +379,7 @@ def test_a_stale_retrieval_score_is_overwritten_and_hidden_once(rerank: Rerank) 
     assert twice.node.excluded_llm_metadata_keys == ["retrieval_score"]
 
 
-def test_a_node_without_a_score_keeps_none(rerank: Rerank) -> None:
+def test_a_node_without_a_score_has_retrieval_score_none(rerank: Rerank) -> None:
     (out,) = rerank(
         make(keep_retrieval_score=True), [NodeWithScore(node=TextNode(text="a"))], query_str="a"
     )
@@ -389,13 +389,13 @@ def test_a_node_without_a_score_keeps_none(rerank: Rerank) -> None:
 # --- failure, concurrency -------------------------------------------------------------------
 
 
-def test_a_score_that_is_no_number_is_an_error(rerank: Rerank, nodes: Nodes) -> None:
+def test_a_nan_score_is_an_error(rerank: Rerank, nodes: Nodes) -> None:
     model = FakeCrossEncoder(lambda *_: float("nan"))
     with pytest.raises(InvalidScoresError):
         rerank(make(model=model), nodes, query_str=QUERY)
 
 
-def test_a_failing_model_is_an_error_of_ours_with_its_cause(rerank: Rerank, nodes: Nodes) -> None:
+def test_a_failing_model_is_an_inference_error_with_its_cause(rerank: Rerank, nodes: Nodes) -> None:
     def fail(*_: str) -> float:
         message = "boom"
         raise RuntimeError(message)
@@ -405,7 +405,7 @@ def test_a_failing_model_is_an_error_of_ours_with_its_cause(rerank: Rerank, node
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-async def test_the_event_loop_goes_on_while_the_model_works(nodes: Nodes) -> None:
+async def test_the_event_loop_is_not_blocked_while_the_model_runs(nodes: Nodes) -> None:
     proceed = threading.Event()
 
     def wait(_: str, text: str) -> float:

@@ -1,4 +1,4 @@
-"""The core's options through LlamaIndex: nodes in and out."""
+"""Ranking options in LlamaIndex: nodes as input and output."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ def node(text: str, score: float | None = None, **metadata: Any) -> NodeWithScor
     return NodeWithScore(node=TextNode(text=text, metadata=metadata), score=score)
 
 
-def test_windows_are_those_of_the_nodes_own_text() -> None:
+def test_windows_refer_to_the_text_without_metadata() -> None:
     fake = FakeCrossEncoder(max_length=24)
-    given = node(LONG, title="Weather", page=3)
-    before = copy.deepcopy(given)
+    original = node(LONG, title="Weather", page=3)
+    before = copy.deepcopy(original)
     postprocessor = CrossEncoderPostprocessor(
         model=fake, max_length=None, long_documents=Windows(overlap=0)
     )
-    best = postprocessor.postprocess_nodes([given], query_str="needle rain")[0]
-    assert given == before
+    best = postprocessor.postprocess_nodes([original], query_str="needle rain")[0]
+    assert original == before
     start, end = best.node.metadata["rerank_window"]
     assert "needle rain" in LONG[start:end]
     for mode in (MetadataMode.EMBED, MetadataMode.LLM):
         assert "rerank_window" not in best.node.get_content(metadata_mode=mode)
-    again = postprocessor.postprocess_nodes([best], query_str="needle rain")[0]
-    assert again == best
+    reranked = postprocessor.postprocess_nodes([best], query_str="needle rain")[0]
+    assert reranked == best
 
 
-def test_metadata_keys_replace_the_mode() -> None:
+def test_metadata_keys_override_the_metadata_mode() -> None:
     fake = FakeCrossEncoder()
     postprocessor = CrossEncoderPostprocessor(model=fake, metadata_keys=["title"])
     postprocessor.postprocess_nodes([node("rain", title="Weather", page=3)], query_str="rain")
     assert fake.batches[0][0].document == "title: Weather\n\nrain"
 
 
-def test_fusion_takes_the_nodes_scores() -> None:
+def test_fusion_uses_the_node_scores() -> None:
     postprocessor = CrossEncoderPostprocessor(
         model=FakeCrossEncoder(), fusion=Fusion("weighted", 0.0)
     )
@@ -53,7 +53,7 @@ def test_fusion_takes_the_nodes_scores() -> None:
     assert [node.text for node in ranked] == ["a", "b"]
 
 
-async def test_a_failure_shows_in_the_metadata() -> None:
+async def test_a_failure_is_reported_in_the_metadata() -> None:
     backend = FaultyCrossEncoder(raise_for("rain", RuntimeError("broken")))
     postprocessor = CrossEncoderPostprocessor(model=backend, on_error="passthrough")
     nodes = [node("a", 0.3), node("b", 0.2)]

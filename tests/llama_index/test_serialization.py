@@ -1,4 +1,4 @@
-"""Settings survive dictionaries, JSON, pickles and copies; weights never travel."""
+"""Serialization of settings as dictionaries, JSON, pickles and copies, without weights."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ each = pytest.mark.parametrize(("cls", "settings"), COMPONENTS)
 
 
 @each
-def test_every_field_survives(cls: type[Component], settings: dict[str, Any]) -> None:
+def test_every_field_is_serialized(cls: type[Component], settings: dict[str, Any]) -> None:
     inherited = {"callback_manager", "model_name", "embeddings_cache", "rate_limiter"}
     assert set(cls.model_fields) - inherited == set(settings)
     component = cls(**settings)
@@ -89,7 +89,7 @@ def test_every_field_survives(cls: type[Component], settings: dict[str, Any]) ->
 
 
 @each
-def test_defaults_survive(cls: type[Component], settings: dict[str, Any]) -> None:
+def test_defaults_are_serialized(cls: type[Component], settings: dict[str, Any]) -> None:
     assert cls.from_dict(cls().to_dict()).to_dict() == cls().to_dict()
     assert cls().to_dict() != cls(**settings).to_dict()
 
@@ -100,14 +100,16 @@ def test_the_class_name_is_stable(cls: type[Component], settings: dict[str, Any]
 
 
 @each
-def test_the_settings_are_those_of_the_core(cls: type[Component], settings: dict[str, Any]) -> None:
+def test_the_settings_are_passed_to_the_core(
+    cls: type[Component], settings: dict[str, Any]
+) -> None:
     component = cls(**settings)
     if isinstance(component, CrossEncoderPostprocessor):
         reranker = component.reranker()
         assert isinstance(reranker.scorer, CrossEncoderScorer)
         model = reranker.scorer.client._model
-        found = (reranker.top_n, reranker.score_threshold, reranker.activation)
-        assert found == (3, 0.25, "none")
+        core_settings = (reranker.top_n, reranker.score_threshold, reranker.activation)
+        assert core_settings == (3, 0.25, "none")
     else:
         model = component.bi_encoder()._client._model
     assert model == ModelConfig(**MODEL, optimize=settings.get("optimize", "none"))
@@ -120,7 +122,7 @@ def test_an_unknown_setting_is_refused(cls: type[Component], settings: dict[str,
 
 
 @each
-def test_paths_become_text(cls: type[Component], settings: dict[str, Any]) -> None:
+def test_paths_are_converted_to_strings(cls: type[Component], settings: dict[str, Any]) -> None:
     paths = {"model": Path("a") / "b", "cache_folder": Path("c"), "cache": {"folder": Path("d")}}
     component = cls(**{**settings, **paths})
     assert component.cache is not None
@@ -130,17 +132,17 @@ def test_paths_become_text(cls: type[Component], settings: dict[str, Any]) -> No
 
 
 @each
-def test_handlers_stay_in_their_process(cls: type[Component], settings: dict[str, Any]) -> None:
+def test_callback_handlers_are_not_pickled(cls: type[Component], settings: dict[str, Any]) -> None:
     manager = CallbackManager([LlamaDebugHandler(print_trace_on_end=False)])
-    again = pickle.loads(pickle.dumps(cls(**settings, callback_manager=manager)))  # noqa: S301
-    assert again.callback_manager.handlers == []
+    restored = pickle.loads(pickle.dumps(cls(**settings, callback_manager=manager)))  # noqa: S301
+    assert restored.callback_manager.handlers == []
 
 
 # --- remote code ----------------------------------------------------------------------------
 
 
 class RecordingLoader:
-    """Remembers what it was told to load, and loads a fake."""
+    """Records the configurations to load and returns a fake backend."""
 
     def __init__(self, backend: FakeCrossEncoder | FakeBiEncoder) -> None:
         self.configs: list[ModelConfig] = []
@@ -155,7 +157,7 @@ class RecordingLoader:
 
 
 @pytest.mark.parametrize("trusted", [None, False, True])
-def test_remote_code_runs_only_when_asked_for(
+def test_remote_code_runs_only_when_enabled(
     monkeypatch: pytest.MonkeyPatch,
     nodes: list[NodeWithScore],
     trusted: bool | None,
@@ -163,10 +165,10 @@ def test_remote_code_runs_only_when_asked_for(
     reranking, encoding = RecordingLoader(FakeCrossEncoder()), RecordingLoader(FakeBiEncoder())
     monkeypatch.setitem(loading._LOADERS, "cross-encoder", reranking)
     monkeypatch.setitem(loading._LOADERS, "bi-encoder", encoding)
-    given: dict[str, Any] = {} if trusted is None else {"trust_remote_code": trusted}
+    arguments: dict[str, Any] = {} if trusted is None else {"trust_remote_code": trusted}
     name = f"remote/{trusted}"
-    reranker = CrossEncoderPostprocessor(model=name, **given)
-    embedding = BiEncoderEmbedding(model=name, **given)
+    reranker = CrossEncoderPostprocessor(model=name, **arguments)
+    embedding = BiEncoderEmbedding(model=name, **arguments)
     reranker.postprocess_nodes(nodes, query_str="q")
     embedding.get_query_embedding("q")
     for component, loader in ((reranker, reranking), (embedding, encoding)):
@@ -182,27 +184,27 @@ def test_remote_code_is_off_by_default(cls: type[Component]) -> None:
 # --- weights --------------------------------------------------------------------------------
 
 
-def test_a_used_postprocessor_pickles_small_and_works_again(nodes: list[NodeWithScore]) -> None:
+def test_a_used_postprocessor_is_pickled_without_weights(nodes: list[NodeWithScore]) -> None:
     reranker = CrossEncoderPostprocessor(top_n=2)
     expected = reranker.postprocess_nodes(nodes, query_str="who wrote faust")
     data = pickle.dumps(reranker)
     assert len(data) < 2_000
-    for again in (pickle.loads(data), copy.deepcopy(reranker)):  # noqa: S301
-        assert again.reranker().engine is reranker.reranker().engine
-        assert again.postprocess_nodes(nodes, query_str="who wrote faust") == expected
+    for restored in (pickle.loads(data), copy.deepcopy(reranker)):  # noqa: S301
+        assert restored.reranker().engine is reranker.reranker().engine
+        assert restored.postprocess_nodes(nodes, query_str="who wrote faust") == expected
 
 
-def test_a_used_embedding_pickles_small_and_works_again() -> None:
+def test_a_used_embedding_is_pickled_without_weights() -> None:
     embedding = BiEncoderEmbedding()
     expected = embedding.get_query_embedding("who wrote faust")
     data = pickle.dumps(embedding)
     assert len(data) < 2_000
-    for again in (pickle.loads(data), copy.deepcopy(embedding)):  # noqa: S301
-        assert again.bi_encoder().engine is embedding.bi_encoder().engine
-        assert again.get_query_embedding("who wrote faust") == expected
+    for restored in (pickle.loads(data), copy.deepcopy(embedding)):  # noqa: S301
+        assert restored.bi_encoder().engine is embedding.bi_encoder().engine
+        assert restored.get_query_embedding("who wrote faust") == expected
 
 
-def test_a_model_object_that_cannot_be_pickled_is_an_error_and_no_other_model() -> None:
+def test_a_model_object_that_cannot_be_pickled_is_an_error() -> None:
     reranker = CrossEncoderPostprocessor(model=FakeCrossEncoder(lambda *_: 0.0))
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         pickle.dumps(reranker)
