@@ -12,6 +12,7 @@ from benchmarks.robustness import inject_faults
 from rerank_plugins.backends.torch.cross_encoder import TorchCrossEncoder
 from rerank_plugins.config import ModelConfig
 from rerank_plugins.testing import FakeCrossEncoder
+from rerank_plugins.types import TextPair
 
 
 def check(result: dict[str, Any]) -> None:
@@ -32,6 +33,7 @@ def test_thousands_of_faults_lose_no_request_and_change_no_score() -> None:
 @pytest.mark.slow
 def test_faults_with_the_bundled_model() -> None:
     backend = TorchCrossEncoder(TorchCrossEncoder.resolve(ModelConfig(dtype="float32")))
+    backend.run(backend.prepare([TextPair("query", "text " * 9)] * 64))  # starts its CPU threads
     check(inject_faults(backend, requests=300, engines=2, seed=2_000))
     backend.close()
 
