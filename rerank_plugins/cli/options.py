@@ -193,7 +193,8 @@ def reranker_settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
     The options of windows and fusion are validated even if they are not used.
     """
-    settings = {"long_documents": "truncate", "fusion": "none", "dedup_threshold": None, **options}
+    missing = {"long_documents": "truncate", "fusion": "none", "dedup_threshold": None}
+    settings = {**options, **{name: missing[name] for name in missing if name not in options}}
     windows, fusion = _pop_group(settings, Windows), _pop_group(settings, Fusion)
     if settings["long_documents"] == "windows" and windows != Windows():
         settings["long_documents"] = windows
