@@ -29,7 +29,6 @@ from rerank_plugins.types import FloatArray
 _log = logging.getLogger(__name__)
 
 
-
 def can_pack(model: Any) -> bool:  # noqa: ANN401  (one of many model classes)
     """Return whether the architecture of a reranker can be packed.
 
