@@ -549,10 +549,14 @@ def _as_lists(value: Any) -> Any:  # noqa: ANN401  (an array, lists or None)
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-class ModelSettings(BaseModel):
-    """The model, and where and how it runs."""
+class FieldGroup(BaseModel):
+    """Base of the fields that public objects inherit."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+
+
+class ModelSettings(FieldGroup):
+    """The model, and where and how it runs."""
 
     model: Annotated[Any, BeforeValidator(_validate_model)] = Field(
         default=MINI,
@@ -598,10 +602,20 @@ class ModelSettings(BaseModel):
     )
 
 
-class ScoringSettings(BaseModel):
-    """How a cross-encoder reads and scores the texts of a request."""
+class PromptSettings(FieldGroup):
+    """The texts before queries and documents."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+    prompts: Prompts = Field(
+        default=None,
+        description=(
+            'Texts before every query and document, {"query": ..., "document": ...}; a role '
+            "left out has the model's own prompt."
+        ),
+    )
+
+
+class ScoringSettings(PromptSettings):
+    """How a cross-encoder reads and scores the texts of a request."""
 
     max_length: MaxLength = Field(
         default=512,
@@ -618,13 +632,6 @@ class ScoringSettings(BaseModel):
         description=(
             '"truncate" reads the beginning of a document that is too long; "windows" or '
             "Windows(...) reads all of it."
-        ),
-    )
-    prompts: Prompts = Field(
-        default=None,
-        description=(
-            'Texts before every query and document, {"query": ..., "document": ...}; a role '
-            "left out has the model's own prompt."
         ),
     )
     priority: Annotated[Priority, _choice(Priority)] = Field(
@@ -646,10 +653,8 @@ class ScoringSettings(BaseModel):
         return Windows() if self.long_documents == "windows" else None
 
 
-class ActivationSettings(BaseModel):
+class ActivationSettings(FieldGroup):
     """How raw scores become relevance scores."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
 
     activation: Annotated[
         Literal["sigmoid", "none"] | str | Path | ScoreCalibrator,
@@ -666,8 +671,6 @@ class ActivationSettings(BaseModel):
 
 class RankingSettings(ActivationSettings):
     """How scores become a ranking."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
 
     top_n: Annotated[int | None, _count("for all")] = Field(
         default=None, description="How many documents to return, at least 1; None returns all."
@@ -734,19 +737,12 @@ class RerankerSettings(RankingSettings, ScoringSettings, ModelSettings):
     )
 
 
-class BiEncoderSettings(ModelSettings):
+class BiEncoderSettings(PromptSettings, ModelSettings):
     """All settings of a bi-encoder."""
 
     max_length: MaxLength = Field(
         default=None,
         description="Maximum tokens per text; None is the model's own maximum length.",
-    )
-    prompts: Prompts = Field(
-        default=None,
-        description=(
-            'Texts before every query and document, {"query": ..., "document": ...}; a role '
-            "left out has the model's own prompt."
-        ),
     )
     truncate_dim: Annotated[int | None, _count("for all dimensions")] = Field(
         default=None, description="Number of leading dimensions to keep; None keeps all."
